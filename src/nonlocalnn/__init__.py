@@ -1,0 +1,23 @@
+"""Non-local neural networks in PyTorch: exact, in memory linear in the number of positions."""
+
+from nonlocalnn import functional
+from nonlocalnn.affinity import capture_affinity
+from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd
+from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from nonlocalnn.models import create_model, list_models
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "NonLocal1d",
+    "NonLocal2d",
+    "NonLocal3d",
+    "NonLocalNd",
+    "capture_affinity",
+    "create_model",
+    "functional",
+    "list_models",
+    "load_checkpoint",
+    "save_checkpoint",
+]

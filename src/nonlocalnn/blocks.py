@@ -1,0 +1,296 @@
+"""The non-local block, z = W_z y + x, for sequences, images and video."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnn import functional
+from nonlocalnn._errors import check_choice
+from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, Instantiation, non_local
+from nonlocalnn.functional.concatenation import rectified_non_local
+from nonlocalnn.functional.positions import (
+    Extent,
+    Sides,
+    check_map,
+    flatten,
+    group,
+    group_sides,
+    pool_map,
+    pool_positions,
+    pooled_sides,
+    project,
+    project_back,
+    project_to_scalar,
+    ungroup,
+    widen,
+)
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+SubSample = Literal["after", "before"] | None
+Norm = Literal["batch"] | None
+
+# torch.fx then records each as one node instead of tracing through its arithmetic on shapes.
+for _leaf in (
+    "check_map",
+    "flatten",
+    "group",
+    "non_local",
+    "pool_map",
+    "pool_positions",
+    "pooled_sides",
+    "project",
+    "project_to_scalar",
+    "project_back",
+    "rectified_non_local",
+    "ungroup",
+    "widen",
+):
+    torch.fx.wrap(_leaf)
+
+
+class NonLocalNd(nn.Module):
+    r"""Non-local block over maps of any rank; use `NonLocal1d`, `NonLocal2d` or `NonLocal3d`.
+
+    .. math:: z_i = W_z y_i + x_i, \quad y_i = \frac{1}{C(x)} \sum_j f(x_i, x_j)\, g(x_j)
+
+    theta, phi, g and W_z are 1x1 convolutions with bias. At ``zero_init`` the block is the identity, so
+    that it can be put into a trained network. State-dict keys are ``theta``, ``phi``, ``g``, ``W_z``,
+    ``norm`` and ``w_f``; a setting decides which of them exist, never how one is called.
+
+    Differs from the paper in nothing by default. ``sub_sample="before"`` with ``use_scale=True`` is what
+    the paper's released code computes.
+
+    Shape:
+        - Input: (B, in_channels, \*sides), with sides (N,), (H, W) or (T, H, W), each at least 1; B may be 0.
+        - Output: the same, in the same memory format and type.
+
+    Args:
+        in_channels: Channels of the map, C.
+        inter_channels: Channels of theta, phi and g; None is C / 2, at least 1.
+        instantiation: The pairwise function f, see :func:`nonlocalnn.functional.non_local`. "gaussian" has
+            no theta and phi.
+        sub_sample: Max-pool the keys by 2 (1D), (2, 2) or (1, 2, 2): "after" phi and g as in the paper,
+            "before" them as in its released code, or None. Odd sides floor; a side of 1 is not pooled.
+        use_scale: Multiply the logits by 1 / sqrt(inter_channels); the two Gaussian forms only.
+        norm: "batch" puts a batch normalisation after W_z; None has none.
+        zero_init: Start as the identity: the weight and bias of the norm, or of W_z where there is no norm,
+            are zero.
+        extent: Which positions of a video see each other: "spacetime" all, "space" those of one frame,
+            "time" those of one location (as a sequence: sub-sampling then pools T), or a number of
+            consecutive frames a group.
+
+    Raises:
+        ValueError: A setting is unknown or would have no effect, or an input does not fit.
+
+    Source:
+        Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018, eq. (6) and section 3.3.
+
+    Example:
+        >>> block = NonLocal2d(8)
+        >>> x = torch.randn(2, 8, 6, 5)
+        >>> torch.equal(block(x), x)
+        True
+    """
+
+    _num_sides: ClassVar[int]
+    _conv: ClassVar[type[Convolution]]
+    _batch_norm: ClassVar[type[BatchNorm]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        inter_channels: int | None = None,
+        instantiation: Instantiation = "embedded_gaussian",
+        sub_sample: SubSample = "after",
+        use_scale: bool = False,
+        norm: Norm = "batch",
+        zero_init: bool = True,
+        extent: Extent = "spacetime",
+    ) -> None:
+        super().__init__()
+        inter_channels = max(1, in_channels // 2) if inter_channels is None else inter_channels
+        self._check_settings(in_channels, inter_channels, instantiation, sub_sample, use_scale, norm, extent)
+        self.in_channels = in_channels
+        self.inter_channels = inter_channels
+        self.instantiation = instantiation
+        self.sub_sample = sub_sample
+        self.use_scale = use_scale
+        self.zero_init = zero_init
+        self.extent = extent
+        conv = self._conv
+        embeds = instantiation != "gaussian"
+        self.theta = conv(in_channels, inter_channels, 1) if embeds else None
+        self.phi = conv(in_channels, inter_channels, 1) if embeds else None
+        self.g = conv(in_channels, inter_channels, 1)
+        self.W_z = conv(inter_channels, in_channels, 1)
+        self.norm = self._batch_norm(in_channels) if norm == "batch" else None
+        concatenates = instantiation == "concatenation"
+        self.w_f = nn.Parameter(torch.empty(2 * inter_channels)) if concatenates else None
+        self.reset_parameters()
+
+    def _check_settings(
+        self,
+        in_channels: int,
+        inter_channels: int,
+        instantiation: str,
+        sub_sample: str | None,
+        use_scale: bool,
+        norm: str | None,
+        extent: str | int,
+    ) -> None:
+        for name, value in (("in_channels", in_channels), ("inter_channels", inter_channels)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+        check_choice("instantiation", instantiation, INSTANTIATIONS)
+        check_choice("sub_sample", sub_sample, ("after", "before", None))
+        check_choice("norm", norm, ("batch", None))
+        if use_scale and instantiation not in SOFTMAX_INSTANTIATIONS:
+            raise ValueError(
+                f"use_scale scales the logits of the softmax and {instantiation!r} has none: leave it False"
+            )
+        if isinstance(extent, int) and not isinstance(extent, bool):
+            if extent < 1:
+                raise ValueError(f"extent, as a number of frames, must be at least 1; got {extent}")
+        else:
+            check_choice("extent", extent, ("spacetime", "space", "time"))
+        if self._num_sides != 3 and extent != "spacetime":
+            raise ValueError(f"extent is a setting of NonLocal3d: NonLocal{self._num_sides}d has no frames")
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, and make the block the identity again where ``zero_init`` asks for it."""
+        for layer in (self.theta, self.phi, self.g, self.W_z, self.norm):
+            if layer is not None:
+                layer.reset_parameters()
+        if self.w_f is not None:
+            bound = 1 / math.sqrt(self.w_f.numel())
+            nn.init.uniform_(self.w_f, -bound, bound)
+        if self.zero_init:
+            last = self.W_z if self.norm is None else self.norm
+            for parameter in (last.weight, last.bias):
+                assert parameter is not None  # both are made by default
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return z, of the shape, memory format and type of ``x``.
+
+        Raises:
+            ValueError: The rank, the channels or the type of ``x`` does not fit, or the number of frames is
+                no multiple of ``extent``.
+        """
+        x = check_map(x, self.in_channels, self._num_sides)
+        keys = self._key_map(x)
+        g = self._pooled(project(keys, self.g.weight, self.g.bias), x)
+        if self.instantiation == "concatenation":
+            y = self._concatenate(x, keys, g)
+        else:
+            # Under autocast g is narrower than x, which is theta and phi of the Gaussian.
+            theta, phi = self._theta(x).to(g.dtype), self._phi(x, keys).to(g.dtype)
+            if self.instantiation == "dot_product":
+                theta, phi, g = (widen(part, self.W_z.weight) for part in (theta, phi, g))
+            y = non_local(theta, phi, g, instantiation=self.instantiation, scale=self._scale())
+        y = ungroup(y, x.shape[0], x.shape[2:], self.extent)
+        z = project_back(y, self.W_z.weight, self.W_z.bias, x)
+        if self.norm is not None:
+            z = self.norm(z)
+        return x + z.to(x.dtype)
+
+    def affinity(self, x: Tensor) -> Tensor:
+        """Return f(x_i, x_j) / C(x) for a map x, shape (B, N, M).
+
+        Positions are in the order of the map's sides, the last one fastest; the keys' sides are those of
+        :meth:`key_sides`. With an ``extent`` other than "spacetime" the groups of a clip follow one another
+        in the first dimension: (B * groups, N, M).
+
+        Args:
+            x: What :meth:`forward` takes.
+
+        Memory:
+            O(N M).
+
+        Example:
+            >>> NonLocal1d(8).affinity(torch.randn(2, 8, 10)).shape
+            torch.Size([2, 10, 5])
+        """
+        x = check_map(x, self.in_channels, self._num_sides)
+        return functional.affinity(
+            self._theta(x),
+            self._phi(x, self._key_map(x)),
+            instantiation=self.instantiation,
+            w_f=self.w_f,
+            scale=self._scale(),
+        )
+
+    def key_sides(self, sides: Sides) -> Sides:
+        """Return the sides of the map of keys for an input with these sides."""
+        return sides if self.sub_sample is None else pooled_sides(sides, self.extent)
+
+    def group_sides(self, sides: Sides) -> Sides:
+        """Return the sides of one group, the positions that see each other, of a map with these sides."""
+        return group_sides(sides, self.extent)
+
+    def _concatenate(self, x: Tensor, keys: Tensor, g: Tensor) -> Tensor:
+        """Return y from two scalars a position; theta is never built, nor phi unless it is pooled."""
+        assert self.theta is not None
+        assert self.phi is not None
+        assert self.w_f is not None
+        w_theta, w_phi = self.w_f[: self.inter_channels], self.w_f[self.inter_channels :]
+        a = project_to_scalar(x, self.theta.weight, self.theta.bias, w_theta)
+        a = group(a, x.shape[2:], self.extent)
+        if self.sub_sample == "after":
+            b = self._phi(x, keys) @ w_phi.unsqueeze(1)
+        else:
+            b = self._pooled(project_to_scalar(keys, self.phi.weight, self.phi.bias, w_phi), x)
+        a, b, g = (widen(part, self.W_z.weight) for part in (a, b, g))
+        return rectified_non_local(a.squeeze(2), b.squeeze(2), g)
+
+    def _key_map(self, x: Tensor) -> Tensor:
+        return pool_map(x, self.extent) if self.sub_sample == "before" else x
+
+    def _theta(self, x: Tensor) -> Tensor:
+        theta = flatten(x) if self.theta is None else project(x, self.theta.weight, self.theta.bias)
+        return group(theta, x.shape[2:], self.extent)
+
+    def _phi(self, x: Tensor, keys: Tensor) -> Tensor:
+        phi = flatten(keys) if self.phi is None else project(keys, self.phi.weight, self.phi.bias)
+        return self._pooled(phi, x)
+
+    def _pooled(self, positions: Tensor, x: Tensor) -> Tensor:
+        """Return the positions of the keys, sub-sampled where that is still to do, and grouped."""
+        sides = x.shape[2:]
+        if self.sub_sample == "after":
+            positions = pool_positions(positions, sides, self.extent)
+        return group(positions, self.key_sides(sides), self.extent)
+
+    def _scale(self) -> float | None:
+        return self.inter_channels**-0.5 if self.use_scale else None
+
+    def extra_repr(self) -> str:
+        """Name the settings that the layers do not show."""
+        return (
+            f"instantiation={self.instantiation!r}, sub_sample={self.sub_sample!r}, "
+            f"use_scale={self.use_scale}, extent={self.extent!r}"
+        )
+
+
+class NonLocal1d(NonLocalNd):
+    """Non-local block over sequences (B, C, N); see :class:`NonLocalNd`."""
+
+    _num_sides, _conv, _batch_norm = 1, nn.Conv1d, nn.BatchNorm1d
+
+
+class NonLocal2d(NonLocalNd):
+    """Non-local block over images (B, C, H, W); see :class:`NonLocalNd`."""
+
+    _num_sides, _conv, _batch_norm = 2, nn.Conv2d, nn.BatchNorm2d
+
+
+class NonLocal3d(NonLocalNd):
+    """Non-local block over video (B, C, T, H, W); see :class:`NonLocalNd`."""
+
+    _num_sides, _conv, _batch_norm = 3, nn.Conv3d, nn.BatchNorm3d

@@ -1,0 +1,112 @@
+"""Our own checkpoints: safetensors, with what builds the model in the header."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from nonlocalnn._files import atomic_path
+from nonlocalnn.checkpoints.state import CheckpointError, State
+
+_FORMAT = "nonlocalnn"
+
+
+def save_checkpoint(
+    model: nn.Module, path: str | os.PathLike[str], *, metadata: dict[str, Any] | None = None
+) -> None:
+    """Write a model's weights and what builds it to a safetensors file, whole or not at all.
+
+    A model of :func:`nonlocalnn.create_model` can be loaded again without naming it. Any other module can
+    be saved too; loading then needs the module.
+
+    Args:
+        model: Its ``state_dict`` is written.
+        path: The file; an existing one is replaced.
+        metadata: JSON-ready facts to keep beside the weights, such as class names.
+
+    Raises:
+        ValueError: ``metadata`` is not JSON-ready.
+
+    Example:
+        >>> import tempfile
+        >>> from nonlocalnn.models import create_model
+        >>> path = tempfile.mkdtemp() + "/digits.safetensors"
+        >>> save_checkpoint(create_model("nl_digits"), path, metadata={"classes": ["0", "1"]})
+        >>> read_metadata(path)
+        {'classes': ['0', '1']}
+    """
+    try:
+        facts = json.dumps(metadata or {})
+    except TypeError as error:
+        raise ValueError(f"metadata must be JSON-ready: {error}") from None
+    header = {"format": _FORMAT, "config": json.dumps(getattr(model, "config", None)), "metadata": facts}
+    # Clones, since safetensors refuses tensors that share memory.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata=header)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the ``metadata`` that :func:`save_checkpoint` was given; empty for other files.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is damaged.
+    """
+    if not is_safetensors(Path(path)):
+        return {}
+    return _from_header(_read_header(Path(path)), "metadata", path) or {}
+
+
+def read_native(path: Path) -> tuple[dict[str, Any] | None, State]:
+    """Return the configuration (None where the header has none) and the state dict of a safetensors file.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    config = _from_header(_read_header(path), "config", path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether the file begins as safetensors do: 8 bytes of length, then a JSON object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_header(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _from_header(header: dict[str, str], field: str, path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    if header.get("format") != _FORMAT:
+        return None
+    try:
+        value = json.loads(header.get(field, "null"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} has a damaged header: {field} is not JSON: {error}") from None
+    if value is not None and not isinstance(value, dict):
+        raise CheckpointError(
+            f"{path} has a damaged header: {field} is a {type(value).__name__}, not an object"
+        )
+    return value

@@ -1,0 +1,95 @@
+"""Data sets of labelled images under one contract, split the same way on every machine."""
+
+import os
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.data.digits import load_digits
+from nonlocalnn.data.images import load_image_folder, read_image
+from nonlocalnn.data.labelled import SPLITS, LabelledImages, augmentation
+from nonlocalnn.data.torchvision_sets import load_torchvision_set
+
+__all__ = ["LabelledImages", "augmentation", "list_datasets", "load_dataset", "read_image"]
+
+_DATASETS = ("digits", "mnist", "fashion-mnist", "images")
+
+
+def list_datasets() -> list[str]:
+    """Return the names that :func:`load_dataset` takes.
+
+    Example:
+        >>> list_datasets()
+        ['digits', 'mnist', 'fashion-mnist', 'images']
+    """
+    return list(_DATASETS)
+
+
+def load_dataset(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    augment: bool = False,
+    channels: int | None = None,
+) -> LabelledImages:
+    """Load one split of a data set.
+
+    ==================  =========================================  ===================================
+    name                what                                       images: train / validation / test
+    ==================  =========================================  ===================================
+    ``digits``          handwritten digits shipped with            1266 / 178 / 353
+                        scikit-learn, 1 channel; no download
+    ``mnist``           handwritten digits, 1 channel              55000 / 5000 / 10000
+    ``fashion-mnist``   photographs of clothes, 1 channel          55000 / 5000 / 10000
+    ``images``          your own folder, a sub-folder per class    as the folders say, else 80/10/10 %
+    ==================  =========================================  ===================================
+
+    Args:
+        name: One of :func:`list_datasets`.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.images`), an error
+            for ``digits``. ``mnist`` and ``fashion-mnist`` default to ``data`` below the current folder, and
+            are downloaded there when missing; ``fashion-mnist`` also looks where Debian's package
+            ``dataset-fashion-mnist`` puts it.
+        image_size: Side, or (height, width), in pixels, of the images returned. Default: 28, and 224 for
+            ``images``. Images are stretched to fit, the aspect ratio is not kept.
+        augment: Change each image at random every time it is read; see :func:`augmentation`. Digits are
+            turned, shifted and scaled; ``fashion-mnist`` and ``images`` are mirrored and shifted, which does
+            not suit a folder of letters or of left and right hands.
+        channels: 3 for colour (default) or 1 for grey; for ``images`` only.
+
+    Returns:
+        The split.
+
+    Raises:
+        ValueError: An argument is unknown, missing or would have no effect; or the files are damaged, empty
+            or disagree, in which case the message names the file or folder.
+        TypeError: ``image_size`` is neither an integer nor a pair of integers.
+        FileNotFoundError: The files are not there and could not be downloaded.
+        ImportError: A library of the extra ``data`` is missing.
+
+    Example:
+        >>> digits = load_dataset("digits", "test", image_size=(20, 24))
+        >>> image, target = digits[0]
+        >>> image.shape, digits.classes[target], digits.sample_id(0)
+        (torch.Size([1, 20, 24]), '0', 'digits/72')
+    """
+    check_choice("name", name, _DATASETS)
+    check_choice("split", split, SPLITS)
+    if channels is not None and name != "images":
+        raise ValueError(f"channels applies to 'images' only; {name!r} always has 1: leave it out")
+    if name == "digits":
+        if data_dir is not None:
+            raise ValueError("'digits' comes with scikit-learn and reads no data_dir: leave it out")
+        return load_digits(split, image_size=image_size, augment=augment)
+    if name == "images":
+        if data_dir is None:
+            raise ValueError("'images' needs data_dir: the folder that holds one sub-folder per class")
+        return load_image_folder(
+            data_dir,
+            split,
+            image_size=image_size,
+            channels=3 if channels is None else channels,
+            augment=augment,
+        )
+    return load_torchvision_set(name, split, data_dir=data_dir, image_size=image_size, augment=augment)

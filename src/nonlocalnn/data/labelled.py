@@ -1,0 +1,198 @@
+"""What every data set of labelled images offers, whatever its files look like."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nonlocalnn._errors import check_choice, missing_extra
+
+SPLITS = ("train", "validation", "test")
+
+
+def check_image_size(image_size: object) -> tuple[int, int]:
+    """Return ``image_size``, a side or a pair in pixels, as (height, width).
+
+    Raises:
+        TypeError: It is neither an integer nor a pair of integers.
+        ValueError: A side is below 1 pixel.
+
+    Example:
+        >>> check_image_size(28), check_image_size((20, 24))
+        ((28, 28), (20, 24))
+    """
+    sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    # A bool is an int to Python, but never a size.
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
+        raise TypeError(f"image_size must be an integer or a pair (height, width); got {image_size!r}")
+    height, width = sides
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size must be at least 1 pixel a side; got {image_size!r}")
+    return height, width
+
+
+def resize_image(image: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Stretch an image to a size, bilinearly, smoothed first where it shrinks.
+
+    Args:
+        image: float32 (C, H, W) in [0, 1].
+        image_size: (height, width) in pixels.
+
+    Returns:
+        float32 (C, height, width) in [0, 1].
+
+    Example:
+        >>> resize_image(torch.zeros(3, 5, 7), (11, 13)).shape
+        torch.Size([3, 11, 13])
+    """
+    if tuple(image.shape[-2:]) == image_size:
+        return image
+    resized = F.interpolate(image[None], size=image_size, mode="bilinear", antialias=True)[0]
+    return resized.clamp(0, 1)  # the weights sum to 1 only up to rounding
+
+
+def augmentation(kind: str, image_size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """Return a random change of an image that keeps its class.
+
+    It draws from torch's global random numbers and from nothing else, so seeding those before an image is
+    read fixes the result.
+
+    Args:
+        kind: ``"characters"``: turned by up to 10 degrees, shifted by up to 2/28 of each side and scaled by
+            0.9 to 1.1. ``"objects"``: mirrored left to right half of the time and shifted by up to 1/14 of
+            each side. Both leave black behind.
+        image_size: (height, width) in pixels.
+
+    Returns:
+        A picklable callable from and to (C, height, width).
+
+    Raises:
+        ValueError: ``kind`` is unknown.
+        ImportError: torchvision is missing.
+
+    Example:
+        >>> change = augmentation("objects", (20, 24))
+        >>> change(torch.rand(1, 20, 24)).shape
+        torch.Size([1, 20, 24])
+    """
+    check_choice("kind", kind, ("characters", "objects"))
+    try:
+        from torchvision.transforms import InterpolationMode, v2
+    except ImportError as error:
+        raise missing_extra("torchvision", "data", "augmentation") from error
+    height, width = image_size
+    if kind == "characters":
+        return v2.RandomAffine(
+            degrees=10,
+            translate=(2 / 28, 2 / 28),
+            scale=(0.9, 1.1),
+            interpolation=InterpolationMode.BILINEAR,
+            fill=0,
+        )
+    # torchvision's order: left and right first, then top and bottom.
+    padding = [round(width / 14), round(height / 14)]
+    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop((height, width), padding=padding)])
+
+
+class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
+    """Images of one size, each with the index of its class.
+
+    ``dataset[i]`` is ``(image, target)``: a float32 tensor (C, H, W) in [0, 1], and an int that indexes
+    ``classes``. Instances can be pickled, so worker processes may be started in any way. A subclass says how
+    image ``i`` is read (:meth:`read`) and what it is called (:meth:`sample_id`).
+
+    Args:
+        classes: Names of the classes, in the order of the targets.
+        channels: C of the images.
+        image_size: (H, W) of the images, in pixels.
+        targets: The class index of each image.
+        transform: Applied to each image after it is read; ``None`` for none. See :func:`augmentation`.
+
+    Attributes:
+        classes: As given.
+        channels: As given.
+        image_size: As given.
+        targets: A list of ints, one per image; reading it opens no file.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Sequence[str],
+        channels: int,
+        image_size: tuple[int, int],
+        targets: Sequence[int],
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.classes = tuple(classes)
+        self.channels = channels
+        self.image_size = image_size
+        self.targets = list(targets)
+        self._transform = transform
+
+    @abstractmethod
+    def read(self, index: int) -> Tensor:
+        """Return image ``index`` without augmentation: float32 (C, H, W) in [0, 1]."""
+
+    @abstractmethod
+    def sample_id(self, index: int) -> str:
+        """Return a name for image ``index`` that does not depend on the split or on its order."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        target = self.targets[index]  # first, because its IndexError is what ends iteration
+        image = self.read(index)
+        if self._transform is not None:
+            image = self._transform(image).clamp(0, 1)  # interpolation may overshoot by a rounding error
+        return image, target
+
+
+class InMemoryImages(LabelledImages):
+    """Labelled images that are small enough to be held in memory as integers.
+
+    Args:
+        images: uint8 (N, C, h, w).
+        white: The value in ``images`` that becomes 1.0.
+        ids: The name of each image.
+        classes: See :class:`LabelledImages`.
+        image_size: (H, W) to which each image is resized when it is read, in pixels.
+        targets: See :class:`LabelledImages`.
+        transform: See :class:`LabelledImages`.
+
+    Memory: N x C x h x w bytes.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        *,
+        white: int,
+        ids: Sequence[str],
+        classes: Sequence[str],
+        image_size: tuple[int, int],
+        targets: Sequence[int],
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(
+            classes=classes,
+            channels=images.shape[1],
+            image_size=image_size,
+            targets=targets,
+            transform=transform,
+        )
+        self._images = images
+        self._white = white
+        self._ids = list(ids)
+
+    def read(self, index: int) -> Tensor:
+        """See :meth:`LabelledImages.read`."""
+        return resize_image(self._images[index].to(torch.float32) / self._white, self.image_size)
+
+    def sample_id(self, index: int) -> str:
+        """See :meth:`LabelledImages.sample_id`."""
+        return self._ids[index]

@@ -1,0 +1,247 @@
+"""MNIST and Fashion-MNIST: found on disk in any of their usual places, or downloaded by torchvision."""
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn.data.labelled import SPLITS, InMemoryImages, LabelledImages, augmentation, check_image_size
+
+# Where Debian's package dataset-fashion-mnist installs its four files.
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+_NUM_VALIDATION = 5_000
+_SPLIT_SEED = 2018
+_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_NUM_IMAGES = {"train": 60_000, "test": 10_000}
+_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+_CLASSES = {
+    "mnist": tuple(str(digit) for digit in range(10)),
+    "fashion-mnist": (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+}
+# The two data sets use the same file names and sizes; only what is inside tells them apart.
+_FIRST_LABELS = {
+    ("mnist", "train"): [5, 0, 4, 1, 9, 2, 1, 3, 1, 4],
+    ("mnist", "test"): [7, 2, 1, 0, 4, 1, 4, 9, 5, 9],
+    ("fashion-mnist", "train"): [9, 0, 0, 3, 0, 2, 7, 2, 5, 5],
+    ("fashion-mnist", "test"): [9, 2, 1, 1, 6, 1, 4, 6, 5, 7],
+}
+
+
+def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Tensor:
+    """Read a file of unsigned bytes in the IDX format of MNIST, plain or compressed (``.gz``).
+
+    Args:
+        path: The file.
+        shape: The shape it must have.
+
+    Returns:
+        uint8, of ``shape``.
+
+    Raises:
+        ValueError: It is cut, damaged, not IDX, not of bytes, or of another shape; the message names it.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "labels"
+        >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+        >>> read_idx(path, (3,))
+        tensor([7, 2, 1], dtype=torch.uint8)
+    """
+    path = Path(path)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is not a whole gzip file ({error}): delete it and fetch it again"
+        ) from error
+    header = 4 + 4 * len(shape)
+    # Two zero bytes, 8 for unsigned bytes, the number of axes, then each axis in 4 bytes, big end first.
+    if content[:4] != bytes([0, 0, 8, len(shape)]):
+        raise ValueError(
+            f"{path} must be an IDX file of unsigned bytes with {len(shape)} axes, which starts with "
+            f"{bytes([0, 0, 8, len(shape)]).hex(' ')}; it starts with {content[:4].hex(' ') or 'nothing'}"
+        )
+    if len(content) < header:
+        raise ValueError(f"{path} is cut within its header: delete it and fetch it again")
+    found = struct.unpack_from(f">{len(shape)}I", content, 4)
+    if found != shape:
+        raise ValueError(f"{path} must hold an array of shape {shape}; its header says {found}")
+    size = header + math.prod(shape)
+    if len(content) != size:
+        raise ValueError(
+            f"{path} must hold {size} bytes, as its header says; it holds {len(content)}: "
+            "delete it and fetch it again"
+        )
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)
+
+
+def _find(name: str, file_names: tuple[str, ...], data_dirs: list[Path]) -> list[Path] | None:
+    """Return the paths of ``file_names`` in the first folder that has them all, or ``None``."""
+    for data_dir in data_dirs:
+        for folder in (data_dir, data_dir / _FOLDERS[name] / "raw"):
+            found = [
+                next(
+                    (path for path in (folder / file_name, folder / f"{file_name}.gz") if path.is_file()),
+                    None,
+                )
+                for file_name in file_names
+            ]
+            paths = [path for path in found if path is not None]
+            if len(paths) == len(file_names):
+                return paths
+    return None
+
+
+def _download(name: str, data_dir: Path) -> None:
+    """Let torchvision put the files into ``data_dir``.
+
+    Raises:
+        FileNotFoundError: It could not; the message says which files to put where.
+        ImportError: torchvision is missing.
+    """
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise missing_extra("torchvision", "data", f"downloading {name!r}") from error
+    download = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
+    try:
+        download(str(data_dir), download=True)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise _not_found(name, data_dir, f"the download failed ({reason})") from error
+
+
+def _not_found(name: str, data_dir: Path, why: str) -> FileNotFoundError:
+    files = ", ".join(f"{file_name}.gz" for pair in _FILES.values() for file_name in pair)
+    return FileNotFoundError(
+        f"{name!r} is not in {data_dir}, and {why}: put {files} into {data_dir / _FOLDERS[name] / 'raw'}"
+    )
+
+
+def _locate(name: str, source: str, data_dir: str | os.PathLike[str] | None) -> tuple[Path, Path]:
+    """Return the paths of the images and the labels, downloading them if they are nowhere.
+
+    Raises:
+        FileNotFoundError: They are nowhere and the download failed.
+        ImportError: A download is needed and torchvision is missing.
+    """
+    home = Path("data" if data_dir is None else data_dir)
+    data_dirs = [home]
+    if data_dir is None and name == "fashion-mnist":
+        data_dirs.append(DEBIAN_FASHION_MNIST)
+    paths = _find(name, _FILES[source], data_dirs)
+    if paths is None:
+        # That folder belongs to the system's package manager.
+        if home == DEBIAN_FASHION_MNIST:
+            raise FileNotFoundError(
+                f"{name!r} is not in {home}: install Debian's package dataset-fashion-mnist, or give another "
+                "data_dir"
+            )
+        _download(name, home)
+        paths = _find(name, _FILES[source], data_dirs)
+    if paths is None:
+        raise _not_found(name, home, "the download left no such files there")
+    return paths[0], paths[1]
+
+
+def _check_labels(name: str, source: str, labels: list[int], path: Path) -> None:
+    """Check that ``labels`` are class indices, and not those of the other data set.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if max(labels) > 9:
+        raise ValueError(f"{path} must hold labels from 0 to 9; it holds {max(labels)}")
+    for other in _FOLDERS:
+        if other != name and labels[:10] == _FIRST_LABELS[other, source]:
+            raise ValueError(f"{path} belongs to {other!r}, not to {name!r}: correct the name or data_dir")
+
+
+def split_indices(split: str) -> list[int]:
+    """Return the indices of the images of ``split`` in the file they come from, ascending.
+
+    Validation is the last 5000 of a fixed permutation of the 60 000 training images, train the other 55 000;
+    test has its own file.
+    """
+    if split == "test":
+        return list(range(_NUM_IMAGES["test"]))
+    generator = torch.Generator().manual_seed(_SPLIT_SEED)
+    order: list[int] = torch.randperm(_NUM_IMAGES["train"], generator=generator).tolist()
+    return sorted(order[-_NUM_VALIDATION:] if split == "validation" else order[:-_NUM_VALIDATION])
+
+
+def load_torchvision_set(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    augment: bool = False,
+) -> LabelledImages:
+    """Load a split of MNIST or Fashion-MNIST: 55 000 train, 5000 validation, 10 000 test.
+
+    The four files, plain or ``.gz``, may lie in ``data_dir`` itself or where torchvision puts them
+    (``data_dir/MNIST/raw``, ``data_dir/FashionMNIST/raw``).
+
+    Args:
+        name: ``"mnist"`` or ``"fashion-mnist"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        data_dir: The folder; downloaded to when it lacks the files. Default ``data``; ``fashion-mnist`` then
+            also looks in the folder of Debian's package ``dataset-fashion-mnist``.
+        image_size: Side, or (height, width), in pixels; default 28.
+        augment: Change each image at random when it is read: ``mnist`` as ``"characters"`` and
+            ``fashion-mnist`` as ``"objects"`` in :func:`~nonlocalnn.data.labelled.augmentation`.
+
+    Returns:
+        The split; ``sample_id`` is such as ``"mnist/train/17"``: the file it comes from, which for validation
+        is the training file, and the index there.
+
+    Raises:
+        ValueError: ``name`` or ``split`` is unknown; ``image_size`` is below 1 pixel; a file is damaged, or
+            is the other data set's.
+        TypeError: ``image_size`` is neither an integer nor a pair of integers.
+        FileNotFoundError: The files are missing and could not be downloaded.
+        ImportError: torchvision is missing, and a download or ``augment`` needs it.
+
+    Memory: 41 MiB for train.
+    """
+    check_choice("name", name, tuple(_FOLDERS))
+    check_choice("split", split, SPLITS)
+    size = check_image_size(28 if image_size is None else image_size)
+    source = "test" if split == "test" else "train"
+    images_path, labels_path = _locate(name, source, data_dir)
+    images = read_idx(images_path, (_NUM_IMAGES[source], 28, 28))
+    labels: list[int] = read_idx(labels_path, (_NUM_IMAGES[source],)).tolist()
+    _check_labels(name, source, labels, labels_path)
+    indices = split_indices(split)
+    kind = "characters" if name == "mnist" else "objects"
+    return InMemoryImages(
+        images[indices, None],
+        white=255,
+        ids=[f"{name}/{source}/{index}" for index in indices],
+        classes=_CLASSES[name],
+        image_size=size,
+        targets=[labels[index] for index in indices],
+        transform=augmentation(kind, size) if augment else None,
+    )

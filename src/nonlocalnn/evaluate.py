@@ -1,0 +1,198 @@
+"""How well a network does: one pass over a data set, and the figures that follow from it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from nonlocalnn._errors import check_choice
+
+if TYPE_CHECKING:
+    from nonlocalnn.data import LabelledImages
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a labelled data set found.
+
+    Args:
+        loss: Mean cross-entropy, in nats.
+        confusion: Counts, shape (K, K), int64; a row is a true class, a column a predicted one.
+        classes: The K class names.
+
+    Example:
+        >>> found = Evaluation(loss=0.1, confusion=torch.tensor([[3, 1], [0, 4]]), classes=("a", "b"))
+        >>> found.accuracy, found.num_samples
+        (0.875, 8)
+        >>> print(found.per_class_table())
+        class  samples  recall  precision
+        a            4  0.7500     1.0000
+        b            4  1.0000     0.8000
+    """
+
+    loss: float
+    confusion: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """The number of samples seen."""
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The share of samples whose highest score is the true class, 0 to 1."""
+        return int(self.confusion.diagonal().sum()) / self.num_samples
+
+    @property
+    def recall(self) -> list[float]:
+        """For each class, the share of its samples that were found; NaN for a class without samples."""
+        counts = self.confusion.to(torch.float64)
+        return (counts.diagonal() / counts.sum(1)).tolist()
+
+    @property
+    def precision(self) -> list[float]:
+        """For each class, the share of its predictions that were right; NaN where it was never predicted."""
+        counts = self.confusion.to(torch.float64)
+        return (counts.diagonal() / counts.sum(0)).tolist()
+
+    def per_class_table(self) -> str:
+        """Return a plain-text table: class, samples, recall, precision."""
+        width = max(5, *(len(name) for name in self.classes))
+        lines = [f"{'class':<{width}}  samples  recall  precision"]
+        samples = self.confusion.sum(1).tolist()
+        rows = zip(self.classes, samples, self.recall, self.precision, strict=True)
+        for name, count, recall, precision in rows:
+            lines.append(f"{name:<{width}}  {count:7d}  {recall:6.4f}  {precision:9.4f}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the figures as JSON-ready values; an undefined recall or precision is None."""
+
+        def by_class(values: list[float]) -> dict[str, float | None]:
+            return {
+                name: None if value != value else value
+                for name, value in zip(self.classes, values, strict=True)
+            }
+
+        return {
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "num_samples": self.num_samples,
+            "recall": by_class(self.recall),
+            "precision": by_class(self.precision),
+            "classes": list(self.classes),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def autocast_for(precision: Precision, device: torch.device | str) -> AbstractContextManager[object]:
+    """Return the context in which a forward pass runs at ``precision``.
+
+    Args:
+        precision: "fp32" (no autocast), "bf16" or "fp16".
+        device: Where the pass runs.
+
+    Raises:
+        ValueError: ``precision`` is none of these.
+    """
+    check_choice("precision", precision, ("fp32", "bf16", "fp16"))
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=_AUTOCAST_DTYPES[precision])
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device named: "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: The name is unknown, or names a CUDA device that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got {device!r}") from None
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
+            "use 'auto' or 'cpu'"
+        )
+    return resolved
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    dataset: LabelledImages,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    num_workers: int = 0,
+    distributed: bool = False,
+) -> Evaluation:
+    """Run ``model`` over ``dataset`` in eval mode and return what it found.
+
+    The model's train or eval state is put back afterwards.
+
+    Args:
+        model: Takes (B, C, H, W) and returns scores, shape (B, K).
+        dataset: Labelled images with K classes.
+        batch_size: Samples a forward pass.
+        device: Where the model is.
+        precision: See :func:`autocast_for`.
+        num_workers: Processes that read the data; 0 reads in this one.
+        distributed: Share the samples among the ranks of the default process group; every rank returns the
+            same total.
+
+    Raises:
+        ValueError: The data set is empty, or the model's scores do not match its classes.
+    """
+    if len(dataset) == 0:
+        raise ValueError("cannot evaluate on an empty data set")
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    share = Subset(dataset, range(rank, len(dataset), world_size))
+    loader = DataLoader(share, batch_size=batch_size, num_workers=num_workers)
+    num_classes = len(dataset.classes)
+    # float64 on the CPU: the sum must not depend on how many ranks share it beyond rounding.
+    loss_sum = torch.zeros((), dtype=torch.float64)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    was_training = model.training
+    model.eval()
+    try:
+        for images, targets in loader:
+            with autocast_for(precision, device):
+                scores = model(images.to(device))
+            if scores.shape != (len(targets), num_classes):
+                raise ValueError(
+                    f"the model's output must be (B, {num_classes}), one score a class of this data set; "
+                    f"got {tuple(scores.shape)}: load a model that was trained on these classes"
+                )
+            scores = scores.float().cpu()
+            loss_sum += F.cross_entropy(scores, targets, reduction="sum")
+            cells = targets * num_classes + scores.argmax(1)
+            confusion += torch.bincount(cells, minlength=num_classes**2).view_as(confusion)
+    finally:
+        model.train(was_training)
+    if distributed:
+        loss_sum, confusion = _sum_over_ranks(loss_sum, device), _sum_over_ranks(confusion, device)
+    return Evaluation(float(loss_sum) / len(dataset), confusion, tuple(dataset.classes))
+
+
+def _sum_over_ranks(value: Tensor, device: torch.device | str) -> Tensor:
+    # NCCL reduces tensors on the GPU only; gloo those on the CPU.
+    carrier = value.to(device) if dist.get_backend() == "nccl" else value
+    dist.all_reduce(carrier)
+    return carrier.cpu()

@@ -1,0 +1,27 @@
+"""The dot product, eq. (4), with C(x) the number of keys: two thin products instead of one N x M tensor.
+
+Shapes: B batch, N queries, M keys, D embedding channels, E value channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def non_local(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, *, count: int | Tensor) -> Tensor:
+    """Return theta (phi^T g) / C(x), shape (B, N, E), in the type of g.
+
+    (theta phi^T) g = theta (phi^T g): (N + M) D E multiply-adds instead of N M (D + E), and a D x E tensor
+    between the two products instead of an N x M one. Autograd's backward pass has the same costs.
+
+    Args:
+        theta_BND: Queries.
+        phi_BMD: Keys; a masked key is zero.
+        g_BME: Values; a masked key's is zero.
+        count: C(x), a number or shape (B, 1, 1).
+    """
+    # The D x E sums run over all keys; float16 would overflow, and bfloat16 lose what a long sum adds.
+    dtype = torch.promote_types(theta_BND.dtype, torch.float32)
+    summary_BDE = phi_BMD.to(dtype).transpose(1, 2) @ g_BME.to(dtype) / count
+    return (theta_BND.to(dtype) @ summary_BDE).to(g_BME.dtype)

@@ -1,0 +1,289 @@
+"""The operation: every engine against the equation, values and gradients."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, affinity, non_local
+from nonlocalnn.functional.concatenation import rectified_non_local
+
+B, N, M, D, E = 2, 13, 11, 5, 3
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+MASKS = ("no mask", "some keys", "an entry without keys")
+
+
+def inputs(instantiation, *, dtype=torch.float64, num_values=E, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+    w_f = draw(2 * D) if instantiation == "concatenation" else None
+    return draw(B, N, D), draw(B, M, D), draw(B, M, num_values), w_f
+
+
+def mask_for(kind):
+    if kind == "no mask":
+        return None
+    mask = torch.rand(B, M, generator=torch.Generator().manual_seed(1)) > 0.4
+    if kind == "an entry without keys":
+        mask[1] = False
+    return mask
+
+
+def by_loops(theta, phi, g, instantiation, w_f, scale, mask):
+    """Eq. (1) one number at a time."""
+    y = torch.zeros(theta.shape[0], theta.shape[1], g.shape[2], dtype=theta.dtype)
+    for b in range(theta.shape[0]):
+        keys = [j for j in range(phi.shape[1]) if mask is None or mask[b, j]]
+        for i in range(theta.shape[1]):
+            f = []
+            for j in keys:
+                product = float(theta[b, i] @ phi[b, j])
+                if instantiation == "concatenation":
+                    f.append(max(0.0, float(torch.cat([theta[b, i], phi[b, j]]) @ w_f)))
+                else:
+                    f.append(product if instantiation == "dot_product" else math.exp(scale * product))
+            divisor = sum(f) if instantiation in SOFTMAX_INSTANTIATIONS else len(keys)
+            for weight, j in zip(f, keys, strict=True):
+                y[b, i] += weight / divisor * g[b, j]
+    return y
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("engine", ["reference", "fused", "auto"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_equals_the_equation_number_by_number(instantiation, engine, kind):
+    theta, phi, g, w_f = (None if part is None else part.detach() for part in inputs(instantiation))
+    mask, scale = mask_for(kind), 0.7 if instantiation in SOFTMAX_INSTANTIATIONS else None
+    expected = by_loops(theta, phi, g, instantiation, w_f, scale, mask)
+    assert expected.abs().max() > 0.1
+    y = non_local(
+        theta, phi, g, instantiation=instantiation, w_f=w_f, scale=scale, key_mask=mask, engine=engine
+    )
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_values", [3, 5, 8], ids=["E<D", "E=D", "E>D"])
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_fused_equals_reference_in_values_and_gradients(instantiation, kind, num_values):
+    theta, phi, g, w_f = inputs(instantiation, num_values=num_values)
+    leaves = [part for part in (theta, phi, g, w_f) if part is not None]
+    results = []
+    for engine in ("reference", "fused"):
+        y = non_local(
+            theta, phi, g, instantiation=instantiation, w_f=w_f, key_mask=mask_for(kind), engine=engine
+        )
+        slope = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
+        results.append((y, *torch.autograd.grad(y, leaves, slope)))
+    for ours, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_masked_keys_are_as_if_they_were_not_there(instantiation, engine):
+    theta, phi, g, w_f = inputs(instantiation)
+    mask = torch.ones(B, M, dtype=torch.bool)
+    mask[:, [2, 7]] = False
+    with torch.no_grad():
+        phi[:, 2], g[:, 7] = torch.nan, torch.inf
+    y = non_local(theta, phi, g, instantiation=instantiation, w_f=w_f, key_mask=mask, engine=engine)
+    kept = [j for j in range(M) if j not in (2, 7)]
+    expected = non_local(
+        theta, phi[:, kept], g[:, kept], instantiation=instantiation, w_f=w_f, engine="reference"
+    )
+    torch.testing.assert_close(y, expected)
+    gradients = torch.autograd.grad(y.sum(), (theta, phi, g))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert (gradients[2][:, [2, 7]] == 0).all()
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_affinity_is_what_the_operation_sums_by(instantiation, kind):
+    theta, phi, g, w_f = inputs(instantiation)
+    mask = mask_for(kind)
+    weights = affinity(theta, phi, instantiation=instantiation, w_f=w_f, key_mask=mask)
+    y = non_local(theta, phi, g, instantiation=instantiation, w_f=w_f, key_mask=mask, engine="fused")
+    torch.testing.assert_close(weights @ g, y)
+    if mask is not None:
+        assert (weights.masked_select(~mask[:, None, :]) == 0).all()
+    if instantiation in SOFTMAX_INSTANTIATIONS:
+        has_key = torch.ones(B) if mask is None else mask.any(1)
+        expected = has_key.to(weights.dtype)[:, None].expand(B, N)
+        torch.testing.assert_close(weights.sum(2), expected)
+
+
+def test_embedded_gaussian_is_attention():
+    theta, phi, g, _ = inputs("embedded_gaussian")
+    expected = F.scaled_dot_product_attention(theta, phi, g, scale=1.0)
+    y = non_local(theta, phi, g, instantiation="embedded_gaussian", engine="reference")
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_permutations(instantiation, engine):
+    theta, phi, g, w_f = inputs(instantiation)
+
+    def run(theta, phi, g):
+        return non_local(theta, phi, g, instantiation=instantiation, w_f=w_f, engine=engine)
+
+    y, queries, keys = run(theta, phi, g), torch.randperm(N), torch.randperm(M)
+    torch.testing.assert_close(run(theta[:, queries], phi, g), y[:, queries])
+    torch.testing.assert_close(run(theta, phi[:, keys], g[:, keys]), y)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_types(instantiation, engine, dtype):
+    theta, phi, g, w_f = inputs(instantiation, dtype=dtype)
+    y = non_local(theta, phi, g, instantiation=instantiation, w_f=w_f, engine=engine)
+    assert y.dtype == dtype
+    exact = [None if part is None else part.double() for part in (theta, phi, g, w_f)]
+    expected = non_local(*exact[:3], instantiation=instantiation, w_f=exact[3], engine="reference")
+    scale = max(1.0, float(expected.detach().abs().max()))
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=TOLERANCES[dtype] * scale)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest number of elements that any operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, torch.Tensor):
+                # What the storage holds: an expanded view is no memory.
+                self.largest = max(self.largest, value.untyped_storage().nbytes() // value.element_size())
+        return result
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("num_values", [8, 16, 24], ids=["E<D", "E=D", "E>D"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_fused_never_holds_an_n_by_m_tensor(instantiation, num_values, masked):
+    many = 700
+    theta, phi = (torch.randn(1, many, 16, requires_grad=True) for _ in range(2))
+    g = torch.randn(1, many, num_values, requires_grad=True)
+    w_f = torch.randn(32) if instantiation == "concatenation" else None
+    mask = torch.rand(1, many) > 0.5 if masked else None
+    for engine, holds in (("fused", False), ("reference", True)):
+        with LargestTensor() as seen:
+            y = non_local(
+                theta, phi, g, instantiation=instantiation, w_f=w_f, key_mask=mask, engine=engine
+            )
+            torch.autograd.grad(y.sum(), (theta, phi, g))
+        assert (seen.largest >= many * many) == holds, engine
+
+
+@pytest.mark.parametrize("case", ["random", "ties in b", "ties in a and b", "sums of exactly zero"])
+def test_concatenation_gradcheck(case):
+    a, b = torch.randn(2, 6, dtype=torch.float64), torch.randn(2, 7, dtype=torch.float64)
+    if case == "ties in b":
+        b[:, 3:6] = b[:, :1]
+    if case == "ties in a and b":
+        a[:, 2:], b[:, 1:5] = a[:, :1], b[:, :1]
+    g = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    if case == "sums of exactly zero":
+        # The ReLU has a corner there: a and b have no derivative, and g's is checked.
+        b[:, 2], b[:, 3] = -a[:, 0], -a[:, 1]
+        assert torch.autograd.gradcheck(lambda g: rectified_non_local(a, b, g), g)
+        return
+    a.requires_grad_()
+    b.requires_grad_()
+    assert torch.autograd.gradcheck(rectified_non_local, (a, b, g))
+
+
+def test_concatenation_at_exactly_zero_equals_autograd_of_relu():
+    a = torch.tensor([[1.0, -2.0, 0.5, -2.0]], dtype=torch.float64, requires_grad=True)
+    b = torch.tensor([[-1.0, 2.0, 2.0, -0.5, 3.0]], dtype=torch.float64, requires_grad=True)
+    g = torch.randn(1, 5, 2, dtype=torch.float64, requires_grad=True)
+    assert ((a.unsqueeze(2) + b.unsqueeze(1)) == 0).sum() == 6
+    expected = torch.relu(a.unsqueeze(2) + b.unsqueeze(1)) @ g / 5
+    slope = torch.randn_like(expected)
+    y = rectified_non_local(a, b, g)
+    torch.testing.assert_close(y, expected)
+    ours = torch.autograd.grad(y, (a, b, g), slope)
+    for gradient, wanted in zip(ours, torch.autograd.grad(expected, (a, b, g), slope), strict=True):
+        torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("direction", [-1e6, 1e6], ids=["none passes", "all pass"])
+def test_concatenation_when_no_or_every_pair_passes(direction):
+    theta, phi, g, w_f = inputs("concatenation")
+    shifted = phi + direction * w_f[D:] / (w_f[D:] @ w_f[D:])
+    y, expected = (
+        non_local(theta, shifted, g, instantiation="concatenation", w_f=w_f, engine=engine)
+        for engine in ("fused", "reference")
+    )
+    torch.testing.assert_close(y, expected)
+    assert (y == 0).all() == (direction < 0)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # raised by opcheck itself
+def test_concatenation_operators_pass_opcheck():
+    a, b = torch.randn(2, 6, requires_grad=True), torch.randn(2, 7, requires_grad=True)
+    g = torch.randn(2, 7, 3, requires_grad=True)
+    torch.library.opcheck(torch.ops.nonlocalnn.rectified_sum.default, (a, b, g))
+    detached = (torch.randn(2, 6, 3), a.detach(), b.detach(), g.detach())
+    torch.library.opcheck(torch.ops.nonlocalnn.rectified_sum_backward.default, detached)
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+@pytest.mark.parametrize("shape", [(0, N, M), (B, 0, M), (1, 1, 1)], ids=["B=0", "N=0", "one position"])
+def test_small_shapes(instantiation, engine, shape):
+    batch, num_queries, num_keys = shape
+    w_f = torch.randn(2 * D) if instantiation == "concatenation" else None
+    theta = torch.randn(batch, num_queries, D, requires_grad=True)
+    phi, g = torch.randn(batch, num_keys, D), torch.randn(batch, num_keys, E)
+    y = non_local(theta, phi, g, instantiation=instantiation, w_f=w_f, engine=engine)
+    assert y.shape == (batch, num_queries, E)
+    y.sum().backward()
+    assert theta.grad.shape == theta.shape
+
+
+def replaced(**changes):
+    arguments = {
+        "theta": torch.zeros(2, 4, 3),
+        "phi": torch.zeros(2, 5, 3),
+        "g": torch.zeros(2, 5, 6),
+        "instantiation": "embedded_gaussian",
+    }
+    return {**arguments, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"theta": torch.zeros(4, 3)}, r"theta must be \(B, positions, channels\); got shape \(4, 3\)"),
+        ({"theta": torch.zeros(2, 4, 3, dtype=torch.long)}, "theta must be floating point; got torch.int64"),
+        ({"theta": torch.zeros(2, 4, 7)}, r"must agree in B and D; got \(2, 4, 7\) and \(2, 5, 3\)"),
+        ({"theta": torch.zeros(3, 4, 3)}, r"must agree in B and D"),
+        ({"theta": torch.zeros(2, 4, 3).double()}, "theta and phi must have one type"),
+        ({"phi": torch.zeros(2, 0, 3), "g": torch.zeros(2, 0, 3)}, "at least one key"),
+        ({"g": torch.zeros(2, 4, 6)}, r"g must be \(B, M, E\) with phi's \(B, M\) = \(2, 5\)"),
+        ({"g": torch.zeros(2, 5, 6).double()}, "g must have phi's type torch.float32; got torch.float64"),
+        ({"instantiation": "embeded_gaussian"}, r"did you mean 'embedded_gaussian'\?"),
+        ({"instantiation": "dot_product", "scale": 0.5}, "scale has no meaning for 'dot_product'"),
+        ({"instantiation": "concatenation"}, r"w_f must be \(2D,\) = \(6,\) for 'concatenation'; got None"),
+        ({"instantiation": "concatenation", "w_f": torch.zeros(5)}, r"got shape \(5,\)"),
+        ({"w_f": torch.zeros(6)}, "w_f belongs to 'concatenation' only"),
+        ({"key_mask": torch.ones(2, 5)}, r"key_mask must be bool, \(B, M\) = \(2, 5\); got torch.float32"),
+        ({"key_mask": torch.ones(2, 4, dtype=torch.bool)}, r"key_mask must be bool"),
+        ({"engine": "fast"}, "engine must be one of 'auto', 'reference', 'fused'; got 'fast'"),
+    ],
+)
+def test_wrong_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        non_local(**replaced(**changes))

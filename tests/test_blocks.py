@@ -1,0 +1,332 @@
+"""The block: equal to the slow one, and at home in everything PyTorch does with modules."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from helpers import BLOCKS, SIDES, SUB_SAMPLES, randomize_, slow_affinity, slow_block
+from torch import nn
+
+from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d, functional
+from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS
+
+C = 6
+forms = pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+ranks = pytest.mark.parametrize("sides", BLOCKS, ids=["1d", "2d", "3d"])
+sub_samples = pytest.mark.parametrize("sub_sample", SUB_SAMPLES)
+
+
+def block_of(sides, **settings):
+    return randomize_(BLOCKS[sides](C, **settings))
+
+
+def check_equal(block, x):
+    """Values, gradients of the input and of every parameter, and running statistics."""
+    twin = copy.deepcopy(block)
+    results = []
+    for module, run in ((block, lambda x: block(x)), (twin, lambda x: slow_block(twin, x))):
+        leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        z = run(leaf)
+        slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
+        gradients = torch.autograd.grad(z, (leaf, *module.parameters()), slope)
+        results.append((z, *gradients, *module.buffers()))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["batch", None])
+@sub_samples
+@ranks
+@forms
+def test_equals_the_slow_block(instantiation, sides, sub_sample, norm):
+    block = block_of(sides, instantiation=instantiation, sub_sample=sub_sample, norm=norm).double()
+    check_equal(block, torch.randn(2, C, *SIDES[sides], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("instantiation", SOFTMAX_INSTANTIATIONS)
+def test_use_scale_divides_by_the_root_of_inter_channels(instantiation):
+    block = block_of(2, instantiation=instantiation, use_scale=True, inter_channels=5).double()
+    x = torch.randn(2, C, 7, 5, dtype=torch.float64)
+    check_equal(block, x)
+    block.use_scale = False
+    unscaled = block(x)
+    block.use_scale = True
+    assert not torch.allclose(block(x), unscaled)
+
+
+@forms
+@ranks
+def test_identity_at_zero_init_only(instantiation, sides):
+    x = torch.randn(2, C, *SIDES[sides])
+    for norm in ("batch", None):
+        settings = {"instantiation": instantiation, "norm": norm}
+        assert torch.equal(BLOCKS[sides](C, **settings)(x), x)
+        assert not torch.allclose(BLOCKS[sides](C, zero_init=False, **settings)(x), x)
+        assert not torch.allclose(block_of(sides, **settings)(x), x)
+
+
+def test_zero_init_lets_the_gradient_reach_the_gate():
+    block = NonLocal2d(C)
+    block(torch.randn(2, C, 5, 4)).square().sum().backward()
+    assert block.norm.weight.grad.abs().max() > 0
+    assert block.theta.weight.grad.abs().max() == 0
+
+
+@forms
+@pytest.mark.parametrize("sub_sample", SUB_SAMPLES)
+def test_extents_are_the_smaller_block_on_each_group(instantiation, sub_sample):
+    x = torch.randn(2, C, 6, 5, 4, dtype=torch.float64)
+    settings = {"instantiation": instantiation, "sub_sample": sub_sample}
+    blocks = {extent: NonLocal3d(C, extent=extent, **settings) for extent in ("space", "time", 3, 6)}
+    space, time = NonLocal2d(C, **settings), NonLocal1d(C, **settings)
+    whole = NonLocal3d(C, **settings)
+    state = {key: value for key, value in randomize_(whole).state_dict().items()}
+    for block in (*blocks.values(), space, time, whole):
+        own = block.state_dict()
+        block.load_state_dict({key: state[key].view(own[key].shape) for key in own})
+        block.double().eval()
+
+    def frames(part):
+        return part.transpose(1, 2)
+
+    by_frame = torch.stack([space(frames(x)[:, t]) for t in range(6)], dim=2)
+    torch.testing.assert_close(blocks["space"](x), by_frame)
+    by_location = torch.stack([time(x[..., h, w]) for h in range(5) for w in range(4)], dim=-1)
+    torch.testing.assert_close(blocks["time"](x), by_location.unflatten(-1, (5, 4)))
+    halves = torch.cat([whole(x[:, :, :3]), whole(x[:, :, 3:])], dim=2)
+    torch.testing.assert_close(blocks[3](x), halves)
+    torch.testing.assert_close(blocks[6](x), whole(x))
+    assert not torch.allclose(halves, whole(x))
+
+
+@sub_samples
+@ranks
+@forms
+def test_affinity_equals_the_slow_one(instantiation, sides, sub_sample):
+    block = block_of(sides, instantiation=instantiation, sub_sample=sub_sample).double()
+    x = torch.randn(2, C, *SIDES[sides], dtype=torch.float64)
+    torch.testing.assert_close(block.affinity(x), slow_affinity(block, x))
+    num_keys = torch.Size(block.key_sides(x.shape[2:])).numel()
+    assert block.affinity(x).shape == (2, torch.Size(SIDES[sides]).numel(), num_keys)
+
+
+@forms
+@pytest.mark.parametrize(
+    ("sides", "shape"),
+    [
+        (1, (2, C, 1)),
+        (1, (0, C, 5)),
+        (2, (2, C, 1, 7)),
+        (2, (2, C, 7, 1)),
+        (2, (0, C, 4, 4)),
+        (3, (2, C, 4, 1, 1)),
+        (3, (2, C, 1, 3, 1)),
+    ],
+    ids=str,
+)
+def test_sides_of_one_and_empty_batches(instantiation, sides, shape):
+    for sub_sample in SUB_SAMPLES:
+        block = block_of(sides, instantiation=instantiation, sub_sample=sub_sample).double().eval()
+        x = torch.randn(*shape, dtype=torch.float64)
+        z = block(x)
+        assert z.shape == x.shape
+        if shape[0]:
+            torch.testing.assert_close(z, slow_block(block, x))
+            check_equal(block, x)
+
+
+@forms
+@ranks
+def test_one_position(instantiation, sides):
+    block = block_of(sides, instantiation=instantiation).double().eval()
+    x = torch.randn(3, C, *[1] * sides, dtype=torch.float64)
+    torch.testing.assert_close(block(x), slow_block(block, x))
+
+
+@forms
+@pytest.mark.parametrize("sub_sample", SUB_SAMPLES)
+@pytest.mark.parametrize("sides", [2, 3])
+def test_memory_formats(instantiation, sides, sub_sample):
+    channels_last = {2: torch.channels_last, 3: torch.channels_last_3d}[sides]
+    block = block_of(sides, instantiation=instantiation, sub_sample=sub_sample).double()
+    x = torch.randn(2, C, *SIDES[sides], dtype=torch.float64)
+    check_equal(block, x.to(memory_format=channels_last))
+    assert block(x.to(memory_format=channels_last)).is_contiguous(memory_format=channels_last)
+    assert block(x).is_contiguous()
+    strided = torch.randn(2, *SIDES[sides], 2 * C, dtype=torch.float64)[..., ::2].movedim(-1, 1)
+    torch.testing.assert_close(block(strided), block(strided.contiguous()))
+
+
+@pytest.mark.parametrize("sub_sample", SUB_SAMPLES)
+@forms
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_is_finite_where_float32_is(instantiation, sub_sample, dtype):
+    block = NonLocal2d(1024, instantiation=instantiation, sub_sample=sub_sample, zero_init=False)
+    for side in (1, 3):
+        x = (32 * torch.randn(2, 1024, side, side)).requires_grad_()
+        exact = block(x)
+        assert exact.isfinite().all()
+        with torch.autocast("cpu", dtype=dtype):
+            z = block(x)
+        assert z.dtype == x.dtype
+        assert z.isfinite().all()
+        z.float().sum().backward()
+        assert x.grad.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in block.parameters())
+
+
+@forms
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_autocast_and_whole_model_types_agree_with_float32(instantiation, dtype):
+    block = NonLocal2d(16, instantiation=instantiation, zero_init=False).eval()
+    x = torch.randn(2, 16, 6, 5)
+    expected = block(x)
+    tolerance = 1e-5 if dtype == torch.float64 else 3e-2
+    if dtype != torch.float64:
+        with torch.autocast("cpu", dtype=dtype):
+            torch.testing.assert_close(block(x), expected, rtol=tolerance, atol=tolerance)
+    z = block.to(dtype)(x.to(dtype))
+    assert z.dtype == dtype
+    torch.testing.assert_close(z.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+KEYS = {
+    "gaussian": "g.weight g.bias W_z.weight W_z.bias",
+    "embedded_gaussian": "theta.weight theta.bias phi.weight phi.bias g.weight g.bias W_z.weight W_z.bias",
+}
+KEYS["dot_product"] = KEYS["embedded_gaussian"]
+KEYS["concatenation"] = "w_f " + KEYS["embedded_gaussian"]
+NORM_KEYS = "norm.weight norm.bias norm.running_mean norm.running_var norm.num_batches_tracked"
+
+
+@ranks
+@forms
+def test_golden_state_dict_keys(instantiation, sides):
+    expected = KEYS[instantiation].split()
+    for sub_sample in SUB_SAMPLES:
+        for zero_init in (True, False):
+            settings = {"instantiation": instantiation, "sub_sample": sub_sample, "zero_init": zero_init}
+            assert list(BLOCKS[sides](C, norm=None, **settings).state_dict()) == expected
+            assert list(BLOCKS[sides](C, **settings).state_dict()) == expected + NORM_KEYS.split()
+    weight = BLOCKS[sides](C, instantiation=instantiation).g.weight
+    assert weight.shape == (3, C, *[1] * sides)
+
+
+@ranks
+@forms
+def test_copies_pickles_and_fx(instantiation, sides):
+    block = block_of(sides, instantiation=instantiation).eval()
+    x = torch.randn(2, C, *SIDES[sides])
+    expected = block(x)
+    for twin in (
+        copy.deepcopy(block),
+        pickle.loads(pickle.dumps(block)),
+        torch.fx.symbolic_trace(block),
+        nn.DataParallel(block),
+    ):
+        torch.testing.assert_close(twin(x), expected)
+    traced = torch.fx.symbolic_trace(block)
+    other = torch.randn(3, C, *[side + 2 for side in SIDES[sides]])
+    torch.testing.assert_close(traced(other), block(other))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch.compile
+@forms
+def test_compile_in_one_graph(instantiation):
+    torch.compiler.reset()
+    block = block_of(3, instantiation=instantiation).double()
+    # aot_eager traces forward and backward as inductor would, without a C++ compiler.
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend="aot_eager")
+    for sides in ((3, 9, 5), (2, 6, 8)):
+        x = torch.randn(2, C, *sides, dtype=torch.float64, requires_grad=True)
+        z, expected = compiled(x), block(x)
+        torch.testing.assert_close(z, expected)
+        ours, wanted = (torch.autograd.grad(part.square().sum(), x)[0] for part in (z, expected))
+        torch.testing.assert_close(ours, wanted)
+
+
+@sub_samples
+@forms
+def test_export_with_dynamic_batch_and_sides(instantiation, sub_sample):
+    block = block_of(2, instantiation=instantiation, sub_sample=sub_sample).double().eval()
+    dim = torch.export.Dim
+    shapes = {0: dim("batch"), 2: dim("height", min=4), 3: dim("width", min=4)}
+    example = torch.randn(2, C, 8, 10, dtype=torch.float64)
+    program = torch.export.export(block, (example,), dynamic_shapes=(shapes,))
+    for shape in ((2, C, 8, 10), (5, C, 7, 13), (1, C, 4, 4)):
+        x = torch.randn(*shape, dtype=torch.float64)
+        torch.testing.assert_close(program.module()(x), block(x))
+
+
+def test_memory_of_a_block_is_linear_in_positions():
+    from functional.test_non_local import LargestTensor
+
+    for instantiation in INSTANTIATIONS:
+        block = block_of(2, instantiation=instantiation, sub_sample=None)
+        x = torch.randn(1, C, 40, 41, requires_grad=True)
+        with LargestTensor() as seen:
+            block(x).sum().backward()
+        assert seen.largest <= 40 * 41 * 2 * C, instantiation
+
+
+def test_repr_names_the_settings():
+    text = repr(NonLocal3d(C, instantiation="dot_product", extent=4))
+    assert "instantiation='dot_product', sub_sample='after', use_scale=False, extent=4" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"in_channels": 0}, "in_channels must be a whole number of at least 1; got 0"),
+        ({"inter_channels": 1.5}, "inter_channels must be a whole number"),
+        ({"instantiation": "embeded_gaussian"}, r"did you mean 'embedded_gaussian'\?"),
+        ({"sub_sample": "both"}, "sub_sample must be one of 'after', 'before', None; got 'both'"),
+        ({"norm": "layer"}, "norm must be one of 'batch', None"),
+        ({"use_scale": True, "instantiation": "dot_product"}, "use_scale scales the logits of the softmax"),
+        ({"use_scale": True, "instantiation": "concatenation"}, "use_scale scales the logits"),
+        ({"extent": "frame"}, "extent must be one of"),
+        ({"extent": 0}, "extent, as a number of frames, must be at least 1; got 0"),
+        ({"extent": True}, "extent must be one of"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        NonLocal3d(settings.pop("in_channels", C), **settings)
+
+
+def test_extent_belongs_to_video():
+    with pytest.raises(ValueError, match="extent is a setting of NonLocal3d: NonLocal2d has no frames"):
+        NonLocal2d(C, extent="space")
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, C, 4), r"NonLocal2d takes \(B, C, H, W\), 4 dimensions; got 3: shape \(2, 6, 4\)"),
+        (torch.zeros(2, C + 1, 4, 4), "made for 6 channels; got 7"),
+        (torch.zeros(2, C, 4, 4, dtype=torch.long), "x must be floating point; got torch.int64"),
+        (torch.zeros(2, C, 0, 4), "every side of x must be at least 1"),
+    ],
+)
+def test_wrong_inputs(x, message):
+    with pytest.raises(ValueError, match=message):
+        NonLocal2d(C)(x)
+
+
+def test_frames_that_do_not_fill_the_groups():
+    with pytest.raises(ValueError, match="extent=4 needs a number of frames that is a multiple of 4; got T = 6"):
+        NonLocal3d(C, extent=4)(torch.zeros(1, C, 6, 2, 2))
+
+
+def test_inter_channels_default_to_half_and_at_least_one():
+    assert NonLocal1d(7).inter_channels == 3
+    assert NonLocal1d(1).inter_channels == 1
+
+
+def test_the_operation_is_the_public_one():
+    block = block_of(1, instantiation="dot_product", sub_sample=None, norm=None)
+    x = torch.randn(2, C, 9)
+    theta, phi, g = (layer(x).transpose(1, 2) for layer in (block.theta, block.phi, block.g))
+    y = functional.non_local(theta, phi, g, instantiation="dot_product")
+    torch.testing.assert_close(block(x), x + block.W_z(y.transpose(1, 2)))
