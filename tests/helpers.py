@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d
 
-
 BLOCKS = {1: NonLocal1d, 2: NonLocal2d, 3: NonLocal3d}
 # Every axis has its own size, still distinct after pooling and odd enough to test the floor.
 SIDES = {1: (23,), 2: (7, 13), 3: (3, 9, 5)}

@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 import torch
-from helpers import BLOCKS, SIDES, SUB_SAMPLES, randomize_, slow_affinity, slow_block
 from torch import nn
 
+from helpers import BLOCKS, SIDES, SUB_SAMPLES, randomize_, slow_affinity, slow_block
 from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d, functional
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS
 
@@ -81,7 +81,7 @@ def test_extents_are_the_smaller_block_on_each_group(instantiation, sub_sample):
     blocks = {extent: NonLocal3d(C, extent=extent, **settings) for extent in ("space", "time", 3, 6)}
     space, time = NonLocal2d(C, **settings), NonLocal1d(C, **settings)
     whole = NonLocal3d(C, **settings)
-    state = {key: value for key, value in randomize_(whole).state_dict().items()}
+    state = randomize_(whole).state_dict()
     for block in (*blocks.values(), space, time, whole):
         own = block.state_dict()
         block.load_state_dict({key: state[key].view(own[key].shape) for key in own})
@@ -315,7 +315,9 @@ def test_wrong_inputs(x, message):
 
 
 def test_frames_that_do_not_fill_the_groups():
-    with pytest.raises(ValueError, match="extent=4 needs a number of frames that is a multiple of 4; got T = 6"):
+    with pytest.raises(
+        ValueError, match="extent=4 needs a number of frames that is a multiple of 4; got T = 6"
+    ):
         NonLocal3d(C, extent=4)(torch.zeros(1, C, 6, 2, 2))
 
 

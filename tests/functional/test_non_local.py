@@ -179,9 +179,7 @@ def test_fused_never_holds_an_n_by_m_tensor(instantiation, num_values, masked):
     mask = torch.rand(1, many) > 0.5 if masked else None
     for engine, holds in (("fused", False), ("reference", True)):
         with LargestTensor() as seen:
-            y = non_local(
-                theta, phi, g, instantiation=instantiation, w_f=w_f, key_mask=mask, engine=engine
-            )
+            y = non_local(theta, phi, g, instantiation=instantiation, w_f=w_f, key_mask=mask, engine=engine)
             torch.autograd.grad(y.sum(), (theta, phi, g))
         assert (seen.largest >= many * many) == holds, engine
 

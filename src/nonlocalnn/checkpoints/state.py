@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def read_pickle(path: Path) -> State:
     """
     try:
         # weights_only refuses every class but tensors and plain containers: reading runs no code.
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: the refusal below says what matters
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0].strip()
         raise CheckpointError(

@@ -4,11 +4,11 @@ import os
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.data.digits import load_digits
-from nonlocalnn.data.images import load_image_folder, read_image
+from nonlocalnn.data.images import IMAGE_SUFFIXES, load_image_folder, read_image
 from nonlocalnn.data.labelled import SPLITS, LabelledImages, augmentation
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 
-__all__ = ["LabelledImages", "augmentation", "list_datasets", "load_dataset", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "LabelledImages", "augmentation", "list_datasets", "load_dataset", "read_image"]
 
 _DATASETS = ("digits", "mnist", "fashion-mnist", "images")
 

@@ -27,7 +27,7 @@ from nonlocalnn.data.labelled import SPLITS, LabelledImages, augmentation, check
 if TYPE_CHECKING:
     from PIL import Image
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 
 
@@ -176,11 +176,11 @@ def _image_paths(folder: Path) -> list[Path]:
     paths = sorted(
         entry
         for entry in folder.iterdir()
-        if entry.suffix.lower() in _SUFFIXES and entry.name[0] != "." and entry.is_file()
+        if entry.suffix.lower() in IMAGE_SUFFIXES and entry.name[0] != "." and entry.is_file()
     )
     if not paths:
         raise ValueError(
-            f"the class folder {folder} holds no image ({', '.join(_SUFFIXES)}): fill or remove it"
+            f"the class folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): fill or remove it"
         )
     return paths
 

@@ -23,7 +23,8 @@ def non_local(
     # columns added to g are cut off again. They fall back as well when channels are not innermost.
     width = max(num_channels, num_values)
     query, key, value = (
-        F.pad(part, (0, width - part.shape[2])).contiguous().unsqueeze(1) for part in (theta_BND, phi_BMD, g_BME)
+        F.pad(part, (0, width - part.shape[2])).contiguous().unsqueeze(1)
+        for part in (theta_BND, phi_BMD, g_BME)
     )
     if key_mask_BM is None:
         y = F.scaled_dot_product_attention(query, key, value, scale=scale)

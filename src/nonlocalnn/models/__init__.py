@@ -1,6 +1,6 @@
 """Whole networks."""
 
 from nonlocalnn.models.digits import DigitsNetwork
-from nonlocalnn.models.presets import create_model, list_models
+from nonlocalnn.models.presets import create_model, list_models, model_settings
 
-__all__ = ["DigitsNetwork", "create_model", "list_models"]
+__all__ = ["DigitsNetwork", "create_model", "list_models", "model_settings"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from nonlocalnn.blocks import NonLocal2d, Norm, SubSample
@@ -22,7 +24,7 @@ class DigitsNetwork(nn.Module):
     Args:
         num_classes: Number of classes.
         in_channels: 1 for grey images, 3 for colour.
-        image_size: Side of the square input or (H, W), in pixels, each at least 8.
+        image_size: Side of the square input, or H and W, in pixels, each at least 8.
         instantiation: The pairwise function of both blocks.
         blocks: False leaves the blocks out: the same network without non-local context.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
@@ -44,7 +46,7 @@ class DigitsNetwork(nn.Module):
         *,
         num_classes: int = 10,
         in_channels: int = 1,
-        image_size: int | tuple[int, int] = 28,
+        image_size: int | Sequence[int] = 28,
         instantiation: Instantiation = "embedded_gaussian",
         blocks: bool = True,
         sub_sample: SubSample = "after",

@@ -45,6 +45,20 @@ def list_models() -> list[str]:
     return sorted(_PRESETS)
 
 
+def model_settings(name: str) -> list[str]:
+    """Return the names of the settings that :func:`create_model` takes for a network.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> model_settings("nl_digits")[:2]
+        ['in_channels', 'image_size']
+    """
+    check_choice("model", name, list_models())
+    return [each for each in inspect.signature(_PRESETS[name].build).parameters if each != "num_classes"]
+
+
 def create_model(name: str, *, num_classes: int | None = None, **overrides: Any) -> nn.Module:
     """Build a network by its name, with fresh weights.
 
@@ -65,9 +79,7 @@ def create_model(name: str, *, num_classes: int | None = None, **overrides: Any)
         >>> model.nl_1.instantiation
         'dot_product'
     """
-    check_choice("model", name, list_models())
-    preset = _PRESETS[name]
-    known = [setting for setting in inspect.signature(preset.build).parameters if setting != "num_classes"]
+    preset, known = _PRESETS[name], model_settings(name)
     for setting in overrides:
         if setting not in known:
             raise TypeError(

@@ -1,0 +1,31 @@
+"""First light: train the digit network, evaluate it, and see what its positions attend to.
+
+Run by ``make demo``. A second run finds the first one finished and only shows its results again.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from nonlocalnn.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = Path("runs/demo")
+
+
+def step(command: str) -> None:
+    """Print a command as one would type it, run it, and stop the demonstration if it fails."""
+    print(f"\n$ nonlocalnn {command}", flush=True)
+    status = main(shlex.split(command))
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    resume = " --resume" if (OUTPUT / "last.pt").exists() else ""
+    step(f"train --config {shlex.quote(str(ROOT / 'recipes/digits.yaml'))} --output {OUTPUT}{resume}")
+    step(f"evaluate --model {OUTPUT} --output {OUTPUT}/evaluation")
+    step(f"maps --model {OUTPUT} --data digits --samples 17 120 303 --output {OUTPUT}/maps")
+    print(
+        f"\nmetrics: {OUTPUT}/evaluation/metrics.json and confusion.png; pictures: {OUTPUT}/maps/*/nl_1.png"
+    )

@@ -1,0 +1,73 @@
+"""The command ``nonlocalnn``: one module a sub-command, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import nonlocalnn
+from nonlocalnn._errors import near_miss
+
+# What the list of commands says of each; the module of the same name holds the rest.
+COMMANDS = {
+    "train": "train a network by a recipe, or go on with a run",
+    "evaluate": "accuracy, a table by class and the confusion matrix of a checkpoint",
+    "predict": "class probabilities of image files, as JSON lines",
+    "maps": "what each position attends to, as arrays and pictures",
+    "convert": "turn another code base's checkpoint into ours",
+    "models": "list the networks that can be made by name",
+    "ablate": "train without blocks and with each instantiation, over several seeds",
+}
+_USAGE_ERROR, _FAILURE = 2, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0 done, 1 failed, 2 wrongly called.
+
+    Args:
+        arguments: What follows the command's name; None is ``sys.argv``.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else _USAGE_ERROR
+    if words[0] == "--version":
+        print(f"nonlocalnn {nonlocalnn.__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        hint = near_miss(name, COMMANDS)
+        return _complain(f"nonlocalnn: no command {name!r}{hint}; see nonlocalnn --help", _USAGE_ERROR)
+    try:
+        return importlib.import_module(f"nonlocalnn.cli.{name}").run(words[1:])
+    except SystemExit as stop:  # argparse has said what is wrong
+        return stop.code if isinstance(stop.code, int) else _FAILURE
+    except KeyboardInterrupt:
+        return _complain(f"nonlocalnn {name}: stopped", 130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILURE
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+        if debug:
+            raise
+        return _complain(f"nonlocalnn {name}: {' '.join(str(error).split())}", _FAILURE)
+
+
+def _overview() -> str:
+    listed = "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
+    return (
+        "usage: nonlocalnn COMMAND [...]\n\nNon-local neural networks in PyTorch.\n\n"
+        f"commands:\n{listed}\n\n"
+        "nonlocalnn COMMAND --help shows a command's settings and an example; --debug shows tracebacks,\n"
+        "--version the version."
+    )
+
+
+def _complain(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

@@ -1,0 +1,38 @@
+"""``nonlocalnn train``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from nonlocalnn.cli.recipe_parser import RecipeParser
+from nonlocalnn.train import train
+
+
+def run(words: Sequence[str]) -> int:
+    """Train by a recipe; the exit status of an interrupted run is 128 and the signal's number."""
+    parser = RecipeParser(
+        name="train",
+        description="Train a network, keep the best of its epochs and test it once. Under torchrun the "
+        "batch is shared among the processes.",
+        example="nonlocalnn train --data digits --epochs 20 --output runs/digits",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    recipe, parsed = parser.parse_words(words)
+    result = train(recipe, resume=parsed.resume)
+    if result.signal_number is not None:
+        print(
+            f"stopped after {result.steps} steps; everything is saved: go on with --resume --output "
+            f"{result.output}",
+            file=sys.stderr,
+        )
+        return 128 + result.signal_number
+    # Under torchrun every process comes here, and one of them speaks.
+    if os.environ.get("RANK", "0") == "0":
+        assert result.test is not None
+        assert result.best_metric is not None
+        print(f"validation accuracy  {result.best_metric:.4f}  (epoch {result.best_epoch}, the best)")
+        print(f"test accuracy        {result.test['accuracy']:.4f}  ({result.test['num_samples']} samples)")
+        print(f"results              {result.output}")
+    return 0

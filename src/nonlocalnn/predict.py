@@ -1,0 +1,104 @@
+"""Class probabilities for image files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnn.data import IMAGE_SUFFIXES, read_image
+from nonlocalnn.evaluate import Precision, autocast_for
+
+
+def find_images(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the image files that are named, and those in the folders that are named, at any depth.
+
+    Files that are named are taken whatever their ending; in folders, those with an image's ending, sorted.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: A folder holds no image.
+    """
+    found: list[Path] = []
+    for name in inputs:
+        path = Path(name)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not inside:
+            raise ValueError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        found += inside
+    return found
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    classes: Sequence[str],
+    image_size: tuple[int, int],
+    channels: int,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    top: int = 3,
+) -> Iterator[dict[str, Any]]:
+    """Yield, for each image file in turn, its most probable classes, or why it could not be read.
+
+    The model is left in eval mode.
+
+    Args:
+        model: Takes (B, C, H, W) and returns scores (B, K).
+        paths: Image files.
+        classes: The K class names.
+        image_size: (H, W) to which images are stretched, in pixels.
+        channels: 1 for grey, 3 for colour.
+        batch_size: Images a forward pass.
+        device: Where the model is.
+        precision: "fp32", "bf16" or "fp16".
+        top: How many classes to report, at most K.
+
+    Yields:
+        ``{"path", "class", "probability", "top": [{"class", "probability"}, ...]}``, or
+        ``{"path", "error"}`` for a file that is missing or damaged.
+    """
+    model.eval()
+    remaining = iter(paths)
+    while chunk := list(islice(remaining, batch_size)):
+        images = [_read(path, image_size, channels) for path in chunk]
+        readable = [image for image in images if isinstance(image, Tensor)]
+        rows: Iterator[Tensor] = iter(())
+        if readable:
+            with autocast_for(precision, device):
+                scores = model(torch.stack(readable).to(device))
+            rows = iter(scores.float().softmax(1).cpu())
+        for path, image in zip(chunk, images, strict=True):
+            if isinstance(image, Tensor):
+                yield {"path": str(path), **_answer(next(rows), classes, top)}
+            else:
+                yield {"path": str(path), "error": str(image)}
+
+
+def _read(path: str | os.PathLike[str], image_size: tuple[int, int], channels: int) -> Tensor | Exception:
+    try:
+        return read_image(path, image_size=image_size, channels=channels)
+    except (FileNotFoundError, ValueError) as error:
+        return error
+
+
+def _answer(probabilities: Tensor, classes: Sequence[str], top: int) -> dict[str, Any]:
+    values, indices = probabilities.topk(min(top, len(classes)))
+    listed = [
+        {"class": classes[index], "probability": value}
+        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+    ]
+    return {**listed[0], "top": listed}

@@ -1,0 +1,148 @@
+"""The state of a run on disk: enough to go on as if it had never stopped."""
+
+import dataclasses
+import os
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nonlocalnn._files import atomic_path
+from nonlocalnn.checkpoints import CheckpointError
+from nonlocalnn.train.recipe import Recipe
+
+_FORMAT = 1
+_NAMES = ("last.pt", "last.previous.pt")
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come.
+
+    Args:
+        epoch: Epochs done.
+        step: Steps done in the epoch under way.
+        sums: Sums over those steps of what each of them logged.
+        seconds: Time those steps took.
+        rows: The log, one row for each epoch done.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What is saved between two steps.
+
+    Args:
+        recipe: The recipe, as JSON values.
+        num_samples: Samples in the training data.
+        world_size: Processes that trained.
+        position: How far the run has come.
+        learner: Weights, optimiser and scaler.
+    """
+
+    recipe: dict[str, Any]
+    num_samples: int
+    world_size: int
+    position: Position
+    learner: dict[str, Any]
+
+    def check(self, recipe: Recipe) -> None:
+        """Check that ``recipe`` goes on with what this state began.
+
+        Raises:
+            ValueError: A field that changes the mathematics differs, or fewer epochs are asked for than done.
+        """
+        changed = recipe.changed_fields(self.recipe)
+        if changed:
+            values = recipe.to_dict()
+            listed = ", ".join(
+                f"{name} was {self.recipe.get(name)!r} and is now {values[name]!r}" for name in changed
+            )
+            raise ValueError(
+                f"the run cannot be resumed with another recipe: {listed}; "
+                "restore these or start a new run in another output folder"
+            )
+        if recipe.epochs < self.position.epoch + (self.position.step > 0):
+            raise ValueError(
+                f"epochs must be at least {self.position.epoch + (self.position.step > 0)}, "
+                f"which the run has begun; got {recipe.epochs}"
+            )
+
+
+def has_state(folder: Path) -> bool:
+    """Return whether ``folder`` holds a state, whole or not."""
+    return any((folder / name).exists() for name in _NAMES)
+
+
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Write ``last.pt``; the one before it stays as ``last.previous.pt``."""
+    newest, previous = (folder / name for name in _NAMES)
+    payload = {
+        "format": _FORMAT,
+        "recipe": state.recipe,
+        "num_samples": state.num_samples,
+        "world_size": state.world_size,
+        "position": dataclasses.asdict(state.position),
+        "learner": state.learner,
+    }
+    with atomic_path(newest) as temporary:
+        torch.save(payload, temporary)
+        # Only now, with the new state written: at every moment one of the two names is a whole state.
+        if newest.exists():
+            os.replace(newest, previous)
+
+
+def read_state(folder: Path) -> TrainingState:
+    """Read the newest whole state in ``folder``, with its tensors on the CPU.
+
+    A missing or damaged ``last.pt`` gives a warning, and ``last.previous.pt`` is read.
+
+    Raises:
+        FileNotFoundError: There is no state.
+        CheckpointError: No file there is whole.
+    """
+    if not has_state(folder):
+        raise FileNotFoundError(f"there is no run to resume in {folder}: {_NAMES[0]} is missing")
+    newest, previous = (folder / name for name in _NAMES)
+    try:
+        return _read(newest)
+    except (CheckpointError, FileNotFoundError) as error:
+        if not previous.exists():
+            raise
+        reason = error
+    state = _read(previous)
+    warnings.warn(f"{reason}; going on from the older {previous}", UserWarning, stacklevel=2)
+    return state
+
+
+def _read(path: Path) -> TrainingState:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        # torch.load does not compare the checksums; a flipped bit in a weight would go unseen.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        payload = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # What a damaged file raises depends on the damage: OSError, EOFError, RuntimeError, KeyError, ...
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if payload is None:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
+    if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is not a training state of format {_FORMAT}")
+    return TrainingState(
+        recipe=payload["recipe"],
+        num_samples=payload["num_samples"],
+        world_size=payload["world_size"],
+        position=Position(**payload["position"]),
+        learner=payload["learner"],
+    )

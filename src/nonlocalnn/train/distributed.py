@@ -1,0 +1,132 @@
+"""One training run on several processes, as torchrun starts them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nonlocalnn.evaluate import resolve_device
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run, seen from one of them.
+
+    With one process every method is the identity, so the loop is written once.
+
+    Args:
+        rank: This process's number, 0 to world_size - 1.
+        world_size: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether there are other processes."""
+        return self.world_size > 1
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return ``model`` so that its gradients are averaged over the ranks."""
+        if not self.is_distributed:
+            return model
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=device_ids)
+
+    def gather(self, row: Tensor) -> list[list[float]]:
+        """Return the rows of all ranks, the same on each rank.
+
+        Args:
+            row: This rank's numbers, shape (N,), on ``device``.
+        """
+        if not self.is_distributed:
+            return [row.tolist()]
+        rows = [torch.empty_like(row) for _ in range(self.world_size)]
+        dist.all_gather(rows, row)
+        return torch.stack(rows).tolist()
+
+    def gather_names(self, names: list[str]) -> list[str]:
+        """Return the names of all ranks, in rank order."""
+        if not self.is_distributed:
+            return names
+        lists: list[Any] = [None] * self.world_size
+        dist.all_gather_object(lists, names)
+        return [name for part in lists for name in part]
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the main one's buffers: running statistics follow each rank's own samples."""
+        if self.is_distributed:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let the main rank through the block before the others: it may download what they then read."""
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.is_distributed:
+            dist.barrier()
+
+
+def without_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Return the context in which backward passes add up gradients on this rank only."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[Group]:
+    """Join the processes that torchrun started; without torchrun, be the only one.
+
+    Args:
+        device: "auto", "cpu", "cuda" or, for a single process, "cuda:N".
+
+    Raises:
+        ValueError: The device is not there, or "cuda:N" was asked of several processes.
+
+    Source:
+        The variables RANK, LOCAL_RANK and WORLD_SIZE that torchrun sets.
+
+    Example:
+        >>> with process_group("cpu") as group:
+        ...     group.rank, group.world_size, group.is_main
+        (0, 1, True)
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Group(0, 1, resolve_device(device))
+        return
+    resolved = resolve_device(device)
+    if resolved.type == "cuda":
+        if ":" in device:
+            raise ValueError(
+                f"device {device!r} names one GPU for {world_size} processes: use 'cuda', one GPU for each"
+            )
+        resolved = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(resolved)
+        dist.init_process_group("nccl", device_id=resolved)
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield Group(dist.get_rank(), world_size, resolved)
+    finally:
+        dist.destroy_process_group()

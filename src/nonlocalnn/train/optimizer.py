@@ -1,0 +1,54 @@
+"""The optimiser of a recipe, and its learning rate at each step."""
+
+import math
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from nonlocalnn.train.recipe import Recipe
+
+
+def build_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Return the optimiser that ``recipe`` asks for."""
+    if recipe.optimizer == "sgd":
+        momentum = 0.9 if recipe.momentum is None else recipe.momentum
+        return SGD(
+            parameters,
+            lr=recipe.lr,
+            momentum=momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+    kind = AdamW if recipe.optimizer == "adamw" else Adam
+    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step.
+
+    It follows from the step alone, so a resumed run has no schedule to restore.
+
+    Args:
+        recipe: The run's recipe.
+        step: Optimiser steps done before this one, in the whole run.
+        steps_per_epoch: Optimiser steps in one epoch.
+
+    Example:
+        >>> recipe = Recipe(lr=1.0, schedule="step", milestones=(2,), epochs=4, warmup_epochs=1)
+        >>> [learning_rate(recipe, step, steps_per_epoch=2) for step in range(6)]
+        [0.5, 1.0, 1.0, 1.0, 0.1, 0.1]
+    """
+    epoch = step / steps_per_epoch
+    warmup_steps = recipe.warmup_epochs * steps_per_epoch
+    if step + 1 < warmup_steps:
+        return recipe.lr * (step + 1) / warmup_steps
+    if recipe.schedule == "cosine":
+        # At step + 1 == warmup_steps the top is reached just before the cosine begins.
+        done = max(0.0, epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+    if recipe.schedule == "step":
+        gamma = 0.1 if recipe.gamma is None else recipe.gamma
+        drops = sum(milestone <= epoch for milestone in recipe.milestones)
+        return recipe.lr * gamma**drops
+    return recipe.lr

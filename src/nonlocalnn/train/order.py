@@ -1,0 +1,146 @@
+"""Which samples make which batch, and which random numbers they see.
+
+Every draw is a pure function of the seed and of a position in the run. No generator's state is carried from
+one step to the next, so a run can start again at any step, with any number of reading processes, and go on
+exactly as if it had never stopped.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+
+class Samples(Protocol):
+    """What the training loop asks of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def sample_id(self, index: int, /) -> str:
+        """Return the name of a sample by which a person finds it."""
+        ...
+
+
+def mix(*parts: int | str) -> int:
+    """Return a 63-bit seed that depends on every part and on their order.
+
+    Sums such as ``seed + epoch`` would give epoch 1 of seed 0 the numbers of epoch 0 of seed 1; a hash keeps
+    neighbouring positions apart.
+
+    Example:
+        >>> mix(0, "order", 1) == mix(0, "order", 1), mix(0, "order", 1) == mix(1, "order", 0)
+        (True, False)
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def epoch_order(length: int, *, seed: int, epoch: int) -> list[int]:
+    """Return the order in which an epoch visits ``length`` samples: each once.
+
+    Example:
+        >>> sorted(epoch_order(5, seed=0, epoch=3))
+        [0, 1, 2, 3, 4]
+    """
+    generator = torch.Generator().manual_seed(mix(seed, "order", epoch))
+    return torch.randperm(length, generator=generator).tolist()
+
+
+def steps_per_epoch(length: int, batch_size: int) -> int:
+    """Return the number of whole batches in ``length`` samples; the rest of the order is left out.
+
+    Raises:
+        ValueError: There is not even one batch.
+    """
+    if length < batch_size:
+        raise ValueError(
+            f"the training data has {length} samples, fewer than one batch of {batch_size}: "
+            "choose a smaller batch_size"
+        )
+    return length // batch_size
+
+
+class MicroBatches(Sampler[list[int]]):
+    """The parts of one epoch's batches that one rank computes, in order.
+
+    A batch is cut into ``accumulate * world_size`` equal parts; part m * world_size + r is rank r's m-th. So
+    the batch itself depends neither on the number of ranks nor on the accumulation.
+
+    Args:
+        order: The epoch's sample indices.
+        batch_size: Samples in one optimiser step, over all ranks.
+        accumulate: Parts of a rank's share.
+        rank: Whose parts.
+        world_size: Number of ranks.
+        start_step: Batches to skip, already trained on.
+
+    Raises:
+        ValueError: ``batch_size`` is not divisible by ``accumulate * world_size``.
+
+    Example:
+        >>> list(MicroBatches([4, 2, 0, 1, 3, 5, 6], batch_size=4, accumulate=2, rank=0, world_size=1))
+        [[4, 2], [0, 1]]
+    """
+
+    def __init__(
+        self,
+        order: list[int],
+        *,
+        batch_size: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        if batch_size % (accumulate * world_size):
+            raise ValueError(
+                f"batch_size must be divisible by accumulate times the number of ranks; "
+                f"got {batch_size}, {accumulate} and {world_size}"
+            )
+        self.order = order
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.rank = rank
+        self.world_size = world_size
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        return max(0, len(self.order) // self.batch_size - self.start_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch_size // (self.accumulate * self.world_size)
+        for step in range(self.start_step, len(self.order) // self.batch_size):
+            for part in range(self.accumulate):
+                start = step * self.batch_size + (part * self.world_size + self.rank) * size
+                yield self.order[start : start + size]
+
+
+class SeededSamples(Dataset[tuple[Any, int]]):
+    """A data set in one epoch: sample i is read with torch's generator seeded by (seed, epoch, i).
+
+    Each item is ``(sample, i)``. Augmentation must draw from torch's global CPU generator only.
+
+    Args:
+        samples: The data set.
+        seed: The run's seed.
+        epoch: Epochs done before this one.
+    """
+
+    def __init__(self, samples: Samples, *, seed: int, epoch: int) -> None:
+        self.samples = samples
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        # The generator is put back, so that reading here and reading in another process look the same to the
+        # training process. torch.manual_seed would seed CUDA's generators as well, which nothing puts back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(mix(self.seed, "sample", self.epoch, index))
+            return self.samples[index], index

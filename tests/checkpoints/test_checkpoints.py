@@ -1,0 +1,167 @@
+"""Our own checkpoints, and files that must not be trusted."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import nonlocalnn as nl
+from helpers import randomize_
+from nonlocalnn.checkpoints import read_metadata
+
+
+@pytest.fixture
+def model():
+    return randomize_(nl.create_model("nl_digits", instantiation="concatenation", num_classes=7)).eval()
+
+
+def test_round_trip_builds_the_same_model(tmp_path, model):
+    path = tmp_path / "deep" / "model.safetensors"
+    nl.save_checkpoint(model, path, metadata={"classes": list("abcdefg")})
+    loaded = nl.load_checkpoint(path).eval()
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(loaded(x), model(x))
+    assert loaded.config == model.config
+    assert read_metadata(path) == {"classes": list("abcdefg")}
+    assert os.listdir(path.parent) == ["model.safetensors"]
+
+
+def test_any_module_is_saved_and_loaded_into(tmp_path):
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    nl.save_checkpoint(module, tmp_path / "m.safetensors")
+    other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    assert nl.load_checkpoint(tmp_path / "m.safetensors", other) is other
+    assert torch.equal(other[0].weight, module[0].weight)
+    with pytest.raises(nl.CheckpointError, match="does not say what builds its model"):
+        nl.load_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_tied_weights_are_saved(tmp_path):
+    first = nn.Linear(3, 3)
+    module = nn.Sequential(first, first)
+    nl.save_checkpoint(module, tmp_path / "m.safetensors")
+    second = nn.Linear(3, 3)
+    nl.load_checkpoint(tmp_path / "m.safetensors", nn.Sequential(second, second))
+    assert torch.equal(first.weight, second.weight)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, model, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    nl.save_checkpoint(model, path)
+    before = path.read_bytes()
+
+    def fails(*arguments, **settings):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("nonlocalnn.checkpoints.native.save_file", fails)
+    with pytest.raises(OSError, match="no space left"):
+        nl.save_checkpoint(model, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_the_plain_state_dict_of_our_model(tmp_path, model):
+    torch.save(model.state_dict(), tmp_path / "state.pth")
+    fresh = nl.create_model("nl_digits", instantiation="concatenation", num_classes=7).eval()
+    nl.load_checkpoint(tmp_path / "state.pth", fresh)
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(fresh(x), model(x))
+
+
+def test_a_checkpoint_of_another_network_changes_nothing(tmp_path, model):
+    nl.save_checkpoint(nl.create_model("nl_digits", blocks=False, num_classes=7), tmp_path / "m.safetensors")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(
+        nl.CheckpointError, match=r"does not fit DigitsNetwork: missing keys: nl_1.w_f, .* more"
+    ):
+        nl.load_checkpoint(tmp_path / "m.safetensors", model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Evil:
+    """What a malicious file would hold: unpickling it calls a function."""
+
+    def __reduce__(self):
+        return (os.system, ("touch " + os.environ["EVIL_MARK"],))
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_a_pickle_never_runs_code(tmp_path, monkeypatch, write):
+    monkeypatch.setenv("EVIL_MARK", str(tmp_path / "ran"))
+    write({"conv_1.0.weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(nl.CheckpointError, match=r"evil.pth holds more than tensors, or is damaged"):
+        nl.load_checkpoint(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_a_cut_file_is_one_clear_error(tmp_path, model, kind):
+    path = tmp_path / f"model.{kind}"
+    if kind == "pth":
+        torch.save(model.state_dict(), path)
+    else:
+        nl.save_checkpoint(model, path)
+    cut(path)
+    with pytest.raises(nl.CheckpointError, match="damaged"):
+        nl.load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list, not a state dict"),
+        ({}, "holds a dict, not a state dict"),
+        ({"a": torch.zeros(1), "epoch": 3}, "not a plain state dict: not tensors are epoch"),
+    ],
+)
+def test_what_is_no_state_dict(tmp_path, content, message):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(nl.CheckpointError, match=message):
+        nl.load_checkpoint(tmp_path / "odd.pth")
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        nl.load_checkpoint(tmp_path / "absent.safetensors")
+    for content in (b"", b"hello", b"\x89PNG\r\n\x1a\n" * 9):
+        (tmp_path / "odd").write_bytes(content)
+        with pytest.raises(nl.CheckpointError, match="odd"):
+            nl.load_checkpoint(tmp_path / "odd")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"format": "nonlocalnn", "config": "{"}, "damaged header: config is not JSON"),
+        ({"format": "nonlocalnn", "config": "[1]"}, "damaged header: config is a list"),
+        ({"format": "nonlocalnn", "config": '{"name": "nl_digits"}'}, "builds no model: 'num_classes'"),
+        (
+            {"format": "nonlocalnn", "config": '{"name": "x", "num_classes": 3, "overrides": {}}'},
+            "builds no model: model must be one of",
+        ),
+        ({"format": "pt"}, "does not say what builds its model"),
+    ],
+)
+def test_odd_headers(tmp_path, header, message):
+    save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", metadata=header)
+    with pytest.raises(nl.CheckpointError, match=message):
+        nl.load_checkpoint(tmp_path / "odd.safetensors")
+
+
+def test_metadata_must_be_json(tmp_path, model):
+    with pytest.raises(ValueError, match="metadata must be JSON-ready"):
+        nl.save_checkpoint(model, tmp_path / "m.safetensors", metadata={"a": object()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_of_other_files_is_empty(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert read_metadata(tmp_path / "a.pth") == read_metadata(tmp_path / "a.safetensors") == {}

@@ -1,0 +1,55 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from nonlocalnn.train import Recipe
+from nonlocalnn.train.optimizer import build_optimizer, learning_rate
+
+
+def rates(recipe, steps_per_epoch=4):
+    return [
+        learning_rate(recipe, step, steps_per_epoch=steps_per_epoch)
+        for step in range(recipe.epochs * steps_per_epoch)
+    ]
+
+
+def test_constant():
+    assert rates(Recipe(lr=0.3, epochs=2)) == [0.3] * 8
+
+
+def test_cosine_falls_from_lr_towards_zero():
+    found = rates(Recipe(lr=2.0, epochs=3, schedule="cosine"))
+    assert found == pytest.approx([1 + math.cos(math.pi * step / 12) for step in range(12)])
+
+
+def test_step_drops_at_milestones():
+    found = rates(Recipe(lr=1.0, epochs=3, schedule="step", milestones=(1, 2), gamma=0.5))
+    assert found == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
+
+
+def test_warmup_rises_to_lr_and_joins_the_schedule():
+    found = rates(Recipe(lr=1.0, epochs=3, warmup_epochs=1.5, schedule="cosine"))
+    assert found[:7] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
+    assert all(early > late for early, late in pairwise(found[6:]))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "expected"),
+    [
+        (Recipe(weight_decay=0.1), torch.optim.Adam, {"weight_decay": 0.1}),
+        (Recipe(optimizer="adamw", weight_decay=0.2), torch.optim.AdamW, {"weight_decay": 0.2}),
+        (Recipe(optimizer="sgd"), torch.optim.SGD, {"momentum": 0.9, "nesterov": False}),
+        (
+            Recipe(optimizer="sgd", momentum=0.5, nesterov=True),
+            torch.optim.SGD,
+            {"momentum": 0.5, "nesterov": True},
+        ),
+    ],
+    ids=["adam", "adamw", "sgd", "nesterov"],
+)
+def test_builds(recipe, kind, expected):
+    optimizer = build_optimizer(recipe, [torch.nn.Parameter(torch.ones(3))])
+    assert type(optimizer) is kind
+    assert {name: optimizer.defaults[name] for name in expected} == expected

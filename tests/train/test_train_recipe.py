@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nonlocalnn.train import Recipe
+
+FULL = Recipe(
+    data_dir=Path("somewhere"),
+    model_overrides={"blocks": False, "instantiation": "dot_product"},
+    optimizer="sgd",
+    momentum=0.5,
+    nesterov=True,
+    schedule="step",
+    milestones=(2, 5),
+    gamma=0.3,
+    clip_norm=1.0,
+)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), FULL], ids=["default", "full"])
+def test_survives_json(recipe):
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": "admw"}, "did you mean 'adam"),
+        ({"schedule": "linear"}, "schedule must be one of"),
+        ({"precision": "fp8"}, "precision must be one of"),
+        ({"channels": 2}, "channels must be one of"),
+        ({"device": "gpu"}, "device must be"),
+        ({"model_overrides": {"a": {1}}}, "only JSON values"),
+        ({"model_overrides": {"num_classes": 3}}, "the data set decides"),
+        ({"epochs": 0}, "epochs must be at least 1; got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"image_size": 0}, "image_size must be at least 1"),
+        ({"seed": -1}, "seed must be zero or more"),
+        ({"weight_decay": float("nan")}, "weight_decay must be zero or more"),
+        ({"lr": 0.0}, "lr must be greater than zero"),
+        ({"clip_norm": -1.0}, "clip_norm must be greater than zero"),
+        ({"optimizer": "sgd", "momentum": 1.0}, "momentum must be at least 0"),
+        ({"batch_size": 10, "accumulate": 3}, "divisible by accumulate; got 10 and 3"),
+        ({"momentum": 0.9}, "momentum has an effect only with optimizer='sgd'"),
+        ({"nesterov": True}, "nesterov has an effect only with optimizer='sgd'"),
+        ({"optimizer": "sgd", "momentum": 0.0, "nesterov": True}, "nesterov needs a momentum"),
+        ({"gamma": 0.5}, "gamma has an effect only with schedule='step'"),
+        ({"milestones": (2,)}, "milestones has an effect only"),
+        ({"schedule": "step"}, "needs milestones"),
+        ({"schedule": "step", "milestones": (3, 3)}, "milestones must ascend"),
+        ({"schedule": "step", "milestones": (10,)}, "milestones must ascend"),
+        ({"warmup_epochs": 10.0}, "warmup_epochs must be less than epochs=10"),
+    ],
+)
+def test_refuses(values, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**values)
+
+
+def test_refuses_unknown_field():
+    with pytest.raises(ValueError, match=r"no field 'batchsize' \(did you mean 'batch_size'"):
+        Recipe.from_dict({"batchsize": 3})
+
+
+def test_only_mathematics_counts_as_changed():
+    free = Recipe(
+        data_dir=Path("x"), num_workers=2, epochs=99, device="cpu", checkpoint_every=5, output=Path("y")
+    )
+    assert free.changed_fields(Recipe().to_dict()) == []
+    assert Recipe(seed=1, batch_size=32).changed_fields(Recipe().to_dict()) == ["batch_size", "seed"]
+
+
+def test_the_end_of_a_cosine_is_mathematics():
+    saved = Recipe(schedule="cosine").to_dict()
+    assert Recipe(schedule="cosine", epochs=20).changed_fields(saved) == ["epochs"]

@@ -1,0 +1,262 @@
+import json
+import math
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_task import LENGTHS, TinyTask, assert_identical, final_state, tiny_recipe
+from torch.nn import functional as F
+
+from nonlocalnn.train import NonFiniteLossError, train
+from nonlocalnn.train.order import epoch_order
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped."""
+    output = tmp_path_factory.mktemp("whole")
+    task = TinyTask()
+    result = train(tiny_recipe(output), task=task)
+    return output, task, result
+
+
+class ScriptedTask(TinyTask):
+    """Finds on the validation data what it is told."""
+
+    script: tuple[float, ...]
+
+    def evaluate(self, model, data, *, device, distributed):
+        found = super().evaluate(model, data, device=device, distributed=distributed)
+        if data.split == "validation":
+            score, *self.script = self.script
+            found["accuracy"] = score
+        return found
+
+
+def scripted(*scores):
+    task = ScriptedTask()
+    task.script = scores
+    return task
+
+
+def test_leaves_its_files_and_result(whole):
+    output, _, result = whole
+    assert {path.name for path in output.iterdir()} == {
+        *("recipe.json", "log.jsonl", "log.csv", "metrics.json"),
+        *("last.pt", "last.previous.pt", "last.safetensors", "best.safetensors"),
+    }
+    rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12), (3, 18)]
+    assert list(rows[0]) == [
+        *("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_loss"),
+        *("validation_accuracy", "seconds", "samples_per_second"),
+    ]
+    metrics = json.loads((output / "metrics.json").read_text())
+    best = max(rows, key=lambda row: row["validation_accuracy"])
+    assert (result.best_epoch, result.best_metric) == (best["epoch"], best["validation_accuracy"])
+    assert metrics["test"] == result.test
+    assert result.test["num_samples"] == LENGTHS["test"]
+    assert (result.steps, metrics["steps"], result.interrupted) == (18, 18, False)
+    assert json.loads((output / "recipe.json").read_text()) == tiny_recipe(output).to_dict()
+
+
+def test_test_data_is_read_once_at_the_end(whole, tmp_path):
+    _, task, _ = whole
+    assert [points.split for points in task.splits] == ["train", "validation", "test"]
+    assert task.splits[-1].reads == LENGTHS["test"]
+    # Stopped in the last step, everything is trained and nothing is tested.
+    stopped = TinyTask(stop_at=18)
+    assert train(tiny_recipe(tmp_path), task=stopped).interrupted
+    assert [points.split for points in stopped.splits] == ["train", "validation"]
+
+
+def test_loss_falls(whole):
+    rows = final_state(whole[0])["rows"]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_leaves_the_callers_random_numbers_alone(tmp_path):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    train(tiny_recipe(tmp_path, epochs=1), task=TinyTask())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_finished_run_is_only_reported(whole):
+    output, _, result = whole
+    task = TinyTask()
+    assert train(tiny_recipe(output), task=task, resume=True) == result
+    assert task.splits == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("stop_at", [3, 6, 10], ids=["mid-epoch", "epoch's end", "later epoch"])
+def test_resumes_bit_for_bit(whole, tmp_path, stop_at, num_workers):
+    recipe = tiny_recipe(tmp_path, num_workers=num_workers)
+    stopped = train(recipe, task=TinyTask(stop_at=stop_at, stop_with=signal.SIGINT))
+    assert (stopped.signal_number, stopped.steps, stopped.test) == (signal.SIGINT, stop_at, None)
+    result = train(recipe, task=TinyTask(), resume=True)
+    assert_identical(final_state(tmp_path), final_state(whole[0]))
+    assert result.test == whole[2].test
+    for name in ("best.safetensors", "last.safetensors"):
+        torch.testing.assert_close(load_file(tmp_path / name), load_file(whole[0] / name), rtol=0, atol=0)
+    logged = [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert logged == [1, 2, 3]
+
+
+class CrashingTask(TinyTask):
+    def loss(self, model, batch):
+        if self.calls == 9:
+            raise OSError("the machine went away")
+        return super().loss(model, batch)
+
+
+def test_resumes_bit_for_bit_from_a_save_inside_an_epoch(whole, tmp_path):
+    recipe = tiny_recipe(tmp_path, checkpoint_every=4)
+    with pytest.raises(OSError, match="went away"):
+        train(recipe, task=CrashingTask())
+    position = torch.load(tmp_path / "last.pt", weights_only=True)["position"]
+    assert (position["epoch"], position["step"]) == (1, 2)
+    train(recipe, task=TinyTask(), resume=True)
+    assert_identical(final_state(tmp_path), final_state(whole[0]))
+
+
+def test_more_epochs_continue_a_finished_run(tmp_path):
+    for folder in ("long", "short"):
+        train(
+            tiny_recipe(tmp_path / folder, schedule="constant", epochs=3 if folder == "long" else 1),
+            task=TinyTask(),
+        )
+    longer = tiny_recipe(tmp_path / "short", schedule="constant", epochs=3)
+    train(longer, task=TinyTask(), resume=True)
+    assert_identical(final_state(tmp_path / "short"), final_state(tmp_path / "long"))
+
+
+@pytest.mark.parametrize("scores", [(0.5, 0.7, 0.7), (math.nan, 0.7, 0.2)], ids=["tie", "NaN"])
+def test_best_is_the_first_of_the_highest(tmp_path, scores):
+    recipe = tiny_recipe(tmp_path / "three", schedule="constant")
+    result = train(recipe, task=scripted(*scores))
+    assert (result.best_epoch, result.best_metric) == (2, 0.7)
+    train(tiny_recipe(tmp_path / "two", schedule="constant", epochs=2), task=scripted(0.1, 0.2))
+    best, second = tmp_path / "three" / "best.safetensors", tmp_path / "two" / "last.safetensors"
+    torch.testing.assert_close(load_file(best), load_file(second), rtol=0, atol=0)
+
+
+def test_resume_restores_files_that_a_crash_left_behind(tmp_path):
+    recipe = tiny_recipe(tmp_path, schedule="constant", epochs=1)
+    train(recipe, task=scripted(0.9))
+    best = load_file(tmp_path / "best.safetensors")
+    for name in ("best.safetensors", "log.jsonl", "metrics.json"):
+        (tmp_path / name).unlink()
+    result = train(recipe, task=scripted(), resume=True)
+    assert result.best_metric == 0.9
+    torch.testing.assert_close(load_file(tmp_path / "best.safetensors"), best, rtol=0, atol=0)
+    assert (tmp_path / "log.jsonl").read_text().count("\n") == 1
+
+
+def weights(output):
+    return load_file(output / "last.safetensors")
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_accumulation_equals_the_large_batch(tmp_path, clip_norm):
+    changes = {"optimizer": "sgd", "lr": 0.1, "batch_size": 12, "clip_norm": clip_norm}
+    for accumulate in (1, 3):
+        recipe = tiny_recipe(tmp_path / str(accumulate), accumulate=accumulate, **changes)
+        train(recipe, task=TinyTask(plain=True))
+    torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "3"), rtol=1e-6, atol=1e-6)
+    first, second = (final_state(tmp_path / name)["rows"][-1]["train_loss"] for name in ("1", "3"))
+    assert first == pytest.approx(second, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains_and_resumes(tmp_path, precision):
+    changes = {"epochs": 1, "precision": precision, "clip_norm": 1.0}
+    train(tiny_recipe(tmp_path / "whole", **changes), task=TinyTask())
+    parts = tiny_recipe(tmp_path / "parts", **changes)
+    train(parts, task=TinyTask(stop_at=3))
+    train(parts, task=TinyTask(), resume=True)
+    state = final_state(tmp_path / "parts")
+    assert_identical(state, final_state(tmp_path / "whole"))
+    assert math.isfinite(state["rows"][0]["train_loss"])
+    assert bool(state["learner"]["scaler"]) is (precision == "fp16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_clipping_bounds_the_step(tmp_path, precision):
+    changes = {"optimizer": "sgd", "momentum": 0.0, "lr": 1.0, "schedule": "constant"}
+    recipe = tiny_recipe(tmp_path, clip_norm=0.01, precision=precision, **changes)
+    train(recipe, task=TinyTask(plain=True, stop_at=1))
+    before = weights(tmp_path)
+    train(recipe, task=TinyTask(plain=True, stop_at=1), resume=True)
+    after = weights(tmp_path)
+    step = torch.cat([(after[name] - before[name]).flatten() for name in after])
+    assert float(step.norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_non_finite_loss_names_the_samples_and_keeps_the_last_good_state(tmp_path):
+    # In the fourth batch of the first epoch.
+    bad = epoch_order(LENGTHS["train"], seed=7, epoch=0)[13]
+    with pytest.raises(NonFiniteLossError, match="loss is not finite at epoch 1, step 4") as caught:
+        train(tiny_recipe(tmp_path, checkpoint_every=1), task=TinyTask(poison=(bad,)))
+    assert f"train/{bad}" in caught.value.sample_ids
+    assert f"train/{bad}" in str(caught.value)
+    assert len(caught.value.sample_ids) == 4
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["position"]["step"] == 3
+    assert all(value.isfinite().all() for value in state["learner"]["model"].values())
+
+
+class SteepTask(TinyTask):
+    """A finite loss with a gradient that is not."""
+
+    def loss(self, model, batch):
+        scores = model(batch[0])
+        return F.cross_entropy(scores, batch[1]) + (0 * scores).sqrt().sum(), {}
+
+
+def test_non_finite_gradient_stops_too(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="gradient is not finite at epoch 1, step 1"):
+        train(tiny_recipe(tmp_path), task=SteepTask())
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_refuses_a_folder_with_a_run(whole):
+    with pytest.raises(ValueError, match="already holds a run: use --resume to go on, or another --output"):
+        train(tiny_recipe(whole[0]), task=TinyTask())
+
+
+def test_refuses_to_resume_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        train(tiny_recipe(tmp_path), task=TinyTask(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.5, "seed": 1}, r"lr was 0.01 and is now 0.5, seed was 7 and is now 1"),
+        ({"epochs": 4}, "epochs was 3 and is now 4"),
+    ],
+)
+def test_refuses_to_resume_with_another_recipe(whole, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(tiny_recipe(whole[0], **changes), task=TinyTask(), resume=True)
+
+
+def test_refuses_fewer_epochs_than_begun(tmp_path):
+    train(tiny_recipe(tmp_path, schedule="constant"), task=TinyTask(stop_at=8))
+    with pytest.raises(ValueError, match="epochs must be at least 2, which the run has begun; got 1"):
+        train(tiny_recipe(tmp_path, schedule="constant", epochs=1), task=TinyTask(), resume=True)
+
+
+def test_refuses_other_data(tmp_path, monkeypatch):
+    train(tiny_recipe(tmp_path), task=TinyTask(stop_at=2))
+    monkeypatch.setitem(LENGTHS, "train", 30)
+    with pytest.raises(ValueError, match="began with 27 training samples and the data now has 30"):
+        train(tiny_recipe(tmp_path), task=TinyTask(), resume=True)
+
+
+def test_refuses_a_batch_larger_than_the_data(tmp_path):
+    with pytest.raises(ValueError, match="has 27 samples, fewer than one batch of 28"):
+        train(tiny_recipe(tmp_path, batch_size=28), task=TinyTask())

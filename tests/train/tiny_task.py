@@ -1,0 +1,121 @@
+"""A task small enough for a test, with what makes resuming hard: batch norm, dropout, augmentation."""
+
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nonlocalnn.evaluate import evaluate
+from nonlocalnn.train import Recipe
+
+LENGTHS = {"train": 27, "validation": 10, "test": 9}
+
+
+class Points(torch.utils.data.Dataset):
+    """Random images of three classes; training images get noise from torch's global generator."""
+
+    classes = ("a", "b", "c")
+    channels = 1
+    image_size = (5, 7)
+
+    def __init__(self, split, *, augment, poison=()):
+        generator = torch.Generator().manual_seed(len(split))
+        self.split = split
+        self.augment = augment and split == "train"
+        self.targets = torch.randint(3, (LENGTHS[split],), generator=generator).tolist()
+        noise = torch.randn(LENGTHS[split], 1, 5, 7, generator=generator)
+        self.images = noise + torch.tensor(self.targets)[:, None, None, None]
+        for index in poison if split == "train" else ():
+            self.images[index] = float("nan")
+        self.reads = 0
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        image = self.images[index]
+        return image + 0.1 * torch.randn(1, 5, 7) if self.augment else image, self.targets[index]
+
+    def sample_id(self, index):
+        return f"{self.split}/{index}"
+
+
+class Net(nn.Module):
+    def __init__(self, *, plain):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.bn = nn.Identity() if plain else nn.BatchNorm2d(3)
+        self.dropout = nn.Identity() if plain else nn.Dropout(0.3)
+        self.fc = nn.Linear(3 * 3 * 5, 3)
+
+    def forward(self, x):
+        return self.fc(self.dropout(F.relu(self.bn(self.conv(x)))).flatten(1))
+
+
+@dataclass
+class TinyTask:
+    """``stop_at`` sends this process a signal during that call of ``loss``, counted from 1."""
+
+    metric = "accuracy"
+    plain: bool = False
+    poison: tuple[int, ...] = ()
+    stop_at: int | None = None
+    stop_with: int = signal.SIGTERM
+    delay: float = 0.0
+
+    def __post_init__(self):
+        self.calls = 0
+        self.splits = []
+
+    def data(self, split):
+        self.splits.append(Points(split, augment=not self.plain, poison=self.poison))
+        return self.splits[-1]
+
+    def model(self, data):
+        return Net(plain=self.plain)
+
+    def loss(self, model, batch):
+        self.calls += 1
+        if self.calls == self.stop_at:
+            signal.raise_signal(self.stop_with)
+        if self.delay:
+            print("step", self.calls, flush=True)
+            time.sleep(self.delay)
+        images, targets = batch
+        scores = model(images)
+        return F.cross_entropy(scores, targets), {"accuracy": (scores.argmax(1) == targets).float().mean()}
+
+    def evaluate(self, model, data, *, device, distributed):
+        return evaluate(model, data, device=device, distributed=distributed).to_dict()
+
+    def metadata(self, data):
+        return {"classes": list(data.classes), "image_size": list(data.image_size), "channels": 1}
+
+
+def tiny_recipe(output, **changes):
+    """Three epochs of six steps; every third sample is left over each time."""
+    recipe = Recipe(
+        output=Path(output), epochs=3, batch_size=4, lr=0.01, device="cpu", schedule="cosine", seed=7
+    )
+    return replace(recipe, **changes)
+
+
+def final_state(output):
+    """Everything a run must reproduce bit for bit: no times, no paths."""
+    state = torch.load(Path(output) / "last.pt", weights_only=True)
+    rows = [
+        {name: value for name, value in row.items() if name not in ("seconds", "samples_per_second")}
+        for row in state["position"].pop("rows")
+    ]
+    return {"learner": state["learner"], "rows": rows, "epoch": state["position"]["epoch"]}
+
+
+def assert_identical(first, second):
+    torch.testing.assert_close(first["learner"], second["learner"], rtol=0, atol=0)
+    assert first["rows"] == second["rows"]
+    assert first["epoch"] == second["epoch"]
