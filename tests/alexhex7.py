@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helpers import randomize_
+
 
 class TheirBlock(nn.Module):
     def __init__(self, channels, kind, *, sub_sample=True, bn_layer=True):
@@ -68,3 +70,14 @@ class TheirNetwork(nn.Module):
     def maps(self, x):
         first = self.conv_1(x)
         return self.nl_1.weights(first), self.nl_2.weights(self.conv_2(self.nl_1(first)))
+
+
+def randomized(kind, **settings):
+    # Small weights: products of three random layers would make every softmax a one-hot row.
+    network = randomize_(TheirNetwork(kind, **settings)).eval()
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if value.dim() > 1:
+                value.mul_(2 / value[0].numel() ** 0.5)
+            assert value.abs().max() > 0, name
+    return network

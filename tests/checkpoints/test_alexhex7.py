@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import nonlocalnn as nl
-from alexhex7 import TheirNetwork
-from helpers import randomize_
+from alexhex7 import TheirNetwork, randomized
 from nonlocalnn.functional import INSTANTIATIONS
 
 KEYS_OF_A_SUB_SAMPLED_BLOCK = {
@@ -16,17 +15,6 @@ KEYS_OF_A_SUB_SAMPLED_BLOCK = {
 }
 KEYS_OF_A_SUB_SAMPLED_BLOCK["dot_product"] = KEYS_OF_A_SUB_SAMPLED_BLOCK["embedded_gaussian"]
 W_KEYS = "W.0.weight W.0.bias W.1.weight W.1.bias W.1.running_mean W.1.running_var W.1.num_batches_tracked"
-
-
-def randomized(kind, **settings):
-    # Small weights: products of three random layers would make every softmax a one-hot row.
-    network = randomize_(TheirNetwork(kind, **settings)).eval()
-    with torch.no_grad():
-        for name, value in network.named_parameters():
-            if value.dim() > 1:
-                value.mul_(2 / value[0].numel() ** 0.5)
-            assert value.abs().max() > 0, name
-    return network
 
 
 @pytest.mark.parametrize("kind", INSTANTIATIONS)

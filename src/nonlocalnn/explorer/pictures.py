@@ -183,7 +183,13 @@ def _mark(axis: Any, place: tuple[int, int], shape: tuple[int, int], image: Tens
     side = "left" if column < image.shape[2] / 2 else "right"
     offset = (5 if side == "left" else -5, -3)
     axis.annotate(
-        text, (column, row), xytext=offset, textcoords="offset points", ha=side, color=_QUERY_COLOUR, fontsize=9
+        text,
+        (column, row),
+        xytext=offset,
+        textcoords="offset points",
+        ha=side,
+        color=_QUERY_COLOUR,
+        fontsize=9,
     )
 
 

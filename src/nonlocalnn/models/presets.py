@@ -79,7 +79,8 @@ def create_model(name: str, *, num_classes: int | None = None, **overrides: Any)
         >>> model.nl_1.instantiation
         'dot_product'
     """
-    preset, known = _PRESETS[name], model_settings(name)
+    known = model_settings(name)
+    preset = _PRESETS[name]
     for setting in overrides:
         if setting not in known:
             raise TypeError(

@@ -1,0 +1,251 @@
+"""The command line: what it does, and one clear line with the right status where it can't."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nonlocalnn as nl
+from alexhex7 import TheirNetwork, randomized
+from helpers import randomize_
+from nonlocalnn.cli import COMMANDS, main
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
+FACTS = {"classes": [str(digit) for digit in range(10)], "image_size": [28, 28], "channels": 1}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "digits.safetensors"
+    model = randomize_(nl.create_model("nl_digits", instantiation="dot_product"))
+    nl.save_checkpoint(model, path, metadata={**FACTS, "recipe": {"data": "digits"}})
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)).save(path)
+    return path
+
+
+def fails(capsys, *words, status, says):
+    """Check the status and that stderr is one line that says what is wrong."""
+    assert main([str(word) for word in words]) == status
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert "Traceback" not in captured.err
+    if status == 1:
+        assert captured.err.count("\n") == 1
+        assert captured.err.startswith(f"nonlocalnn {words[0]}: ")
+
+
+def test_overview_and_version(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+    assert nl.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "example" in text
+    assert f"nonlocalnn {command}" in text
+
+
+def test_unknown_command_and_flag(capsys):
+    fails(capsys, "evalute", status=2, says="no command 'evalute' (did you mean 'evaluate'?)")
+    fails(capsys, "predict", "--modle", "x", status=2, says="--model")
+    fails(capsys, "train", "--epochz", "3", status=2, says="epochz")
+
+
+@pytest.mark.slow
+def test_train_evaluate_predict_maps_in_order(tmp_path, photo, capsys):
+    run = tmp_path / "run"
+    config = tmp_path / "recipe.yaml"
+    config.write_text("data: digits\nepochs: 2\nlr: 0.002\n")
+    assert main(["train", "--config", str(config), "--output", str(run), "--batch-size", "128"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert (recipe["epochs"], recipe["lr"], recipe["batch_size"]) == (2, 0.002, 128)
+    recorded = json.loads((run / "metrics.json").read_text())
+
+    assert main(["evaluate", "--model", str(run), "--output", str(run / "evaluation")]) == 0
+    assert f"accuracy {recorded['test']['accuracy']:.4f} on 353 samples" in capsys.readouterr().out
+    report = json.loads((run / "evaluation/metrics.json").read_text())
+    assert report["confusion"] == recorded["test"]["confusion"]
+    with Image.open(run / "evaluation/confusion.png") as picture:
+        assert picture.format == "PNG"
+
+    assert main(["predict", str(photo), "--model", str(run), "--top", "2"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["path"] == str(photo)
+    assert len(answer["top"]) == 2
+    assert answer["probability"] >= answer["top"][1]["probability"]
+
+    assert main(["train", "--config", str(config), "--output", str(run)]) == 1
+    assert "already holds a run: use --resume" in capsys.readouterr().err
+    resumed = ["train", "--config", str(config), "--output", str(run), "--batch-size", "128", "--resume"]
+    assert main(resumed) == 0
+
+
+def test_print_config_can_be_loaded_again(tmp_path, capsys):
+    assert main(["train", "--lr", "0.3", "--model-overrides.blocks", "false", "--print-config"]) == 0
+    text = capsys.readouterr().out
+    assert "lr: 0.3" in text
+    path = tmp_path / "printed.yaml"
+    path.write_text(text)
+    assert main(["train", "--config", str(path), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_maps_of_files_of_one_name(tmp_path, checkpoint, photo, capsys):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / photo.name
+    other.write_bytes(photo.read_bytes())
+    folder = tmp_path / "maps"
+    words = ["maps", str(photo), str(other), "--model", str(checkpoint), "--output", str(folder)]
+    assert main([*words, "--blocks", "nl_1", "--queries", "3,4", "13,-1"]) == 0
+    shapes = {str(path.relative_to(folder)): np.load(path).shape for path in folder.rglob("*.npy")}
+    assert shapes == {"photo/nl_1.npy": (1, 196, 49), "photo-2/nl_1.npy": (1, 196, 49)}
+    fails(capsys, *words, "--queries", "13,0", status=1, says="query must be a place in (7, 7); got (13, 0)")
+
+
+def test_maps_hold_the_model_s_affinity(tmp_path, checkpoint):
+    words = ["maps", "--data", "digits", "--samples", "0", "7", "--model", str(checkpoint)]
+    assert main([*words, "--output", str(tmp_path)]) == 0
+    from nonlocalnn.data import load_dataset
+
+    image, target = load_dataset("digits", "test")[7]
+    model = nl.load_checkpoint(checkpoint).eval()
+    with nl.capture_affinity(model) as maps:
+        model(image[None])
+    folder = tmp_path / f"test-7-class-{target}"
+    for name in ("nl_1", "nl_2"):
+        np.testing.assert_allclose(np.load(folder / f"{name}.npy"), maps[name].affinity, rtol=1e-5, atol=1e-7)
+        assert (folder / f"{name}.png").stat().st_size > 1000
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_predict_folder_skips_nothing_and_reports_the_broken(tmp_path, checkpoint, photo, capsys):
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.png").write_bytes(photo.read_bytes())
+    (folder / "b.png").write_bytes(photo.read_bytes()[:60])
+    (folder / "deep" / "c.PNG").write_bytes(photo.read_bytes())
+    (folder / "notes.txt").write_text("no image")
+    output = tmp_path / "answers.jsonl"
+    assert main(["predict", str(folder), "--model", str(checkpoint), "--output", str(output)]) == 1
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["path"].removeprefix(str(folder)) for row in rows] == ["/a.png", "/b.png", "/deep/c.PNG"]
+    assert ["error" in row for row in rows] == [False, True, False]
+    assert "cannot read image" in capsys.readouterr().err
+    assert rows[0]["top"] == rows[2]["top"]
+
+
+@pytest.mark.parametrize("dot_product", [False, True])
+def test_convert(tmp_path, capsys, dot_product):
+    theirs = randomized("dot_product" if dot_product else "embedded_gaussian")
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    words = ["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]
+    assert main(words + ["--dot-product"] * dot_product) == 0
+    ours = nl.load_checkpoint(tmp_path / "ours.safetensors").eval()
+    x = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(ours(x), theirs(x))
+    capsys.readouterr()
+    assert main(["evaluate", "--model", str(tmp_path / "ours.safetensors"), "--data", "digits",
+                 "--output", str(tmp_path / "evaluation")]) == 0  # fmt: skip
+    assert "on 353 samples of digits/test" in capsys.readouterr().out
+
+
+def test_convert_as_dot_product_what_is_none(tmp_path, capsys):
+    torch.save(TheirNetwork("gaussian").state_dict(), tmp_path / "theirs.pth")
+    words = ("convert", tmp_path / "theirs.pth", tmp_path / "ours.safetensors", "--dot-product")
+    fails(capsys, *words, status=1, says="holds blocks of the kind 'gaussian'")
+
+
+def test_models_lists_parameters(capsys):
+    assert main(["models"]) == 0
+    assert "nl_digits" in capsys.readouterr().out
+
+
+def bad_folder(tmp_path):
+    for name in ("train/cat", "train/dog", "validation/cat", "validation/dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    Image.new("L", (9, 9)).save(tmp_path / "data/train/cat/1.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "--data", "digts"], "got 'digts' (did you mean 'digits'?)"),
+        (["train", "--data", "images"], "data_dir"),
+        (["train", "--data", "images", "--data-dir", "{bad}"], "holds no image"),
+        (["train", "--data", "images", "--data-dir", "absent"], "absent"),
+        (["train", "--model", "nl_digit"], "did you mean 'nl_digits'?"),
+        (
+            ["train", "--model-overrides.instantiation", "embeded_gaussian"],
+            "did you mean 'embedded_gaussian'?",
+        ),
+        (["train", "--model-overrides", '{"instantiation": "dot_product", "use_scale": true}'], "use_scale"),
+        (["train", "--lr", "-1"], "lr must be greater than zero"),
+        (["train", "--device", "cuda:9"], "device 'cuda:9' is not there"),
+        (["train", "--resume", "--output", "{tmp}/absent"], "no run to resume"),
+        (["evaluate", "--model", "absent.safetensors"], "there is no checkpoint absent.safetensors"),
+        (["evaluate", "--model", "{tmp}"], "holds no finished epoch"),
+        (["evaluate", "--model", "{model}", "--data", "mnist", "--data-dir", "{tmp}"], "{tmp}"),
+        (["predict", "absent.png", "--model", "{model}"], "absent.png"),
+        (["predict", "{corrupt}", "--model", "{model}"], "cannot read image {corrupt}"),
+        (["maps", "{corrupt}", "--model", "{model}"], "cannot read image {corrupt}"),
+        (["maps", "{photo}", "--model", "{model}", "--queries", "99,0"], "query must be a place in (14, 14)"),
+        (["maps", "{photo}", "--model", "{model}", "--blocks", "nl_9"], "no non-local block 'nl_9'"),
+        (["maps", "--data", "digits", "--samples", "9999", "--model", "{model}"], "from 0 to 352"),
+        (["predict", "{photo}", "--model", "{corrupt}"], "holds more than tensors, or is damaged"),
+        (["convert", "absent.pth", "x.safetensors"], "there is no checkpoint absent.pth"),
+        (["ablate", "digits", "--seeds", "0"], "seeds must be at least 1"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line(words, says, tmp_path, checkpoint, photo, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    corrupt = tmp_path / "corrupt.png"
+    corrupt.write_bytes(b"\x89PNG\r\n\x1a\n" + b"nonsense" * 9)
+    places = {"tmp": tmp_path, "model": checkpoint, "photo": photo, "corrupt": corrupt}
+    if "{bad}" in words:
+        places["bad"] = bad_folder(tmp_path)
+
+    def fill(word):
+        return word if word.startswith('{"') else word.format(**places)
+
+    fails(capsys, *map(fill, words), status=1, says=fill(says))
+
+
+def test_a_checkpoint_of_another_network(tmp_path, capsys):
+    nl.save_checkpoint(torch.nn.Linear(2, 2), tmp_path / "linear.safetensors", metadata=FACTS)
+    words = ("evaluate", "--model", tmp_path / "linear.safetensors", "--data", "digits")
+    fails(capsys, *words, status=1, says="does not say what builds its model")
+
+
+def test_debug_shows_the_traceback(capsys):
+    with pytest.raises(FileNotFoundError):
+        main(["evaluate", "--model", "absent.safetensors", "--data", "digits", "--debug"])
+
+
+def test_as_a_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "nonlocalnn", "evaluate", "--model", "absent"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "nonlocalnn evaluate: there is no checkpoint absent\n"

@@ -1,0 +1,83 @@
+"""The figures of an evaluation, against scikit-learn's."""
+
+import pytest
+import torch
+from sklearn import metrics
+from torch import nn
+from torch.nn import functional as F
+
+from nonlocalnn.data import LabelledImages
+from nonlocalnn.evaluate import autocast_for, evaluate, resolve_device
+
+CLASSES = ("a", "b", "c")
+
+
+class Images(LabelledImages):
+    def __init__(self, number=23):
+        targets = torch.randint(0, 3, (number,)).tolist()
+        super().__init__(classes=CLASSES, channels=1, image_size=(2, 2), targets=targets)
+        self.images = torch.randn(number, 1, 2, 2)
+
+    def read(self, index):
+        return self.images[index]
+
+    def sample_id(self, index):
+        return str(index)
+
+
+class Scores(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, x):
+        return self.layer(self.dropout(x.flatten(1)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_figures_equal_scikit_learn(batch_size):
+    data, model = Images(), Scores().train()
+    found = evaluate(model, data, batch_size=batch_size)
+    assert model.training
+    scores = model.layer(data.images.flatten(1)).detach()
+    predicted = scores.argmax(1).tolist()
+    assert found.confusion.tolist() == metrics.confusion_matrix(data.targets, predicted).tolist()
+    assert found.accuracy == pytest.approx(metrics.accuracy_score(data.targets, predicted))
+    assert found.recall == pytest.approx(metrics.recall_score(data.targets, predicted, average=None))
+    expected = metrics.precision_score(data.targets, predicted, average=None, zero_division=float("nan"))
+    assert found.precision == pytest.approx(list(expected), nan_ok=True)
+    assert found.loss == pytest.approx(float(F.cross_entropy(scores, torch.tensor(data.targets))), rel=1e-6)
+    assert found.num_samples == len(data)
+
+
+def test_undefined_figures_are_null_in_json():
+    data = Images()
+    data.targets = [0] * len(data)
+    model = Scores()
+    with torch.no_grad():
+        model.layer.bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
+    found = evaluate(model, data).to_dict()
+    assert found["recall"] == {"a": 1.0, "b": None, "c": None}
+    assert found["precision"] == {"a": 1.0, "b": None, "c": None}
+
+
+def test_wrong_inputs():
+    with pytest.raises(ValueError, match="empty data set"):
+        evaluate(Scores(), Images(0))
+    with pytest.raises(ValueError, match=r"the model's output must be \(B, 3\).*got \(23, 4\)"):
+        evaluate(nn.Flatten(), Images())
+    with pytest.raises(ValueError, match="precision must be one of"):
+        autocast_for("fp8", "cpu")
+    with pytest.raises(ValueError, match="device must be 'auto'"):
+        resolve_device("gpu")
+    with pytest.raises(ValueError, match="device 'cuda:77' is not there"):
+        resolve_device("cuda:77")
+
+
+def test_precision_is_used():
+    model = nn.Linear(4, 3)
+    with autocast_for("bf16", "cpu"):
+        assert model(torch.zeros(1, 4)).dtype == torch.bfloat16
+    with autocast_for("fp32", "cpu"):
+        assert model(torch.zeros(1, 4)).dtype == torch.float32
