@@ -14,7 +14,7 @@ demo: $(READY) ## train and evaluate on the embedded digits, draw what each posi
 	$(BIN)/python examples/demo.py
 
 test: lint ## run the linters and all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY) ## ruff, types, layers
 	$(BIN)/ruff check .

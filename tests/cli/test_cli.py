@@ -117,7 +117,9 @@ def test_maps_of_files_of_one_name(tmp_path, checkpoint, photo, capsys):
     assert main([*words, "--blocks", "nl_1", "--queries", "3,4", "13,-1"]) == 0
     shapes = {str(path.relative_to(folder)): np.load(path).shape for path in folder.rglob("*.npy")}
     assert shapes == {"photo/nl_1.npy": (1, 196, 49), "photo-2/nl_1.npy": (1, 196, 49)}
+    words[-1] = folder / "more"
     fails(capsys, *words, "--queries", "13,0", status=1, says="query must be a place in (7, 7); got (13, 0)")
+    assert not (folder / "more").exists()
 
 
 def test_maps_hold_the_model_s_affinity(tmp_path, checkpoint):

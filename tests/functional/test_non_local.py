@@ -7,7 +7,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, affinity, non_local
+from nonlocalnn.functional import (
+    INSTANTIATIONS,
+    SOFTMAX_INSTANTIATIONS,
+    affinity,
+    concatenation,
+    non_local,
+)
 from nonlocalnn.functional.concatenation import rectified_non_local
 
 B, N, M, D, E = 2, 13, 11, 5, 3
@@ -184,8 +190,13 @@ def test_fused_never_holds_an_n_by_m_tensor(instantiation, num_values, masked):
         assert (seen.largest >= many * many) == holds, engine
 
 
+@pytest.fixture(params=[3, 64], ids=["many runs", "one run"])
+def run_length(request, monkeypatch):
+    monkeypatch.setattr(concatenation, "_RUN_LENGTH", request.param)
+
+
 @pytest.mark.parametrize("case", ["random", "ties in b", "ties in a and b", "sums of exactly zero"])
-def test_concatenation_gradcheck(case):
+def test_concatenation_gradcheck(case, run_length):
     a, b = torch.randn(2, 6, dtype=torch.float64), torch.randn(2, 7, dtype=torch.float64)
     if case == "ties in b":
         b[:, 3:6] = b[:, :1]
@@ -202,7 +213,7 @@ def test_concatenation_gradcheck(case):
     assert torch.autograd.gradcheck(rectified_non_local, (a, b, g))
 
 
-def test_concatenation_at_exactly_zero_equals_autograd_of_relu():
+def test_concatenation_at_exactly_zero_equals_autograd_of_relu(run_length):
     a = torch.tensor([[1.0, -2.0, 0.5, -2.0]], dtype=torch.float64, requires_grad=True)
     b = torch.tensor([[-1.0, 2.0, 2.0, -0.5, 3.0]], dtype=torch.float64, requires_grad=True)
     g = torch.randn(1, 5, 2, dtype=torch.float64, requires_grad=True)
@@ -216,8 +227,50 @@ def test_concatenation_at_exactly_zero_equals_autograd_of_relu():
         torch.testing.assert_close(gradient, wanted)
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e4], ids=["centred", "a and b far apart"])
+def test_concatenation_is_as_exact_in_float32_as_the_materialised_form(shift):
+    """a + b is what counts: a = 10,000 and b = -10,000 must not cost digits beyond those of the inputs."""
+    a, b, g = torch.randn(1, 900) + shift, torch.randn(1, 800) - shift, torch.randn(1, 800, 7)
+    leaves = [part.requires_grad_() for part in (a, b, g)]
+    exact = [part.detach().double().requires_grad_() for part in leaves]
+    slope = torch.randn(1, 900, 7)
+
+    def materialised(a, b, g):
+        return torch.relu(a.unsqueeze(2) + b.unsqueeze(1)) @ g / g.shape[1]
+
+    def with_gradients(form, parts, slope):
+        y = form(*parts)
+        return (y.detach(), *torch.autograd.grad(y, parts, slope))
+
+    expected = with_gradients(materialised, exact, slope.double())
+    errors = [
+        [float((value - wanted).abs().max()) for value, wanted in zip(found, expected, strict=True)]
+        for found in (
+            with_gradients(rectified_non_local, leaves, slope),
+            with_gradients(materialised, leaves, slope),
+        )
+    ]
+    for ours, theirs in zip(*errors, strict=True):
+        assert ours <= 3 * theirs
+
+
+@pytest.mark.parametrize("num_values", [1, 70])
+def test_concatenation_over_many_runs_and_batch_entries(num_values):
+    a, b = torch.randn(3, 310, dtype=torch.float64), torch.randn(3, 170, dtype=torch.float64)
+    g = torch.randn(3, 170, num_values, dtype=torch.float64)
+    leaves = [part.requires_grad_() for part in (a, b, g)]
+    y = rectified_non_local(*leaves)
+    expected = torch.relu(a.unsqueeze(2) + b.unsqueeze(1)) @ g / 170
+    torch.testing.assert_close(y, expected)
+    slope = torch.randn_like(y)
+    for ours, wanted in zip(
+        torch.autograd.grad(y, leaves, slope), torch.autograd.grad(expected, leaves, slope), strict=True
+    ):
+        torch.testing.assert_close(ours, wanted)
+
+
 @pytest.mark.parametrize("direction", [-1e6, 1e6], ids=["none passes", "all pass"])
-def test_concatenation_when_no_or_every_pair_passes(direction):
+def test_concatenation_when_no_or_every_pair_passes(direction, run_length):
     theta, phi, g, w_f = inputs("concatenation")
     shifted = phi + direction * w_f[D:] / (w_f[D:] @ w_f[D:])
     y, expected = (

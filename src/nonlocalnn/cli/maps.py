@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def run(words: Sequence[str]) -> int:
         "maps",
         "What positions of an image attend to, in each non-local block: an array and a picture.",
         "nonlocalnn maps digit.png --model runs/digits --output runs/maps\n"
-        "  nonlocalnn maps --data digits --samples 0 12 --model runs/digits --queries 3,4 9,9",
+        "  nonlocalnn maps --data digits --samples 0 12 --model runs/digits --blocks nl_1 --queries 3,4 9,9",
     )
     parser.add_argument("inputs", nargs="*", type=Path, help="image files, and folders of them")
     add_model_arguments(parser)
@@ -59,6 +60,9 @@ def run(words: Sequence[str]) -> int:
         ):
             scores = model(image.unsqueeze(0).to(device))
         answer = loaded.classes[int(scores[0].argmax())]
+        # A query that one block has and another lacks must be refused before anything is written.
+        for shown, query in itertools.product(maps.values(), args.queries or ()):
+            shown.of_query(*query)
         for block, shown in maps.items():
             _write(args.output / name, block, image, shown, args.queries, f"{block}, predicted {answer!r}.")
     print(f"{len(inputs)} inputs, results in {args.output}")

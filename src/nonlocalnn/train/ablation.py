@@ -94,17 +94,17 @@ def ablate(base: Recipe, *, num_seeds: int, progress: bool | None = None) -> Ite
 
 
 def markdown(rows: list[AblationRow]) -> str:
-    """Return the table: variant, mean and standard deviation of the test accuracy in %, the seeds, time.
+    """Return the table: variant, mean and standard deviation of the test accuracy in %, and each seed's.
 
     Example:
         >>> print(markdown([AblationRow("no block", [0.98, 0.99], [10.0, 12.0])]))
-        | variant | test accuracy, % | each seed | seconds a run |
-        | --- | --- | --- | --- |
-        | no block | 98.50 ± 0.71 | 98.00, 99.00 | 11 |
+        | variant | test accuracy, % | each seed |
+        | --- | --- | --- |
+        | no block | 98.50 ± 0.71 | 98.00, 99.00 |
     """
-    lines = ["| variant | test accuracy, % | each seed | seconds a run |", "| --- | --- | --- | --- |"]
+    lines = ["| variant | test accuracy, % | each seed |", "| --- | --- | --- |"]
     for row in rows:
         each = ", ".join(f"{100 * value:.2f}" for value in row.test_accuracy)
         score = f"{100 * row.mean:.2f} ± {100 * row.deviation:.2f}"
-        lines.append(f"| {row.variant} | {score} | {each} | {statistics.fmean(row.seconds):.0f} |")
+        lines.append(f"| {row.variant} | {score} | {each} |")
     return "\n".join(lines)

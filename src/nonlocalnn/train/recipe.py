@@ -93,6 +93,9 @@ class Recipe:
     output: Path = Path("runs/train")
 
     def __post_init__(self) -> None:
+        for name in ("data_dir", "output"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
         self._check_choices()
         self._check_ranges()
         self._check_effects()
@@ -178,9 +181,6 @@ class Recipe:
         given = dict(values)
         if "milestones" in given:
             given["milestones"] = tuple(given["milestones"])
-        for name in ("data_dir", "output"):
-            if given.get(name) is not None:
-                given[name] = Path(given[name])
         return cls(**given)
 
     def changed_fields(self, saved: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,87 @@
+"""The README and the documentation do what they say: code runs, links lead somewhere, flags exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from nonlocalnn.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*ROOT.glob("README.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S)
+_NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*$")
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def blocks(page, *languages):
+    """Yield the place and the code of each block that is to be run."""
+    text = page.read_text(encoding="utf-8")
+    for fence in _FENCE.finditer(text):
+        if fence["language"] in languages and not _NOT_RUN.search(text[: fence.start()]):
+            yield text[: fence.start("code")].count("\n"), fence["code"]
+
+
+@pytest.fixture
+def _one_thread():
+    """Take one thread: the pages' arrays are small, and threads that wait for a busy core cost far more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@every_page
+@pytest.mark.usefixtures("_one_thread")
+def test_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__docs__"}
+    for lines_above, code in blocks(page, "python"):
+        # The empty lines give a failure the line number that it has in the page.
+        exec(compile("\n" * lines_above + code, str(page), "exec"), namespace)
+
+
+def commands(page):
+    """Yield the words of each line that calls the program."""
+    for _, code in blocks(page, "bash", "console"):
+        for line in code.replace("\\\n", " ").splitlines():
+            if called := re.search(r"(?:^|-m )nonlocalnn ([^#]+)", line):
+                yield called[1].split()
+
+
+@every_page
+def test_commands_and_their_flags_exist(page, capsys):
+    for name, *words in commands(page):
+        assert name in COMMANDS
+        assert main([name, "--help"]) == 0
+        known = re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)
+        for word in words:
+            assert not word.startswith("--") or word in known, f"{name} has no flag {word}"
+
+
+def test_every_command_is_in_the_reference():
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8"), re.M)
+    assert listed == list(COMMANDS)
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as the site and GitHub make them."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in _LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        destination = (page.parent / path).resolve() if path else page
+        assert destination.exists(), f"{target}: there is no {destination}"
+        if anchor and destination.suffix == ".md":
+            assert anchor in anchors(destination), f"{target}: no such heading"
