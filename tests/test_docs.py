@@ -1,5 +1,6 @@
 """The README and the documentation do what they say: code runs, links lead somewhere, flags exist."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from nonlocalnn.cli import COMMANDS, main
+from nonlocalnn.train.ablation import AblationRow, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("README.md"), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -85,3 +87,9 @@ def test_links_lead_somewhere(page):
         assert destination.exists(), f"{target}: there is no {destination}"
         if anchor and destination.suffix == ".md":
             assert anchor in anchors(destination), f"{target}: no such heading"
+
+
+def test_the_digits_table_is_that_of_its_json():
+    report = json.loads((ROOT / "docs/results/digits.json").read_text())
+    rows = [AblationRow(row["variant"], row["test_accuracy"], seconds=[]) for row in report["rows"]]
+    assert markdown(rows) in (ROOT / "docs/results/digits.md").read_text()

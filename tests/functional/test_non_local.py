@@ -18,7 +18,7 @@ from nonlocalnn.functional.concatenation import rectified_non_local
 
 B, N, M, D, E = 2, 13, 11, 5, 3
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-MASKS = ("no mask", "some keys", "an entry without keys")
+MASKS = ("no mask", "some keys", "an entry with one key", "an entry without keys")
 
 
 def inputs(instantiation, *, dtype=torch.float64, num_values=E, seed=0):
@@ -35,8 +35,9 @@ def mask_for(kind):
     if kind == "no mask":
         return None
     mask = torch.rand(B, M, generator=torch.Generator().manual_seed(1)) > 0.4
-    if kind == "an entry without keys":
+    if kind != "some keys":
         mask[1] = False
+        mask[1, 4] = kind == "an entry with one key"
     return mask
 
 

@@ -50,15 +50,17 @@ def _rectified_sum(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor) -> Tensor:
     """Return sum_j ReLU(a_i + b_j) g_j."""
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return g_BME.new_zeros(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
-    runs = _sort_into_runs(a_BN, b_BM)
-    # Two places more in each run, for what the earlier runs add to it.
-    g_RLE = runs.gather_keys(g_BME, extra=2)
-    p_RE, y_RE = runs.before(g_RLE)
-    g_RLE[:, -2], g_RLE[:, -1] = p_RE, y_RE
-    weights_RLL = runs.weights(extra=2)
-    weights_RLL[:, :, -2] = runs.a_RL - runs.start_R1.to(runs.a_RL.dtype)
-    weights_RLL[:, :, -1] = 1.0
-    return runs.scatter_queries(torch.bmm(weights_RLL, g_RLE))
+    # The caller may be under autocast, which would narrow the products to half precision.
+    with torch.autocast(g_BME.device.type, enabled=False):
+        runs = _sort_into_runs(a_BN, b_BM)
+        # Two places more in each run, for what the earlier runs add to it.
+        g_RLE = runs.gather_keys(g_BME, extra=2)
+        p_RE, y_RE = runs.before(g_RLE)
+        g_RLE[:, -2], g_RLE[:, -1] = p_RE, y_RE
+        weights_RLL = runs.weights(extra=2)
+        weights_RLL[:, :, -2] = runs.a_RL - runs.start_R1.to(runs.a_RL.dtype)
+        weights_RLL[:, :, -1] = 1.0
+        return runs.scatter_queries(torch.bmm(weights_RLL, g_RLE))
 
 
 @_rectified_sum.register_fake
@@ -77,26 +79,27 @@ def _rectified_sum_backward(
     """
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return torch.zeros_like(a_BN), torch.zeros_like(b_BM), torch.zeros_like(g_BME)
-    runs = _sort_into_runs(a_BN, b_BM)
-    g_RLE = runs.gather_keys(g_BME, extra=1)
-    g_RLE[:, -1] = runs.before(g_RLE)[0]
-    dy_RLE = runs.gather_queries(dy_BNE, extra=2)
-    dy_RLE[:, -2], dy_RLE[:, -1] = runs.after(dy_RLE)
-    # Products of gradients and values; the last row and column hold those with the other runs' sums.
-    products_RLL = torch.bmm(dy_RLE[:, :-1], g_RLE.transpose(1, 2))
-    weights_RLL = runs.weights(extra=2, transpose=True)
-    passes_RLL = weights_RLL[:, :, :-2].transpose(1, 2) > 0
-    inside_RLL = torch.where(passes_RLL, products_RLL[:, :-1, :-1], 0.0)
-    da_RL = inside_RLL.sum(2) + products_RLL[:, :-1, -1]
-    db_RL = inside_RLL.sum(1) + products_RLL[:, -1, :-1]
-    weights_RLL[:, :, -2] = runs.b_RL - runs.end_R1.to(runs.b_RL.dtype)
-    weights_RLL[:, :, -1] = 1.0
-    dg_RLE = torch.bmm(weights_RLL, dy_RLE)
-    return (
-        runs.scatter_queries(da_RL.unsqueeze(2)).squeeze(2),
-        runs.scatter_keys(db_RL.unsqueeze(2)).squeeze(2),
-        runs.scatter_keys(dg_RLE),
-    )
+    with torch.autocast(g_BME.device.type, enabled=False):
+        runs = _sort_into_runs(a_BN, b_BM)
+        g_RLE = runs.gather_keys(g_BME, extra=1)
+        g_RLE[:, -1] = runs.before(g_RLE)[0]
+        dy_RLE = runs.gather_queries(dy_BNE, extra=2)
+        dy_RLE[:, -2], dy_RLE[:, -1] = runs.after(dy_RLE)
+        # Products of gradients and values; the last row and column hold those with the other runs' sums.
+        products_RLL = torch.bmm(dy_RLE[:, :-1], g_RLE.transpose(1, 2))
+        weights_RLL = runs.weights(extra=2, transpose=True)
+        passes_RLL = weights_RLL[:, :, :-2].transpose(1, 2) > 0
+        inside_RLL = torch.where(passes_RLL, products_RLL[:, :-1, :-1], 0.0)
+        da_RL = inside_RLL.sum(2) + products_RLL[:, :-1, -1]
+        db_RL = inside_RLL.sum(1) + products_RLL[:, -1, :-1]
+        weights_RLL[:, :, -2] = runs.b_RL - runs.end_R1.to(runs.b_RL.dtype)
+        weights_RLL[:, :, -1] = 1.0
+        dg_RLE = torch.bmm(weights_RLL, dy_RLE)
+        return (
+            runs.scatter_queries(da_RL.unsqueeze(2)).squeeze(2),
+            runs.scatter_keys(db_RL.unsqueeze(2)).squeeze(2),
+            runs.scatter_keys(dg_RLE),
+        )
 
 
 @_rectified_sum_backward.register_fake

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 def non_local(
     theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, *, scale: float, key_mask_BM: Tensor | None
 ) -> Tensor:
-    """Return softmax(scale * theta phi^T) g, shape (B, N, E).
+    """Return softmax(scale * theta phi^T) g, shape (B, N, E); values of masked keys must be zero.
 
     Memory: linear in N + M; the kernel keeps the log-sum-exp of each query for the backward pass.
     """
@@ -29,11 +29,11 @@ def non_local(
     if key_mask_BM is None:
         y = F.scaled_dot_product_attention(query, key, value, scale=scale)
         return y.squeeze(1)[..., :num_values]
-    # A row without any key is computed without the mask and then set to zero, so that no NaN arises in the
-    # forward or the backward pass. The mask is added as numbers, one row a batch entry: a boolean one would
-    # be turned into N x M numbers by the CPU kernel.
+    # An entry without any key is computed without the mask, so that no NaN arises in either pass; its values
+    # are zero, and so is their average. The mask is added as numbers, one row a batch entry: the CPU kernel
+    # would turn a boolean one into N x M numbers.
     has_key_B1 = key_mask_BM.any(1, keepdim=True)
     is_out_BM = ~key_mask_BM & has_key_B1
     bias = torch.zeros_like(is_out_BM, dtype=query.dtype).masked_fill(is_out_BM, -torch.inf)
     y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[:, None, None, :], scale=scale)
-    return y.squeeze(1)[..., :num_values].masked_fill(~has_key_B1.unsqueeze(2), 0.0)
+    return y.squeeze(1)[..., :num_values]
