@@ -1,19 +1,20 @@
 """The concatenation form, eq. (5): y_i = sum_j ReLU(a_i + b_j) g_j / C(x), by sorting and prefix sums.
 
-Queries (by -a_i) and keys (by b_j) are sorted together, downwards. The ReLU lets key j through for query i
-exactly when b_j > -a_i, that is when the key stands before the query, so that
+With b sorted downwards, the keys that the ReLU lets through for query i are the first k(i), those with
+b_j > -a_i, so that
 
-    y_i = a_i P_i + Q_i,    P_i, Q_i = sums of g_j and of b_j g_j over the keys before query i.
+    y_i = a_i P_k(i) + Q_k(i),    P, Q = prefix sums of g and of b g in that order.
 
-The sorted sequence is cut into runs of a few dozen places. The keys of earlier runs enter by prefix sums
-over runs, which are few; those of the query's own run by a small dense product with ReLU(a_i + b_j). All
-heavy work is then one batched matrix product, and rounding errors grow with the length of a run and not of
-the sequence. The gradient has the same form with the roles of a and b exchanged: it sums over the queries
-that stand after a key.
+The sorted keys are cut into runs of a few. Prefix sums are kept for whole runs only, which makes them few;
+a query adds the keys of the run in which its k(i) falls one by one. Both are rows of one table, and y_i is a
+short weighted sum of its rows. Rounding errors thus grow with the length of a run and not of the sequence.
+Queries are sorted as well, so that neighbours read the same rows.
 
-Both passes cost O((N + M)(log(N + M) + E)) time and O((N + M) E) memory; no N x M tensor exists.
+The gradient has the same form with the roles of a and b exchanged. Both passes cost
+O((N + M)(log(N + M) + E)) time and O((N + M) E) memory; no N x M tensor exists.
 
-Shapes: B batch, N queries, M keys, E value channels, R runs over the whole batch, L places in a run.
+Shapes: B batch, N queries, M keys, E channels of the rows that are summed, R runs, L keys in a run. "Keys"
+are whatever is summed over: in the backward pass that is the queries, too.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Longer runs mean more arithmetic in the products inside runs; shorter ones mean more prefix sums.
-_RUN_LENGTH = 64
+# Longer runs mean longer sums for each query, shorter ones more prefix sums.
+_RUN_LENGTH = 16
 
 
 def rectified_non_local(
@@ -50,17 +51,9 @@ def _rectified_sum(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor) -> Tensor:
     """Return sum_j ReLU(a_i + b_j) g_j."""
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return g_BME.new_zeros(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
-    # The caller may be under autocast, which would narrow the products to half precision.
-    with torch.autocast(g_BME.device.type, enabled=False):
-        runs = _sort_into_runs(a_BN, b_BM)
-        # Two places more in each run, for what the earlier runs add to it.
-        g_RLE = runs.gather_keys(g_BME, extra=2)
-        p_RE, y_RE = runs.before(g_RLE)
-        g_RLE[:, -2], g_RLE[:, -1] = p_RE, y_RE
-        weights_RLL = runs.weights(extra=2)
-        weights_RLL[:, :, -2] = runs.a_RL - runs.start_R1.to(runs.a_RL.dtype)
-        weights_RLL[:, :, -1] = 1.0
-        return runs.scatter_queries(torch.bmm(weights_RLL, g_RLE))
+    queries, keys = _Side.of(a_BN), _Side.of(b_BM)
+    sums = _Sums.of(queries, keys)
+    return queries.unsort(sums.rectified(keys.table(g_BME)))
 
 
 @_rectified_sum.register_fake
@@ -74,32 +67,22 @@ def _rectified_sum_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of a, b and g.
 
-    With i ~ j where a_i + b_j > 0: da_i = <dy_i, sum_{j~i} g_j>, db_j = <g_j, R_j> and
-    dg_j = b_j R_j + S_j, where R_j and S_j are the sums of dy_i and of a_i dy_i over i ~ j.
+    With i ~ j where a_i + b_j > 0: da_i = <dy_i, sum_{j~i} g_j>, db_j = <g_j, sum_{i~j} dy_i> and
+    dg_j = sum_i ReLU(a_i + b_j) dy_i.
     """
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return torch.zeros_like(a_BN), torch.zeros_like(b_BM), torch.zeros_like(g_BME)
-    with torch.autocast(g_BME.device.type, enabled=False):
-        runs = _sort_into_runs(a_BN, b_BM)
-        g_RLE = runs.gather_keys(g_BME, extra=1)
-        g_RLE[:, -1] = runs.before(g_RLE)[0]
-        dy_RLE = runs.gather_queries(dy_BNE, extra=2)
-        dy_RLE[:, -2], dy_RLE[:, -1] = runs.after(dy_RLE)
-        # Products of gradients and values; the last row and column hold those with the other runs' sums.
-        products_RLL = torch.bmm(dy_RLE[:, :-1], g_RLE.transpose(1, 2))
-        weights_RLL = runs.weights(extra=2, transpose=True)
-        passes_RLL = weights_RLL[:, :, :-2].transpose(1, 2) > 0
-        inside_RLL = torch.where(passes_RLL, products_RLL[:, :-1, :-1], 0.0)
-        da_RL = inside_RLL.sum(2) + products_RLL[:, :-1, -1]
-        db_RL = inside_RLL.sum(1) + products_RLL[:, -1, :-1]
-        weights_RLL[:, :, -2] = runs.b_RL - runs.end_R1.to(runs.b_RL.dtype)
-        weights_RLL[:, :, -1] = 1.0
-        dg_RLE = torch.bmm(weights_RLL, dy_RLE)
-        return (
-            runs.scatter_queries(da_RL.unsqueeze(2)).squeeze(2),
-            runs.scatter_keys(db_RL.unsqueeze(2)).squeeze(2),
-            runs.scatter_keys(dg_RLE),
-        )
+    queries, keys = _Side.of(a_BN), _Side.of(b_BM)
+    over_keys, over_queries = _Sums.of(queries, keys), _Sums.of(keys, queries)
+    g_table, dy_table = keys.table(g_BME), queries.table(dy_BNE)
+    da_BS = queries.dot(dy_table, over_keys.passing(g_table))
+    db_BS = keys.dot(g_table, over_queries.passing(dy_table))
+    dg_BSE = over_queries.rectified(dy_table)
+    return (
+        queries.unsort(da_BS.unsqueeze(2)).squeeze(2),
+        keys.unsort(db_BS.unsqueeze(2)).squeeze(2),
+        keys.unsort(dg_BSE),
+    )
 
 
 @_rectified_sum_backward.register_fake
@@ -120,133 +103,127 @@ _rectified_sum.register_autograd(_backward, setup_context=_save_inputs)
 
 
 @dataclass(frozen=True)
-class _Runs:
-    """Queries and keys of each batch entry, sorted together and cut into runs.
+class _Side:
+    """The queries or the keys, sorted downwards by a or b and cut into runs.
 
     Args:
-        shape: (B, N, M).
-        a_RL: a of the query at each place, -inf where there is none: its sum with any b is rectified to 0.
-        b_RL: b of the key at each place, -inf where there is none.
-        start_R1: -1 times what the first place of each run is sorted by, 0 where that is nothing; no a in
-            the run is smaller. In float64, as is what is multiplied by it.
-        end_R1: What the last place is sorted by; no b in the run is smaller.
-        order_BT: Which of the N queries, M keys and empty places stands at each place.
-        place_BT: The inverse: where each stands.
+        values_BS: The sorted values, and -inf up to a whole number of runs that is one run more than is full:
+            nothing passes the ReLU with them.
+        order_BS: Which query or key stands at each place; 0 at the places filled up.
+        rank_BN: At which place each stands.
     """
 
-    shape: tuple[int, int, int]
-    a_RL: Tensor
-    b_RL: Tensor
-    start_R1: Tensor
-    end_R1: Tensor
-    order_BT: Tensor
-    place_BT: Tensor
+    values_BS: Tensor
+    order_BS: Tensor
+    rank_BN: Tensor
 
-    def gather_queries(self, rows_BNE: Tensor, *, extra: int) -> Tensor:
-        """Return each place's row, any row where there is no query, and ``extra`` places to fill."""
-        return self._gather(rows_BNE, self.order_BT, extra)
+    @classmethod
+    def of(cls, values_BN: Tensor) -> _Side:
+        batch, count = values_BN.shape
+        values_BS, order_BS = values_BN.sort(dim=1, descending=True)
+        places = torch.arange(count, device=values_BN.device).expand(batch, -1)
+        rank_BN = torch.empty_like(order_BS).scatter_(1, order_BS, places)
+        filling = (0, (count // _RUN_LENGTH + 1) * _RUN_LENGTH - count)
+        return cls(F.pad(values_BS, filling, value=-torch.inf), F.pad(order_BS, filling), rank_BN)
 
-    def gather_keys(self, rows_BME: Tensor, *, extra: int) -> Tensor:
-        """Return each place's row, any row where there is no key, and ``extra`` places to fill."""
-        return self._gather(rows_BME, self.order_BT - self.shape[1], extra)
+    @property
+    def runs_BRL(self) -> Tensor:
+        """The values, run by run."""
+        return self.values_BS.unflatten(1, (-1, _RUN_LENGTH))
 
-    def _gather(self, rows: Tensor, index_BT: Tensor, extra: int) -> Tensor:
-        batch, count, width = rows.shape
-        offset_B1 = torch.arange(0, batch * count, count, device=rows.device).unsqueeze(1)
-        index_RL = (index_BT.clamp(0, count - 1) + offset_B1).view(self.a_RL.shape)
-        index_RL = F.pad(index_RL, (0, extra))
-        gathered = rows.reshape(batch * count, width).index_select(0, index_RL.flatten())
-        return gathered.view(*index_RL.shape, width)
+    @property
+    def start_BR(self) -> Tensor:
+        """For each run a number that no -value of an earlier run exceeds, 0 for the first, float64."""
+        return F.pad(-self.runs_BRL[:, :-1, -1], (1, 0)).double()
 
-    def scatter_queries(self, rows_RLE: Tensor) -> Tensor:
-        """Return the rows of the places where queries stand, in the queries' own order, (B, N, E)."""
-        return self._scatter(rows_RLE, self.place_BT[:, : self.shape[1]])
+    def table(self, rows_BNE: Tensor) -> Tensor:
+        """Return each run's L rows, and P and a P + Q of all earlier runs at a = start, (B, R, L + 2, E).
 
-    def scatter_keys(self, rows_RLE: Tensor) -> Tensor:
-        """Return the rows of the places where keys stand, in the keys' own order, (B, M, E)."""
-        return self._scatter(rows_RLE, self.place_BT[:, self.shape[1] : self.shape[1] + self.shape[2]])
-
-    def _scatter(self, rows_RLE: Tensor, place: Tensor) -> Tensor:
-        batch, total = self.place_BT.shape
-        offset_B1 = torch.arange(0, batch * total, total, device=place.device).unsqueeze(1)
-        rows = rows_RLE.reshape(batch * total, -1).index_select(0, (place + offset_B1).flatten())
-        return rows.view(*place.shape, -1)
-
-    def weights(self, *, extra: int, transpose: bool = False) -> Tensor:
-        """Return ReLU(a_i + b_j) inside each run: (R, queries, keys + extra), or transposed likewise."""
-        rows_RL, columns_RL = (self.b_RL, self.a_RL) if transpose else (self.a_RL, self.b_RL)
-        num_runs, length = rows_RL.shape
-        weights = rows_RL.new_empty(num_runs, length, length + extra)
-        inside = weights[:, :, :length]
-        torch.add(rows_RL.unsqueeze(2), columns_RL.unsqueeze(1), out=inside)
-        inside.relu_()
-        return weights
-
-    def before(self, g_RLE: Tensor) -> tuple[Tensor, Tensor]:
-        """Return P and a P + Q over the keys of all earlier runs, at a = ``start_R1``; each (R, E)."""
-        p_BER, q_BER = self._run_sums(g_RLE, self.b_RL, self.end_R1)
-        p_RE, q_RE = (_before_each(part).transpose(1, 2).flatten(0, 1) for part in (p_BER, q_BER))
-        # For the a of the run's beginning, near to which those of its queries are: there a P + Q is a sum of
-        # terms of one sign times g, where P and Q by themselves could be far larger than it.
-        y_RE = self.start_R1 * p_RE + q_RE
-        return p_RE.to(g_RLE.dtype), y_RE.to(g_RLE.dtype)
-
-    def after(self, dy_RLE: Tensor) -> tuple[Tensor, Tensor]:
-        """Return R and b R + S over the queries of all later runs, at b = ``end_R1``; each (R, E)."""
-        r_BER, s_BER = self._run_sums(dy_RLE, self.a_RL, self.start_R1)
-        r_RE, s_RE = (
-            _before_each(part.flip(2)).flip(2).transpose(1, 2).flatten(0, 1) for part in (r_BER, s_BER)
-        )
-        dg_RE = self.end_R1 * r_RE + s_RE
-        return r_RE.to(dy_RLE.dtype), dg_RE.to(dy_RLE.dtype)
-
-    def _run_sums(self, rows_RLE: Tensor, factor_RL: Tensor, near_R1: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each run's sums of rows and of factor times row, (B, E, R / B), float64.
-
-        Args:
-            rows_RLE: The rows; those behind the run's L places are left out.
-            factor_RL: Factors; a place where it is infinite is left out.
-            near_R1: A number near each run's factors. Only differences from it are multiplied in the type of
-                the rows; what it stands for itself cancels exactly between the two sums.
+        a P + Q is kept for an a that is near to those of the run's queries: it is a sum of rows with factors
+        of one sign there, where P and Q by themselves could be far larger than it.
         """
-        there_RL = factor_RL.isfinite()
-        factors = [
-            there_RL.to(rows_RLE.dtype),
-            (factor_RL - near_R1.to(factor_RL.dtype)).masked_fill(~there_RL, 0.0),
-        ]
-        sums_R2E = torch.bmm(torch.stack(factors, 1), rows_RLE[:, : factor_RL.shape[1]]).double()
-        sums_R2E[:, 1] += near_R1 * sums_R2E[:, 0]
-        sums_2BER = sums_R2E.unflatten(0, (self.shape[0], -1)).permute(2, 0, 3, 1)
-        return sums_2BER[0], sums_2BER[1]
+        index_BRL = self.order_BS + _offsets(rows_BNE)
+        index_BRL = F.pad(index_BRL.unflatten(1, (-1, _RUN_LENGTH)), (0, 2))
+        table = rows_BNE.flatten(0, 1).index_select(0, index_BRL.flatten()).view(*index_BRL.shape, -1)
+        # The last run is not full, and no run is later than it.
+        full, values_BRL = table[:, :-1, :-2], self.runs_BRL[:, :-1]
+        end_BR = values_BRL[:, :, -1]
+        # The end of the run is taken off before and added after: what is large and common to all values
+        # must not cost the digits in which they differ.
+        factors = torch.stack([torch.ones_like(values_BRL), values_BRL - end_BR.unsqueeze(2)], 2)
+        sums_BR2E = (factors @ full).double()
+        sums_BR2E[:, :, 1] += end_BR.double().unsqueeze(2) * sums_BR2E[:, :, 0]
+        # Runs innermost: a cumulative sum over any other dimension is many times slower on the CPU.
+        before_B2ER = F.pad(sums_BR2E.permute(0, 2, 3, 1), (1, 0)).contiguous().cumsum(3)
+        p_BRE, q_BRE = before_B2ER.transpose(2, 3).unbind(1)
+        table[:, :, -2] = p_BRE
+        table[:, :, -1] = self.start_BR.unsqueeze(2) * p_BRE + q_BRE
+        return table
+
+    def dot(self, table: Tensor, rows_BSE: Tensor) -> Tensor:
+        """Return the dot product of each sorted row of a :meth:`table` with another row, (B, S)."""
+        ours = table[:, :, :-2].flatten(0, 1)
+        # The diagonals of small products: L times the arithmetic, which is little, and nothing is copied.
+        products = torch.bmm(ours, rows_BSE.view(ours.shape).transpose(1, 2))
+        return products.diagonal(dim1=1, dim2=2).reshape(rows_BSE.shape[:2])
+
+    def unsort(self, rows_BSE: Tensor) -> Tensor:
+        """Return sorted rows in the order that the values came in, (B, N, E)."""
+        index_BN = self.rank_BN + _offsets(rows_BSE)
+        rows = rows_BSE.flatten(0, 1).index_select(0, index_BN.flatten())
+        return rows.view(*index_BN.shape, -1)
 
 
-def _before_each(sums_BER: Tensor) -> Tensor:
-    """Return for each run the sum over all earlier ones."""
-    # Runs innermost: a cumulative sum over any other dimension is many times slower on the CPU.
-    return F.pad(sums_BER[..., :-1], (1, 0)).contiguous().cumsum(2)
+@dataclass(frozen=True)
+class _Sums:
+    """Which rows of the keys' table each query sums, in sorted order; the places filled up sum no row.
+
+    Args:
+        index_BSK: Rows of the whole table, K = L + 2 for each query.
+        near_BSL: a_i + b_j for the keys of the run in which k(i) falls.
+        beyond_BS: a_i - start of that run.
+    """
+
+    index_BSK: Tensor
+    near_BSL: Tensor
+    beyond_BS: Tensor
+
+    @classmethod
+    def of(cls, queries: _Side, keys: _Side) -> _Sums:
+        a_BS = queries.values_BS
+        # k(i), the number of keys with b_j > -a_i: those with a + b of exactly 0 are out.
+        k_BS = torch.searchsorted(-keys.values_BS, a_BS)
+        run_BS = k_BS // _RUN_LENGTH
+        batch, num_runs, length = keys.runs_BRL.shape
+        run_BS1 = run_BS.unsqueeze(2)
+        near_BSL = a_BS.unsqueeze(2) + keys.runs_BRL.gather(1, run_BS1.expand(-1, -1, length))
+        places_K = torch.arange(length + 2, device=a_BS.device)
+        first_B1 = torch.arange(0, batch * num_runs, num_runs, device=a_BS.device).unsqueeze(1)
+        index_BSK = (run_BS + first_B1).unsqueeze(2) * (length + 2) + places_K
+        beyond_BS = a_BS - keys.start_BR.to(a_BS.dtype).gather(1, run_BS)
+        return cls(index_BSK, near_BSL, beyond_BS)
+
+    def rectified(self, table: Tensor) -> Tensor:
+        """Return sum_j ReLU(a_i + b_j) row_j, (B, S, E)."""
+        ones = torch.ones_like(self.beyond_BS)
+        return self._sum(table, torch.stack([self.beyond_BS, ones], 2), self.near_BSL.relu())
+
+    def passing(self, table: Tensor) -> Tensor:
+        """Return the sum of row_j over the j with a_i + b_j > 0, (B, S, E)."""
+        ones = torch.ones_like(self.beyond_BS)
+        earlier = torch.stack([ones, torch.zeros_like(ones)], 2)
+        return self._sum(table, earlier, (self.near_BSL > 0).to(ones.dtype))
+
+    def _sum(self, table: Tensor, earlier_BS2: Tensor, inside_BSL: Tensor) -> Tensor:
+        weights_BSK = torch.cat([inside_BSL, earlier_BS2], 2)
+        rows = table.flatten(0, 2)
+        sums = F.embedding_bag(
+            self.index_BSK.flatten(0, 1), rows, mode="sum", per_sample_weights=weights_BSK.flatten(0, 1)
+        )
+        return sums.view(*self.beyond_BS.shape, -1)
 
 
-def _sort_into_runs(a_BN: Tensor, b_BM: Tensor) -> _Runs:
-    batch, num_queries = a_BN.shape
-    num_keys = b_BM.shape[1]
-    total = num_queries + num_keys
-    padding = -total % _RUN_LENGTH
-    # Queries first: a stable sort then leaves a query before the keys with a + b exactly 0, where the
-    # ReLU and its derivative are 0.
-    values_BT = F.pad(torch.cat([-a_BN, b_BM], 1), (0, padding), value=-torch.inf)
-    sorted_BT, order_BT = values_BT.sort(dim=1, descending=True, stable=True)
-    places = torch.arange(total + padding, device=a_BN.device).expand(batch, -1)
-    place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, places)
-    is_query = order_BT < num_queries
-    is_key = ~is_query & (order_BT < total)
-    sorted_RL = sorted_BT.view(-1, _RUN_LENGTH)
-    start_R1, end_R1 = -sorted_RL[:, :1].double(), sorted_RL[:, -1:].double()
-    return _Runs(
-        shape=(batch, num_queries, num_keys),
-        a_RL=(-sorted_BT).masked_fill(~is_query, -torch.inf).view(-1, _RUN_LENGTH),
-        b_RL=sorted_BT.masked_fill(~is_key, -torch.inf).view(-1, _RUN_LENGTH),
-        start_R1=start_R1.masked_fill(~start_R1.isfinite(), 0.0),
-        end_R1=end_R1.masked_fill(~end_R1.isfinite(), 0.0),
-        order_BT=order_BT,
-        place_BT=place_BT,
-    )
+def _offsets(rows_BNE: Tensor) -> Tensor:
+    """Return where each batch entry's rows begin once the batch is flattened, (B, 1)."""
+    batch, count, _ = rows_BNE.shape
+    return torch.arange(0, batch * count, count, device=rows_BNE.device).unsqueeze(1)
