@@ -14,6 +14,7 @@ PUBLIC = [
     "NonLocal3d",
     "NonLocalNd",
     "capture_affinity",
+    "cost",
     "create_model",
     "functional",
     "list_models",

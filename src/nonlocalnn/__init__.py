@@ -4,6 +4,7 @@ from nonlocalnn import functional
 from nonlocalnn.affinity import capture_affinity
 from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from nonlocalnn.cost import cost
 from nonlocalnn.models import create_model, list_models
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __all__ = [
     "NonLocal3d",
     "NonLocalNd",
     "capture_affinity",
+    "cost",
     "create_model",
     "functional",
     "list_models",

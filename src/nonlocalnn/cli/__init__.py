@@ -18,7 +18,9 @@ COMMANDS = {
     "maps": "what each position attends to, as arrays and pictures",
     "convert": "turn another code base's checkpoint into ours",
     "models": "list the networks that can be made by name",
+    "cost": "parameters, FLOPs and the memory of the blocks",
     "ablate": "train without blocks and with each instantiation, over several seeds",
+    "bench": "time and memory of the blocks beside other ways to compute them",
 }
 _USAGE_ERROR, _FAILURE = 2, 1
 

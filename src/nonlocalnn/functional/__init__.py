@@ -59,7 +59,7 @@ def non_local(
         key_mask: True where a key takes part, shape (B, M), bool. A masked key weighs nothing and C(x)
             counts only the others; a row without any key gives zeros.
         engine: "reference" is the equation as written, with the N x M affinity in memory. "fused" never
-            holds an N x M tensor. "auto" takes whichever is faster at this size.
+            holds an N x M tensor. "auto" takes whichever is faster at this size: see :func:`_materialises`.
 
     Returns:
         y, shape (B, N, E), in the type of ``g``.
@@ -87,7 +87,7 @@ def non_local(
         phi, g = (part.masked_fill(~key_mask.unsqueeze(2), 0.0) for part in (phi, g))
     # The engines choose their own types: autocast would make the float32 products that they ask for float16.
     with torch.autocast(theta.device.type, enabled=False):
-        if engine == "reference":
+        if engine == "reference" or (engine == "auto" and _materialises(theta, phi, g, instantiation)):
             return reference.non_local(
                 theta, phi, g, w_f, instantiation=instantiation, scale=factor, key_mask_BM=key_mask
             )
@@ -148,6 +148,23 @@ def affinity(
         return reference.affinity(
             theta, phi, w_f, instantiation=instantiation, scale=factor, key_mask_BM=key_mask
         )
+
+
+# Up to 64 MiB in float32: so many weights are faster kept for the backward pass than computed again.
+_MOST_WEIGHTS = 2**24
+
+
+def _materialises(theta: Tensor, phi: Tensor, g: Tensor, instantiation: str) -> bool:
+    """Return whether the N x M tensor is the faster way, and small."""
+    # A program exported for any size must not decide by the size of its example.
+    if instantiation == "concatenation" or torch.compiler.is_exporting():
+        return False
+    (batch, num_queries, width), num_keys, num_values = theta.shape, phi.shape[1], g.shape[2]
+    if batch * num_queries * num_keys > _MOST_WEIGHTS:
+        return False
+    if instantiation in SOFTMAX_INSTANTIATIONS:
+        return True
+    return num_queries * num_keys * (width + num_values) < (num_queries + num_keys) * width * num_values
 
 
 def _check(

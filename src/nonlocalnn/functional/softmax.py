@@ -1,13 +1,27 @@
-"""The Gaussian and the embedded Gaussian, eq. (2)-(3), through PyTorch's fused attention.
+"""The Gaussian and the embedded Gaussian, eq. (2)-(3), without an N x M tensor.
+
+PyTorch's fused attention, where it is fastest. On the CPU, in float32 and float64, its backward pass is not,
+and with theta and g of different widths it falls back to the N x M tensor. There the work is done by matrix
+products over blocks of queries against all keys, with PyTorch's own softmax on each block while it is in the
+cache; the backward pass computes a block's weights again instead of keeping them.
 
 Shapes: B batch, N queries, M keys, D embedding channels, E value channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# The queries of a block: enough for matrix products at full speed, and few enough that a block of weights is
+# at most 2^23 numbers, 32 MiB in float32.
+_BLOCK_QUERIES = 640
+_BLOCK_NUMBERS = 2**23
+_Block = tuple[int, slice, Tensor, Tensor]
 
 
 def non_local(
@@ -15,25 +29,125 @@ def non_local(
 ) -> Tensor:
     """Return softmax(scale * theta phi^T) g, shape (B, N, E); values of masked keys must be zero.
 
-    Memory: linear in N + M; the kernel keeps the log-sum-exp of each query for the backward pass.
+    Memory: linear in N + M; nothing but the inputs is kept for the backward pass on the CPU, and the
+    log-sum-exp of each query elsewhere.
     """
-    num_channels, num_values = theta_BND.shape[2], g_BME.shape[2]
-    # The fused kernels want theta, phi and g of one width; with others PyTorch falls back, without a word,
-    # to a form that holds the N x M tensor. Zeros added to theta and phi do not change a logit, and the
-    # columns added to g are cut off again. They fall back as well when channels are not innermost.
-    width = max(num_channels, num_values)
+    bias_BM = None if key_mask_BM is None else _bias(key_mask_BM, theta_BND.dtype)
+    if theta_BND.device.type == "cpu" and theta_BND.dtype in (torch.float32, torch.float64):
+        return _blocks(theta_BND, phi_BMD, g_BME, bias_BM, scale)
+    return _attention(theta_BND, phi_BMD, g_BME, bias_BM, scale)
+
+
+def _bias(key_mask_BM: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to the logits of each key: -inf where it is masked.
+
+    An entry without any key is computed as if it had no mask, so that no NaN arises in either pass; its
+    values are zero, and so is their average.
+    """
+    is_out_BM = ~key_mask_BM & key_mask_BM.any(1, keepdim=True)
+    return torch.zeros_like(is_out_BM, dtype=dtype).masked_fill(is_out_BM, -torch.inf)
+
+
+def _attention(
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+) -> Tensor:
+    # The kernels want one width for theta, phi and g, on CUDA a multiple of 8, and channels innermost; else
+    # PyTorch falls back, without a word, to a form that holds the N x M tensor. Zeros added to theta and phi
+    # change no logit, and the columns added to g are cut off again. The mask is given as numbers, one row a
+    # batch entry, because a boolean one is turned into N x M numbers on the CPU.
+    num_values = g_BME.shape[2]
+    width = max(theta_BND.shape[2], num_values)
+    if theta_BND.device.type == "cuda":
+        width = -(-width // 8) * 8
     query, key, value = (
         F.pad(part, (0, width - part.shape[2])).contiguous().unsqueeze(1)
         for part in (theta_BND, phi_BMD, g_BME)
     )
-    if key_mask_BM is None:
-        y = F.scaled_dot_product_attention(query, key, value, scale=scale)
-        return y.squeeze(1)[..., :num_values]
-    # An entry without any key is computed without the mask, so that no NaN arises in either pass; its values
-    # are zero, and so is their average. The mask is added as numbers, one row a batch entry: the CPU kernel
-    # would turn a boolean one into N x M numbers.
-    has_key_B1 = key_mask_BM.any(1, keepdim=True)
-    is_out_BM = ~key_mask_BM & has_key_B1
-    bias = torch.zeros_like(is_out_BM, dtype=query.dtype).masked_fill(is_out_BM, -torch.inf)
-    y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[:, None, None, :], scale=scale)
+    mask = None if bias_BM is None else bias_BM[:, None, None, :]
+    y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     return y.squeeze(1)[..., :num_values]
+
+
+@torch.library.custom_op("nonlocalnn::softmax_sum", mutates_args=())
+def _blocks(
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+) -> Tensor:
+    """Return softmax(scale theta phi^T + bias) g."""
+    if theta_BND.shape[2] == g_BME.shape[2]:
+        return _attention(theta_BND, phi_BMD, g_BME, bias_BM, scale).contiguous()
+    y_BNE = theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
+    with torch.autocast(theta_BND.device.type, enabled=False):
+        for entry, rows, weights, _ in _weights(theta_BND, phi_BMD, bias_BM, scale):
+            torch.mm(weights, g_BME[entry], out=y_BNE[entry, rows])
+    return y_BNE
+
+
+@_blocks.register_fake
+def _(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float) -> Tensor:
+    return theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
+
+
+@torch.library.custom_op("nonlocalnn::softmax_sum_backward", mutates_args=())
+def _blocks_backward(
+    dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of theta, phi and g."""
+    dtheta_BND = theta_BND.new_empty(theta_BND.shape)
+    dphi_BMD, dg_BME = phi_BMD.new_zeros(phi_BMD.shape), g_BME.new_zeros(g_BME.shape)
+    with torch.autocast(theta_BND.device.type, enabled=False):
+        for entry, rows, weights, spare in _weights(theta_BND, phi_BMD, bias_BM, scale):
+            dy = dy_BNE[entry, rows]
+            dg_BME[entry].addmm_(weights.t(), dy)
+            torch.mm(dy, g_BME[entry].t(), out=spare)
+            # PyTorch's own backward of softmax, in place: one pass over a row while it is in the cache.
+            dlogits = torch._softmax_backward_data(spare, weights, 1, spare.dtype, grad_input=spare)
+            torch.mm(dlogits, phi_BMD[entry], out=dtheta_BND[entry, rows])
+            dphi_BMD[entry].addmm_(dlogits.t(), theta_BND[entry, rows])
+    return dtheta_BND.mul_(scale), dphi_BMD.mul_(scale), dg_BME
+
+
+@_blocks_backward.register_fake
+def _(
+    dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        theta_BND.new_empty(theta_BND.shape),
+        phi_BMD.new_empty(phi_BMD.shape),
+        g_BME.new_empty(g_BME.shape),
+    )
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, dy_BNE: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_blocks_backward(dy_BNE, *ctx.saved_tensors, ctx.scale), None, None)
+
+
+_blocks.register_autograd(_backward, setup_context=_save_inputs)
+
+
+def _weights(theta_BND: Tensor, phi_BMD: Tensor, bias_BM: Tensor | None, scale: float) -> Iterator[_Block]:
+    """Yield (batch entry, queries, their weights over all keys, a spare tensor alike), block by block.
+
+    The tensors are overwritten by the next block.
+    """
+    batch, num_queries, _ = theta_BND.shape
+    num_keys = phi_BMD.shape[1]
+    # Never all queries at once, however small the map: that would be the N x M tensor.
+    most = max(1, min(_BLOCK_QUERIES, _BLOCK_NUMBERS // num_keys, -(-num_queries // 4)))
+    logits, weights = theta_BND.new_empty(2, most, num_keys)
+    for entry in range(batch):
+        phi_DM = phi_BMD[entry].t()
+        for start in range(0, num_queries, most):
+            rows = slice(start, min(start + most, num_queries))
+            count = rows.stop - rows.start
+            torch.mm(theta_BND[entry, rows], phi_DM, out=logits[:count])
+            if scale != 1.0:
+                logits[:count] *= scale
+            if bias_BM is not None:
+                logits[:count] += bias_BM[entry]
+            torch.softmax(logits[:count], 1, out=weights[:count])
+            yield entry, rows, weights[:count], logits[:count]
