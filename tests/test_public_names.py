@@ -17,6 +17,7 @@ PUBLIC = [
     "cost",
     "create_model",
     "functional",
+    "fuse_",
     "list_models",
     "load_checkpoint",
     "save_checkpoint",

@@ -5,6 +5,7 @@ from nonlocalnn.affinity import capture_affinity
 from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from nonlocalnn.cost import cost
+from nonlocalnn.fusion import fuse_
 from nonlocalnn.models import create_model, list_models
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __all__ = [
     "cost",
     "create_model",
     "functional",
+    "fuse_",
     "list_models",
     "load_checkpoint",
     "save_checkpoint",

@@ -33,7 +33,8 @@ def affinity(
     else:
         f_BNM = theta_BND @ phi_BMD.transpose(1, 2)
     if instantiation in ("gaussian", "embedded_gaussian"):
-        return _softmax(scale * f_BNM, key_mask_BM)
+        # A factor of 1 would cost a pass over the N x M tensor, and one more tensor to keep.
+        return _softmax(f_BNM if scale == 1.0 else scale * f_BNM, key_mask_BM)
     return _divide_by_count(f_BNM, key_mask_BM)
 
 
