@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nonlocalnn.benchmark import report as benchmark_report
 from nonlocalnn.cli import COMMANDS, main
 from nonlocalnn.train.ablation import AblationRow, markdown
 
@@ -87,6 +88,11 @@ def test_links_lead_somewhere(page):
         assert destination.exists(), f"{target}: there is no {destination}"
         if anchor and destination.suffix == ".md":
             assert anchor in anchors(destination), f"{target}: no such heading"
+
+
+def test_the_benchmark_tables_are_those_of_their_json():
+    report = json.loads((ROOT / "docs/results/ops.json").read_text())
+    assert benchmark_report.markdown(report) in (ROOT / "docs/results/ops.md").read_text()
 
 
 def test_the_digits_table_is_that_of_its_json():
