@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nonlocalnn import functional
 from nonlocalnn.functional import (
     INSTANTIATIONS,
     SOFTMAX_INSTANTIATIONS,
@@ -80,10 +81,17 @@ def test_equals_the_equation_number_by_number(instantiation, engine, kind):
 def test_fused_equals_reference_in_values_and_gradients(instantiation, kind, num_values):
     theta, phi, g, w_f = inputs(instantiation, num_values=num_values)
     leaves = [part for part in (theta, phi, g, w_f) if part is not None]
-    results = []
+    results, scale = [], 0.6 if instantiation in SOFTMAX_INSTANTIATIONS else None
     for engine in ("reference", "fused"):
         y = non_local(
-            theta, phi, g, instantiation=instantiation, w_f=w_f, key_mask=mask_for(kind), engine=engine
+            theta,
+            phi,
+            g,
+            instantiation=instantiation,
+            w_f=w_f,
+            scale=scale,
+            key_mask=mask_for(kind),
+            engine=engine,
         )
         slope = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
         results.append((y, *torch.autograd.grad(y, leaves, slope)))
@@ -291,6 +299,17 @@ def test_concatenation_operators_pass_opcheck():
     torch.library.opcheck(torch.ops.nonlocalnn.rectified_sum_backward.default, detached)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # raised by opcheck itself
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+def test_softmax_operators_pass_opcheck(masked):
+    theta, phi = torch.randn(2, 6, 5, requires_grad=True), torch.randn(2, 7, 5, requires_grad=True)
+    g = torch.randn(2, 7, 3, requires_grad=True)
+    bias = torch.zeros(2, 7).masked_fill(torch.rand(2, 7) > 0.6, -torch.inf) if masked else None
+    torch.library.opcheck(torch.ops.nonlocalnn.softmax_sum.default, (theta, phi, g, bias, 0.5))
+    detached = (torch.randn(2, 6, 3), theta.detach(), phi.detach(), g.detach(), bias, 0.5)
+    torch.library.opcheck(torch.ops.nonlocalnn.softmax_sum_backward.default, detached)
+
+
 @pytest.mark.parametrize("engine", ["reference", "fused"])
 @pytest.mark.parametrize("instantiation", INSTANTIATIONS)
 @pytest.mark.parametrize("shape", [(0, N, M), (B, 0, M), (1, 1, 1)], ids=["B=0", "N=0", "one position"])
@@ -303,6 +322,16 @@ def test_small_shapes(instantiation, engine, shape):
     assert y.shape == (batch, num_queries, E)
     y.sum().backward()
     assert theta.grad.shape == theta.shape
+
+
+def test_auto_takes_the_dot_products_of_less_arithmetic():
+    def materialises(num_positions, width):
+        part = torch.zeros(1, num_positions, width)
+        return functional._materialises(part, part, part, "dot_product")
+
+    # N M (D + E) against (N + M) D E: equal where N = M = D = E.
+    assert materialises(63, 64)
+    assert not materialises(65, 64)
 
 
 def replaced(**changes):
