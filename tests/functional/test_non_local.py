@@ -236,6 +236,20 @@ def test_concatenation_at_exactly_zero_equals_autograd_of_relu(run_length):
         torch.testing.assert_close(gradient, wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_concatenation_is_float32_under_autocast_in_both_passes(dtype):
+    """Bit for bit: autocast around the call, and around its backward pass, must not reach the products."""
+    leaves = [torch.randn(2, 90), torch.randn(2, 70), 100 * torch.randn(2, 70, 5)]
+    results = []
+    for enabled in (False, True):
+        parts = [leaf.clone().requires_grad_() for leaf in leaves]
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            y = rectified_non_local(*parts)
+            results.append((y, *torch.autograd.grad(y, parts, torch.ones_like(y))))
+    for under, plain in zip(results[1], results[0], strict=True):
+        assert torch.equal(under, plain)
+
+
 @pytest.mark.parametrize("shift", [0.0, 1e4], ids=["centred", "a and b far apart"])
 def test_concatenation_is_as_exact_in_float32_as_the_materialised_form(shift):
     """a + b is what counts: a = 10,000 and b = -10,000 must not cost digits beyond those of the inputs."""

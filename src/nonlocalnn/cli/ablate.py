@@ -23,8 +23,8 @@ def run(words: Sequence[str]) -> int:
         "again, it goes on where it was stopped.",
         example="nonlocalnn ablate digits --seeds 3 --output runs/ablation",
     )
-    # The data set is this command's subject and stands first, without a flag.
     parser.add_argument("--seeds", type=int, default=3, help="runs a variant, from --seed upwards")
+    # The data set is this command's subject and stands first, without a flag.
     if words and not words[0].startswith("-"):
         words = ["--data", *words]
     recipe, parsed = parser.parse_words(words)

@@ -51,9 +51,11 @@ def _rectified_sum(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor) -> Tensor:
     """Return sum_j ReLU(a_i + b_j) g_j."""
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return g_BME.new_zeros(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
-    queries, keys = _Side.of(a_BN), _Side.of(b_BM)
-    sums = _Sums.of(queries, keys)
-    return queries.unsort(sums.rectified(keys.table(g_BME)))
+    # The caller may be under autocast, which would narrow the products to half precision.
+    with torch.autocast(g_BME.device.type, enabled=False):
+        queries, keys = _Side.of(a_BN), _Side.of(b_BM)
+        sums = _Sums.of(queries, keys)
+        return queries.unsort(sums.rectified(keys.table(g_BME)))
 
 
 @_rectified_sum.register_fake
@@ -72,17 +74,18 @@ def _rectified_sum_backward(
     """
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return torch.zeros_like(a_BN), torch.zeros_like(b_BM), torch.zeros_like(g_BME)
-    queries, keys = _Side.of(a_BN), _Side.of(b_BM)
-    over_keys, over_queries = _Sums.of(queries, keys), _Sums.of(keys, queries)
-    g_table, dy_table = keys.table(g_BME), queries.table(dy_BNE)
-    da_BS = queries.dot(dy_table, over_keys.passing(g_table))
-    db_BS = keys.dot(g_table, over_queries.passing(dy_table))
-    dg_BSE = over_queries.rectified(dy_table)
-    return (
-        queries.unsort(da_BS.unsqueeze(2)).squeeze(2),
-        keys.unsort(db_BS.unsqueeze(2)).squeeze(2),
-        keys.unsort(dg_BSE),
-    )
+    with torch.autocast(g_BME.device.type, enabled=False):
+        queries, keys = _Side.of(a_BN), _Side.of(b_BM)
+        over_keys, over_queries = _Sums.of(queries, keys), _Sums.of(keys, queries)
+        g_table, dy_table = keys.table(g_BME), queries.table(dy_BNE)
+        da_BS = queries.dot(dy_table, over_keys.passing(g_table))
+        db_BS = keys.dot(g_table, over_queries.passing(dy_table))
+        dg_BSE = over_queries.rectified(dy_table)
+        return (
+            queries.unsort(da_BS.unsqueeze(2)).squeeze(2),
+            keys.unsort(db_BS.unsqueeze(2)).squeeze(2),
+            keys.unsort(dg_BSE),
+        )
 
 
 @_rectified_sum_backward.register_fake
