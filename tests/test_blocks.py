@@ -21,26 +21,31 @@ def block_of(sides, **settings):
     return randomize_(BLOCKS[sides](C, **settings))
 
 
-def check_equal(block, x):
+def check_equal(block, x, twin=None):
     """Values, gradients of the input and of every parameter, and running statistics."""
-    twin = copy.deepcopy(block)
+    twin = copy.deepcopy(block) if twin is None else twin
     results = []
     for module, run in ((block, lambda x: block(x)), (twin, lambda x: slow_block(twin, x))):
         leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
         z = run(leaf)
         slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
-        gradients = torch.autograd.grad(z, (leaf, *module.parameters()), slope)
-        results.append((z, *gradients, *module.buffers()))
+        # By name: a traced copy has them in another order.
+        parameters, buffers = (
+            [part for _, part in sorted(named)]
+            for named in (module.named_parameters(), module.named_buffers())
+        )
+        results.append((z, *torch.autograd.grad(z, (leaf, *parameters), slope), *buffers))
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", ["batch", None])
+@pytest.mark.parametrize(("norm", "mode"), [("batch", "train"), ("batch", "eval"), (None, "train")])
 @sub_samples
 @ranks
 @forms
-def test_equals_the_slow_block(instantiation, sides, sub_sample, norm):
+def test_equals_the_slow_block(instantiation, sides, sub_sample, norm, mode):
     block = block_of(sides, instantiation=instantiation, sub_sample=sub_sample, norm=norm).double()
+    block.train(mode == "train")
     check_equal(block, torch.randn(2, C, *SIDES[sides], dtype=torch.float64))
 
 
@@ -229,6 +234,18 @@ def test_copies_pickles_and_fx(instantiation, sides):
     traced = torch.fx.symbolic_trace(block)
     other = torch.randn(3, C, *[side + 2 for side in SIDES[sides]])
     torch.testing.assert_close(traced(other), block(other))
+
+
+def test_a_graph_traced_in_eval_mode_can_be_trained():
+    block = block_of(2).double().eval()
+    traced = torch.fx.symbolic_trace(copy.deepcopy(block)).train()
+    check_equal(traced, torch.randn(2, C, 5, 4, dtype=torch.float64), twin=block.train())
+
+
+def test_a_norm_of_another_kind_stays_a_layer():
+    block = block_of(2).double().eval()
+    block.norm = nn.GroupNorm(2, C).double()
+    check_equal(block, torch.randn(2, C, 5, 4, dtype=torch.float64))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch.compile

@@ -15,6 +15,7 @@ from nonlocalnn.functional.concatenation import rectified_non_local
 from nonlocalnn.functional.positions import (
     Extent,
     Sides,
+    add_projection,
     check_map,
     flatten,
     group,
@@ -36,6 +37,7 @@ Norm = Literal["batch"] | None
 
 # torch.fx then records each as one node instead of tracing through its arithmetic on shapes.
 for _leaf in (
+    "add_projection",
     "check_map",
     "flatten",
     "group",
@@ -51,6 +53,28 @@ for _leaf in (
     "widen",
 ):
     torch.fx.wrap(_leaf)
+
+
+def is_constant(norm: nn.Module) -> bool:
+    """Return whether a norm is a batch normalisation by running statistics: one factor and term a channel."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return False
+    return not norm.training and norm.running_mean is not None and norm.affine
+
+
+def fold_norm(layer: Convolution, norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    r"""Return weight and bias of a convolution with the constant norm after it folded in.
+
+    .. math:: W' = \operatorname{diag}(\gamma / \sigma)\, W, \quad b' = \gamma (b - \mu) / \sigma + \beta
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert layer.bias is not None
+    wide = torch.promote_types(layer.weight.dtype, torch.float32)
+    factor = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps).rsqrt()
+    weight = layer.weight * factor.view(-1, *[1] * (layer.weight.dim() - 1))
+    bias = norm.bias + factor * (layer.bias - norm.running_mean)
+    return weight.to(layer.weight.dtype), bias.to(layer.bias.dtype)
 
 
 class NonLocalNd(nn.Module):
@@ -190,14 +214,20 @@ class NonLocalNd(nn.Module):
             y = self._concatenate(x, keys, g)
         else:
             # Under autocast g is narrower than x, which is theta and phi of the Gaussian.
-            theta, phi = self._theta(x).to(g.dtype), self._phi(x, keys).to(g.dtype)
+            theta = self._theta(x).to(g.dtype)
+            # The same tensor, by which the engine knows that the logits are symmetric.
+            is_symmetric = self.instantiation == "gaussian" and self.sub_sample is None
+            phi = theta if is_symmetric else self._phi(x, keys).to(g.dtype)
             if self.instantiation == "dot_product":
                 theta, phi, g = (widen(part, self.W_z.weight) for part in (theta, phi, g))
             y = non_local(theta, phi, g, instantiation=self.instantiation, scale=self._scale())
         y = ungroup(y, x.shape[0], x.shape[2:], self.extent)
-        z = project_back(y, self.W_z.weight, self.W_z.bias, x)
-        if self.norm is not None:
-            z = self.norm(z)
+        if self.norm is None:
+            return add_projection(y, self.W_z.weight, self.W_z.bias, x)
+        # A graph traced by torch.fx keeps the norm as it is: it may be switched to train mode later.
+        if is_constant(self.norm) and not _is_traced(x):
+            return add_projection(y, *fold_norm(self.W_z, self.norm), x)
+        z = self.norm(project_back(y, self.W_z.weight, self.W_z.bias, x))
         return x + z.to(x.dtype)
 
     def affinity(self, x: Tensor) -> Tensor:
@@ -276,6 +306,10 @@ class NonLocalNd(nn.Module):
             f"instantiation={self.instantiation!r}, sub_sample={self.sub_sample!r}, "
             f"use_scale={self.use_scale}, extent={self.extent!r}"
         )
+
+
+def _is_traced(x: object) -> bool:
+    return isinstance(x, torch.fx.Proxy)
 
 
 class NonLocal1d(NonLocalNd):

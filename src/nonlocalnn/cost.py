@@ -44,6 +44,9 @@ class BlockCost:
       sub-sampled "after" phi is projected, P C D + Q D. Then (L + 2) P E + 2 Q E with runs of L = 16 keys.
       Sorting, prefix sums and filling up to whole runs are left out.
 
+    The Gaussian of a map with itself, ``sub_sample=None``, has symmetric logits of which the CPU computes
+    half; that is not taken off.
+
     Bytes are those of training in float32 with a contiguous input, whatever type the model has.
     ``memory_bytes`` is what the block holds between its two passes beyond its input and output, parameters
     and vectors of C numbers, in numbers of 4 bytes a sample:
@@ -54,7 +57,9 @@ class BlockCost:
     - ``sub_sample="before"``: the pooled map, Q C, and the places in 8 bytes, Q C.
     - where a map of x over several frames is pooled and B > 1: a copy of x, P C.
     - Gaussian forms: theta, phi, g and y, P D + Q D + Q E + P E; the Gaussian's theta and phi are views of
-      maps where phi is not pooled after and there are not several groups of several samples.
+      maps where phi is not pooled after and there are not several groups of several samples. Where phi is
+      not pooled at all, it is its theta, and the log-sum-exp of each query is kept, P (and y twice where
+      ``extent="time"`` moves it).
     - dot product: theta, phi, g and y, P D + Q D + Q E + P E, and phi^T g, D E a group.
     - concatenation: two scalars, g and y, P + Q + Q E + P E, and for ``sub_sample="after"`` phi, Q D. To that
       is added what its backward pass builds: a table of L + 2 rows for each run of L queries and of L keys,
@@ -333,6 +338,10 @@ def _softmax_numbers(block: NonLocalNd, s: _Sizes) -> int:
     copies_x = s.groups > 1 and s.B > 1
     copies_keys = copies_x and (block.extent == "time" or block.sub_sample is None)
     theta = s.P * s.D if block.theta is not None or copies_x else 0
+    if block.theta is None and block.sub_sample is None:
+        # phi is theta. y is kept as the engine made it, and by W_z in the order of x; and a log-sum-exp.
+        copies_y = block.extent == "time"
+        return theta + (s.P * (1 + copies_y) + s.Q) * s.E + s.P
     phi = s.Q * s.D if block.phi is not None or copies_keys or block.sub_sample == "after" else 0
     return theta + phi + (s.P + s.Q) * s.E
 

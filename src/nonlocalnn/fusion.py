@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import NonLocalNd, fold_norm
 
 
 def fuse_(model: nn.Module) -> nn.Module:
@@ -43,21 +43,11 @@ def fuse_(model: nn.Module) -> nn.Module:
                 f"fuse_ is for inference and block {name!r} is in train mode: call model.eval() first"
             )
     for _, block in blocks:
-        _fuse_block_(block)
+        assert block.norm is not None
+        with torch.no_grad():
+            weight, bias = fold_norm(block.W_z, block.norm)
+            block.W_z.weight.copy_(weight)
+            assert block.W_z.bias is not None
+            block.W_z.bias.copy_(bias)
+        block.norm = None
     return model
-
-
-@torch.no_grad()
-def _fuse_block_(block: NonLocalNd) -> None:
-    norm, bias = block.norm, block.W_z.bias
-    assert norm is not None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert bias is not None
-    # In float64: the quotient of gamma and a small sigma should not round twice.
-    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    shift = norm.bias.double() - factor * norm.running_mean.double()
-    weight = block.W_z.weight
-    weight.copy_(weight.double() * factor.view(-1, *[1] * (weight.dim() - 1)))
-    bias.copy_(bias.double() * factor + shift)
-    block.norm = None

@@ -1,6 +1,8 @@
 """The operation: every engine against the equation, values and gradients."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from nonlocalnn.functional import (
     affinity,
     concatenation,
     non_local,
+    symmetric,
 )
 from nonlocalnn.functional.concatenation import rectified_non_local
 
@@ -308,9 +311,10 @@ def test_concatenation_when_no_or_every_pair_passes(direction, run_length):
 def test_concatenation_operators_pass_opcheck():
     a, b = torch.randn(2, 6, requires_grad=True), torch.randn(2, 7, requires_grad=True)
     g = torch.randn(2, 7, 3, requires_grad=True)
-    torch.library.opcheck(torch.ops.nonlocalnn.rectified_sum.default, (a, b, g))
-    detached = (torch.randn(2, 6, 3), a.detach(), b.detach(), g.detach())
-    torch.library.opcheck(torch.ops.nonlocalnn.rectified_sum_backward.default, detached)
+    count = torch.tensor([7.0, 5.0])[:, None, None]
+    torch.library.opcheck(torch.ops.nonlocalnn.rectified_average.default, (a, b, g, count))
+    detached = (torch.randn(2, 6, 3), a.detach(), b.detach(), g.detach(), count)
+    torch.library.opcheck(torch.ops.nonlocalnn.rectified_average_backward.default, detached)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # raised by opcheck itself
@@ -322,6 +326,70 @@ def test_softmax_operators_pass_opcheck(masked):
     torch.library.opcheck(torch.ops.nonlocalnn.softmax_sum.default, (theta, phi, g, bias, 0.5))
     detached = (torch.randn(2, 6, 3), theta.detach(), phi.detach(), g.detach(), bias, 0.5)
     torch.library.opcheck(torch.ops.nonlocalnn.softmax_sum_backward.default, detached)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # raised by opcheck itself
+def test_symmetric_operators_pass_opcheck():
+    x, g = torch.randn(2, 7, 5, requires_grad=True), torch.randn(2, 7, 3, requires_grad=True)
+    torch.library.opcheck(torch.ops.nonlocalnn.symmetric_softmax_sum.default, (x, g, 0.5))
+    saved = torch.ops.nonlocalnn.symmetric_softmax_sum(x.detach(), g.detach(), 0.5)
+    detached = (torch.randn(2, 7, 3), x.detach(), g.detach(), *saved, 0.5)
+    torch.library.opcheck(torch.ops.nonlocalnn.symmetric_softmax_sum_backward.default, detached)
+
+
+@pytest.mark.parametrize("num_positions", [1, 3, 13, 40])
+@pytest.mark.parametrize("block", [1, 4, 384])
+@pytest.mark.parametrize("scale", [None, 0.6])
+def test_a_map_with_itself_equals_the_reference(scale, block, num_positions, monkeypatch):
+    monkeypatch.setattr(symmetric, "_BLOCK_QUERIES", block)
+    generator = torch.Generator().manual_seed(0)
+    # Logits up to some hundreds, in rising order: the largest of a query changes from panel to panel.
+    x = torch.randn(B, num_positions, D, generator=generator, dtype=torch.float64)
+    x = (x * torch.linspace(0.5, 8, num_positions, dtype=torch.float64)[:, None]).requires_grad_()
+    g = torch.randn(B, num_positions, E, generator=generator, dtype=torch.float64, requires_grad=True)
+    results = []
+    for engine in ("reference", "fused"):
+        y = non_local(x, x, g, instantiation="gaussian", scale=scale, engine=engine)
+        slope = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
+        results.append((y, *torch.autograd.grad(y, (x, g), slope)))
+    for ours, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_map_with_itself_and_a_key_mask():
+    x, _, _, _ = inputs("gaussian")
+    g, mask = torch.randn(B, N, E, dtype=torch.float64), torch.arange(N) < torch.tensor([[4], [N]])
+    y, expected = (
+        non_local(x, x, g, instantiation="gaussian", key_mask=mask, engine=engine)
+        for engine in ("fused", "reference")
+    )
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["theta and phi", "one tensor"])
+@pytest.mark.parametrize("instantiation", ["gaussian", "concatenation"])
+def test_a_second_derivative_is_refused_where_there_is_none(instantiation, shared):
+    theta, phi, g, w_f = inputs(instantiation)
+    if shared:
+        theta = phi
+    y = non_local(theta, phi, g, instantiation=instantiation, w_f=w_f, engine="fused")
+    (slope,) = torch.autograd.grad(y.sum(), g, create_graph=True)
+    with pytest.raises(NotImplementedError, match="engine='reference'"):
+        slope.pow(2).sum().backward()
+
+
+def test_a_pass_does_not_load_the_compiler():
+    code = """
+import sys, torch
+from nonlocalnn.functional import non_local
+for form in ("gaussian", "embedded_gaussian", "concatenation"):
+    x = torch.randn(1, 6, 4, requires_grad=True)
+    w_f = torch.ones(8) if form == "concatenation" else None
+    non_local(x, x.clone(), x, instantiation=form, w_f=w_f, engine="fused").sum().backward()
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("engine", ["reference", "fused"])

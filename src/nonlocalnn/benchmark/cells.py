@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn import functional
 from nonlocalnn.benchmark import baselines
 from nonlocalnn.benchmark.floor import count_positions
 from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, SubSample
@@ -151,19 +150,7 @@ def prepare_peak(name: str, **fields: Any) -> tuple[Callable[[], None], Callable
     for axis in range(2, x.dim()):
         tiny = tiny.narrow(axis, 0, min(4, x.shape[axis]))
     tiny = tiny.contiguous().requires_grad_(cell.backward)
-    small = worker(cell, block, module, tiny)
-
-    def tiny_pass() -> None:
-        # By both ways that "auto" can take: what PyTorch loads at the first call of an operator of ours is
-        # 150 MB that belong to no pass.
-        kept, functional._MOST_WEIGHTS = functional._MOST_WEIGHTS, 0
-        try:
-            small()
-        finally:
-            functional._MOST_WEIGHTS = kept
-        small()
-
-    return tiny_pass, worker(cell, block, module, x)
+    return worker(cell, block, module, tiny), worker(cell, block, module, x)
 
 
 def reference_values(cell: Cell, block: NonLocalNd, x: Tensor) -> tuple[Tensor, Tensor]:

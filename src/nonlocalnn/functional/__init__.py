@@ -93,12 +93,12 @@ def non_local(
             )
         if instantiation in SOFTMAX_INSTANTIATIONS:
             return softmax.non_local(theta, phi, g, scale=factor, key_mask_BM=key_mask)
-        count = phi.shape[1] if key_mask is None else reference.number_of_keys(key_mask)
+        count = None if key_mask is None else reference.number_of_keys(key_mask)
         if instantiation == "dot_product":
-            return dot_product.non_local(theta, phi, g, count=count)
+            return dot_product.non_local(theta, phi, g, count=phi.shape[1] if count is None else count)
         assert w_f is not None
         w_theta, w_phi = w_f.to(theta.dtype).chunk(2)
-        return concatenation.rectified_non_local(theta @ w_theta, phi @ w_phi, g, count=count)
+        return concatenation.rectified_non_local(theta @ w_theta, phi @ w_phi, g, count_B11=count)
 
 
 def affinity(
@@ -150,8 +150,9 @@ def affinity(
         )
 
 
-# Up to 64 MiB in float32: so many weights are faster kept for the backward pass than computed again.
-_MOST_WEIGHTS = 2**24
+# 32 MiB in float32. Up to there weights are faster kept for the backward pass than computed again; beyond,
+# the C library maps fresh memory for each such tensor, and clearing its pages takes longer than the products.
+_MOST_WEIGHTS = 2**23
 
 
 def _materialises(theta: Tensor, phi: Tensor, g: Tensor, instantiation: str) -> bool:

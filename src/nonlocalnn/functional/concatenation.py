@@ -26,12 +26,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnn.functional.operators import register
+
 # Longer runs mean longer sums for each query, shorter ones more prefix sums.
 _RUN_LENGTH = 16
 
 
 def rectified_non_local(
-    a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, *, count: int | Tensor | None = None
+    a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, *, count_B11: Tensor | None = None
 ) -> Tensor:
     """Return sum_j ReLU(a_i + b_j) g_j / C(x), shape (B, N, E), in the type of g.
 
@@ -39,70 +41,66 @@ def rectified_non_local(
         a_BN: theta_i . w_f[:D].
         b_BM: phi_j . w_f[D:].
         g_BME: Values; a masked key's is zero, so that it adds nothing wherever it is sorted.
-        count: C(x), a number or shape (B, 1, 1); None is M.
+        count_B11: C(x); None is M.
     """
     dtype = torch.promote_types(g_BME.dtype, torch.float32)
-    y_BNE = _rectified_sum(a_BN.to(dtype), b_BM.to(dtype), g_BME.to(dtype))
-    return (y_BNE / (b_BM.shape[1] if count is None else count)).to(g_BME.dtype)
+    y_BNE: Tensor = _average(a_BN.to(dtype), b_BM.to(dtype), g_BME.to(dtype), count_B11)
+    return y_BNE.to(g_BME.dtype)
 
 
-@torch.library.custom_op("nonlocalnn::rectified_sum", mutates_args=())
-def _rectified_sum(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor) -> Tensor:
-    """Return sum_j ReLU(a_i + b_j) g_j."""
+def _rectified_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None) -> Tensor:
+    """Return sum_j ReLU(a_i + b_j) g_j / C(x)."""
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return g_BME.new_zeros(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
-    # The caller may be under autocast, which would narrow the products to half precision.
-    with torch.autocast(g_BME.device.type, enabled=False):
-        queries, keys = _Side.of(a_BN), _Side.of(b_BM)
-        sums = _Sums.of(queries, keys)
-        return queries.unsort(sums.rectified(keys.table(g_BME)))
+    queries, keys = _Side.of(a_BN), _Side.of(b_BM)
+    sums, count = _Sums.of(queries, keys), b_BM.shape[1] if count_B11 is None else count_B11
+    return queries.unsort(sums.rectified(keys.table(g_BME), count))
 
 
-@_rectified_sum.register_fake
-def _(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor) -> Tensor:
+def _rectified_average_shapes(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None) -> Tensor:
     return g_BME.new_empty(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
 
 
-@torch.library.custom_op("nonlocalnn::rectified_sum_backward", mutates_args=())
-def _rectified_sum_backward(
-    dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor
+def _rectified_average_backward(
+    dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of a, b and g.
 
-    With i ~ j where a_i + b_j > 0: da_i = <dy_i, sum_{j~i} g_j>, db_j = <g_j, sum_{i~j} dy_i> and
-    dg_j = sum_i ReLU(a_i + b_j) dy_i.
+    With i ~ j where a_i + b_j > 0: C da_i = <dy_i, sum_{j~i} g_j>, C db_j = <g_j, sum_{i~j} dy_i> and
+    C dg_j = sum_i ReLU(a_i + b_j) dy_i.
     """
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return torch.zeros_like(a_BN), torch.zeros_like(b_BM), torch.zeros_like(g_BME)
-    with torch.autocast(g_BME.device.type, enabled=False):
-        queries, keys = _Side.of(a_BN), _Side.of(b_BM)
-        over_keys, over_queries = _Sums.of(queries, keys), _Sums.of(keys, queries)
-        g_table, dy_table = keys.table(g_BME), queries.table(dy_BNE)
-        da_BS = queries.dot(dy_table, over_keys.passing(g_table))
-        db_BS = keys.dot(g_table, over_queries.passing(dy_table))
-        dg_BSE = over_queries.rectified(dy_table)
-        return (
-            queries.unsort(da_BS.unsqueeze(2)).squeeze(2),
-            keys.unsort(db_BS.unsqueeze(2)).squeeze(2),
-            keys.unsort(dg_BSE),
-        )
+    count = b_BM.shape[1] if count_B11 is None else count_B11
+    queries, keys = _Side.of(a_BN), _Side.of(b_BM)
+    over_keys, over_queries = _Sums.of(queries, keys), _Sums.of(keys, queries)
+    g_table, dy_table = keys.table(g_BME), queries.table(dy_BNE)
+    da_BS = queries.dot(dy_table, over_keys.passing(g_table))
+    db_BS = keys.dot(g_table, over_queries.passing(dy_table))
+    dg_BSE = over_queries.rectified(dy_table, count)
+    return (
+        (queries.unsort(da_BS.unsqueeze(2)) / count).squeeze(2),
+        (keys.unsort(db_BS.unsqueeze(2)) / count).squeeze(2),
+        keys.unsort(dg_BSE),
+    )
 
 
-@_rectified_sum_backward.register_fake
-def _(dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _rectified_average_backward_shapes(
+    dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(a_BN), torch.empty_like(b_BM), g_BME.new_empty(g_BME.shape)
 
 
-def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, dy_BNE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    a_BN, b_BM, g_BME = ctx.saved_tensors
-    return _rectified_sum_backward(dy_BNE, a_BN, b_BM, g_BME)
+def _backward(ctx: Any, dy_BNE: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_average_backward(dy_BNE, *ctx.saved_tensors), None)
 
 
-_rectified_sum.register_autograd(_backward, setup_context=_save_inputs)
+_average = register(_rectified_average, _rectified_average_shapes, save=_save, backward=_backward)
+_average_backward = register(_rectified_average_backward, _rectified_average_backward_shapes)
 
 
 @dataclass(frozen=True)
@@ -206,10 +204,12 @@ class _Sums:
         beyond_BS = a_BS - keys.start_BR.to(a_BS.dtype).gather(1, run_BS)
         return cls(index_BSK, near_BSL, beyond_BS)
 
-    def rectified(self, table: Tensor) -> Tensor:
-        """Return sum_j ReLU(a_i + b_j) row_j, (B, S, E)."""
+    def rectified(self, table: Tensor, count: int | Tensor) -> Tensor:
+        """Return sum_j ReLU(a_i + b_j) row_j / count, (B, S, E)."""
         ones = torch.ones_like(self.beyond_BS)
-        return self._sum(table, torch.stack([self.beyond_BS, ones], 2), self.near_BSL.relu())
+        earlier_BS2 = torch.stack([self.beyond_BS, ones], 2)
+        # The weights are divided, which are fewer than the sums.
+        return self._sum(table, earlier_BS2 / count, self.near_BSL.relu() / count)
 
     def passing(self, table: Tensor) -> Tensor:
         """Return the sum of row_j over the j with a_i + b_j > 0, (B, S, E)."""

@@ -82,16 +82,37 @@ def project_back(y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> T
     The product runs in the type of ``y``, whatever autocast says: the unnormalised forms hand over float32
     because their sums can pass what float16 holds.
     """
-    batch = x.shape[0]
+    offset = torch.zeros((), dtype=y.dtype, device=y.device) if bias is None else bias.to(y.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        matrix = weight.flatten(1).to(y.dtype)
-        offset = torch.zeros((), dtype=y.dtype, device=y.device) if bias is None else bias.to(y.dtype)
         if _is_channels_last(x):
-            z = torch.baddbmm(offset, y, matrix.t().expand(batch, -1, -1)).transpose(1, 2)
+            z = torch.baddbmm(offset, y, _matrices(weight, y).transpose(1, 2)).transpose(1, 2)
         else:
             offset = offset if bias is None else offset.unsqueeze(1)
-            z = torch.baddbmm(offset, matrix.expand(batch, -1, -1), y.transpose(1, 2))
+            z = torch.baddbmm(offset, _matrices(weight, y), y.transpose(1, 2))
     return z.unflatten(2, x.shape[2:])
+
+
+def add_projection(y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """Return x + :func:`project_back` of y, summed up in one tensor where the types allow it.
+
+    A map is often as large as all else that a block makes, and fresh memory is what small products wait for.
+    """
+    if y.dtype != x.dtype:
+        return x + project_back(y, weight, bias, x).to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        if _is_channels_last(x):
+            sums = flatten(x).clone() if bias is None else flatten(x) + bias.to(x.dtype)
+            z = sums.baddbmm_(y, _matrices(weight, y).transpose(1, 2)).transpose(1, 2)
+        else:
+            flat = x.flatten(2)
+            sums = flat.contiguous().clone() if bias is None else flat + bias.to(x.dtype).unsqueeze(1)
+            z = sums.baddbmm_(_matrices(weight, y), y.transpose(1, 2))
+    return z.unflatten(2, x.shape[2:])
+
+
+def _matrices(weight: Tensor, y: Tensor) -> Tensor:
+    """Return a 1x1 convolution's weight as one matrix a batch entry, (B, C, E)."""
+    return weight.flatten(1).to(y.dtype).expand(y.shape[0], -1, -1)
 
 
 def pool_map(x: Tensor, extent: Extent) -> Tensor:

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnn.functional import symmetric
+from nonlocalnn.functional.operators import register
+
 # The queries of a block: enough for matrix products at full speed, and few enough that a block of weights is
 # at most 2^23 numbers, 32 MiB in float32.
-_BLOCK_QUERIES = 640
+_BLOCK_QUERIES = 384
 _BLOCK_NUMBERS = 2**23
 _Block = tuple[int, slice, Tensor, Tensor]
 
@@ -34,7 +37,10 @@ def non_local(
     """
     bias_BM = None if key_mask_BM is None else _bias(key_mask_BM, theta_BND.dtype)
     if theta_BND.device.type == "cpu" and theta_BND.dtype in (torch.float32, torch.float64):
-        return _blocks(theta_BND, phi_BMD, g_BME, bias_BM, scale)
+        if theta_BND is phi_BMD and bias_BM is None:
+            return symmetric.non_local(theta_BND, g_BME, scale=scale)
+        y_BNE: Tensor = _blocks(theta_BND, phi_BMD, g_BME, bias_BM, scale)
+        return y_BNE
     return _attention(theta_BND, phi_BMD, g_BME, bias_BM, scale)
 
 
@@ -68,46 +74,42 @@ def _attention(
     return y.squeeze(1)[..., :num_values]
 
 
-@torch.library.custom_op("nonlocalnn::softmax_sum", mutates_args=())
-def _blocks(
+def _softmax_sum(
     theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
 ) -> Tensor:
     """Return softmax(scale theta phi^T + bias) g."""
     if theta_BND.shape[2] == g_BME.shape[2]:
         return _attention(theta_BND, phi_BMD, g_BME, bias_BM, scale).contiguous()
     y_BNE = theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
-    with torch.autocast(theta_BND.device.type, enabled=False):
-        for entry, rows, weights, _ in _weights(theta_BND, phi_BMD, bias_BM, scale):
-            torch.mm(weights, g_BME[entry], out=y_BNE[entry, rows])
+    for entry, rows, weights, _ in _weights(theta_BND, phi_BMD, bias_BM, scale):
+        torch.mm(weights, g_BME[entry], out=y_BNE[entry, rows])
     return y_BNE
 
 
-@_blocks.register_fake
-def _(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float) -> Tensor:
+def _softmax_sum_shapes(
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+) -> Tensor:
     return theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
 
 
-@torch.library.custom_op("nonlocalnn::softmax_sum_backward", mutates_args=())
-def _blocks_backward(
+def _softmax_sum_backward(
     dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of theta, phi and g."""
     dtheta_BND = theta_BND.new_empty(theta_BND.shape)
     dphi_BMD, dg_BME = phi_BMD.new_zeros(phi_BMD.shape), g_BME.new_zeros(g_BME.shape)
-    with torch.autocast(theta_BND.device.type, enabled=False):
-        for entry, rows, weights, spare in _weights(theta_BND, phi_BMD, bias_BM, scale):
-            dy = dy_BNE[entry, rows]
-            dg_BME[entry].addmm_(weights.t(), dy)
-            torch.mm(dy, g_BME[entry].t(), out=spare)
-            # PyTorch's own backward of softmax, in place: one pass over a row while it is in the cache.
-            dlogits = torch._softmax_backward_data(spare, weights, 1, spare.dtype, grad_input=spare)
-            torch.mm(dlogits, phi_BMD[entry], out=dtheta_BND[entry, rows])
-            dphi_BMD[entry].addmm_(dlogits.t(), theta_BND[entry, rows])
+    for entry, rows, weights, spare in _weights(theta_BND, phi_BMD, bias_BM, scale):
+        dy = dy_BNE[entry, rows]
+        dg_BME[entry].addmm_(weights.t(), dy)
+        torch.mm(dy, g_BME[entry].t(), out=spare)
+        # PyTorch's own backward of softmax, in place: one pass over a row while it is in the cache.
+        dlogits = torch._softmax_backward_data(spare, weights, 1, spare.dtype, grad_input=spare)
+        torch.mm(dlogits, phi_BMD[entry], out=dtheta_BND[entry, rows])
+        dphi_BMD[entry].addmm_(dlogits.t(), theta_BND[entry, rows])
     return dtheta_BND.mul_(scale), dphi_BMD.mul_(scale), dg_BME
 
 
-@_blocks_backward.register_fake
-def _(
+def _softmax_sum_backward_shapes(
     dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
@@ -117,7 +119,7 @@ def _(
     )
 
 
-def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
 
@@ -126,7 +128,8 @@ def _backward(ctx: Any, dy_BNE: Tensor) -> tuple[Tensor | None, ...]:
     return (*_blocks_backward(dy_BNE, *ctx.saved_tensors, ctx.scale), None, None)
 
 
-_blocks.register_autograd(_backward, setup_context=_save_inputs)
+_blocks = register(_softmax_sum, _softmax_sum_shapes, save=_save, backward=_backward)
+_blocks_backward = register(_softmax_sum_backward, _softmax_sum_backward_shapes)
 
 
 def _weights(theta_BND: Tensor, phi_BMD: Tensor, bias_BM: Tensor | None, scale: float) -> Iterator[_Block]:
