@@ -351,3 +351,22 @@ def test_the_operation_is_the_public_one():
     theta, phi, g = (layer(x).transpose(1, 2) for layer in (block.theta, block.phi, block.g))
     y = functional.non_local(theta, phi, g, instantiation="dot_product")
     torch.testing.assert_close(block(x), x + block.W_z(y.transpose(1, 2)))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # raised by vmap
+@sub_samples
+@pytest.mark.parametrize("instantiation", ["gaussian", "embedded_gaussian", "dot_product"])
+def test_small_maps_have_second_derivatives_and_gradients_of_each_sample(instantiation, sub_sample):
+    block = block_of(1, instantiation=instantiation, sub_sample=sub_sample, norm=None).double()
+    x = torch.randn(2, C, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(block, x)
+    parameters = {name: parameter.detach() for name, parameter in block.named_parameters()}
+
+    def loss(parameters, sample):
+        return torch.func.functional_call(block, parameters, sample.unsqueeze(0)).square().sum()
+
+    per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x.detach())
+    for place, sample in enumerate(x):
+        expected = torch.autograd.grad(block(sample.unsqueeze(0)).square().sum(), tuple(block.parameters()))
+        for (name, _), wanted in zip(block.named_parameters(), expected, strict=True):
+            torch.testing.assert_close(per_sample[name][place], wanted)

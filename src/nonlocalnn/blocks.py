@@ -14,10 +14,12 @@ from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, Instan
 from nonlocalnn.functional.concatenation import rectified_non_local
 from nonlocalnn.functional.positions import (
     Extent,
+    Layer,
     Sides,
     add_projection,
     check_map,
     flatten,
+    fold,
     group,
     group_sides,
     pool_map,
@@ -25,7 +27,6 @@ from nonlocalnn.functional.positions import (
     pooled_sides,
     project,
     project_back,
-    project_to_scalar,
     ungroup,
     widen,
 )
@@ -40,13 +41,13 @@ for _leaf in (
     "add_projection",
     "check_map",
     "flatten",
+    "fold",
     "group",
     "non_local",
     "pool_map",
     "pool_positions",
     "pooled_sides",
     "project",
-    "project_to_scalar",
     "project_back",
     "rectified_non_local",
     "ungroup",
@@ -208,26 +209,23 @@ class NonLocalNd(nn.Module):
                 no multiple of ``extent``.
         """
         x = check_map(x, self.in_channels, self._num_sides)
-        keys = self._key_map(x)
-        g = self._pooled(project(keys, self.g.weight, self.g.bias), x)
         if self.instantiation == "concatenation":
-            y = self._concatenate(x, keys, g)
+            y = self._concatenate(x)
         else:
+            theta, phi, g = self._embed(x, *self._embeddings())
             # Under autocast g is narrower than x, which is theta and phi of the Gaussian.
-            theta = self._theta(x).to(g.dtype)
-            # The same tensor, by which the engine knows that the logits are symmetric.
-            is_symmetric = self.instantiation == "gaussian" and self.sub_sample is None
-            phi = theta if is_symmetric else self._phi(x, keys).to(g.dtype)
+            is_symmetric, theta = phi is theta, theta.to(g.dtype)
+            phi = theta if is_symmetric else phi.to(g.dtype)
             if self.instantiation == "dot_product":
                 theta, phi, g = (widen(part, self.W_z.weight) for part in (theta, phi, g))
             y = non_local(theta, phi, g, instantiation=self.instantiation, scale=self._scale())
         y = ungroup(y, x.shape[0], x.shape[2:], self.extent)
         if self.norm is None:
-            return add_projection(y, self.W_z.weight, self.W_z.bias, x)
+            return add_projection(y, _layer(self.W_z), x)
         # A graph traced by torch.fx keeps the norm as it is: it may be switched to train mode later.
         if is_constant(self.norm) and not _is_traced(x):
-            return add_projection(y, *fold_norm(self.W_z, self.norm), x)
-        z = self.norm(project_back(y, self.W_z.weight, self.W_z.bias, x))
+            return add_projection(y, fold_norm(self.W_z, self.norm), x)
+        z = self.norm(project_back(y, _layer(self.W_z), x))
         return x + z.to(x.dtype)
 
     def affinity(self, x: Tensor) -> Tensor:
@@ -248,9 +246,10 @@ class NonLocalNd(nn.Module):
             torch.Size([2, 10, 5])
         """
         x = check_map(x, self.in_channels, self._num_sides)
+        theta, phi, _ = self._embed(x, *self._embeddings())
         return functional.affinity(
-            self._theta(x),
-            self._phi(x, self._key_map(x)),
+            theta,
+            phi,
             instantiation=self.instantiation,
             w_f=self.w_f,
             scale=self._scale(),
@@ -264,31 +263,46 @@ class NonLocalNd(nn.Module):
         """Return the sides of one group, the positions that see each other, of a map with these sides."""
         return group_sides(sides, self.extent)
 
-    def _concatenate(self, x: Tensor, keys: Tensor, g: Tensor) -> Tensor:
+    def _concatenate(self, x: Tensor) -> Tensor:
         """Return y from two scalars a position; theta is never built, nor phi unless it is pooled."""
-        assert self.theta is not None
-        assert self.phi is not None
+        theta, phi = self._embeddings()
+        assert theta is not None
+        assert phi is not None
         assert self.w_f is not None
         w_theta, w_phi = self.w_f[: self.inter_channels], self.w_f[self.inter_channels :]
-        a = project_to_scalar(x, self.theta.weight, self.theta.bias, w_theta)
-        a = group(a, x.shape[2:], self.extent)
-        if self.sub_sample == "after":
-            b = self._phi(x, keys) @ w_phi.unsqueeze(1)
-        else:
-            b = self._pooled(project_to_scalar(keys, self.phi.weight, self.phi.bias, w_phi), x)
+        pools_phi = self.sub_sample == "after"
+        a, b, g = self._embed(x, fold(theta, w_theta), phi if pools_phi else fold(phi, w_phi))
+        if pools_phi:
+            b = b @ w_phi.unsqueeze(1)
         a, b, g = (widen(part, self.W_z.weight) for part in (a, b, g))
         return rectified_non_local(a.squeeze(2), b.squeeze(2), g)
 
-    def _key_map(self, x: Tensor) -> Tensor:
-        return pool_map(x, self.extent) if self.sub_sample == "before" else x
+    def _embed(
+        self, x: Tensor, query_layer: Layer | None, key_layer: Layer | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, the keys and g, pooled and grouped; without layers the first two are x itself.
 
-    def _theta(self, x: Tensor) -> Tensor:
-        theta = flatten(x) if self.theta is None else project(x, self.theta.weight, self.theta.bias)
-        return group(theta, x.shape[2:], self.extent)
+        They are one and the same tensor where that is all that they are.
+        """
+        g_layer = _layer(self.g)
+        if query_layer is None or key_layer is None:
+            keys = x if self.sub_sample is None else pool_map(x, self.extent)
+            theta = self._grouped_map(x)
+            phi = theta if self.sub_sample is None else self._grouped_map(keys)
+            g = project(keys if self.sub_sample == "before" else x, g_layer)[0]
+            return theta, phi, self._pooled(g, x)
+        if self.sub_sample == "before":
+            keys, theta = pool_map(x, self.extent), project(x, query_layer)[0]
+            phi, g = project(keys, key_layer, g_layer)
+        else:
+            theta, phi, g = project(x, query_layer, key_layer, g_layer)
+        theta = group(theta, x.shape[2:], self.extent)
+        return theta, self._pooled(phi, x), self._pooled(g, x)
 
-    def _phi(self, x: Tensor, keys: Tensor) -> Tensor:
-        phi = flatten(keys) if self.phi is None else project(keys, self.phi.weight, self.phi.bias)
-        return self._pooled(phi, x)
+    def _embeddings(self) -> tuple[Layer, Layer] | tuple[None, None]:
+        if self.theta is None or self.phi is None:
+            return None, None
+        return _layer(self.theta), _layer(self.phi)
 
     def _pooled(self, positions: Tensor, x: Tensor) -> Tensor:
         """Return the positions of the keys, sub-sampled where that is still to do, and grouped."""
@@ -296,6 +310,9 @@ class NonLocalNd(nn.Module):
         if self.sub_sample == "after":
             positions = pool_positions(positions, sides, self.extent)
         return group(positions, self.key_sides(sides), self.extent)
+
+    def _grouped_map(self, x: Tensor) -> Tensor:
+        return group(flatten(x), x.shape[2:], self.extent)
 
     def _scale(self) -> float | None:
         return self.inter_channels**-0.5 if self.use_scale else None
@@ -306,6 +323,10 @@ class NonLocalNd(nn.Module):
             f"instantiation={self.instantiation!r}, sub_sample={self.sub_sample!r}, "
             f"use_scale={self.use_scale}, extent={self.extent!r}"
         )
+
+
+def _layer(convolution: Convolution) -> Layer:
+    return convolution.weight, convolution.bias
 
 
 def _is_traced(x: object) -> bool:

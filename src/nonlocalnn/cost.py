@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +54,6 @@ class BlockCost:
     - ``sub_sample="after"``: g and phi before pooling, P E + P D (the Gaussian has x for phi), and the pooled
       places in 8 bytes a number, Q E + Q D.
     - ``sub_sample="before"``: the pooled map, Q C, and the places in 8 bytes, Q C.
-    - where a map of x over several frames is pooled and B > 1: a copy of x, P C.
     - Gaussian forms: theta, phi, g and y, P D + Q D + Q E + P E; the Gaussian's theta and phi are views of
       maps where phi is not pooled after and there are not several groups of several samples. Where phi is
       not pooled at all, it is its theta, and the log-sum-exp of each query is kept, P (and y twice where
@@ -255,7 +253,7 @@ def _block_cost(name: str, block: NonLocalNd, shape: tuple[int, ...]) -> BlockCo
         flops=2 * _multiply_adds(block, sizes),
         materialised_flops=2 * _materialised_multiply_adds(block, sizes),
         affinity_bytes=_FLOAT * batch * num_groups * sizes.N * sizes.M,
-        memory_bytes=_memory_bytes(block, sizes, sides),
+        memory_bytes=_memory_bytes(block, sizes),
     )
 
 
@@ -307,17 +305,14 @@ def _materialised_multiply_adds(block: NonLocalNd, s: _Sizes) -> int:
     return outer + embeddings + s.P * s.M * (s.D + s.E)
 
 
-def _memory_bytes(block: NonLocalNd, s: _Sizes, sides: Sequence[int]) -> int:
+def _memory_bytes(block: NonLocalNd, s: _Sizes) -> int:
     """Return the bytes of :class:`BlockCost`, for the batch."""
-    # Frames are pooled as images of one batch, which a view of x cannot be if B and T are both above 1.
-    pools_a_copy = len(sides) == 3 and block.extent != "time" and s.B > 1 and sides[0] > 1
     numbers, indices = 0 if block.norm is None else s.P * s.C, 0
     if block.sub_sample == "after":
-        is_gaussian = block.instantiation == "gaussian"
-        numbers += s.P * s.E + (s.P * s.D if pools_a_copy or not is_gaussian else 0)
+        numbers += s.P * s.E + (0 if block.phi is None else s.P * s.D)
         indices += s.Q * (s.E + s.D)
     elif block.sub_sample == "before":
-        numbers += s.Q * s.C + (s.P * s.C if pools_a_copy else 0)
+        numbers += s.Q * s.C
         indices += s.Q * s.C
     if block.instantiation in SOFTMAX_INSTANTIATIONS:
         numbers += _softmax_numbers(block, s)
@@ -334,15 +329,14 @@ def _memory_bytes(block: NonLocalNd, s: _Sizes, sides: Sequence[int]) -> int:
 
 def _softmax_numbers(block: NonLocalNd, s: _Sizes) -> int:
     """Return the numbers of theta, phi, g and y that are kept; the Gaussian's can be views of a map."""
-    # Groups of several samples are one batch, which a view of x cannot be; of pooled keys, unless T moves.
+    # Groups of several samples are one batch, which a view of a map cannot be.
     copies_x = s.groups > 1 and s.B > 1
-    copies_keys = copies_x and (block.extent == "time" or block.sub_sample is None)
     theta = s.P * s.D if block.theta is not None or copies_x else 0
     if block.theta is None and block.sub_sample is None:
         # phi is theta. y is kept as the engine made it, and by W_z in the order of x; and a log-sum-exp.
         copies_y = block.extent == "time"
         return theta + (s.P * (1 + copies_y) + s.Q) * s.E + s.P
-    phi = s.Q * s.D if block.phi is not None or copies_keys or block.sub_sample == "after" else 0
+    phi = s.Q * s.D if block.phi is not None or copies_x or block.sub_sample == "after" else 0
     return theta + phi + (s.P + s.Q) * s.E
 
 

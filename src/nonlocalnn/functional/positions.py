@@ -8,12 +8,14 @@ a copy of x.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Layer = tuple[Tensor, Tensor | None]  # weight and bias of a convolution
 Extent = Literal["spacetime", "space", "time"] | int
 Sides = torch.Size | tuple[int, ...]
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -45,81 +47,179 @@ def flatten(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a 1x1 convolution of a map as positions, shape (B, P, D).
+def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
+    """Return 1x1 convolutions of a map as positions, each of shape (B, P, D) with a D of its own.
 
     Args:
         x: A map, shape (B, C, *sides).
-        weight: The convolution's weight, shape (D, C, 1, ...).
-        bias: Its bias, shape (D,).
+        layers: For each convolution its weight, shape (D, C, 1, ...), and its bias, shape (D,) or None.
     """
-    positions = flatten(x)
-    # A batched product and not F.linear: it reads the transposed view in place and writes (B, P, D)
-    # contiguously, where F.linear would first copy x.
-    matrices = weight.flatten(1).t().expand(x.shape[0], -1, -1)
-    if bias is None:
-        return torch.bmm(positions, matrices)
-    return torch.baddbmm(bias, positions, matrices)
+    # A function of our own casts for itself: its backward pass runs outside of autocast.
+    dtype = _product_dtype(x)
+    arguments: list[Tensor | None] = []
+    for weight, bias in layers:
+        arguments += (weight.flatten(1).to(dtype), None if bias is None else bias.to(dtype))
+    with torch.autocast(x.device.type, enabled=False):
+        projected: tuple[Tensor, ...] = _Projection.apply(x.flatten(2).to(dtype), *arguments)
+    return projected
 
 
-def project_to_scalar(x: Tensor, weight: Tensor, bias: Tensor | None, w: Tensor) -> Tensor:
-    """Return w . (1x1 convolution of x) for each position, shape (B, P, 1), without the D channels between.
+def fold(layer: Layer, w: Tensor) -> Layer:
+    """Return the convolution that gives w . (1x1 convolution of x), one number a position.
 
     Args:
-        x: A map, shape (B, C, *sides).
-        weight: The convolution's weight, shape (D, C, 1, ...).
-        bias: Its bias, shape (D,), or None.
+        layer: The convolution's weight, shape (D, C, 1, ...), and its bias, shape (D,) or None.
         w: Shape (D,): the half of w_f that meets this convolution.
     """
+    weight, bias = layer
     # Products and a sum, not a matrix product: autocast leaves these in float32.
     folded = (w.unsqueeze(1) * weight.flatten(1)).sum(0, keepdim=True)
-    return project(x, folded, None if bias is None else (w * bias).sum(0, keepdim=True))
+    return folded, None if bias is None else (w * bias).sum(0, keepdim=True)
 
 
-def project_back(y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+def project_back(y: Tensor, layer: Layer, x: Tensor) -> Tensor:
     """Return the 1x1 convolution W_z of positions y as a map in the sides and memory format of x.
 
     The product runs in the type of ``y``, whatever autocast says: the unnormalised forms hand over float32
     because their sums can pass what float16 holds.
     """
-    offset = torch.zeros((), dtype=y.dtype, device=y.device) if bias is None else bias.to(y.dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        if _is_channels_last(x):
-            z = torch.baddbmm(offset, y, _matrices(weight, y).transpose(1, 2)).transpose(1, 2)
-        else:
-            offset = offset if bias is None else offset.unsqueeze(1)
-            z = torch.baddbmm(offset, _matrices(weight, y), y.transpose(1, 2))
-    return z.unflatten(2, x.shape[2:])
+    return _project_onto(None, y, layer, x)
 
 
-def add_projection(y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+def add_projection(y: Tensor, layer: Layer, x: Tensor) -> Tensor:
     """Return x + :func:`project_back` of y, summed up in one tensor where the types allow it.
 
     A map is often as large as all else that a block makes, and fresh memory is what small products wait for.
     """
     if y.dtype != x.dtype:
-        return x + project_back(y, weight, bias, x).to(x.dtype)
+        return x + project_back(y, layer, x).to(x.dtype)
+    return _project_onto(x.flatten(2), y, layer, x)
+
+
+def _project_onto(base_BCP: Tensor | None, y: Tensor, layer: Layer, x: Tensor) -> Tensor:
+    weight, bias = layer
+    matrix = weight.flatten(1).to(y.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        if _is_channels_last(x):
-            sums = flatten(x).clone() if bias is None else flatten(x) + bias.to(x.dtype)
-            z = sums.baddbmm_(y, _matrices(weight, y).transpose(1, 2)).transpose(1, 2)
-        else:
-            flat = x.flatten(2)
-            sums = flat.contiguous().clone() if bias is None else flat + bias.to(x.dtype).unsqueeze(1)
-            z = sums.baddbmm_(_matrices(weight, y), y.transpose(1, 2))
+        z: Tensor = _BackProjection.apply(
+            base_BCP, y, matrix, None if bias is None else bias.to(y.dtype), _is_channels_last(x)
+        )
     return z.unflatten(2, x.shape[2:])
 
 
-def _matrices(weight: Tensor, y: Tensor) -> Tensor:
-    """Return a 1x1 convolution's weight as one matrix a batch entry, (B, C, E)."""
-    return weight.flatten(1).to(y.dtype).expand(y.shape[0], -1, -1)
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which autocast computes products of x."""
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+        return x.dtype
+    return torch.get_autocast_dtype(x.device.type)
+
+
+class _Projection(torch.autograd.Function):
+    """Several 1x1 convolutions of (B, C, P), each to (B, P, D), contiguous.
+
+    By batched products and not F.linear, which would first copy x. The gradient of x is summed up in one
+    tensor that lies as x does; autograd would make one for each product, transposed, and then copy.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x_BCP: Tensor, *layers: Tensor | None) -> tuple[Tensor, ...]:
+        x_BPC = x_BCP.transpose(1, 2)
+        return tuple(
+            _product(x_BPC, _batched(matrix_DC, x_BCP).transpose(1, 2), bias_D)
+            for matrix_DC, bias_D in _pairs(layers)
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        x_BCP, *layers = inputs
+        ctx.save_for_backward(x_BCP, *(matrix_DC for matrix_DC, _ in _pairs(layers)))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients_BPD: Tensor) -> tuple[Tensor | None, ...]:
+        x_BCP, *matrices = ctx.saved_tensors
+        dx, dlayers = None, []
+        for place, (matrix_DC, dy_BPD) in enumerate(zip(matrices, gradients_BPD, strict=True)):
+            needs_matrix, needs_bias = ctx.needs_input_grad[2 * place + 1 : 2 * place + 3]
+            dlayers.append((dy_BPD.transpose(1, 2) @ x_BCP.transpose(1, 2)).sum(0) if needs_matrix else None)
+            dlayers.append(dy_BPD.sum((0, 1)) if needs_bias else None)
+            if ctx.needs_input_grad[0]:
+                left, right = _batched(matrix_DC, x_BCP).transpose(1, 2), dy_BPD.transpose(1, 2)
+                if x_BCP.stride(1) == 1:  # channels last
+                    left, right = right.transpose(1, 2), left.transpose(1, 2)
+                dx = torch.bmm(left, right) if dx is None else torch.baddbmm(dx, left, right)
+        if dx is not None and x_BCP.stride(1) == 1:
+            dx = dx.transpose(1, 2)
+        return (dx, *dlayers)
+
+
+class _BackProjection(torch.autograd.Function):
+    """A 1x1 convolution of (B, P, E), added to a (B, C, P); the gradient of y is contiguous."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        base_BCP: Tensor | None,
+        y_BPE: Tensor,
+        matrix_CE: Tensor,
+        bias_C: Tensor | None,
+        channels_last: bool,
+    ) -> Tensor:
+        matrix_BCE = _batched(matrix_CE, y_BPE)
+        if channels_last:
+            base_BPC = None if base_BCP is None else base_BCP.transpose(1, 2)
+            return _product(y_BPE, matrix_BCE.transpose(1, 2), bias_C, base_BPC).transpose(1, 2)
+        bias_C1 = None if bias_C is None else bias_C.unsqueeze(1)
+        return _product(matrix_BCE, y_BPE.transpose(1, 2), bias_C1, base_BCP)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, y_BPE, matrix_CE, _, _ = inputs
+        ctx.save_for_backward(y_BPE, matrix_CE)
+
+    @staticmethod
+    def backward(ctx: Any, dz_BCP: Tensor) -> tuple[Tensor | None, ...]:
+        y_BPE, matrix_CE = ctx.saved_tensors
+        needs_base, needs_y, needs_matrix, needs_bias, _ = ctx.needs_input_grad
+        return (
+            dz_BCP if needs_base else None,
+            torch.bmm(dz_BCP.transpose(1, 2), _batched(matrix_CE, y_BPE)) if needs_y else None,
+            torch.bmm(dz_BCP, y_BPE).sum(0) if needs_matrix else None,
+            dz_BCP.sum((0, 2)) if needs_bias else None,
+            None,
+        )
+
+
+def _product(left: Tensor, right: Tensor, bias: Tensor | None, base: Tensor | None = None) -> Tensor:
+    """Return base + left @ right + bias."""
+    if base is None:
+        return torch.bmm(left, right) if bias is None else torch.baddbmm(bias, left, right)
+    return torch.baddbmm(base, left, right) if bias is None else (base + bias).baddbmm_(left, right)
+
+
+def _batched(matrix: Tensor, like: Tensor) -> Tensor:
+    """Return a matrix for each batch entry, a view."""
+    return matrix.expand(like.shape[0], -1, -1)
+
+
+def _pairs(layers: Sequence[Any]) -> Iterable[tuple[Tensor, Tensor | None]]:
+    return zip(layers[::2], layers[1::2], strict=True)
 
 
 def pool_map(x: Tensor, extent: Extent) -> Tensor:
-    """Max-pool a map (B, C, *sides) as :func:`pool_positions` does; the result is a map too."""
-    sides = x.shape[2:]
-    pooled = pool_positions(flatten(x), sides, extent)
-    return pooled.transpose(1, 2).unflatten(2, pooled_sides(sides, extent))
+    """Max-pool a map (B, C, *sides) as :func:`pool_positions` does; the result is a map laid out as x."""
+    batch, num_channels, *sides = x.shape
+    pooled = pooled_sides(tuple(sides), extent)
+    if _is_channels_last(x):
+        positions = pool_positions(flatten(x), tuple(sides), extent)
+        return positions.transpose(1, 2).unflatten(2, pooled)
+    outer, height, width = _as_images(tuple(sides), extent)
+    kernel = _kernel(height, width, extent)
+    images = x.reshape(batch, num_channels * outer, height, width)
+    # PyTorch's pooling of rows is many times faster than that of images, without gradients.
+    maxima = F.max_pool1d(images.flatten(2), kernel[1]) if height == 1 else F.max_pool2d(images, kernel)
+    return maxima.reshape(batch, num_channels, *pooled)
 
 
 def pool_positions(positions: Tensor, sides: Sides, extent: Extent) -> Tensor:
@@ -139,13 +239,15 @@ def pool_positions(positions: Tensor, sides: Sides, extent: Extent) -> Tensor:
     """
     batch, _, num_channels = positions.shape
     outer, height, width = _as_images(sides, extent)
-    kernel = [
-        1 if side == 1 or not pooled else 2 for side, pooled in ((height, True), (width, extent != "time"))
-    ]
     # A channels-last image is a free view of positions, and the pooled one flattens back for free.
     images = positions.reshape(batch * outer, height, width, num_channels).permute(0, 3, 1, 2)
-    pooled = F.max_pool2d(images, kernel)
+    pooled = F.max_pool2d(images, _kernel(height, width, extent))
     return pooled.permute(0, 2, 3, 1).reshape(batch, math.prod(pooled_sides(sides, extent)), num_channels)
+
+
+def _kernel(height: int, width: int, extent: Extent) -> list[int]:
+    sides = ((height, True), (width, extent != "time"))
+    return [1 if side == 1 or not pooled else 2 for side, pooled in sides]
 
 
 def pooled_sides(sides: Sides, extent: Extent) -> Sides:

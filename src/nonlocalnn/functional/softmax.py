@@ -96,8 +96,9 @@ def _softmax_sum_backward(
     dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of theta, phi and g."""
-    dtheta_BND = theta_BND.new_empty(theta_BND.shape)
-    dphi_BMD, dg_BME = phi_BMD.new_zeros(phi_BMD.shape), g_BME.new_zeros(g_BME.shape)
+    # As their inputs lie, so that whatever else is added to them meets no other layout.
+    dtheta_BND = torch.empty_like(theta_BND)
+    dphi_BMD, dg_BME = torch.zeros_like(phi_BMD), torch.zeros_like(g_BME)
     for entry, rows, weights, spare in _weights(theta_BND, phi_BMD, bias_BM, scale):
         dy = dy_BNE[entry, rows]
         dg_BME[entry].addmm_(weights.t(), dy)
@@ -112,11 +113,7 @@ def _softmax_sum_backward(
 def _softmax_sum_backward_shapes(
     dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        theta_BND.new_empty(theta_BND.shape),
-        phi_BMD.new_empty(phi_BMD.shape),
-        g_BME.new_empty(g_BME.shape),
-    )
+    return torch.empty_like(theta_BND), torch.empty_like(phi_BMD), torch.empty_like(g_BME)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -71,7 +71,8 @@ def _symmetric_softmax_sum_backward(
     With w_ij = exp(l_ij - lse_i) and dl_ij = w_ij (<dy_i, g_j> - <dy_i, y_i>), as of any softmax:
     dg_j = sum_i w_ij dy_i and dx_i = scale sum_j (dl_ij + dl_ji) x_j.
     """
-    dx_BND, dg_BNE = x_BND.new_zeros(x_BND.shape), g_BNE.new_zeros(g_BNE.shape)
+    # As x lies, so that whatever else is added to it meets no other layout.
+    dx_BND, dg_BNE = torch.zeros_like(x_BND), torch.zeros_like(g_BNE)
     mean_BN = (dy_BNE * y_BNE).sum(2)
     for entry, rows, later, panel, (weights, dlogits) in _panels(x_BND, scale, num_spare=2):
         x, g, dy, lse, mean = x_BND[entry], g_BNE[entry], dy_BNE[entry], lse_BN[entry], mean_BN[entry]
@@ -96,7 +97,7 @@ def _symmetric_softmax_sum_backward(
 def _symmetric_softmax_sum_backward_shapes(
     dy_BNE: Tensor, x_BND: Tensor, g_BNE: Tensor, y_BNE: Tensor, lse_BN: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    return x_BND.new_empty(x_BND.shape), g_BNE.new_empty(g_BNE.shape)
+    return torch.empty_like(x_BND), torch.empty_like(g_BNE)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
