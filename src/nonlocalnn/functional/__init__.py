@@ -51,7 +51,8 @@ def non_local(
 
     Args:
         theta: Queries, shape (B, N, D), floating point.
-        phi: Keys, shape (B, M, D).
+        phi: Keys, shape (B, M, D). The same tensor object as ``theta`` lets an engine use that the logits
+            are symmetric.
         g: Values, shape (B, M, E).
         instantiation: The pairwise function f, see the table.
         w_f: Weights of the concatenation form, shape (2D,): the first D meet theta, the others phi.
