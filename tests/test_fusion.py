@@ -7,6 +7,7 @@ from torch import nn
 import nonlocalnn as nl
 from helpers import BLOCKS, SIDES, randomize_
 from nonlocalnn.functional import INSTANTIATIONS
+from nonlocalnn.models import ResidualNetwork
 
 
 @pytest.mark.parametrize("instantiation", INSTANTIATIONS)
@@ -26,6 +27,39 @@ def test_outputs_stay_the_same(sides, instantiation):
 
 def test_train_mode_is_refused_and_nothing_is_changed():
     model = nn.Sequential(nl.NonLocal2d(4).eval(), nl.NonLocal2d(4))
-    with pytest.raises(ValueError, match=r"block '1' is in train mode: call model\.eval"):
+    with pytest.raises(ValueError, match=r"the norm '1.norm' is in train mode: call model\.eval"):
         nl.fuse_(model)
     assert model[0].norm is not None
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+@pytest.mark.parametrize("num_sides", BLOCKS, ids=["1d", "2d", "3d"])
+def test_residual_networks_lose_all_their_norms(num_sides, norm):
+    shape = {1: (2, 3, 70), 2: (2, 3, 40, 36), 3: (1, 3, 4, 40, 36)}[num_sides]
+    network = ResidualNetwork(
+        num_sides=num_sides, depth=(2, 1, 1, 1), width=4, blocks={"layer2": [0]}, norm=norm
+    )
+    randomize_(network).double().eval()
+    x = torch.randn(*shape, dtype=torch.float64)
+    expected = network(x)
+    torch.testing.assert_close(nl.fuse_(network)(x), expected)
+    assert not any("bn" in key or "norm" in key for key in network.state_dict())
+
+
+def test_only_neighbours_that_are_sure_are_folded():
+    def layers():
+        shared = nn.Conv2d(4, 4, 1, bias=False)
+        return [
+            nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)),
+            nn.Sequential(shared, nn.BatchNorm2d(4)),
+            nn.Sequential(shared, nn.BatchNorm2d(4)),
+            nn.Sequential(nn.ConvTranspose2d(4, 4, 2), nn.BatchNorm2d(4)),
+        ]
+
+    model = randomize_(nn.Sequential(*layers())).double().eval()
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64)
+    expected = model(x)
+    torch.testing.assert_close(nl.fuse_(model)(x), expected)
+    kinds = [[type(layer).__name__ for layer in part] for part in model]
+    assert kinds[0] == ["Conv2d", "Identity", "ReLU", "BatchNorm2d"]
+    assert [kind[1] for kind in kinds[1:]] == ["BatchNorm2d"] * 3

@@ -18,6 +18,7 @@ PUBLIC = [
     "create_model",
     "functional",
     "fuse_",
+    "inflate_",
     "list_models",
     "load_checkpoint",
     "save_checkpoint",

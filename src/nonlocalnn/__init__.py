@@ -6,7 +6,7 @@ from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from nonlocalnn.cost import cost
 from nonlocalnn.fusion import fuse_
-from nonlocalnn.models import create_model, list_models
+from nonlocalnn.models import create_model, inflate_, list_models
 
 __version__ = "0.1.0"
 
@@ -21,6 +21,7 @@ __all__ = [
     "create_model",
     "functional",
     "fuse_",
+    "inflate_",
     "list_models",
     "load_checkpoint",
     "save_checkpoint",

@@ -70,12 +70,11 @@ def fold_norm(layer: Convolution, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    assert layer.bias is not None
     wide = torch.promote_types(layer.weight.dtype, torch.float32)
     factor = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps).rsqrt()
     weight = layer.weight * factor.view(-1, *[1] * (layer.weight.dim() - 1))
-    bias = norm.bias + factor * (layer.bias - norm.running_mean)
-    return weight.to(layer.weight.dtype), bias.to(layer.bias.dtype)
+    mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
+    return weight.to(layer.weight.dtype), (norm.bias - factor * mean).to(layer.weight.dtype)
 
 
 class NonLocalNd(nn.Module):

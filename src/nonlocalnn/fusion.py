@@ -1,31 +1,39 @@
-"""Folding a block's batch normalisation into W_z, for inference."""
+"""Folding batch normalisations into the convolutions before them, for inference."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import nn
 
-from nonlocalnn.blocks import NonLocalNd, fold_norm
+from nonlocalnn.blocks import Convolution, NonLocalNd, fold_norm, is_constant
+from nonlocalnn.models.bottleneck import Bottleneck, FrozenNorm
+from nonlocalnn.models.resnet import ResidualNetwork
 
 
 def fuse_(model: nn.Module) -> nn.Module:
-    r"""Fold the batch normalisation of every non-local block into its W_z, in place.
+    r"""Fold every normalisation that is known to follow a convolution into that convolution, in place.
 
-    .. math:: W_z' = \operatorname{diag}(\gamma / \sigma)\, W_z, \quad b' = \gamma (b - \mu) / \sigma + \beta
+    .. math:: W' = \operatorname{diag}(\gamma / \sigma)\, W, \quad b' = \gamma (b - \mu) / \sigma + \beta
 
-    The outputs in eval mode stay the same up to rounding, with one pass over the map less in each block.
-    The blocks' ``norm`` is None afterwards and their state dicts hold no ``norm`` keys: save a model that is
-    to be trained on before. Layers outside the blocks stay as they are.
+    Known are those of non-local blocks, of :class:`nonlocalnn.models.ResidualNetwork`, and neighbours in an
+    ``nn.Sequential``. The outputs in eval mode stay the same up to rounding, with one pass over each map
+    less. A block's ``norm`` is None afterwards and other norms are ``nn.Identity``; the state dict lacks
+    their keys: save a model that is to be trained on before. All else stays as it is, and so do
+    convolutions that a model uses in several places.
 
     Args:
-        model: In eval mode; blocks without a norm are left alone.
+        model: In eval mode; what has no norm is left alone.
 
     Returns:
         ``model`` itself.
 
     Raises:
-        ValueError: A block is in train mode, in which it normalises by each batch's own statistics and not by
-            those that are folded.
+        ValueError: A norm is in train mode, in which it normalises by each batch's own statistics and not by
+            those that are folded. Nothing is changed then.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -35,19 +43,43 @@ def fuse_(model: nn.Module) -> nn.Module:
         >>> bool(torch.allclose(fuse_(model)(x), before, atol=1e-5)), model.nl_1.norm
         (True, None)
     """
-    named = [(name, each) for name, each in model.named_modules() if isinstance(each, NonLocalNd)]
-    blocks = [(name, each) for name, each in named if each.norm is not None]
-    for name, block in blocks:
-        if block.training:
-            raise ValueError(
-                f"fuse_ is for inference and block {name!r} is in train mode: call model.eval() first"
-            )
-    for _, block in blocks:
-        assert block.norm is not None
+    uses = Counter(id(each) for _, each in model.named_modules(remove_duplicate=False))
+    found = []
+    for owner_name, owner in model.named_modules():
+        for layer_name, norm_name in _neighbours(owner):
+            layer, norm = owner.get_submodule(layer_name), owner.get_submodule(norm_name)
+            if uses[id(layer)] > 1:
+                continue
+            if norm.training and not isinstance(norm, FrozenNorm):
+                name = f"{owner_name}.{norm_name}".removeprefix(".")
+                raise ValueError(
+                    f"fuse_ is for inference and the norm {name!r} is in train mode: call model.eval() first"
+                )
+            if isinstance(norm, FrozenNorm) or is_constant(norm):
+                found.append((owner, layer, norm_name, norm))
+    for owner, layer, norm_name, norm in found:
         with torch.no_grad():
-            weight, bias = fold_norm(block.W_z, block.norm)
-            block.W_z.weight.copy_(weight)
-            assert block.W_z.bias is not None
-            block.W_z.bias.copy_(bias)
-        block.norm = None
+            weight, bias = fold_norm(layer, norm)
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+        setattr(owner, norm_name, None if isinstance(owner, NonLocalNd) else nn.Identity())
     return model
+
+
+def _neighbours(owner: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the names of a module's own convolutions and of the norms that directly follow them."""
+    if isinstance(owner, NonLocalNd):
+        pairs = [("W_z", "norm")]
+    elif isinstance(owner, Bottleneck):
+        pairs = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
+    elif isinstance(owner, ResidualNetwork):
+        pairs = [("conv1", "bn1")]
+    elif type(owner) is nn.Sequential:
+        pairs = list(pairwise(dict(owner.named_children())))
+    else:
+        pairs = []
+    children = dict(owner.named_children())
+    for layer_name, norm_name in pairs:
+        norm = children.get(norm_name)
+        is_norm = isinstance(norm, nn.modules.batchnorm._BatchNorm | FrozenNorm)
+        if is_norm and isinstance(children[layer_name], Convolution):
+            yield layer_name, norm_name

@@ -13,12 +13,9 @@ from torch import nn
 
 from nonlocalnn._errors import near_miss
 from nonlocalnn.checkpoints import load_checkpoint
-from nonlocalnn.cli.common import command_parser, load_image_model
+from nonlocalnn.cli.common import command_parser, load_classifier
 from nonlocalnn.cost import cost
-from nonlocalnn.models import list_models
-
-# What a network made by name takes when nobody says.
-_INPUTS = {"nl_digits": (1, 1, 28, 28)}
+from nonlocalnn.models import list_models, sample_shape
 
 
 def run(words: Sequence[str]) -> int:
@@ -32,7 +29,7 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help=f"a network by name ({', '.join(list_models())}), a checkpoint, or the folder of a run",
+        help="a network by name (see nonlocalnn models), a checkpoint, or the folder of a run",
     )
     parser.add_argument(
         "--input",
@@ -60,15 +57,13 @@ def _shape(text: str) -> tuple[int, ...]:
 def _model_and_input(name: str, given: tuple[int, ...] | None) -> tuple[nn.Module | str, tuple[int, ...]]:
     path = Path(name)
     if name in list_models():
-        if given is None and name not in _INPUTS:
-            raise ValueError(f"{name} takes inputs of many shapes: name one by --input")
-        return name, _INPUTS[name] if given is None else given
+        return name, (1, *sample_shape(name)) if given is None else given
     if not path.exists():
-        known = list_models()
         raise ValueError(
-            f"{name!r} is neither a network ({', '.join(known)}) nor a file{near_miss(name, known)}"
+            f"{name!r} is neither a network (see nonlocalnn models) nor a file"
+            f"{near_miss(name, list_models())}"
         )
     if given is not None and path.is_file():
         return load_checkpoint(path), given
-    loaded = load_image_model(path)
-    return loaded.model, (1, loaded.channels, *loaded.image_size) if given is None else given
+    loaded = load_classifier(path)
+    return loaded.model, (1, *loaded.sample_shape) if given is None else given

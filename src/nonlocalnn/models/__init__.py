@@ -1,6 +1,16 @@
 """Whole networks."""
 
 from nonlocalnn.models.digits import DigitsNetwork
-from nonlocalnn.models.presets import create_model, list_models, model_settings
+from nonlocalnn.models.inflation import inflate_
+from nonlocalnn.models.presets import create_model, list_models, model_settings, sample_shape
+from nonlocalnn.models.resnet import ResidualNetwork
 
-__all__ = ["DigitsNetwork", "create_model", "list_models", "model_settings"]
+__all__ = [
+    "DigitsNetwork",
+    "ResidualNetwork",
+    "create_model",
+    "inflate_",
+    "list_models",
+    "model_settings",
+    "sample_shape",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from nonlocalnn._errors import check_choice, near_miss
 from nonlocalnn.models.digits import DigitsNetwork
+from nonlocalnn.models.resnet import Inflation, ResidualNetwork
 
 Config = dict[str, Any]
 
@@ -22,17 +23,55 @@ class Preset:
     Args:
         build: The network's class; takes ``num_classes`` and the settings by keyword.
         num_classes: What ``num_classes`` is when nobody says.
+        sample_shape: Shape of one sample that it is meant for, (C, *sides).
         settings: Keyword arguments of ``build``, which overrides replace.
     """
 
     build: Callable[..., nn.Module]
     num_classes: int
+    sample_shape: tuple[int, ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-_PRESETS: dict[str, Preset] = {
-    "nl_digits": Preset(DigitsNetwork, num_classes=10),
-}
+# Frames of a clip, and whether time is halved early; a clip of 8 has a stride of 8 frames, and so on.
+_CLIPS = {"8x8": (8, False), "32x2": (32, True), "32x4": (32, False), "128x1": (128, True)}
+_VIDEO: dict[str, Inflation] = {"c2d": None, "i3d": "3x1x1", "i3d333": "3x3x3"}
+_NUM_BLOCKS = {"": 0, "nl1_": 1, "nl5_": 5, "nl10_": 10}
+_TINY = {"depth": (1, 1, 1, 1), "width": 8, "dropout": 0.0}
+
+
+def _video_presets() -> Iterator[tuple[str, Preset]]:
+    for kind, inflation in _VIDEO.items():
+        for depth in (50, 101):
+            for clip, (frames, halves_time_early) in _CLIPS.items():
+                for prefix, blocks in _NUM_BLOCKS.items():
+                    settings: dict[str, Any] = {
+                        "depth": depth,
+                        "inflation": inflation,
+                        "halves_time_early": halves_time_early,
+                        "blocks": blocks,
+                    }
+                    if clip in ("32x4", "128x1"):
+                        # Trained two clips at a time: frozen norms, and groups of frames in large maps.
+                        settings |= {"norm": "frozen", "layer2_extent": 4}
+                    name = f"{prefix}{kind}_r{depth}_{clip}"
+                    yield name, Preset(ResidualNetwork, 400, (3, frames, 224, 224), settings)
+
+
+def _other_presets() -> Iterator[tuple[str, Preset]]:
+    yield "nl_digits", Preset(DigitsNetwork, 10, (1, 28, 28))
+    for prefix, blocks in _NUM_BLOCKS.items():
+        for depth in (50, 101):
+            settings: dict[str, Any] = {"num_sides": 2, "depth": depth, "blocks": blocks, "dropout": 0.0}
+            yield f"{prefix}resnet{depth}", Preset(ResidualNetwork, 1000, (3, 224, 224), settings)
+    tiny = {"c1d_tiny": (64,), "resnet_tiny": (64, 64), "c2d_tiny": (8, 64, 64)}
+    for name, sides in tiny.items():
+        for prefix, places in (("", {}), ("nl2_", {"layer2": (0,), "layer3": (0,)})):
+            settings = {**_TINY, "num_sides": len(sides), "blocks": places}
+            yield prefix + name, Preset(ResidualNetwork, 10, (3, *sides), settings)
+
+
+_PRESETS: dict[str, Preset] = dict([*_other_presets(), *_video_presets()])
 
 
 def list_models() -> list[str]:
@@ -57,6 +96,20 @@ def model_settings(name: str) -> list[str]:
     """
     check_choice("model", name, list_models())
     return [each for each in inspect.signature(_PRESETS[name].build).parameters if each != "num_classes"]
+
+
+def sample_shape(name: str) -> tuple[int, ...]:
+    """Return the shape of one sample that a network by name is meant for, (C, sides).
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> sample_shape("nl5_i3d_r50_8x8")
+        (3, 8, 224, 224)
+    """
+    check_choice("model", name, list_models())
+    return _PRESETS[name].sample_shape
 
 
 def create_model(name: str, *, num_classes: int | None = None, **overrides: Any) -> nn.Module:

@@ -1,0 +1,116 @@
+"""What the residual networks are made of: the bottleneck, and a norm that does not move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nonlocalnn.blocks import Convolution
+
+EXPANSION = 4
+CONVOLUTIONS: tuple[Callable[..., Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class FrozenNorm(nn.Module):
+    r"""Batch normalisation whose factor and term are constants: nothing in it is trained or updated.
+
+    .. math:: y = \gamma (x - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta
+
+    For batches too small for statistics of their own, such as long clips. Its state-dict keys are those of
+    the batch normalisation whose state it takes over, less the count of batches.
+
+    Shape:
+        - Input: (B, num_features, \*sides).
+        - Output: the same.
+
+    Args:
+        num_features: Channels.
+        eps: Added to the variance.
+
+    Example:
+        >>> norm = FrozenNorm(4)
+        >>> norm.load_state_dict(nn.BatchNorm2d(4).state_dict())
+        <All keys matched successfully>
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        for name, start in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((num_features,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised map."""
+        factor = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - factor * self.running_mean
+        sides = [1] * (x.dim() - 2)
+        return x * factor.view(-1, *sides).to(x.dtype) + shift.view(-1, *sides).to(x.dtype)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut, then a non-local block where there is one.
+
+    In a video network the first convolution spans ``first_frames`` frames and the second ``frames``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        num_sides: int,
+        stride: int,
+        first_frames: int,
+        frames: int,
+        norm: Callable[[int], nn.Module],
+    ) -> None:
+        super().__init__()
+        conv = CONVOLUTIONS[num_sides - 1]
+        out_channels = width * EXPANSION
+
+        def kernel(side: int, num_frames: int) -> tuple[int, ...]:
+            return along(num_sides, num_frames, side)
+
+        first, second = kernel(1, first_frames), kernel(3, frames)
+        strides = along(num_sides, 1, stride)
+        self.conv1 = conv(in_channels, width, first, padding=halves(first), bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = conv(width, width, second, stride=strides, padding=halves(second), bias=False)
+        self.bn2 = norm(width)
+        self.conv3 = conv(width, out_channels, kernel(1, 1), bias=False)
+        self.bn3 = norm(out_channels)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            shortcut = conv(in_channels, out_channels, kernel(1, 1), stride=strides, bias=False)
+            self.downsample = nn.Sequential(shortcut, norm(out_channels))
+        self.nl: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map after the block, if there is one."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.relu(self.bn3(self.conv3(x)) + shortcut)
+        return x if self.nl is None else self.nl(x)
+
+
+def along(num_sides: int, over_time: int, over_space: int) -> tuple[int, ...]:
+    """Return a kernel or stride: one number for each side, the first of three being time."""
+    return (over_time, over_space, over_space) if num_sides == 3 else (over_space,) * num_sides
+
+
+def halves(kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the padding that keeps the sides of a map."""
+    return tuple(side // 2 for side in kernel)

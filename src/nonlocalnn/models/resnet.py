@@ -1,0 +1,224 @@
+"""Residual networks over sequences, images and video, with non-local blocks: C2D and I3D of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.blocks import BatchNorm, NonLocal1d, NonLocal2d, NonLocal3d, SubSample
+from nonlocalnn.functional import Instantiation
+from nonlocalnn.functional.positions import Extent
+from nonlocalnn.models.bottleneck import CONVOLUTIONS, EXPANSION, Bottleneck, FrozenNorm, along, halves
+from nonlocalnn.models.placement import STAGES, Placement, block_places, stage_lengths
+
+Inflation = Literal["3x1x1", "3x3x3"] | None
+ResidualNorm = Literal["batch", "frozen"]
+
+_BATCH_NORMS: tuple[Callable[[int], BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_BLOCKS = (NonLocal1d, NonLocal2d, NonLocal3d)
+_POOLS = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+
+
+class ResidualNetwork(nn.Module):
+    r"""Residual network with bottlenecks over sequences, images or video, and with non-local blocks.
+
+    Of video it is the paper's C2D, which looks at frames one by one but for its pooling, or by ``inflation``
+    I3D. Layers are called as in torchvision's and timm's networks, whose weights :func:`nonlocalnn.inflate_`
+    takes over; a block is ``layer3.4.nl`` where it follows the bottleneck ``layer3.4``. The paper's res2 to
+    res5 are ``layer1`` to ``layer4``. The spatial stride is in the 3x3 convolution, as in the released code.
+
+    By default keys are pooled before phi and g and logits are scaled, as in the released code, and as the
+    paper's count of FLOPs asks for. ``sub_sample="after"`` and ``use_scale=False`` are the paper's text.
+
+    Shape:
+        - Input: (B, in_channels, N), (B, in_channels, H, W) or (B, in_channels, T, H, W).
+        - Output: scores (B, num_classes).
+
+    Args:
+        num_classes: Number of classes.
+        num_sides: 1 for sequences, 2 for images, 3 for video.
+        in_channels: Channels of the input.
+        depth: 50, 101, or the number of bottlenecks of each of the four stages.
+        width: Channels after the first convolution; the stages have 4, 8, 16 and 32 times as many.
+        inflation: Video only. "3x1x1" makes the first convolution of every second bottleneck span three
+            frames, "3x3x3" the second convolution of the same ones; both make the network's first one span
+            five. None is C2D.
+        halves_time_early: Video only. The first convolution and the first pooling have a stride of 2 over
+            time, as for 32 frames at stride 2 and 128 at stride 1; False is for clips of few frames.
+        pads_pool1: Pad the first pooling by 1 in space: 224 pixels are 56 positions after it, and without
+            padding, as in the released code, 55.
+        blocks: How many non-local blocks, placed as in the paper: 0, 1, 5 or 10 at depth 50 or 101; or the
+            places, as in ``{"layer2": [1, 3]}`` for the second and the fourth bottleneck of ``layer2``.
+        instantiation: The pairwise function of the blocks.
+        sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
+        use_scale: Scale the logits of the two Gaussian forms; the others have none.
+        zero_init: Blocks start as the identity.
+        extent: Video only: which positions see each other.
+        layer2_extent: Video only: the same for the blocks in ``layer2``, where it differs: 4 for long clips.
+        norm: "batch", or "frozen" for batches too small for statistics: :class:`FrozenNorm` in the network
+            and none in the blocks.
+        dropout: Before the last layer.
+
+    Raises:
+        ValueError: A setting is unknown or has no meaning here.
+
+    Source:
+        Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018, table 1 and section 4.
+
+    Example:
+        >>> network = ResidualNetwork(num_sides=2, depth=(1, 1, 1, 1), width=8, blocks={"layer2": [0]})
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 400])
+    """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 400,
+        num_sides: int = 3,
+        in_channels: int = 3,
+        depth: int | Sequence[int] = 50,
+        width: int = 64,
+        inflation: Inflation = None,
+        halves_time_early: bool = False,
+        pads_pool1: bool = True,
+        blocks: int | Placement = 0,
+        instantiation: Instantiation = "embedded_gaussian",
+        sub_sample: SubSample = "before",
+        use_scale: bool = True,
+        zero_init: bool = True,
+        extent: Extent = "spacetime",
+        layer2_extent: Extent | None = None,
+        norm: ResidualNorm = "batch",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_choice("inflation", inflation, ("3x1x1", "3x3x3", None))
+        check_choice("norm", norm, ("batch", "frozen"))
+        if num_sides not in (1, 2, 3):
+            raise ValueError(f"num_sides must be 1 (sequences), 2 (images) or 3 (video); got {num_sides!r}")
+        if num_sides != 3 and (inflation is not None or halves_time_early or layer2_extent is not None):
+            raise ValueError(
+                "inflation, halves_time_early and layer2_extent are settings of video networks, num_sides=3"
+            )
+        lengths = stage_lengths(depth)
+        places = block_places(blocks, depth, lengths)
+        norm_class: Callable[[int], nn.Module] = FrozenNorm
+        if norm == "batch":
+            norm_class = _BATCH_NORMS[num_sides - 1]
+        stem = along(num_sides, 1 if inflation is None else 5, 7)
+        self.num_sides = num_sides
+        self.halves_time_early = halves_time_early
+        self.pads_pool1 = pads_pool1
+        self.conv1 = CONVOLUTIONS[num_sides - 1](
+            in_channels,
+            width,
+            stem,
+            stride=along(num_sides, 2 if halves_time_early else 1, 2),
+            padding=halves(stem),
+            bias=False,
+        )
+        self.bn1 = norm_class(width)
+        channels = width
+        for stage, name in enumerate(STAGES):
+            bottlenecks = []
+            for place in range(lengths[stage]):
+                spans = 3 if inflation is not None and _is_inflated(stage, place) else 1
+                bottleneck = Bottleneck(
+                    channels,
+                    width * 2**stage,
+                    num_sides=num_sides,
+                    stride=2 if place == 0 and stage > 0 else 1,
+                    first_frames=spans if inflation == "3x1x1" else 1,
+                    frames=spans if inflation == "3x3x3" else 1,
+                    norm=norm_class,
+                )
+                channels = width * 2**stage * EXPANSION
+                if place in places[name]:
+                    bottleneck.nl = _BLOCKS[num_sides - 1](
+                        channels,
+                        instantiation=instantiation,
+                        sub_sample=sub_sample,
+                        use_scale=use_scale and instantiation in ("gaussian", "embedded_gaussian"),
+                        norm="batch" if norm == "batch" else None,
+                        zero_init=zero_init,
+                        extent=layer2_extent if name == "layer2" and layer2_extent is not None else extent,
+                    )
+                bottlenecks.append(bottleneck)
+            setattr(self, name, nn.Sequential(*bottlenecks))
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        """Draw the weights of the released code: residual branches start at zero, the last layer near it."""
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                for layer in (module.conv1, module.conv2, module.conv3):
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if isinstance(module.bn3, nn.modules.batchnorm._BatchNorm):
+                    nn.init.zeros_(module.bn3.weight)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        r"""Return the map after the last stage, (B, 32 width, \*sides).
+
+        Raises:
+            ValueError: ``x`` has another rank, or too few frames to be pooled.
+        """
+        if x.dim() != self.num_sides + 2:
+            sides = {1: "N", 2: "H, W", 3: "T, H, W"}[self.num_sides]
+            raise ValueError(f"the network takes (B, C, {sides}); got shape {tuple(x.shape)}")
+        needed = 7 if self.halves_time_early else 2
+        if self.num_sides == 3 and x.shape[2] < needed:
+            raise ValueError(f"a clip must have at least {needed} frames for this network; got {x.shape[2]}")
+        x = F.relu(self.bn1(self.conv1(x)))
+        early = 2 if self.halves_time_early else 1
+        x = self._pool(x, along(self.num_sides, early, 3), along(self.num_sides, early, 2), self.pads_pool1)
+        x = self.layer1(x)
+        if self.num_sides == 3:
+            x = self._pool(x, (2, 1, 1), (2, 1, 1), False)
+        return self.layer4(self.layer3(self.layer2(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores, shape (B, num_classes)."""
+        return self.fc(self.dropout(self.features(x).flatten(2).mean(2)))
+
+    def probabilities(self, x: Tensor, *, window: int = 7) -> Tensor:
+        r"""Return the mean over all places of the class probabilities there, shape (B, num_classes).
+
+        The last map is averaged in windows, over all frames and ``window`` positions along each other side,
+        as large as the whole map of a training crop; the last layer and the softmax are applied to each. An
+        input of 256 pixels gives 2 x 2 windows of 7 x 7 positions, as the released code tests.
+
+        Args:
+            x: What :meth:`forward` takes, of any size.
+            window: The side of a window, in positions; the map's own where that is smaller.
+        """
+        maps = self.features(x)
+        kernel = [min(window, side) for side in maps.shape[2:]]
+        if self.num_sides == 3:
+            kernel[0] = maps.shape[2]
+        pooled = _AVERAGES[self.num_sides - 1](maps, kernel, stride=1).flatten(2).transpose(1, 2)
+        return self.fc(self.dropout(pooled)).softmax(2).mean(1)
+
+    def _pool(self, x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], pads: bool) -> Tensor:
+        padding = along(self.num_sides, 0, 1 if pads else 0)
+        return _POOLS[self.num_sides - 1](x, kernel, stride, padding)
+
+
+def _is_inflated(stage: int, place: int) -> bool:
+    """Return whether a bottleneck of I3D spans frames: all of res2, every second one, the middle of res5."""
+    return stage == 0 or place % 2 == (1 if stage == 3 else 0)

@@ -1,0 +1,274 @@
+"""The paper's networks: costs, layers, weights of image networks, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import nonlocalnn as nl
+from helpers import randomize_
+from nonlocalnn.cli import main
+from nonlocalnn.cli.models import count_network
+from nonlocalnn.models import ResidualNetwork, sample_shape
+from nonlocalnn.models.bottleneck import FrozenNorm
+
+TINY = {"depth": (1, 1, 1, 1), "width": 4, "num_classes": 5}
+BLOCKS = {"layer2": [0], "layer3": [0]}
+SAMPLES = {1: (3, 70), 2: (3, 40, 52), 3: (3, 9, 40, 52)}
+
+# Millions of parameters and 10^9 multiply-adds with pool1 padded and not, of 32 x 224 x 224, without norms.
+COSTS = {
+    "c2d_r50_32x2": (24.27, 20.44, 20.23),
+    "nl5_c2d_r50_32x2": (31.62, 28.57, 28.36),
+    "i3d_r50_32x2": (27.99, 33.13, 32.83),
+    "nl5_i3d_r50_32x2": (35.34, 41.26, 40.96),
+    "c2d_r101_32x2": (43.21, 35.29, 35.08),
+    "nl5_c2d_r101_32x2": (50.56, 43.41, 43.21),
+    "i3d_r101_32x2": (51.65, 51.68, 51.38),
+    "nl5_i3d_r101_32x2": (59.00, 59.80, 59.51),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_costs_are_those_counted_from_the_paper(name):
+    parameters, padded, unpadded = count_network(name)
+    assert round(parameters, 2) == COSTS[name][0]
+    assert padded == pytest.approx(COSTS[name][1], rel=0.005)
+    assert unpadded == pytest.approx(COSTS[name][2], rel=0.005)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("nl1_c2d_r50_32x2", 26.37), ("nl10_c2d_r50_32x2", 38.98)])
+def test_parameters_of_other_numbers_of_blocks(name, parameters):
+    assert round(count_network(name)[0], 2) == parameters
+
+
+def test_inflating_the_3x3_costs_what_table_2e_says():
+    c2d, i3d333 = (count_network(f"{kind}_r101_32x2") for kind in ("c2d", "i3d333"))
+    assert i3d333[0] / c2d[0] == pytest.approx(1.456, abs=5e-4)
+    assert i3d333[1] / c2d[1] == pytest.approx(1.76, abs=0.05)
+
+
+def test_the_cost_table_is_printed_and_that_of_the_guide(capsys):
+    assert main(["models", "--cost"]) == 0
+    printed = capsys.readouterr().out
+    assert "| c2d_r101_32x2 | 43.21 | 1.00 | 35.29 | 1.00 | 35.08 | 1.00 |" in printed
+    guide = Path(__file__).resolve().parent.parent / "docs" / "guides" / "networks.md"
+    assert printed in guide.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("nl1_c2d_r50_8x8", {"layer3.4"}),
+        ("nl5_c2d_r50_8x8", {"layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"}),
+        ("nl10_c2d_r50_8x8", {f"layer2.{i}" for i in range(4)} | {f"layer3.{i}" for i in range(6)}),
+        ("nl1_i3d_r101_32x2", {"layer3.21"}),
+        ("nl5_i3d_r101_32x2", {"layer2.1", "layer2.3", "layer3.6", "layer3.13", "layer3.20"}),
+        ("nl5_resnet50", {"layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"}),
+    ],
+)
+def test_blocks_stand_where_the_paper_puts_them(name, places):
+    with torch.device("meta"):
+        model = nl.create_model(name)
+    blocks = {name for name, module in model.named_modules() if isinstance(module, nl.NonLocalNd)}
+    assert blocks == {f"{place}.nl" for place in places}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("c2d_r50_32x2", [(16, 112), (8, 56), (4, 56), (4, 28), (4, 14), (4, 7)]),
+        ("i3d_r50_8x8", [(8, 112), (8, 56), (4, 56), (4, 28), (4, 14), (4, 7)]),
+        ("i3d_r50_32x4", [(32, 112), (32, 56), (16, 56), (16, 28), (16, 14), (16, 7)]),
+        ("c2d_r101_128x1", [(64, 112), (32, 56), (16, 56), (16, 28), (16, 14), (16, 7)]),
+    ],
+)
+def test_maps_have_the_sizes_of_table_1(name, sizes):
+    with torch.device("meta"):
+        model, found = nl.create_model(name).eval(), []
+        for module in (
+            model.conv1,
+            model.layer1,
+            model.layer2[0].conv1,
+            model.layer2,
+            model.layer3,
+            model.layer4,
+        ):
+            module.register_forward_hook(
+                lambda module, inputs, output: found.append(tuple(output.shape[2:4]))
+            )
+        assert model(torch.empty(2, *sample_shape(name))).shape == (2, 400)
+    # Of layer1 comes what pool1 left; what pool2 leaves is seen by the first convolution of layer2.
+    assert found == sizes
+
+
+@pytest.mark.parametrize(
+    ("inflation", "kernels"), [(None, (1, 1, 1)), ("3x1x1", (5, 3, 1)), ("3x3x3", (5, 1, 3))]
+)
+def test_every_second_bottleneck_is_inflated(inflation, kernels):
+    with torch.device("meta"):
+        model = ResidualNetwork(depth=50, inflation=inflation)
+    assert model.conv1.kernel_size == (kernels[0], 7, 7)
+    masks = {"layer1": "111", "layer2": "1010", "layer3": "101010", "layer4": "010"}
+    for name, mask in masks.items():
+        for bottleneck, is_inflated in zip(getattr(model, name), mask, strict=True):
+            first, second = kernels[1:] if is_inflated == "1" else (1, 1)
+            assert bottleneck.conv1.kernel_size == (first, 1, 1)
+            assert bottleneck.conv2.kernel_size == (second, 3, 3)
+
+
+@pytest.mark.parametrize("num_sides", SAMPLES)
+def test_blocks_begin_as_the_identity(num_sides):
+    torch.manual_seed(0)
+    with_blocks = ResidualNetwork(num_sides=num_sides, blocks=BLOCKS, **TINY).eval()
+    without = ResidualNetwork(num_sides=num_sides, **TINY).eval()
+    without.load_state_dict({key: with_blocks.state_dict()[key] for key in without.state_dict()})
+    x = torch.randn(2, *SAMPLES[num_sides])
+    torch.testing.assert_close(with_blocks(x), without(x))
+    assert not torch.allclose(randomize_(with_blocks)(x), without(x))
+
+
+def test_names_are_those_of_torchvision():
+    torchvision = pytest.importorskip("torchvision")
+    theirs = torchvision.models.resnet50().eval()
+    ours = nl.create_model("resnet50").eval()
+    assert nl.inflate_(ours, randomize_(theirs).state_dict()) == []
+    x = torch.randn(1, 3, 64, 80)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["c2d_r50_8x8", "nl5_c2d_r50_8x8"])
+def test_c2d_of_equal_frames_is_the_image_network(name):
+    torch.manual_seed(0)
+    image = nl.create_model("resnet50").eval()
+    for module in image.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            randomize_(module)
+    video = nl.create_model(name).eval()
+    kept = nl.inflate_(video, {f"module.{key}": value for key, value in image.state_dict().items()})
+    assert {key.split(".nl.")[0] for key in kept if ".nl." not in key} == {"fc.weight", "fc.bias"}
+    x = torch.randn(1, 3, 64, 96)
+    frames = video.features(x.unsqueeze(2).repeat(1, 1, 4, 1, 1))
+    expected = image.features(x).unsqueeze(2).expand(frames.shape)
+    torch.testing.assert_close(frames, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
+
+
+@pytest.mark.parametrize("inflation", ["3x1x1", "3x3x3"])
+def test_inside_a_clip_of_equal_frames_inflation_keeps_the_features(inflation):
+    torch.manual_seed(0)
+    settings = {"depth": (2, 1, 1, 2), "width": 4}
+    image = randomize_(ResidualNetwork(num_sides=2, **settings)).double().eval()
+    video = ResidualNetwork(inflation=inflation, **settings).double().eval()
+    assert nl.inflate_(video, image.state_dict()) == []
+    x = torch.randn(1, 3, 32, 40, dtype=torch.float64)
+    frames = video.features(x.unsqueeze(2).repeat(1, 1, 48, 1, 1))
+    expected = image.features(x)
+    torch.testing.assert_close(frames[:, :, 12], expected)
+    assert not torch.allclose(frames[:, :, 0], expected)  # where kernels meet the padding
+
+
+def test_inflation_refuses_other_networks():
+    image = ResidualNetwork(num_sides=2, **TINY).state_dict()
+    before = {key: value.clone() for key, value in ResidualNetwork(**TINY).state_dict().items()}
+    video = ResidualNetwork(**TINY)
+    video.load_state_dict(before)
+    wrong = {
+        r"has 'conv0.weight', which the video network lacks": {**image, "conv0.weight": torch.ones(1)},
+        r"'conv1.weight' has shape \(4, 3, 5, 5\)": {**image, "conv1.weight": torch.ones(4, 3, 5, 5)},
+        r"lacks 'conv1.weight' and 0 more": {k: v for k, v in image.items() if k != "conv1.weight"},
+    }
+    for message, state in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            nl.inflate_(video, state)
+    for key, value in video.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_frozen_norms_are_constant_and_take_over_batch_norms():
+    norm = randomize_(nn.BatchNorm3d(4)).eval()
+    frozen = FrozenNorm(4)
+    frozen.load_state_dict(norm.state_dict())
+    x = torch.randn(2, 4, 3, 5, 2)
+    torch.testing.assert_close(frozen.train()(x), norm(x))
+    assert list(frozen.parameters()) == []
+    short = randomize_(ResidualNetwork(**TINY)).eval()
+    long = ResidualNetwork(norm="frozen", blocks=BLOCKS, layer2_extent=4, **TINY)
+    missing, unexpected = long.load_state_dict(short.state_dict(), strict=False)
+    assert all(".nl." in name for name in missing)
+    assert unexpected == []
+    clip = torch.randn(1, 3, 8, 40, 40)
+    torch.testing.assert_close(long.eval()(clip), short(clip))
+    assert long.layer2[0].nl.norm is None
+    assert (long.layer2[0].nl.extent, long.layer3[0].nl.extent) == (4, "spacetime")
+
+
+def test_probabilities_are_means_over_windows():
+    network = randomize_(ResidualNetwork(blocks=BLOCKS, **TINY)).eval()
+    clip = torch.randn(2, 3, 4, 256, 256)
+    maps = network.features(clip)
+    assert maps.shape[2:] == (2, 8, 8)
+    expected = torch.stack(
+        [
+            network.fc(maps[:, :, :, top : top + 7, left : left + 7].mean((2, 3, 4))).softmax(1)
+            for top in (0, 1)
+            for left in (0, 1)
+        ]
+    ).mean(0)
+    torch.testing.assert_close(network.probabilities(clip), expected)
+    small = clip[..., :64, :64]
+    torch.testing.assert_close(network.probabilities(small), network(small).softmax(1))
+
+
+@pytest.mark.parametrize("num_sides", SAMPLES)
+def test_checkpoints_and_gradients(num_sides, tmp_path):
+    model = nl.create_model(
+        {1: "nl2_c1d_tiny", 2: "nl2_resnet_tiny", 3: "nl2_c2d_tiny"}[num_sides], num_classes=4
+    )
+    randomize_(model)(torch.randn(2, *SAMPLES[num_sides])).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+    nl.save_checkpoint(model, tmp_path / "model.safetensors")
+    x = torch.randn(1, *SAMPLES[num_sides])
+    torch.testing.assert_close(nl.load_checkpoint(tmp_path / "model.safetensors").eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_sides": 4}, "num_sides must be 1"),
+        ({"depth": 18}, "depth must be 50, 101 or the lengths of four stages; got 18"),
+        ({"depth": (1, 2)}, "four lengths of at least 1"),
+        ({"blocks": 3}, "blocks must be 0, or 1, 5 or 10 at depth 50 or 101"),
+        ({"depth": (1, 1, 1, 1), "blocks": 1}, "got 1 at depth"),
+        ({"blocks": {"res3": [1]}}, "stage must be one of 'layer1'"),
+        ({"blocks": {"layer2": [4]}}, "layer2 has bottlenecks 0 to 3"),
+        ({"blocks": {"layer2": [1, 1]}}, "at most one block"),
+        ({"num_sides": 2, "inflation": "3x1x1"}, "settings of video networks"),
+        ({"inflation": "3x1"}, r"did you mean '3x1x1'\?"),
+        ({"norm": "batchnorm"}, "norm must be one of"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        ResidualNetwork(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "message"),
+    [
+        ({}, (1, 3, 40, 40), r"the network takes \(B, C, T, H, W\)"),
+        ({}, (1, 3, 1, 40, 40), "at least 2 frames for this network; got 1"),
+        ({"halves_time_early": True}, (1, 3, 6, 40, 40), "at least 7 frames"),
+    ],
+)
+def test_wrong_inputs(settings, shape, message):
+    with pytest.raises(ValueError, match=message):
+        ResidualNetwork(**TINY, **settings)(torch.zeros(shape))
+
+
+def test_the_fewest_frames_pass():
+    for inflation in (None, "3x1x1"):
+        for early, frames in ((False, 2), (True, 7)):
+            network = ResidualNetwork(inflation=inflation, halves_time_early=early, **TINY).eval()
+            assert network(torch.zeros(1, 3, frames, 33, 33)).shape == (1, 5)
