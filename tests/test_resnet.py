@@ -12,6 +12,7 @@ from nonlocalnn.cli import main
 from nonlocalnn.cli.models import count_network
 from nonlocalnn.models import ResidualNetwork, sample_shape
 from nonlocalnn.models.bottleneck import FrozenNorm
+from nonlocalnn.models.convolution import ClipConvolution
 
 TINY = {"depth": (1, 1, 1, 1), "width": 4, "num_classes": 5}
 BLOCKS = {"layer2": [0], "layer3": [0]}
@@ -272,3 +273,53 @@ def test_the_fewest_frames_pass():
         for early, frames in ((False, 2), (True, 7)):
             network = ResidualNetwork(inflation=inflation, halves_time_early=early, **TINY).eval()
             assert network(torch.zeros(1, 3, frames, 33, 33)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("inflation", [None, "3x1x1", "3x3x3"])
+@pytest.mark.parametrize("halves_time_early", [False, True])
+def test_both_memory_formats_give_the_same_values_and_gradients(inflation, halves_time_early):
+    settings = {"inflation": inflation, "halves_time_early": halves_time_early, "blocks": BLOCKS, **TINY}
+    network = randomize_(ResidualNetwork(**settings)).eval()
+    clip = torch.randn(2, *SAMPLES[3])
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last_3d):
+        x = clip.clone(memory_format=memory_format).requires_grad_()
+        maps = network.to(memory_format=memory_format).features(x)
+        assert maps.is_contiguous(memory_format=memory_format)
+        slope = torch.linspace(-1, 2, maps.numel(), dtype=maps.dtype).view(maps.shape)
+        # The gradient of phi's bias is nothing but rounding: it moves all logits of a query alike.
+        parameters = [part for name, part in network.layer2.named_parameters() if "phi.bias" not in name]
+        results.append((maps, *torch.autograd.grad(maps, (x, *parameters), slope)))
+    for plain, channels_last in zip(*results, strict=True):
+        largest = float(plain.detach().abs().max())
+        torch.testing.assert_close(channels_last, plain, rtol=0, atol=1e-3 * largest)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        ((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        ((1, 7, 7), (2, 2, 2), (0, 3, 3)),
+        ((3, 1, 1), (1, 1, 1), (1, 0, 0)),
+        ((3, 1, 1), (2, 1, 1), (0, 0, 0)),
+        ((3, 1, 1), (1, 2, 2), (1, 0, 0)),
+        ((1, 1, 1), (1, 1, 1), (0, 0, 0)),
+        ((1, 1, 1), (1, 1, 1), (1, 0, 0)),
+        ((3, 3, 3), (1, 1, 1), (1, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_clip_convolutions_are_those_in_3d(kernel, stride, padding, bias):
+    layer = ClipConvolution(4, 6, kernel, stride=stride, padding=padding, bias=bias).double()
+    clip = torch.randn(2, 4, 5, 9, 7, dtype=torch.float64).to(memory_format=torch.channels_last_3d)
+    y = layer(clip)
+    torch.testing.assert_close(y, nn.functional.conv3d(clip, layer.weight, layer.bias, stride, padding))
+
+
+def test_fx_and_export():
+    network = randomize_(ResidualNetwork(inflation="3x1x1", blocks=BLOCKS, **TINY)).eval()
+    clip = torch.randn(1, *SAMPLES[3])
+    expected = network(clip)
+    torch.testing.assert_close(torch.fx.symbolic_trace(network)(clip), expected)
+    program = torch.export.export(network, (clip,))
+    torch.testing.assert_close(program.module()(clip), expected)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnn.blocks import Convolution
+from nonlocalnn.models.convolution import ClipConvolution
 
 EXPANSION = 4
-CONVOLUTIONS: tuple[Callable[..., Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS: tuple[Callable[..., Convolution], ...] = (nn.Conv1d, nn.Conv2d, ClipConvolution)
 
 
 class FrozenNorm(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice
@@ -31,6 +31,8 @@ class ResidualNetwork(nn.Module):
     I3D. Layers are called as in torchvision's and timm's networks, whose weights :func:`nonlocalnn.inflate_`
     takes over; a block is ``layer3.4.nl`` where it follows the bottleneck ``layer3.4``. The paper's res2 to
     res5 are ``layer1`` to ``layer4``. The spatial stride is in the 3x3 convolution, as in the released code.
+    Clips and weights in ``channels_last_3d`` are faster on the CPU; so is a network after
+    :func:`nonlocalnn.fuse_`.
 
     By default keys are pooled before phi and g and logits are scaled, as in the released code, and as the
     paper's count of FLOPs asks for. ``sub_sample="after"`` and ``use_scale=False`` are the paper's text.
@@ -71,6 +73,7 @@ class ResidualNetwork(nn.Module):
         Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018, table 1 and section 4.
 
     Example:
+        >>> import torch
         >>> network = ResidualNetwork(num_sides=2, depth=(1, 1, 1, 1), width=8, blocks={"layer2": [0]})
         >>> network(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 400])
@@ -178,12 +181,7 @@ class ResidualNetwork(nn.Module):
         Raises:
             ValueError: ``x`` has another rank, or too few frames to be pooled.
         """
-        if x.dim() != self.num_sides + 2:
-            sides = {1: "N", 2: "H, W", 3: "T, H, W"}[self.num_sides]
-            raise ValueError(f"the network takes (B, C, {sides}); got shape {tuple(x.shape)}")
-        needed = 7 if self.halves_time_early else 2
-        if self.num_sides == 3 and x.shape[2] < needed:
-            raise ValueError(f"a clip must have at least {needed} frames for this network; got {x.shape[2]}")
+        x = _check_input(x, self.num_sides, 7 if self.halves_time_early else 2)
         x = F.relu(self.bn1(self.conv1(x)))
         early = 2 if self.halves_time_early else 1
         x = self._pool(x, along(self.num_sides, early, 3), along(self.num_sides, early, 2), self.pads_pool1)
@@ -217,6 +215,17 @@ class ResidualNetwork(nn.Module):
     def _pool(self, x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], pads: bool) -> Tensor:
         padding = along(self.num_sides, 0, 1 if pads else 0)
         return _POOLS[self.num_sides - 1](x, kernel, stride, padding)
+
+
+@fx.wrap
+def _check_input(x: Tensor, num_sides: int, num_frames: int) -> Tensor:
+    """Return ``x`` when it has the network's rank, and a clip enough frames."""
+    if x.dim() != num_sides + 2:
+        sides = {1: "N", 2: "H, W", 3: "T, H, W"}[num_sides]
+        raise ValueError(f"the network takes (B, C, {sides}); got shape {tuple(x.shape)}")
+    if num_sides == 3 and x.shape[2] < num_frames:
+        raise ValueError(f"a clip must have at least {num_frames} frames for this network; got {x.shape[2]}")
+    return x
 
 
 def _is_inflated(stage: int, place: int) -> bool:
