@@ -450,3 +450,11 @@ def replaced(**changes):
 def test_wrong_arguments(changes, message):
     with pytest.raises(ValueError, match=message):
         non_local(**replaced(**changes))
+
+
+def test_the_log_sum_exp_has_no_gradient_rather_than_a_wrong_one():
+    x, g = torch.randn(1, 5, 3, requires_grad=True), torch.randn(1, 5, 2, requires_grad=True)
+    y, log_sum_exp = torch.ops.nonlocalnn.symmetric_softmax_sum(x, g, 1.0)
+    torch.testing.assert_close(log_sum_exp, (x @ x.mT).logsumexp(2).detach())
+    assert y.requires_grad
+    assert not log_sum_exp.requires_grad
