@@ -63,3 +63,18 @@ def test_only_neighbours_that_are_sure_are_folded():
     kinds = [[type(layer).__name__ for layer in part] for part in model]
     assert kinds[0] == ["Conv2d", "Identity", "ReLU", "BatchNorm2d"]
     assert [kind[1] for kind in kinds[1:]] == ["BatchNorm2d"] * 3
+
+
+def test_neighbours_by_declaration_alone_are_left_as_they_are():
+    class PreActivated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.conv(self.bn(x).relu())
+
+    model = randomize_(PreActivated()).double().eval()
+    x = torch.randn(2, 4, 5, 7, dtype=torch.float64)
+    expected = model(x)
+    torch.testing.assert_close(nl.fuse_(model)(x), expected)

@@ -248,6 +248,7 @@ def test_checkpoints_and_gradients(num_sides, tmp_path):
         ({"num_sides": 2, "inflation": "3x1x1"}, "settings of video networks"),
         ({"inflation": "3x1"}, r"did you mean '3x1x1'\?"),
         ({"norm": "batchnorm"}, "norm must be one of"),
+        ({"small_stem": True, "halves_time_early": True}, "choose one"),
     ],
 )
 def test_wrong_settings(settings, message):
@@ -266,6 +267,15 @@ def test_wrong_settings(settings, message):
 def test_wrong_inputs(settings, shape, message):
     with pytest.raises(ValueError, match=message):
         ResidualNetwork(**TINY, **settings)(torch.zeros(shape))
+
+
+def test_a_small_stem_keeps_every_pixel():
+    seen = []
+    for num_sides, sides in ((1, (20,)), (2, (20, 12)), (3, (4, 20, 12))):
+        network = ResidualNetwork(num_sides=num_sides, small_stem=True, **TINY).eval()
+        network.layer1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+        assert network(torch.zeros(2, 3, *sides)).shape == (2, 5)
+        assert seen.pop() == (2, 16, *sides)
 
 
 def test_the_fewest_frames_pass():

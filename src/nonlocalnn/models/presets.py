@@ -37,7 +37,7 @@ class Preset:
 _CLIPS = {"8x8": (8, False), "32x2": (32, True), "32x4": (32, False), "128x1": (128, True)}
 _VIDEO: dict[str, Inflation] = {"c2d": None, "i3d": "3x1x1", "i3d333": "3x3x3"}
 _NUM_BLOCKS = {"": 0, "nl1_": 1, "nl5_": 5, "nl10_": 10}
-_TINY = {"depth": (1, 1, 1, 1), "width": 8, "dropout": 0.0}
+_TINY = {"depth": (1, 1, 1, 1), "width": 8, "dropout": 0.0, "small_stem": True}
 
 
 def _video_presets() -> Iterator[tuple[str, Preset]]:
@@ -64,7 +64,7 @@ def _other_presets() -> Iterator[tuple[str, Preset]]:
         for depth in (50, 101):
             settings: dict[str, Any] = {"num_sides": 2, "depth": depth, "blocks": blocks, "dropout": 0.0}
             yield f"{prefix}resnet{depth}", Preset(ResidualNetwork, 1000, (3, 224, 224), settings)
-    tiny = {"c1d_tiny": (64,), "resnet_tiny": (64, 64), "c2d_tiny": (8, 64, 64)}
+    tiny = {"c1d_tiny": (64,), "resnet_tiny": (32, 32), "c2d_tiny": (8, 32, 32)}
     for name, sides in tiny.items():
         for prefix, places in (("", {}), ("nl2_", {"layer2": (0,), "layer3": (0,)})):
             settings = {**_TINY, "num_sides": len(sides), "blocks": places}

@@ -54,6 +54,8 @@ class ResidualNetwork(nn.Module):
             time, as for 32 frames at stride 2 and 128 at stride 1; False is for clips of few frames.
         pads_pool1: Pad the first pooling by 1 in space: 224 pixels are 56 positions after it, and without
             padding, as in the released code, 55.
+        small_stem: For inputs of some dozens of pixels: the first convolution is 3 wide and moves by 1, and
+            the first pooling is left out, so that ``layer1`` sees every pixel.
         blocks: How many non-local blocks, placed as in the paper: 0, 1, 5 or 10 at depth 50 or 101; or the
             places, as in ``{"layer2": [1, 3]}`` for the second and the fourth bottleneck of ``layer2``.
         instantiation: The pairwise function of the blocks.
@@ -95,6 +97,7 @@ class ResidualNetwork(nn.Module):
         inflation: Inflation = None,
         halves_time_early: bool = False,
         pads_pool1: bool = True,
+        small_stem: bool = False,
         blocks: int | Placement = 0,
         instantiation: Instantiation = "embedded_gaussian",
         sub_sample: SubSample = "before",
@@ -114,20 +117,23 @@ class ResidualNetwork(nn.Module):
             raise ValueError(
                 "inflation, halves_time_early and layer2_extent are settings of video networks, num_sides=3"
             )
+        if small_stem and halves_time_early:
+            raise ValueError("small_stem leaves out what halves_time_early is about: choose one")
         lengths = stage_lengths(depth)
         places = block_places(blocks, depth, lengths)
         norm_class: Callable[[int], nn.Module] = FrozenNorm
         if norm == "batch":
             norm_class = _BATCH_NORMS[num_sides - 1]
-        stem = along(num_sides, 1 if inflation is None else 5, 7)
+        stem = along(num_sides, 1 if inflation is None else 5, 3 if small_stem else 7)
         self.num_sides = num_sides
         self.halves_time_early = halves_time_early
         self.pads_pool1 = pads_pool1
+        self.small_stem = small_stem
         self.conv1 = CONVOLUTIONS[num_sides - 1](
             in_channels,
             width,
             stem,
-            stride=along(num_sides, 2 if halves_time_early else 1, 2),
+            stride=along(num_sides, 2 if halves_time_early else 1, 1 if small_stem else 2),
             padding=halves(stem),
             bias=False,
         )
@@ -183,8 +189,10 @@ class ResidualNetwork(nn.Module):
         """
         x = _check_input(x, self.num_sides, 7 if self.halves_time_early else 2)
         x = F.relu(self.bn1(self.conv1(x)))
-        early = 2 if self.halves_time_early else 1
-        x = self._pool(x, along(self.num_sides, early, 3), along(self.num_sides, early, 2), self.pads_pool1)
+        if not self.small_stem:
+            early = 2 if self.halves_time_early else 1
+            kernel, stride = along(self.num_sides, early, 3), along(self.num_sides, early, 2)
+            x = self._pool(x, kernel, stride, self.pads_pool1)
         x = self.layer1(x)
         if self.num_sides == 3:
             x = self._pool(x, (2, 1, 1), (2, 1, 1), False)

@@ -1,0 +1,144 @@
+"""``nonlocalnn data``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from nonlocalnn.cli.common import command_parser, progress
+from nonlocalnn.data.video import BACKENDS, VideoDecodeError
+from nonlocalnn.data.video_files import check_video, find_videos, shrink_video
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run(words: Sequence[str]) -> int:
+    """Look after video files; status 1 when some are broken, which are listed on standard output."""
+    parser = command_parser(
+        "data",
+        "Look after video files. Broken ones are listed on standard output, one a line with the reason,\n"
+        "and the status is 1.",
+        "nonlocalnn data check videos/\n  nonlocalnn data shrink videos/ small/ --short-side 256",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="decode every frame and list the videos that are cut or damaged",
+        description="Decode every frame and list the videos that are cut or damaged.",
+    )
+    check.add_argument("inputs", nargs="+", type=Path, metavar="PATH", help="videos, and folders of them")
+    check.add_argument("--backend", default="pyav", choices=BACKENDS, help="what decodes (default: pyav)")
+    shrink = actions.add_parser(
+        "shrink",
+        help="encode videos anew, small and quick to read; called again, go on where it was stopped",
+        description="Encode the videos of a folder anew, as H.264 in .mp4 files in the same folders,\n"
+        "without sound. Called again, it goes on where it was stopped.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shrink.add_argument("source", type=Path, metavar="SOURCE", help="a folder of videos")
+    shrink.add_argument("target", type=Path, metavar="TARGET", help="the folder to fill")
+    shrink.add_argument(
+        "--short-side", type=int, default=256, help="pixels; smaller videos keep their size (default: 256)"
+    )
+    for action in (check, shrink):
+        action.add_argument("--workers", type=int, default=_cores(), help="processes (default: one a core)")
+    parser.epilog = f"{check.format_usage()}{shrink.format_usage()}\n{parser.epilog}"
+    args = parser.parse_args(words)
+    if args.workers < 1:
+        raise ValueError(f"--workers must be at least 1; got {args.workers}")
+    return _check(args) if args.action == "check" else _shrink(args)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check(args: argparse.Namespace) -> int:
+    paths = find_videos(args.inputs)
+    broken = 0
+    for reason in _in_processes(
+        partial(check_video, backend=args.backend), paths, workers=args.workers, label="check"
+    ):
+        if reason is not None:
+            broken += 1
+            print(reason, flush=True)
+    print(f"{len(paths)} videos, {broken} broken")
+    return 1 if broken else 0
+
+
+def _shrink(args: argparse.Namespace) -> int:
+    source, target = args.source.resolve(), args.target.resolve()
+    if not source.is_dir():
+        raise FileNotFoundError(f"there is no folder {args.source}")
+    if target.is_relative_to(source):
+        raise ValueError(f"TARGET must lie outside of SOURCE, {source}; got {target}")
+    pairs = [(path, _place(path, source, target)) for path in find_videos([source]) if path.is_file()]
+    if not pairs:
+        raise ValueError(f"{source} holds no video file, only folders of frames, which are not shrunk")
+    counts: Counter[str] = Counter(str(made) for _, made in pairs)
+    twice = sorted(made for made, number in counts.items() if number > 1)
+    if twice:
+        raise ValueError(f"several videos of {source} would become {twice[0]}: rename all but one")
+    outcomes: Counter[str] = Counter()
+    for outcome, reason in _in_processes(
+        partial(_shrink_one, short_side=args.short_side), pairs, workers=args.workers, label="shrink"
+    ):
+        outcomes[outcome] += 1
+        if reason:
+            print(reason, flush=True)
+    print(
+        f"{len(pairs)} videos: {outcomes['made']} made, {outcomes['kept']} kept, "
+        f"{outcomes['broken']} broken; results in {args.target}"
+    )
+    return 1 if outcomes["broken"] else 0
+
+
+def _place(path: Path, source: Path, target: Path) -> Path:
+    return (target / path.relative_to(source)).with_suffix(".mp4")
+
+
+def _shrink_one(pair: tuple[Path, Path], *, short_side: int) -> tuple[str, str]:
+    """Return "made", "kept" or "broken", and the reason of the last."""
+    try:
+        return "made" if shrink_video(*pair, short_side=short_side) else "kept", ""
+    except VideoDecodeError as error:
+        return "broken", str(error)
+
+
+def _in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, label: str
+) -> Iterator[Result]:
+    """Yield the function of each item in order, under a progress bar; one worker is this process.
+
+    Raises:
+        OSError: A process was ended from outside.
+    """
+    if workers == 1:
+        yield from progress(map(function, items), total=len(items), label=label)
+        return
+    # Forking a process that has run torch's threads may leave the new one waiting for them forever.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_take_one_thread)
+    try:
+        yield from progress(pool.map(function, items), total=len(items), label=label)
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process was ended from outside, perhaps for want of memory: try fewer --workers; with "
+            "--workers 1 it is seen which video does it"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _take_one_thread() -> None:
+    torch.set_num_threads(1)

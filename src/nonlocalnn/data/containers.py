@@ -1,0 +1,134 @@
+"""Whether a video file is all there: what its container declares against the bytes that it holds.
+
+Decoders do not say. A file that was cut while it was copied often opens, declares its whole length or a
+shorter one, and ends early without an error.
+"""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+# What may stand at the top level of mp4 and mov files; anything else is taken for bytes after their end.
+_ISO_BOXES = frozenset(
+    b"ftyp styp moov moof mdat mfra free skip wide uuid pnot sidx ssix meta emsg prft pdin udta".split()
+)
+
+
+def is_cut(path: str | os.PathLike[str]) -> bool | None:
+    """Return whether a video file ends before its container says.
+
+    The sizes that are written in the file are added up; nothing is decoded. Known are mp4, mov and their
+    relatives (boxes), avi (the list of frames) and Matroska and webm (the segment).
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``None`` where the container is of another kind, or leaves its size open as a live recording does.
+
+    Raises:
+        OSError: The file cannot be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.mp4"
+        >>> _ = path.write_bytes(bytes([0, 0, 0, 8]) + b"moov" + bytes([0, 0, 0, 100]) + b"mdat")
+        >>> is_cut(path)
+        True
+    """
+    size = Path(path).stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start[4:8] in _ISO_BOXES:
+            return _iso_is_cut(file, size)
+        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+            return _avi_is_cut(file, size)
+        if start[:4] == b"\x1a\x45\xdf\xa3":
+            return _matroska_is_cut(file, size)
+    return None
+
+
+def may_leave_frames_out(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is of a kind, mp4 or mov, whose edit list may skip frames that it holds.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        return file.read(12)[4:8] in _ISO_BOXES
+
+
+def _iso_is_cut(file: BinaryIO, size: int) -> bool | None:
+    """Walk the boxes: 4 bytes of length, 4 of kind, and 8 more of length where the first say 1."""
+    start, seen = 0, set()
+    while start < size:
+        file.seek(start)
+        header = file.read(16)
+        kind, length = header[4:8], int.from_bytes(header[:4], "big")
+        if kind not in _ISO_BOXES:
+            break
+        seen.add(kind)
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length == 0:
+            return None  # the box reaches to the end of the file, wherever that is
+        if length < 8:
+            break
+        start += length
+    if start > size:
+        return True
+    # The frames' places in the file are written in moov, or in each moof: without either, the end is missing.
+    if b"mdat" in seen and not seen & {b"moov", b"moof"}:
+        return True
+    return False if b"mdat" in seen else None
+
+
+def _avi_is_cut(file: BinaryIO, size: int) -> bool | None:
+    """Find the list of frames, ``movi``, in each part of the file; an index after it may be missing."""
+    part = 0
+    while part + 12 <= size:
+        start = part + 12
+        while True:
+            file.seek(start)
+            header = file.read(12)
+            if len(header) < 12:
+                return True
+            length = int.from_bytes(header[4:8], "little")
+            if header[:4] == b"LIST" and header[8:12] == b"movi":
+                break
+            start += 8 + length + length % 2
+        if length == 0:
+            return None  # the writer was stopped before it could fill this in
+        if start + 8 + length > size:
+            return True
+        # Files beyond 1 GiB have further parts, each with a list of its own.
+        file.seek(part + 4)
+        part += 8 + int.from_bytes(file.read(4), "little")
+        file.seek(part)
+        if file.read(4) != b"RIFF":
+            break
+    return False
+
+
+def _matroska_is_cut(file: BinaryIO, size: int) -> bool | None:
+    """Read the size of the segment, which holds everything but a short header."""
+    file.seek(0)
+    head = file.read(4096)
+    header_size, after = _variable_integer(head, 4)
+    segment = after + (header_size or 0)
+    if head[segment : segment + 4] != b"\x18\x53\x80\x67":
+        return True if segment >= size else None
+    length, after = _variable_integer(head, segment + 4)
+    return None if length is None else after + length > size
+
+
+def _variable_integer(data: bytes, start: int) -> tuple[int | None, int]:
+    """Return a size as Matroska writes it, ``None`` where it is left open, and the place behind it."""
+    first = data[start] if start < len(data) else 0
+    if first == 0:
+        return None, start
+    # The zeros before the first one count the bytes that follow.
+    width = 9 - first.bit_length()
+    largest = (1 << 7 * width) - 1
+    value = int.from_bytes(data[start : start + width], "big") & largest
+    return (None if value == largest else value), start + width

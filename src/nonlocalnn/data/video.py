@@ -1,0 +1,299 @@
+"""Reading frames of videos: files, and folders of frame images.
+
+:func:`open_video` gives a :class:`VideoReader`, whatever decodes. Frames are named by their place in order of
+presentation, from 0. A video is read whole or not at all: a file that is cut, or a frame that does not
+decode, is an error, never a shorter video or a repeated frame.
+"""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.data.containers import is_cut, may_leave_frames_out
+from nonlocalnn.data.images import read_image
+
+BACKENDS = ("pyav", "torchcodec")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
+    *(".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"),
+)
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class VideoDecodeError(ValueError):
+    """A video that cannot be read, or cannot be read whole.
+
+    Args:
+        message: What is wrong, with the path.
+        path: The video; ``None`` where the error has come from a worker process of a ``DataLoader``, which
+            carries over the message only.
+        frame: Index of the first frame that failed; ``None`` when it is the file that fails.
+
+    Example:
+        >>> error = unreadable(Path("a.mp4"), "it is damaged there", frame=7)
+        >>> print(error)
+        cannot read frame 7 of video a.mp4: it is damaged there
+        >>> error.path.name, error.frame
+        ('a.mp4', 7)
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None, frame: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.frame = frame
+
+
+def unreadable(path: Path, reason: str, *, frame: int | None = None) -> VideoDecodeError:
+    """Return the error for a video, or one of its frames, that cannot be read."""
+    what = "video" if frame is None else f"frame {frame} of video"
+    return VideoDecodeError(f"cannot read {what} {path}: {reason}", path=path, frame=frame)
+
+
+class VideoReader(ABC):
+    """An open video.
+
+    It is a context manager, and closes its file at the end. A subclass decodes (:meth:`decode`).
+
+    Args:
+        path: The file or folder.
+        num_frames: How many frames it has.
+        frames_per_second: Their mean rate; ``None`` where nothing says.
+        size: (H, W) of its frames in pixels, upright.
+
+    Attributes:
+        path: As given.
+        num_frames: As given.
+        frames_per_second: As given.
+        size: As given.
+    """
+
+    def __init__(
+        self, path: Path, *, num_frames: int, frames_per_second: float | None, size: tuple[int, int]
+    ) -> None:
+        self.path = path
+        self.num_frames = num_frames
+        self.frames_per_second = frames_per_second
+        self.size = size
+
+    @abstractmethod
+    def decode(self, indices: Sequence[int]) -> list[Tensor]:
+        """Return frames, each uint8 (H, W, 3), for indices that exist, ascend and do not repeat."""
+
+    def close(self) -> None:  # noqa: B027 - a reader that holds nothing open has nothing to do
+        """Let go of the file; nothing can be read afterwards."""
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Return frames by their indices, in any order and as often as they are named.
+
+        Args:
+            indices: At least one, from 0 to ``num_frames - 1``.
+
+        Returns:
+            uint8 (T, H, W, 3), RGB.
+
+        Raises:
+            VideoDecodeError: A frame does not decode.
+            ValueError: There is no index, or one that the video does not have.
+
+        Memory: T x H x W x 3 bytes, twice where an index repeats or they do not ascend.
+        """
+        wrong = [index for index in indices if not 0 <= index < self.num_frames]
+        if wrong or not indices:
+            raise ValueError(
+                f"indices must be one or more from 0 to {self.num_frames - 1}, the frames of {self.path}; "
+                f"got {wrong[0] if wrong else 'none'}"
+            )
+        wanted = sorted(set(indices))
+        frames = torch.stack(self.decode(wanted))
+        if wanted == list(indices):
+            return frames
+        places = {index: place for place, index in enumerate(wanted)}
+        return frames[[places[index] for index in indices]]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> VideoReader:
+    """Open a video file, or a folder of frame images.
+
+    ==============  =======================================================================================
+    backend         what
+    ==============  =======================================================================================
+    ``pyav``        FFmpeg in a Python package (extra ``video``); needs nothing else
+    ``torchcodec``  FFmpeg that is installed on the system; ``pip install torchcodec``, 0.11 or later
+    ==============  =======================================================================================
+
+    Frames are turned upright where the file says how it was held, and converted to RGB; pixels that are not
+    square stay as they are. A folder is read with Pillow, whatever the backend: the images that lie in it
+    (.jpg, .jpeg, .png) sorted by name, with numbers by their value, all of one size.
+
+    Args:
+        path: The file or folder.
+        backend: What decodes files.
+
+    Returns:
+        The open video; close it, or use ``with``.
+
+    Raises:
+        FileNotFoundError: There is nothing at ``path``.
+        VideoDecodeError: The file is empty, is cut, is not a video or holds no video stream; or the folder
+            holds no frames.
+        ValueError: ``backend`` is unknown.
+        ImportError: The backend's library is missing.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for number in range(12):
+        ...     Image.new("L", (7, 5), number).save(folder / f"{number}.png")
+        >>> with open_video(folder) as video:
+        ...     print(video.num_frames, video.size, video.read([11, 2])[:, 0, 0, 0])
+        12 (5, 7) tensor([11,  2], dtype=torch.uint8)
+    """
+    check_choice("backend", backend, BACKENDS)
+    path = Path(path)
+    if path.is_dir():
+        return FrameFolder(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such video: {path}")
+    try:
+        if path.stat().st_size == 0:
+            raise unreadable(path, "the file is empty")
+        cut = is_cut(path)
+    except OSError as error:
+        raise unreadable(path, error.strerror or str(error)) from error
+    if cut:
+        raise unreadable(path, "it is cut, its container declares more than the file holds: fetch it again")
+    # The backends' modules build on this one.
+    if backend == "torchcodec":
+        from nonlocalnn.data.video_torchcodec import TorchCodecReader
+
+        return TorchCodecReader(path, known_whole=cut is False)
+    from nonlocalnn.data.video_pyav import PyAVReader
+
+    return PyAVReader(path, known_whole=cut is False)
+
+
+def check_count(path: Path, *, found: int, declared: int, known_whole: bool) -> None:
+    """Check that a file holds as many frames as its container declares.
+
+    Args:
+        path: The file.
+        found: Frames that it holds.
+        declared: Frames that its container declares; 0 where it does not.
+        known_whole: Whether all its bytes are known to be there.
+
+    Raises:
+        VideoDecodeError: It holds fewer.
+    """
+    if known_whole and may_leave_frames_out(path):
+        return
+    if found < declared:
+        raise unreadable(
+            path,
+            f"it is cut or damaged, its container declares {declared} frames and holds {found}: fetch it "
+            "again",
+        )
+
+
+def check_seconds(path: Path, *, found: float, declared: float, known_whole: bool) -> None:
+    """Check that what a file holds ends when its container says, or less than a second before.
+
+    Containers round what they declare, and not all of them alike.
+
+    Raises:
+        VideoDecodeError: It ends earlier, and its bytes are not known to be all there.
+    """
+    if not known_whole and found + 1 < declared:
+        raise unreadable(
+            path,
+            f"it is cut, its container declares {declared:.1f} seconds and holds {found:.1f}: fetch it again",
+        )
+
+
+def frame_paths(folder: Path) -> list[Path]:
+    """Return the frame images in a folder, in their order; none when it is not a folder of frames.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for name in ("2.jpg", "10.jpg", "notes.txt"):
+        ...     (folder / name).touch()
+        >>> [path.name for path in frame_paths(folder)]
+        ['2.jpg', '10.jpg']
+    """
+    found = [
+        entry
+        for entry in folder.iterdir()
+        if entry.suffix.lower() in FRAME_SUFFIXES and entry.name[0] != "." and entry.is_file()
+    ]
+    return sorted(found, key=lambda path: (_by_value(path.stem), path.name))
+
+
+def _by_value(name: str) -> list[tuple[str, int]]:
+    """Split a name into pairs of text and number, so that 2 comes before 10."""
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
+class FrameFolder(VideoReader):
+    """A video as a folder of images, one a frame; its rate is not known.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        VideoDecodeError: It holds no image, or the first cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._paths = frame_paths(path)
+        if not self._paths:
+            raise unreadable(path, f"the folder holds no frame ({', '.join(FRAME_SUFFIXES)})")
+        height, width, _ = self._frame(path, 0).shape
+        super().__init__(path, num_frames=len(self._paths), frames_per_second=None, size=(height, width))
+
+    def decode(self, indices: Sequence[int]) -> list[Tensor]:
+        """See :meth:`VideoReader.decode`."""
+        return [check_frame_size(self, self._frame(self.path, index), index) for index in indices]
+
+    def _frame(self, path: Path, index: int) -> Tensor:
+        try:
+            image = read_image(self._paths[index], image_size=None, channels=3)
+        except (ValueError, FileNotFoundError) as error:
+            raise unreadable(path, str(error), frame=index) from error
+        return (image * 255).round().to(torch.uint8).permute(1, 2, 0)
+
+
+def check_frame_size(video: VideoReader, frame: Tensor, index: int) -> Tensor:
+    """Return a decoded frame, uint8 (H, W, 3), if it has the size of the video.
+
+    Raises:
+        VideoDecodeError: It has another.
+    """
+    size = (frame.shape[0], frame.shape[1])
+    if size != video.size:
+        raise unreadable(
+            video.path,
+            f"it is {size[0]} x {size[1]} pixels (height x width), the first frame "
+            f"{video.size[0]} x {video.size[1]}; all must be of one size",
+            frame=index,
+        )
+    return frame

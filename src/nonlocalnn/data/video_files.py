@@ -1,0 +1,166 @@
+"""Looking after video files: which are there, which are broken, and making them small."""
+
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from nonlocalnn._files import atomic_path
+from nonlocalnn.data.clips import check_positive
+from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoDecodeError, VideoReader, open_video
+from nonlocalnn.data.video_lists import is_video
+from nonlocalnn.data.video_pyav import PyAVReader, import_av
+
+# Frames that are held at a time, at their full size.
+_CHUNK = 8
+# A clip starts at a keyframe's distance at most from where decoding has to start.
+_KEYFRAME_EVERY = 32
+
+
+def find_videos(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the videos that are named, and those in the folders that are named, at any depth.
+
+    A file that is named is taken whatever its ending. In a folder a video is a file with a video's ending, or
+    a folder of frame images; hidden ones are left out.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: A folder holds no video.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("b.mp4", "a.webm", "notes.txt"):
+        ...     (folder / name).touch()
+        >>> [path.name for path in find_videos([folder])]
+        ['a.webm', 'b.mp4']
+    """
+    found: list[Path] = []
+    for name in inputs:
+        path = Path(name)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        if not path.is_dir() or is_video(path):
+            found.append(path)
+            continue
+        inside = sorted(entry for entry in path.rglob("*") if is_video(entry))
+        if not inside:
+            raise ValueError(
+                f"the folder {path} holds no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of frames"
+            )
+        found += inside
+    return found
+
+
+def check_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> str | None:
+    """Decode every frame of a video and return why that fails; ``None`` when it does not.
+
+    Args:
+        path: The file or folder.
+        backend: See :func:`~nonlocalnn.data.video.open_video`.
+
+    Raises:
+        ValueError: ``backend`` is unknown.
+        ImportError: The backend's library is missing.
+
+    Memory: 8 frames.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.mp4"
+        >>> path.touch()
+        >>> check_video(path).endswith("a.mp4: the file is empty")
+        True
+    """
+    try:
+        with open_video(path, backend=backend) as video:
+            for _ in _chunks(video):
+                pass
+    except (VideoDecodeError, FileNotFoundError) as error:
+        return str(error)
+    return None
+
+
+def _chunks(video: VideoReader) -> Iterator[Any]:
+    for start in range(0, video.num_frames, _CHUNK):
+        yield from video.read(range(start, min(start + _CHUNK, video.num_frames)))
+
+
+def shrunk_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Return (H, W) scaled down to a short side, both even, as H.264 needs them; smaller ones are kept.
+
+    Example:
+        >>> shrunk_size((720, 1281), 256), shrunk_size((101, 64), 256)
+        ((256, 454), (100, 64))
+    """
+    height, width = size
+    scale = min(Fraction(1), Fraction(short_side, min(size)))
+    return max(2, int(height * scale) // 2 * 2), max(2, int(width * scale) // 2 * 2)
+
+
+def shrink_video(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    short_side: int = 256,
+) -> bool:
+    """Encode a video anew so that reading clips of it is fast: small frames, many keyframes, no sound.
+
+    The result is H.264 in mp4, of constant quality (CRF 18, hardly told from the original), with a keyframe
+    every 32 frames, upright, with every frame of the source at the time it had there. It is written beside
+    its place and renamed, so that a file at ``target`` is a whole one; if there is one it is kept.
+
+    Args:
+        source: The file.
+        target: The file to make, with the ending .mp4; missing folders are made.
+        short_side: Pixels. Smaller videos keep their size, but for an odd row or column.
+
+    Returns:
+        Whether it was made; ``False`` if it was there.
+
+    Raises:
+        FileNotFoundError: There is no ``source``.
+        VideoDecodeError: It cannot be read whole; nothing is left at ``target``.
+        ValueError: ``short_side`` is below 1, or ``source`` is a folder.
+        ImportError: PyAV is missing.
+
+    Memory: 8 frames of the source.
+    """
+    check_positive(short_side=short_side)
+    if Path(target).exists():
+        return False
+    with open_video(source) as video:
+        if not isinstance(video, PyAVReader):
+            raise ValueError(f"{source} must be a video file; folders of frames are not shrunk")
+        with atomic_path(target) as temporary:
+            _encode(video, temporary, shrunk_size(video.size, short_side))
+            with open_video(temporary) as written:
+                if written.num_frames != video.num_frames:
+                    raise OSError(
+                        f"{target} came out with {written.num_frames} frames and not {video.num_frames}: "
+                        "is the disk full?"
+                    )
+    return True
+
+
+def _encode(video: PyAVReader, path: Path, size: tuple[int, int]) -> None:
+    av = import_av()
+    rate = Fraction(video.frames_per_second or 25).limit_denominator(1001)
+    times, time_base = video.times, video.time_base
+    if times is None:
+        times, time_base = list(range(video.num_frames)), 1 / rate
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = time_base
+        # Processes share the cores, a video each.
+        stream.codec_context.thread_count = 1
+        stream.options = {"crf": "18", "g": str(_KEYFRAME_EVERY)}
+        for time, pixels in zip(times, _chunks(video), strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")
+            frame = frame.reformat(width=size[1], height=size[0], format="yuv420p", interpolation="AREA")
+            frame.pts, frame.time_base = time, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())

@@ -1,0 +1,298 @@
+"""Clips of labelled videos as a data set that torch's ``DataLoader`` reads."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.data import clips
+from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoReader, open_video
+from nonlocalnn.data.video_lists import VideoList
+
+# The target of a video that cannot be read: what cross_entropy leaves out unless told otherwise.
+UNREADABLE = -100
+# Frames that are held at their full size at a time.
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class RandomClip:
+    """For training: a clip from a random place, a random square of it, mirrored half of the time.
+
+    Args:
+        short_sides: The short side is scaled to a whole number of pixels between these, both included.
+        crop_size: Side of the square in pixels.
+        flip: Whether to mirror; not for classes that left and right tell apart.
+
+    Raises:
+        ValueError: The square does not fit into the shorter of ``short_sides``, or these are in wrong order.
+    """
+
+    short_sides: tuple[int, int] = (256, 320)
+    crop_size: int = 224
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        clips.check_positive(crop_size=self.crop_size)
+        if not self.crop_size <= self.short_sides[0] <= self.short_sides[1]:
+            raise ValueError(
+                f"short_sides must be two lengths in ascending order, at least the crop_size of "
+                f"{self.crop_size}; got {self.short_sides}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Side of the clips in pixels."""
+        return self.crop_size
+
+    def take(self, video: VideoReader, *, frames: int, stride: int, generator: torch.Generator) -> Tensor:
+        """Return a clip, float32 (3, T, H, W), normalised."""
+        indices = clips.train_indices(video.num_frames, frames=frames, stride=stride, generator=generator)
+        short_side = clips.random_short_side(self.short_sides, generator=generator)
+        scaled = _read_scaled(video, indices, short_side)
+        return clips.normalize_clip(
+            clips.random_crop(scaled, self.crop_size, flip=self.flip, generator=generator)
+        )
+
+
+@dataclass(frozen=True)
+class CentreClip:
+    """For validation: the clip in the middle, and the square in the middle of it.
+
+    Args:
+        size: The short side is scaled to it, and the square is as long, in pixels.
+    """
+
+    size: int = 256
+
+    def __post_init__(self) -> None:
+        clips.check_positive(size=self.size)
+
+    def take(self, video: VideoReader, *, frames: int, stride: int) -> Tensor:
+        """Return a clip, float32 (3, T, H, W), normalised."""
+        indices = clips.centre_indices(video.num_frames, frames=frames, stride=stride)
+        scaled = _read_scaled(video, indices, self.size)
+        (square,) = clips.even_crops(scaled, self.size, num_crops=1)
+        return clips.normalize_clip(square)
+
+
+@dataclass(frozen=True)
+class Views:
+    """For the test: clips at even distances, and squares at even places of each; average what comes out.
+
+    Args:
+        num_clips: Clips of a video.
+        num_crops: Squares of a clip, 3 or 1.
+        size: The short side is scaled to it, and the squares are as long, in pixels.
+    """
+
+    num_clips: int = 10
+    num_crops: int = 3
+    size: int = 256
+
+    def __post_init__(self) -> None:
+        clips.check_positive(num_clips=self.num_clips, size=self.size)
+        check_choice("num_crops", self.num_crops, (1, 3))
+
+    @property
+    def num_views(self) -> int:
+        """V, views of a video."""
+        return self.num_clips * self.num_crops
+
+    def take(self, video: VideoReader, *, frames: int, stride: int) -> Tensor:
+        """Return the views, float32 (V, 3, T, H, W), normalised; those of a clip stand together."""
+        starts = clips.test_indices(video.num_frames, frames=frames, stride=stride, num_clips=self.num_clips)
+        # Clips overlap: every frame that any of them has is decoded once.
+        wanted = sorted({index for indices in starts for index in indices})
+        places = {index: place for place, index in enumerate(wanted)}
+        scaled = _read_scaled(video, wanted, self.size)
+        squares = clips.even_crops(scaled, self.size, num_crops=self.num_crops)
+        return torch.stack(
+            [
+                clips.normalize_clip(square[[places[index] for index in indices]])
+                for indices in starts
+                for square in squares
+            ]
+        )
+
+
+def _read_scaled(video: VideoReader, indices: Sequence[int], short_side: int) -> Tensor:
+    """Return frames with their short side scaled, uint8 (T, h, w, 3), few at a time at their full size."""
+    wanted = sorted(set(indices))
+    scaled = torch.cat(
+        [
+            clips.resize_short_side(video.read(wanted[start : start + _CHUNK]), short_side)
+            for start in range(0, len(wanted), _CHUNK)
+        ]
+    )
+    places = {index: place for place, index in enumerate(wanted)}
+    return scaled if wanted == list(indices) else scaled[[places[index] for index in indices]]
+
+
+class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
+    """Clips of labelled videos.
+
+    ``dataset[i]`` is ``(clip, target)``: float32 (3, T, H, W), or (V, 3, T, H, W) with :class:`Views`; and
+    the index of the class, or where videos may show several float32 (K,) of zeros and ones.
+
+    With :class:`RandomClip` each item draws from torch's global CPU generator, one number only, so seeding
+    that before an item is read fixes it; the training loop does so for every sample from (seed, epoch,
+    index).
+
+    **Videos that cannot be read** are warned of and listed in :attr:`broken`; more than ``max_broken`` are an
+    error, and so is a list of which none can be read. Until then, in training another video of the list
+    stands in, always the same one for the same random numbers. In validation and test the item is a clip of
+    zeros with the target :data:`UNREADABLE`, (K,) of it where videos may show several: leave it out of every
+    figure. The processes of a ``DataLoader`` count together, the ranks of a distributed run each for itself.
+
+    Args:
+        videos: What there is.
+        frames: Frames of a clip, T.
+        stride: Frames from one of a clip to the next, at the video's own rate.
+        sampling: Which clip and which part of it.
+        backend: What decodes; see :func:`~nonlocalnn.data.video.open_video`.
+        max_broken: Up to how many videos that cannot be read are left out.
+
+    Attributes:
+        videos, frames, stride, sampling: As given.
+        classes: Names of the classes.
+        multi_label: Whether a video may show several classes, or none.
+        sample_shape: (3, T, H, W), the shape of a clip.
+        channels: 3.
+
+    Raises:
+        ValueError: A number is out of range, or the backend unknown; on reading, too many videos are broken
+            (:class:`~nonlocalnn.data.video.VideoDecodeError`).
+
+    Memory: a clip is 12 x T x H x W bytes, 4.6 MiB for 8 frames of 224 x 224, and so is each view; the frames
+        that it is made of are held at 8 bits and scaled, 16 at a time at their own size.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for number in range(9):
+        ...     Image.new("L", (40, 30), number).save(folder / f"{number}.png")
+        >>> videos = VideoList((folder,), targets=(0,), classes=("dark",))
+        >>> VideoClips(videos, frames=4, stride=2, sampling=CentreClip(size=24))[0][0].shape
+        torch.Size([3, 4, 24, 24])
+        >>> VideoClips(videos, frames=4, stride=2, sampling=Views(num_clips=2, size=24))[0][0].shape
+        torch.Size([6, 3, 4, 24, 24])
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        *,
+        frames: int,
+        stride: int,
+        sampling: RandomClip | CentreClip | Views,
+        backend: str = "pyav",
+        max_broken: int = 0,
+    ) -> None:
+        clips.check_positive(frames=frames, stride=stride)
+        check_choice("backend", backend, BACKENDS)
+        if max_broken < 0:
+            raise ValueError(f"max_broken must be at least 0; got {max_broken}")
+        self.videos = videos
+        self.frames = frames
+        self.stride = stride
+        self.sampling = sampling
+        self.classes = videos.classes
+        self.multi_label = videos.multi_label
+        self.sample_shape = (3, frames, sampling.size, sampling.size)
+        self.channels = 3
+        self._backend = backend
+        self._max_broken = max_broken
+        # In memory that reading processes share; each mark is set once, so that no lock is needed.
+        self._is_broken = torch.zeros(len(videos), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def sample_id(self, index: int) -> str:
+        """Return the path of video ``index``."""
+        return str(self.videos.paths[index])
+
+    @property
+    def broken(self) -> list[Path]:
+        """The videos that could not be read so far."""
+        return [self.videos.paths[index] for index in self._is_broken.nonzero().flatten().tolist()]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        index = range(len(self))[index]  # its IndexError is what ends iteration
+        if isinstance(self.sampling, RandomClip):
+            return self._random_item(self.sampling, index)
+        if not self._is_left_out(index):
+            try:
+                with self._open(index) as video:
+                    clip = self.sampling.take(video, frames=self.frames, stride=self.stride)
+                return clip, self._target(index)
+            except (VideoDecodeError, FileNotFoundError) as error:
+                self._leave_out(index, error)
+        return self._stand_in(self.sampling)
+
+    def _random_item(self, sampling: RandomClip, index: int) -> tuple[Tensor, int | Tensor]:
+        seed = int(torch.randint(1 << 62, ()))
+        while True:
+            # A generator an attempt: the next one must not depend on how far this one came.
+            generator = torch.Generator().manual_seed(seed)
+            if not self._is_left_out(index):
+                try:
+                    with self._open(index) as video:
+                        clip = sampling.take(
+                            video, frames=self.frames, stride=self.stride, generator=generator
+                        )
+                    return clip, self._target(index)
+                except (VideoDecodeError, FileNotFoundError) as error:
+                    self._leave_out(index, error)
+            seed += 1
+            index = int(torch.randint(len(self), (), generator=generator.manual_seed(seed)))
+
+    def _open(self, index: int) -> VideoReader:
+        return open_video(self.videos.paths[index], backend=self._backend)
+
+    def _target(self, index: int) -> int | Tensor:
+        target = self.videos.targets[index]
+        if isinstance(target, int):
+            return target
+        several = torch.zeros(len(self.classes))
+        several[list(target)] = 1
+        return several
+
+    def _stand_in(self, sampling: CentreClip | Views) -> tuple[Tensor, int | Tensor]:
+        views = (sampling.num_views,) if isinstance(sampling, Views) else ()
+        clip = torch.zeros(*views, *self.sample_shape)
+        if self.multi_label:
+            return clip, torch.full((len(self.classes),), float(UNREADABLE))
+        return clip, UNREADABLE
+
+    def _too_many_broken(self) -> bool:
+        # One must be left to stand in.
+        return int(self._is_broken.sum()) > min(self._max_broken, len(self) - 1)
+
+    def _is_left_out(self, index: int) -> bool:
+        """Return whether a video need not be tried; when too many are broken, trying says what is wrong."""
+        return bool(self._is_broken[index]) and not self._too_many_broken()
+
+    def _leave_out(self, index: int, error: Exception) -> None:
+        """Count a video that cannot be read.
+
+        Raises:
+            VideoDecodeError: There are too many, or no other is left.
+        """
+        self._is_broken[index] = True
+        if self._too_many_broken():
+            raise VideoDecodeError(
+                f"{error} ({len(self.broken)} of {len(self)} videos could not be read so far, and max_broken "
+                f"is {self._max_broken}: mend them or take them off the list; nonlocalnn data check finds "
+                "them all)",
+                path=self.videos.paths[index],
+                frame=error.frame if isinstance(error, VideoDecodeError) else None,
+            ) from error
+        warnings.warn(f"left out: {error}", UserWarning, stacklevel=4)

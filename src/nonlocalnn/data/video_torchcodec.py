@@ -1,0 +1,101 @@
+"""Videos through torchcodec, which uses the FFmpeg that is installed on the system."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nonlocalnn.data.video import VideoReader, check_count, check_frame_size, check_seconds, unreadable
+
+# What its C++ raises, for anything that is wrong.
+_ERRORS = (RuntimeError, ValueError, IndexError)
+# How torchcodec begins what it says when its own libraries do not load.
+_NOT_LOADED = "Could not load libtorchcodec"
+
+
+def _open(path: Path) -> Any:
+    """Return torchcodec's decoder of a file.
+
+    Raises:
+        VideoDecodeError: torchcodec cannot read the file.
+        ImportError: torchcodec is not installed, or does not find FFmpeg.
+    """
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        return VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+    except ImportError as error:
+        raise ImportError(
+            "the backend 'torchcodec' needs the library 'torchcodec', which is not installed: "
+            "run pip install torchcodec, or use the backend 'pyav'"
+        ) from error
+    except _ERRORS as error:
+        if str(error).startswith(_NOT_LOADED):
+            raise ImportError(
+                "the backend 'torchcodec' finds no FFmpeg, or was built for another torch: install FFmpeg "
+                "and the torchcodec that fits torch, or use the backend 'pyav'"
+            ) from error
+        raise unreadable(path, f"torchcodec says: {_first_line(error)}") from error
+
+
+class TorchCodecReader(VideoReader):
+    """A video file, decoded by torchcodec on one thread: reading processes share the cores already.
+
+    torchcodec takes every packet for a frame: where that is not so (some of avi and VP8) reading may end with
+    an error, and the backend ``pyav`` reads such files. Nor does it tell of damage that its decoder noticed
+    and patched over, which ``pyav`` does.
+
+    Args:
+        path: The file, which is there and not empty.
+        known_whole: Whether all bytes that the container declares are known to be there.
+
+    Raises:
+        VideoDecodeError: It cannot be read, or holds no frame.
+        ImportError: torchcodec is missing, or does not find FFmpeg.
+    """
+
+    def __init__(self, path: Path, *, known_whole: bool) -> None:
+        self._decoder = _open(path)
+        try:
+            height, width, _ = self._decoder.get_frame_at(0).data.shape
+        except _ERRORS as error:
+            raise unreadable(
+                path, f"no frame of it decodes, torchcodec says: {_first_line(error)}"
+            ) from error
+        about = self._decoder.metadata
+        # It would report a file that was cut as a shorter one.
+        declared, seconds = about.num_frames_from_header or 0, about.duration_seconds_from_header or 0.0
+        if not known_whole and not declared and not seconds:
+            raise unreadable(path, "torchcodec cannot tell whether it is whole: use the backend 'pyav'")
+        check_count(path, found=len(self._decoder), declared=declared, known_whole=known_whole)
+        ends = (about.begin_stream_seconds_from_header or 0.0) + seconds
+        check_seconds(path, found=about.end_stream_seconds, declared=ends, known_whole=known_whole)
+        super().__init__(
+            path,
+            num_frames=len(self._decoder),
+            frames_per_second=about.average_fps,
+            size=(height, width),
+        )
+
+    def decode(self, indices: Sequence[int]) -> list[Tensor]:
+        """See :meth:`VideoReader.decode`."""
+        try:
+            frames = list(self._decoder.get_frames_at(indices=list(indices)).data)
+        except _ERRORS as error:
+            reason = f"torchcodec says: {_first_line(error)}"
+            raise unreadable(self.path, reason, frame=self._first_failing(indices)) from error
+        return [check_frame_size(self, frame, index) for frame, index in zip(frames, indices, strict=True)]
+
+    def _first_failing(self, indices: Sequence[int]) -> int:
+        """Return which frame fails; torchcodec does not tell."""
+        for index in indices:
+            try:
+                self._decoder.get_frame_at(index)
+            except _ERRORS:
+                return index
+        return indices[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,125 @@
+"""``nonlocalnn data``, called by its function."""
+
+import pytest
+
+from nonlocalnn.cli.data import run
+from nonlocalnn.data.video import open_video
+from videos import cut, grey_frames, write_video
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return a folder of three whole videos, one of them in a folder of its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_video(folder / "a.mp4", grey_frames(6))
+    write_video(folder / "deep" / "b.mkv", grey_frames(8))
+    write_video(folder / "c.mp4", grey_frames(3), movflags="faststart")
+    return folder
+
+
+@pytest.fixture
+def damaged(whole, tmp_path):
+    """Return a folder with a whole video and two that are not."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    cut(whole / "a.mp4", folder / "a.mp4", 1.0)
+    cut(whole / "c.mp4", folder / "cut.mp4", 0.8)
+    (folder / "text.mp4").write_text("not a video")
+    return folder
+
+
+def test_checking_whole_videos(whole, capsys):
+    assert run(["check", str(whole), "--workers", "1"]) == 0
+    assert capsys.readouterr().out == "3 videos, 0 broken\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_checking_lists_what_is_broken(damaged, capsys, workers):
+    assert run(["check", str(damaged), "--workers", workers]) == 1
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"cannot read video {damaged / 'cut.mp4'}: it is cut")
+    assert second.startswith(f"cannot read video {damaged / 'text.mp4'}: it is not a video")
+    assert last == "3 videos, 2 broken"
+
+
+def test_shrinking_a_folder_and_going_on(whole, tmp_path, capsys):
+    target = tmp_path / "small"
+    words = ["shrink", str(whole), str(target), "--short-side", "24", "--workers", "1"]
+    assert run(words) == 0
+    assert capsys.readouterr().out == f"3 videos: 3 made, 0 kept, 0 broken; results in {target}\n"
+    found = sorted(str(path.relative_to(target)) for path in target.rglob("*.*"))
+    assert found == ["a.mp4", "c.mp4", "deep/b.mp4"]
+    with open_video(target / "deep" / "b.mp4") as video:
+        assert (video.num_frames, video.size) == (8, (24, 32))
+    (target / "a.mp4").unlink()
+    before = (target / "c.mp4").stat().st_mtime_ns
+    assert run(words) == 0
+    assert "1 made, 2 kept, 0 broken" in capsys.readouterr().out
+    assert (target / "c.mp4").stat().st_mtime_ns == before
+
+
+def test_shrinking_lists_what_is_broken(damaged, tmp_path, capsys):
+    target = tmp_path / "small"
+    assert run(["shrink", str(damaged), str(target), "--workers", "1"]) == 1
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert "it is cut" in first
+    assert "it is not a video" in second
+    assert last.startswith("3 videos: 1 made, 0 kept, 2 broken")
+    assert [path.name for path in target.iterdir()] == ["a.mp4"]
+
+
+def test_folders_that_do_not_go_together(whole, tmp_path):
+    with pytest.raises(ValueError, match="TARGET must lie outside of SOURCE"):
+        run(["shrink", str(whole), str(whole / "small")])
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        run(["shrink", str(tmp_path / "none"), str(tmp_path / "small")])
+    twins = tmp_path / "twins"
+    write_video(twins / "a.mp4", grey_frames(1))
+    write_video(twins / "a.mkv", grey_frames(1))
+    with pytest.raises(ValueError, match=r"several videos of .* would become .*a\.mp4: rename all but one"):
+        run(["shrink", str(twins), str(tmp_path / "small")])
+    from PIL import Image
+
+    (tmp_path / "only" / "frames").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "only" / "frames" / "1.png")
+    with pytest.raises(ValueError, match="holds no video file, only folders of frames"):
+        run(["shrink", str(tmp_path / "only"), str(tmp_path / "small")])
+    with pytest.raises(ValueError, match="--workers must be at least 1; got 0"):
+        run(["check", str(whole), "--workers", "0"])
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("example", "nonlocalnn data", "--short-side", "--workers", "--backend"):
+        assert word in text
+
+
+@pytest.mark.parametrize("words", [[], ["chekc"], ["check"], ["shrink", "a"]])
+def test_wrong_calls(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(words)
+    assert caught.value.code == 2
+    assert "usage: nonlocalnn data" in capsys.readouterr().err
+
+
+def test_a_process_that_is_ended_is_an_error(whole, monkeypatch, capsys):
+    from concurrent.futures.process import BrokenProcessPool
+
+    from nonlocalnn.cli import data
+
+    class Pool:
+        def __init__(self, *arguments, **settings):
+            pass
+
+        def map(self, function, items):
+            raise BrokenProcessPool("gone")
+
+        def shutdown(self, *, cancel_futures):
+            pass
+
+    monkeypatch.setattr(data, "ProcessPoolExecutor", Pool)
+    with pytest.raises(OSError, match="a process was ended from outside"):
+        run(["check", str(whole), "--workers", "2"])
