@@ -269,13 +269,23 @@ def test_wrong_inputs(settings, shape, message):
         ResidualNetwork(**TINY, **settings)(torch.zeros(shape))
 
 
-def test_a_small_stem_keeps_every_pixel():
+def test_a_small_stem_halves_sides_once():
     seen = []
     for num_sides, sides in ((1, (20,)), (2, (20, 12)), (3, (4, 20, 12))):
         network = ResidualNetwork(num_sides=num_sides, small_stem=True, **TINY).eval()
         network.layer1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
         assert network(torch.zeros(2, 3, *sides)).shape == (2, 5)
-        assert seen.pop() == (2, 16, *sides)
+        frames, places = (sides[:1], sides[1:]) if num_sides == 3 else ((), sides)
+        assert seen.pop() == (2, 16, *frames, *(side // 2 for side in places))
+
+
+def test_what_starts_as_the_identity():
+    for zero_init_residual in (True, False):
+        network = ResidualNetwork(num_sides=2, zero_init_residual=zero_init_residual, **TINY)
+        last = network.layer2[0].bn3.weight
+        assert bool((last == 0).all()) is zero_init_residual
+    tiny = nl.create_model("nl2_c2d_tiny")
+    assert (tiny.layer3[0].nl.norm.weight == 1).all()
 
 
 def test_the_fewest_frames_pass():

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from nonlocalnn._errors import check_choice
 
 if TYPE_CHECKING:
-    from nonlocalnn.data import LabelledImages
+    from nonlocalnn.data import LabelledSamples
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -135,7 +135,7 @@ def resolve_device(device: str) -> torch.device:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    dataset: LabelledImages,
+    dataset: LabelledSamples,
     *,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
@@ -148,8 +148,8 @@ def evaluate(
     The model's train or eval state is put back afterwards.
 
     Args:
-        model: Takes (B, C, H, W) and returns scores, shape (B, K).
-        dataset: Labelled images with K classes.
+        model: Takes (B, *sample_shape) and returns scores, shape (B, K).
+        dataset: Labelled samples with K classes.
         batch_size: Samples a forward pass.
         device: Where the model is.
         precision: See :func:`autocast_for`.
@@ -172,9 +172,9 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for images, targets in loader:
+        for samples, targets in loader:
             with autocast_for(precision, device):
-                scores = model(images.to(device))
+                scores = model(samples.to(device))
             if scores.shape != (len(targets), num_classes):
                 raise ValueError(
                     f"the model's output must be (B, {num_classes}), one score a class of this data set; "

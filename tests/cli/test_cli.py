@@ -13,6 +13,7 @@ import nonlocalnn as nl
 from alexhex7 import TheirNetwork, randomized
 from helpers import randomize_
 from nonlocalnn.cli import COMMANDS, main
+from nonlocalnn.data import cue
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 FACTS = {"classes": [str(digit) for digit in range(10)], "image_size": [28, 28], "channels": 1}
@@ -173,6 +174,47 @@ def test_convert_as_dot_product_what_is_none(tmp_path, capsys):
     torch.save(TheirNetwork("gaussian").state_dict(), tmp_path / "theirs.pth")
     words = ("convert", tmp_path / "theirs.pth", tmp_path / "ours.safetensors", "--dot-product")
     fails(capsys, *words, status=1, says="holds blocks of the kind 'gaussian'")
+
+
+@pytest.fixture(scope="module")
+def clip_run(tmp_path_factory):
+    """A run on a few generated clips."""
+    run = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cue, "NUM_SAMPLES", {"train": 32, "validation": 16, "test": 24})
+        words = ["train", "--data", "cue", "--model", "nl2_c2d_tiny", "--epochs", "1", "--batch-size", "16"]
+        assert main([*words, "--output", str(run)]) == 0
+    return run
+
+
+def test_train_and_evaluate_clips(tmp_path, clip_run, capsys, monkeypatch):
+    monkeypatch.setattr(cue, "NUM_SAMPLES", {"train": 32, "validation": 16, "test": 24})
+    recorded = json.loads((clip_run / "metrics.json").read_text())["test"]
+    assert main(["evaluate", "--model", str(clip_run), "--output", str(tmp_path)]) == 0
+    assert f"accuracy {recorded['accuracy']:.4f} on 24 samples of cue/test" in capsys.readouterr().out
+    assert json.loads((tmp_path / "metrics.json").read_text())["confusion"] == recorded["confusion"]
+    assert main(["cost", str(clip_run)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["predict", "{photo}", "--model", "{run}"], "takes models of images, (C, H, W); {run} was trained"),
+        (["maps", "{photo}", "--model", "{run}"], "was trained on samples of shape (3, 8, 32, 32)"),
+        (["maps", "--data", "cue", "--model", "{run}"], "takes models of images"),
+        (["maps", "--data", "cue", "--model", "{model}"], "those of 'cue' have (3, 8, 28, 28)"),
+        (["evaluate", "--data", "digits", "--model", "{run}"], "those of 'digits' have (1, 32, 32)"),
+        (["evaluate", "--data", "cue-sequence", "--model", "{run}"], "those of 'cue-sequence' have (3, 384)"),
+        (["train", "--data", "cue"], "'nl_digits' takes images, and the samples of 'cue' are clips"),
+        (["train", "--data", "cue-sequence", "--image-size", "32"], "has no frames and no image_size"),
+    ],
+)
+def test_clips_where_images_are_wanted(
+    words, says, clip_run, checkpoint, photo, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    places = {"run": clip_run, "model": checkpoint, "photo": photo}
+    fails(capsys, *(word.format(**places) for word in words), status=1, says=says.format(**places))
 
 
 def test_models_lists_parameters(capsys):

@@ -22,16 +22,19 @@ def folder(tmp_path):
 
 
 def test_the_names():
-    assert list_datasets() == ["digits", "mnist", "fashion-mnist", "images"]
+    assert list_datasets() == ["digits", "mnist", "fashion-mnist", "images", "cue", "cue-sequence"]
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("digitz", {}, r"name must be one of 'digits', .*; got 'digitz' \(did you mean 'digits'\?\)"),
-        ("digits", {"data_dir": "data"}, "'digits' comes with scikit-learn and reads no data_dir"),
+        ("digits", {"data_dir": "data"}, "'digits' is made of scikit-learn's digits and reads no data_dir"),
         ("digits", {"channels": 1}, "channels applies to 'images' only; 'digits' always has 1"),
         ("mnist", {"channels": 3}, "channels applies to 'images' only"),
+        ("cue", {"data_dir": "data"}, "'cue' is made of scikit-learn's digits and reads no data_dir"),
+        ("cue", {"channels": 3}, "channels applies to 'images' only; 'cue' always has 3"),
+        ("cue-sequence", {"image_size": 28}, "'cue-sequence' has no frames and no image_size"),
         ("images", {}, "'images' needs data_dir"),
         ("images", {"data_dir": ".", "channels": 2}, "channels must be one of 1, 3; got 2"),
     ],
@@ -41,7 +44,7 @@ def test_a_wrong_argument(name, arguments, message):
         load_dataset(name, "train", **arguments)
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "fashion-mnist", "images"])
+@pytest.mark.parametrize("name", list_datasets())
 def test_a_wrong_split(name):
     with pytest.raises(
         ValueError, match=r"split must be one of .*got 'validaton' \(did you mean 'validation'"

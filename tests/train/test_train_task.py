@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from nonlocalnn.checkpoints import read_metadata
+from nonlocalnn.checkpoints import load_checkpoint, read_metadata
 from nonlocalnn.train import ClassificationTask, Recipe, train
 from nonlocalnn.train import task as task_module
 
 
-def test_digits_are_classified(tmp_path, monkeypatch):
+@pytest.fixture
+def _few_samples(monkeypatch):
     load = task_module.load_dataset
 
     def load_few(name, split, **settings):
@@ -15,6 +16,10 @@ def test_digits_are_classified(tmp_path, monkeypatch):
         return data
 
     monkeypatch.setattr(task_module, "load_dataset", load_few)
+
+
+@pytest.mark.usefixtures("_few_samples")
+def test_digits_are_classified(tmp_path):
     recipe = Recipe(epochs=2, batch_size=16, device="cpu", output=tmp_path)
     result = train(recipe)
     assert result.test["num_samples"] == 32
@@ -22,9 +27,58 @@ def test_digits_are_classified(tmp_path, monkeypatch):
     metadata = read_metadata(tmp_path / "best.safetensors")
     assert metadata["classes"] == list("0123456789")
     assert (metadata["image_size"], metadata["channels"]) == ([28, 28], 1)
+    assert metadata["sample_shape"] == [1, 28, 28]
     assert Recipe.from_dict(metadata["recipe"]) == recipe
     assert metadata["epoch"] == result.best_epoch
     assert metadata["validation_accuracy"] == result.best_metric
+
+
+@pytest.mark.usefixtures("_few_samples")
+@pytest.mark.parametrize(
+    ("data", "model", "facts"),
+    [
+        ("cue", "nl2_c2d_tiny", {"sample_shape": [3, 8, 32, 32], "channels": 3, "image_size": [32, 32]}),
+        ("cue-sequence", "nl2_c1d_tiny", {"sample_shape": [3, 384], "channels": 3}),
+    ],
+)
+def test_clips_and_sequences_are_classified(tmp_path, data, model, facts):
+    result = train(Recipe(data=data, model=model, epochs=1, batch_size=16, device="cpu", output=tmp_path))
+    assert result.test["num_samples"] == 32
+    assert set(result.test["recall"]) == set("0123456789")
+    metadata = read_metadata(tmp_path / "best.safetensors")
+    recorded = {
+        name: metadata[name] for name in ("sample_shape", "channels", "image_size") if name in metadata
+    }
+    assert recorded == facts
+    assert load_checkpoint(tmp_path / "best.safetensors").config["name"] == model
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "overrides", "says"),
+    [
+        (
+            "cue",
+            "nl_digits",
+            {},
+            r"'nl_digits' takes images, and the samples of 'cue' are clips of shape \(3, 8",
+        ),
+        ("digits", "c2d_tiny", {}, "'c2d_tiny' takes clips, and the samples of 'digits' are images"),
+        ("cue-sequence", "c2d_tiny", {}, "choose a network for sequences"),
+        ("cue", "c2d_tiny", {"num_sides": 2}, "'c2d_tiny' takes images"),
+        ("cue", "c2d_tiny", {"num_sides": 4}, "num_sides must be 1 "),
+    ],
+)
+def test_a_network_for_samples_of_another_rank(data, model, overrides, says):
+    task = ClassificationTask(Recipe(data=data, model=model, model_overrides=overrides))
+    with pytest.raises(ValueError, match=says):
+        task.model(task.data("test"))
+
+
+def test_a_network_fits_the_channels_and_size_of_its_data():
+    task = ClassificationTask(Recipe(data="digits", image_size=20))
+    assert task.model(task.data("test")).config["overrides"] == {"in_channels": 1, "image_size": [20, 20]}
+    task = ClassificationTask(Recipe(data="cue", image_size=20, model="c2d_tiny"))
+    assert task.model(task.data("test")).config["overrides"] == {"in_channels": 3}
 
 
 @pytest.mark.parametrize("augment", [True, False])

@@ -13,26 +13,59 @@ from torch import nn
 
 from nonlocalnn._errors import missing_extra
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, read_metadata
+from nonlocalnn.data import LabelledSamples, load_dataset
 from nonlocalnn.models import DigitsNetwork
 
 
 @dataclass(frozen=True)
-class ImageModel:
-    """A classifier of images and what it was trained on.
+class Classifier:
+    """A classifier and what it was trained on.
 
     Args:
         model: In eval mode, on the CPU.
         classes: Names of its outputs.
-        image_size: (H, W) of its input, in pixels.
-        channels: 1 for grey, 3 for colour.
+        sample_shape: Shape of one sample: (C, N), (C, H, W) or (C, T, H, W).
         recipe: The recipe that trained it; empty for other code bases' checkpoints.
     """
 
     model: nn.Module
     classes: tuple[str, ...]
-    image_size: tuple[int, int]
-    channels: int
+    sample_shape: tuple[int, ...]
     recipe: dict[str, Any]
+
+    @property
+    def channels(self) -> int:
+        """Channels of its input; of images, 1 for grey and 3 for colour."""
+        return self.sample_shape[0]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of its images or of the frames of its clips, in pixels."""
+        assert len(self.sample_shape) > 2, "sequences have no image size"
+        return self.sample_shape[-2], self.sample_shape[-1]
+
+    def load_dataset(self, name: str, split: str, *, data_dir: str | Path | None) -> LabelledSamples:
+        """Load a split of a data set with samples of the model's shape.
+
+        Raises:
+            ValueError: The data set's samples have another shape; or as
+                :func:`nonlocalnn.data.load_dataset` says.
+        """
+        # A model of sequences has no image size to ask for, and sequences have none to give.
+        has_size = len(self.sample_shape) > 2 and name != "cue-sequence"
+        dataset = load_dataset(
+            name,
+            split,
+            data_dir=data_dir,
+            image_size=self.image_size if has_size else None,
+            channels=self.channels if name == "images" else None,
+        )
+        if dataset.sample_shape != self.sample_shape:
+            raise ValueError(
+                f"the model was trained on samples of shape {self.sample_shape}; "
+                f"those of {name!r} have {dataset.sample_shape}"
+            )
+        return dataset
 
 
 def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -54,12 +87,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="default: fp32")
 
 
-def load_image_model(path: Path) -> ImageModel:
-    """Load a classifier of images from a checkpoint or a run's folder.
+def load_classifier(path: Path) -> Classifier:
+    """Load a classifier from a checkpoint or a run's folder.
 
     Raises:
         FileNotFoundError: There is no such file, or the folder holds no run.
-        CheckpointError: The file does not fit, or does not say which images its model takes.
+        CheckpointError: The file does not fit, or does not say which samples its model takes.
     """
     if path.is_dir():
         path = path / "best.safetensors"
@@ -69,13 +102,29 @@ def load_image_model(path: Path) -> ImageModel:
     model = load_checkpoint(path).eval()
     if "classes" not in metadata:
         metadata = {**describe_images(model, path), **metadata}
-    return ImageModel(
+    # Files written before there were clips give the two parts of an image's shape.
+    shape = metadata.get("sample_shape") or [metadata["channels"], *metadata["image_size"]]
+    return Classifier(
         model=model,
         classes=tuple(metadata["classes"]),
-        image_size=(metadata["image_size"][0], metadata["image_size"][1]),
-        channels=metadata["channels"],
+        sample_shape=tuple(shape),
         recipe=metadata.get("recipe", {}),
     )
+
+
+def load_image_model(path: Path) -> Classifier:
+    """Load a classifier of images; see :func:`load_classifier`.
+
+    Raises:
+        ValueError: It classifies something else.
+    """
+    loaded = load_classifier(path)
+    if len(loaded.sample_shape) != 3:
+        raise ValueError(
+            f"this command takes models of images, (C, H, W); {path} was trained on samples of shape "
+            f"{loaded.sample_shape}, of which evaluate gives the accuracy"
+        )
+    return loaded
 
 
 def describe_images(model: nn.Module, path: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import write_text
-from nonlocalnn.cli.common import add_model_arguments, command_parser, load_image_model
-from nonlocalnn.data import list_datasets, load_dataset
+from nonlocalnn.cli.common import add_model_arguments, command_parser, load_classifier
+from nonlocalnn.data import list_datasets
 from nonlocalnn.evaluate import evaluate, resolve_device
 from nonlocalnn.explorer import draw_confusion
 
@@ -26,21 +26,15 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument(
         "--split", default="test", choices=("train", "validation", "test"), help="default: test"
     )
-    parser.add_argument("--batch-size", type=int, default=256, help="images a forward pass (default: 256)")
+    parser.add_argument("--batch-size", type=int, default=256, help="samples a forward pass (default: 256)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("runs/evaluation"), help="folder of the results")
     args = parser.parse_args(words)
-    loaded = load_image_model(args.model)
+    loaded = load_classifier(args.model)
     data = args.data or loaded.recipe.get("data")
     if data is None:
         parser.error("--data is needed: the checkpoint does not say what it was trained on")
-    dataset = load_dataset(
-        data,
-        args.split,
-        data_dir=args.data_dir or loaded.recipe.get("data_dir"),
-        image_size=loaded.image_size,
-        channels=loaded.channels if data == "images" else None,
-    )
+    dataset = loaded.load_dataset(data, args.split, data_dir=args.data_dir or loaded.recipe.get("data_dir"))
     if dataset.classes != loaded.classes:
         raise ValueError(
             f"the model knows the classes {', '.join(loaded.classes)}; "

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity import AffinityMap, capture_affinity
-from nonlocalnn.cli.common import ImageModel, add_model_arguments, command_parser, load_image_model, progress
-from nonlocalnn.data import list_datasets, load_dataset, read_image
+from nonlocalnn.cli.common import Classifier, add_model_arguments, command_parser, load_image_model, progress
+from nonlocalnn.data import list_datasets, read_image
 from nonlocalnn.evaluate import autocast_for, resolve_device
 from nonlocalnn.explorer import draw_affinity
 from nonlocalnn.predict import find_images
@@ -76,7 +76,7 @@ def _place(text: str) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _from_files(args: argparse.Namespace, loaded: ImageModel) -> Iterator[tuple[str, Tensor]]:
+def _from_files(args: argparse.Namespace, loaded: Classifier) -> Iterator[tuple[str, Tensor]]:
     taken: set[str] = set()
     for path in find_images(args.inputs):
         image = read_image(path, image_size=loaded.image_size, channels=loaded.channels)
@@ -89,14 +89,8 @@ def _from_files(args: argparse.Namespace, loaded: ImageModel) -> Iterator[tuple[
         yield name, image
 
 
-def _from_data(args: argparse.Namespace, loaded: ImageModel) -> Iterator[tuple[str, Tensor]]:
-    dataset = load_dataset(
-        args.data,
-        args.split,
-        data_dir=args.data_dir,
-        image_size=loaded.image_size,
-        channels=loaded.channels if args.data == "images" else None,
-    )
+def _from_data(args: argparse.Namespace, loaded: Classifier) -> Iterator[tuple[str, Tensor]]:
+    dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
     for index in args.samples:
         if not 0 <= index < len(dataset):
             raise ValueError(f"--samples must be from 0 to {len(dataset) - 1} for this split; got {index}")

@@ -1,16 +1,26 @@
-"""Data sets of labelled images under one contract, split the same way on every machine."""
+"""Data sets of labelled samples under one contract, split the same way on every machine."""
 
 import os
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.digits import load_digits
 from nonlocalnn.data.images import IMAGE_SUFFIXES, load_image_folder, read_image
-from nonlocalnn.data.labelled import SPLITS, LabelledImages, augmentation
+from nonlocalnn.data.labelled import SPLITS, LabelledImages, LabelledSamples, augmentation
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 
-__all__ = ["IMAGE_SUFFIXES", "LabelledImages", "augmentation", "list_datasets", "load_dataset", "read_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LabelledImages",
+    "LabelledSamples",
+    "augmentation",
+    "list_datasets",
+    "load_dataset",
+    "read_image",
+]
 
-_DATASETS = ("digits", "mnist", "fashion-mnist", "images")
+_DATASETS = ("digits", "mnist", "fashion-mnist", "images", "cue", "cue-sequence")
+_GENERATED = ("cue", "cue-sequence")
 
 
 def list_datasets() -> list[str]:
@@ -18,7 +28,7 @@ def list_datasets() -> list[str]:
 
     Example:
         >>> list_datasets()
-        ['digits', 'mnist', 'fashion-mnist', 'images']
+        ['digits', 'mnist', 'fashion-mnist', 'images', 'cue', 'cue-sequence']
     """
     return list(_DATASETS)
 
@@ -31,31 +41,37 @@ def load_dataset(
     image_size: int | tuple[int, int] | None = None,
     augment: bool = False,
     channels: int | None = None,
-) -> LabelledImages:
+) -> LabelledSamples:
     """Load one split of a data set.
 
     ==================  =========================================  ===================================
-    name                what                                       images: train / validation / test
+    name                what                                       samples: train / validation / test
     ==================  =========================================  ===================================
     ``digits``          handwritten digits shipped with            1266 / 178 / 353
                         scikit-learn, 1 channel; no download
     ``mnist``           handwritten digits, 1 channel              55000 / 5000 / 10000
     ``fashion-mnist``   photographs of clothes, 1 channel          55000 / 5000 / 10000
     ``images``          your own folder, a sub-folder per class    as the folders say, else 80/10/10 %
+    ``cue``             generated clips of real digits, 3          4000 / 500 / 1000
+                        channels, 8 frames; no download
+    ``cue-sequence``    generated sequences of real digits, 3      4000 / 500 / 1000
+                        channels, 384 positions; no download
     ==================  =========================================  ===================================
 
     Args:
         name: One of :func:`list_datasets`.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.images`), an error
-            for ``digits``. ``mnist`` and ``fashion-mnist`` default to ``data`` below the current folder, and
-            are downloaded there when missing; ``fashion-mnist`` also looks where Debian's package
-            ``dataset-fashion-mnist`` puts it.
-        image_size: Side, or (height, width), in pixels, of the images returned. Default: 28, and 224 for
-            ``images``. Images are stretched to fit, the aspect ratio is not kept.
-        augment: Change each image at random every time it is read; see :func:`augmentation`. Digits are
+            for ``digits`` and what is generated. ``mnist`` and ``fashion-mnist`` default to ``data`` below
+            the current folder, and are downloaded there when missing; ``fashion-mnist`` also looks where
+            Debian's package ``dataset-fashion-mnist`` puts it.
+        image_size: Side, or (height, width), in pixels, of the images returned, or of the frames of clips; an
+            error for sequences. Default: 28, 224 for ``images`` and 32 for ``cue``. Images are stretched to
+            fit, the aspect ratio is not kept.
+        augment: Change each sample at random every time it is read; see :func:`augmentation`. Digits are
             turned, shifted and scaled; ``fashion-mnist`` and ``images`` are mirrored and shifted, which does
-            not suit a folder of letters or of left and right hands.
+            not suit a folder of letters or of left and right hands. Of what is generated only the class
+            stays.
         channels: 3 for colour (default) or 1 for grey; for ``images`` only.
 
     Returns:
@@ -77,11 +93,14 @@ def load_dataset(
     check_choice("name", name, _DATASETS)
     check_choice("split", split, SPLITS)
     if channels is not None and name != "images":
-        raise ValueError(f"channels applies to 'images' only; {name!r} always has 1: leave it out")
+        number = 3 if name in _GENERATED else 1
+        raise ValueError(f"channels applies to 'images' only; {name!r} always has {number}: leave it out")
+    if data_dir is not None and name in ("digits", *_GENERATED):
+        raise ValueError(f"{name!r} is made of scikit-learn's digits and reads no data_dir: leave it out")
     if name == "digits":
-        if data_dir is not None:
-            raise ValueError("'digits' comes with scikit-learn and reads no data_dir: leave it out")
         return load_digits(split, image_size=image_size, augment=augment)
+    if name in _GENERATED:
+        return load_cue(name, split, image_size=image_size, augment=augment)
     if name == "images":
         if data_dir is None:
             raise ValueError("'images' needs data_dir: the folder that holds one sub-folder per class")

@@ -1,4 +1,4 @@
-"""What every data set of labelled images offers, whatever its files look like."""
+"""What every data set of labelled samples offers, whatever its files look like."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -97,12 +97,64 @@ def augmentation(kind: str, image_size: tuple[int, int]) -> Callable[[Tensor], T
     return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop((height, width), padding=padding)])
 
 
-class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
-    """Images of one size, each with the index of its class.
+class LabelledSamples(Dataset[tuple[Tensor, int]], ABC):
+    """Samples of one shape, each with the index of its class: sequences, images or clips.
 
-    ``dataset[i]`` is ``(image, target)``: a float32 tensor (C, H, W) in [0, 1], and an int that indexes
-    ``classes``. Instances can be pickled, so worker processes may be started in any way. A subclass says how
-    image ``i`` is read (:meth:`read`) and what it is called (:meth:`sample_id`).
+    ``dataset[i]`` is ``(sample, target)``: a float32 tensor of ``sample_shape`` in [0, 1], and an int that
+    indexes ``classes``. Instances can be pickled, so worker processes may be started in any way. A subclass
+    says how sample ``i`` is read (:meth:`read`) and what it is called (:meth:`sample_id`).
+
+    Args:
+        classes: Names of the classes, in the order of the targets.
+        sample_shape: Shape of one sample: (C, N), (C, H, W) or (C, T, H, W).
+        targets: The class index of each sample.
+        transform: Applied to each sample after it is read; ``None`` for none.
+
+    Attributes:
+        classes: As given.
+        sample_shape: As given.
+        targets: A list of ints, one per sample; reading it opens no file.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Sequence[str],
+        sample_shape: Sequence[int],
+        targets: Sequence[int],
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.classes = tuple(classes)
+        self.sample_shape = tuple(sample_shape)
+        self.targets = list(targets)
+        self._transform = transform
+
+    @property
+    def channels(self) -> int:
+        """C of the samples."""
+        return self.sample_shape[0]
+
+    @abstractmethod
+    def read(self, index: int) -> Tensor:
+        """Return sample ``index`` without augmentation: float32, of ``sample_shape``, in [0, 1]."""
+
+    @abstractmethod
+    def sample_id(self, index: int) -> str:
+        """Return a name for sample ``index`` that does not depend on the split or on its order."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        target = self.targets[index]  # first, because its IndexError is what ends iteration
+        sample = self.read(index)
+        if self._transform is not None:
+            sample = self._transform(sample).clamp(0, 1)  # interpolation may overshoot by a rounding error
+        return sample, target
+
+
+class LabelledImages(LabelledSamples):
+    """Labelled samples that are images of one size, (C, H, W); see :class:`LabelledSamples`.
 
     Args:
         classes: Names of the classes, in the order of the targets.
@@ -112,10 +164,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
         transform: Applied to each image after it is read; ``None`` for none. See :func:`augmentation`.
 
     Attributes:
-        classes: As given.
-        channels: As given.
         image_size: As given.
-        targets: A list of ints, one per image; reading it opens no file.
     """
 
     def __init__(
@@ -127,29 +176,10 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
         targets: Sequence[int],
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.classes = tuple(classes)
-        self.channels = channels
+        super().__init__(
+            classes=classes, sample_shape=(channels, *image_size), targets=targets, transform=transform
+        )
         self.image_size = image_size
-        self.targets = list(targets)
-        self._transform = transform
-
-    @abstractmethod
-    def read(self, index: int) -> Tensor:
-        """Return image ``index`` without augmentation: float32 (C, H, W) in [0, 1]."""
-
-    @abstractmethod
-    def sample_id(self, index: int) -> str:
-        """Return a name for image ``index`` that does not depend on the split or on its order."""
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        target = self.targets[index]  # first, because its IndexError is what ends iteration
-        image = self.read(index)
-        if self._transform is not None:
-            image = self._transform(image).clamp(0, 1)  # interpolation may overshoot by a rounding error
-        return image, target
 
 
 class InMemoryImages(LabelledImages):

@@ -37,7 +37,15 @@ class Preset:
 _CLIPS = {"8x8": (8, False), "32x2": (32, True), "32x4": (32, False), "128x1": (128, True)}
 _VIDEO: dict[str, Inflation] = {"c2d": None, "i3d": "3x1x1", "i3d333": "3x3x3"}
 _NUM_BLOCKS = {"": 0, "nl1_": 1, "nl5_": 5, "nl10_": 10}
-_TINY = {"depth": (1, 1, 1, 1), "width": 8, "dropout": 0.0, "small_stem": True}
+# Small enough to be trained from scratch in minutes: nothing starts as the identity.
+_TINY = {
+    "depth": (1, 1, 1, 1),
+    "width": 8,
+    "dropout": 0.0,
+    "small_stem": True,
+    "zero_init": False,
+    "zero_init_residual": False,
+}
 
 
 def _video_presets() -> Iterator[tuple[str, Preset]]:

@@ -54,14 +54,16 @@ class ResidualNetwork(nn.Module):
             time, as for 32 frames at stride 2 and 128 at stride 1; False is for clips of few frames.
         pads_pool1: Pad the first pooling by 1 in space: 224 pixels are 56 positions after it, and without
             padding, as in the released code, 55.
-        small_stem: For inputs of some dozens of pixels: the first convolution is 3 wide and moves by 1, and
-            the first pooling is left out, so that ``layer1`` sees every pixel.
+        small_stem: For inputs of some dozens of pixels: the first convolution is 3 wide, and the first
+            pooling is left out, so that the stages work at 1/2, 1/4, 1/8 and 1/16 of a side.
         blocks: How many non-local blocks, placed as in the paper: 0, 1, 5 or 10 at depth 50 or 101; or the
             places, as in ``{"layer2": [1, 3]}`` for the second and the fourth bottleneck of ``layer2``.
         instantiation: The pairwise function of the blocks.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
         zero_init: Blocks start as the identity.
+        zero_init_residual: So do bottlenecks, but for their shortcuts, as in the released code; for hundreds
+            of thousands of steps, not for some hundreds.
         extent: Video only: which positions see each other.
         layer2_extent: Video only: the same for the blocks in ``layer2``, where it differs: 4 for long clips.
         norm: "batch", or "frozen" for batches too small for statistics: :class:`FrozenNorm` in the network
@@ -103,6 +105,7 @@ class ResidualNetwork(nn.Module):
         sub_sample: SubSample = "before",
         use_scale: bool = True,
         zero_init: bool = True,
+        zero_init_residual: bool = True,
         extent: Extent = "spacetime",
         layer2_extent: Extent | None = None,
         norm: ResidualNorm = "batch",
@@ -133,7 +136,7 @@ class ResidualNetwork(nn.Module):
             in_channels,
             width,
             stem,
-            stride=along(num_sides, 2 if halves_time_early else 1, 1 if small_stem else 2),
+            stride=along(num_sides, 2 if halves_time_early else 1, 2),
             padding=halves(stem),
             bias=False,
         )
@@ -167,15 +170,15 @@ class ResidualNetwork(nn.Module):
             setattr(self, name, nn.Sequential(*bottlenecks))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
-        self._reset_parameters()
+        self._reset_parameters(zero_init_residual)
 
-    def _reset_parameters(self) -> None:
-        """Draw the weights of the released code: residual branches start at zero, the last layer near it."""
+    def _reset_parameters(self, zero_init_residual: bool) -> None:
+        """Draw the weights of the released code, whose last layer starts near zero."""
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 for layer in (module.conv1, module.conv2, module.conv3):
                     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                if isinstance(module.bn3, nn.modules.batchnorm._BatchNorm):
+                if zero_init_residual and isinstance(module.bn3, nn.modules.batchnorm._BatchNorm):
                     nn.init.zeros_(module.bn3.weight)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.fc.weight, std=0.01)

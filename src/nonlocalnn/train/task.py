@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nonlocalnn.data import LabelledImages, load_dataset
+from nonlocalnn.data import LabelledSamples, load_dataset
 from nonlocalnn.evaluate import evaluate
-from nonlocalnn.models import create_model, model_settings
+from nonlocalnn.models import create_model, model_settings, sample_shape
 from nonlocalnn.train.order import Samples
 from nonlocalnn.train.recipe import Recipe
 
 D = TypeVar("D", bound=Samples)
+# What a network takes, by the number of its sides.
+_KINDS = {1: "sequences", 2: "images", 3: "clips"}
 
 
 class Task(Protocol[D]):
@@ -50,7 +52,7 @@ class Task(Protocol[D]):
 
 @dataclass(frozen=True)
 class ClassificationTask:
-    """One label an image: cross-entropy, and accuracy as the score.
+    """One label a sample: cross-entropy, and accuracy as the score.
 
     Args:
         recipe: Names the data set and the network.
@@ -59,7 +61,7 @@ class ClassificationTask:
     recipe: Recipe
     metric = "accuracy"
 
-    def data(self, split: str) -> LabelledImages:
+    def data(self, split: str) -> LabelledSamples:
         """Return a split of the recipe's data set; only "train" is augmented."""
         return load_dataset(
             self.recipe.data,
@@ -70,31 +72,43 @@ class ClassificationTask:
             augment=self.recipe.augment and split == "train",
         )
 
-    def model(self, data: LabelledImages) -> nn.Module:
-        """Return the recipe's network with one output a class, for images of the data's size and channels.
+    def model(self, data: LabelledSamples) -> nn.Module:
+        """Return the recipe's network with one output a class, for samples of the data's size and channels.
 
         ``model_overrides`` win over what the data says.
+
+        Raises:
+            ValueError: The network is for samples of another rank, such as images where the data has clips.
         """
-        fitting = {"in_channels": data.channels, "image_size": list(data.image_size)}
-        known = model_settings(self.recipe.model)
+        recipe = self.recipe
+        num_sides = recipe.model_overrides.get("num_sides", len(sample_shape(recipe.model)) - 1)
+        takes, has = _KINDS.get(num_sides), _KINDS[len(data.sample_shape) - 1]
+        # A number of sides that no network has is refused by the network itself.
+        if takes is not None and takes != has:
+            raise ValueError(
+                f"model {recipe.model!r} takes {takes}, and the samples of {recipe.data!r} are {has} of "
+                f"shape {data.sample_shape}: choose a network for {has}, see nonlocalnn models"
+            )
+        fitting = {"in_channels": data.channels, "image_size": list(data.sample_shape[-2:])}
+        known = model_settings(recipe.model)
         settings = {name: value for name, value in fitting.items() if name in known}
-        settings.update(self.recipe.model_overrides)
-        return create_model(self.recipe.model, num_classes=len(data.classes), **settings)
+        settings.update(recipe.model_overrides)
+        return create_model(recipe.model, num_classes=len(data.classes), **settings)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean cross-entropy, in nats, and the accuracy, 0 to 1.
 
         Args:
             model: The network.
-            batch: Images, shape (B, C, H, W), and targets, shape (B,).
+            batch: Samples, shape (B, C, sides), and targets, shape (B,).
         """
-        images, targets = batch
-        scores = model(images)
+        samples, targets = batch
+        scores = model(samples)
         accuracy = (scores.argmax(1) == targets).float().mean()
         return F.cross_entropy(scores, targets), {"accuracy": accuracy}
 
     def evaluate(
-        self, model: nn.Module, data: LabelledImages, *, device: torch.device, distributed: bool
+        self, model: nn.Module, data: LabelledSamples, *, device: torch.device, distributed: bool
     ) -> dict[str, Any]:
         """Return loss, accuracy, recall of each class and the confusion matrix."""
         found = evaluate(
@@ -109,10 +123,16 @@ class ClassificationTask:
         )
         return found.to_dict()
 
-    def metadata(self, data: LabelledImages) -> dict[str, Any]:
-        """Return the classes, the image size in pixels (height, width) and the number of channels."""
-        return {
+    def metadata(self, data: LabelledSamples) -> dict[str, Any]:
+        """Return the classes, the shape of a sample, its channels and, in pixels, its (height, width).
+
+        Sequences have no ``image_size``.
+        """
+        facts = {
             "classes": list(data.classes),
-            "image_size": list(data.image_size),
+            "sample_shape": list(data.sample_shape),
             "channels": data.channels,
         }
+        if len(data.sample_shape) > 2:
+            facts["image_size"] = list(data.sample_shape[-2:])
+        return facts
