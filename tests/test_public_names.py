@@ -21,6 +21,7 @@ PUBLIC = [
     "inflate_",
     "list_models",
     "load_checkpoint",
+    "load_classifier",
     "save_checkpoint",
 ]
 

@@ -4,6 +4,7 @@ from nonlocalnn import functional
 from nonlocalnn.affinity import capture_affinity
 from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from nonlocalnn.classifier import load_classifier
 from nonlocalnn.cost import cost
 from nonlocalnn.fusion import fuse_
 from nonlocalnn.models import create_model, inflate_, list_models
@@ -24,5 +25,6 @@ __all__ = [
     "inflate_",
     "list_models",
     "load_checkpoint",
+    "load_classifier",
     "save_checkpoint",
 ]

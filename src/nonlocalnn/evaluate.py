@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -78,22 +79,49 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as JSON-ready values; an undefined recall or precision is None."""
-
-        def by_class(values: list[float]) -> dict[str, float | None]:
-            return {
-                name: None if value != value else value
-                for name, value in zip(self.classes, values, strict=True)
-            }
-
         return {
             "accuracy": self.accuracy,
             "loss": self.loss,
             "num_samples": self.num_samples,
-            "recall": by_class(self.recall),
-            "precision": by_class(self.precision),
+            "recall": by_class(self.classes, self.recall),
+            "precision": by_class(self.classes, self.precision),
             "classes": list(self.classes),
             "confusion": self.confusion.tolist(),
         }
+
+
+def by_class(classes: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:
+    """Return the value of each class by its name, JSON-ready: None for NaN.
+
+    Example:
+        >>> by_class(["a", "b"], [0.5, float("nan")])
+        {'a': 0.5, 'b': None}
+    """
+    return {name: None if value != value else value for name, value in zip(classes, values, strict=True)}
+
+
+def count_confusions(targets: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Return how often each class was taken for each other, (K, K), int64; a row is a true class.
+
+    Args:
+        targets: Indices of the true classes, (N,).
+        predicted: Indices of the predicted ones, (N,).
+        num_classes: K.
+
+    Example:
+        >>> count_confusions(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    cells = targets * num_classes + predicted
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def wrong_scores(shape: Sequence[int], num_classes: int) -> ValueError:
+    """Return the error for a model whose output has another shape than one score a class."""
+    return ValueError(
+        f"the model's output must be (B, {num_classes}), one score a class of this data set; "
+        f"got {tuple(shape)}: load a model that was trained on these classes"
+    )
 
 
 def autocast_for(precision: Precision, device: torch.device | str) -> AbstractContextManager[object]:
@@ -176,14 +204,10 @@ def evaluate(
             with autocast_for(precision, device):
                 scores = model(samples.to(device))
             if scores.shape != (len(targets), num_classes):
-                raise ValueError(
-                    f"the model's output must be (B, {num_classes}), one score a class of this data set; "
-                    f"got {tuple(scores.shape)}: load a model that was trained on these classes"
-                )
+                raise wrong_scores(scores.shape, num_classes)
             scores = scores.float().cpu()
             loss_sum += F.cross_entropy(scores, targets, reduction="sum")
-            cells = targets * num_classes + scores.argmax(1)
-            confusion += torch.bincount(cells, minlength=num_classes**2).view_as(confusion)
+            confusion += count_confusions(targets, scores.argmax(1), num_classes)
     finally:
         model.train(was_training)
     if distributed:

@@ -83,7 +83,7 @@ def predict(
             rows = iter(scores.float().softmax(1).cpu())
         for path, image in zip(chunk, images, strict=True):
             if isinstance(image, Tensor):
-                yield {"path": str(path), **_answer(next(rows), classes, top)}
+                yield {"path": str(path), **most_probable(next(rows), classes, top=top)}
             else:
                 yield {"path": str(path), "error": str(image)}
 
@@ -95,7 +95,18 @@ def _read(path: str | os.PathLike[str], image_size: tuple[int, int], channels: i
         return error
 
 
-def _answer(probabilities: Tensor, classes: Sequence[str], top: int) -> dict[str, Any]:
+def most_probable(probabilities: Tensor, classes: Sequence[str], *, top: int) -> dict[str, Any]:
+    """Return the most probable class, and those that follow.
+
+    Args:
+        probabilities: One a class, (K,).
+        classes: The K class names.
+        top: How many classes to list, at most K.
+
+    Example:
+        >>> most_probable(torch.tensor([0.25, 0.75]), ["run", "walk"], top=1)
+        {'class': 'walk', 'probability': 0.75, 'top': [{'class': 'walk', 'probability': 0.75}]}
+    """
     values, indices = probabilities.topk(min(top, len(classes)))
     listed = [
         {"class": classes[index], "probability": value}

@@ -199,8 +199,8 @@ def test_train_and_evaluate_clips(tmp_path, clip_run, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["predict", "{photo}", "--model", "{run}"], "takes models of images, (C, H, W); {run} was trained"),
-        (["maps", "{photo}", "--model", "{run}"], "was trained on samples of shape (3, 8, 32, 32)"),
+        (["predict", "{photo}", "--model", "{run}"], "{photo} is an image, and the model takes videos"),
+        (["maps", "{photo}", "--model", "{run}"], "{run} was trained on samples of shape (3, 8, 32, 32)"),
         (["maps", "--data", "cue", "--model", "{run}"], "takes models of images"),
         (["maps", "--data", "cue", "--model", "{model}"], "those of 'cue' have (3, 8, 28, 28)"),
         (["evaluate", "--data", "digits", "--model", "{run}"], "those of 'digits' have (1, 32, 32)"),

@@ -3,6 +3,7 @@
 import pytest
 
 from nonlocalnn.cli.data import run
+from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.video import open_video
 from videos import cut, grey_frames, write_video
 
@@ -123,3 +124,30 @@ def test_a_process_that_is_ended_is_an_error(whole, monkeypatch, capsys):
     monkeypatch.setattr(data, "ProcessPoolExecutor", Pool)
     with pytest.raises(OSError, match="a process was ended from outside"):
         run(["check", str(whole), "--workers", "2"])
+
+
+def test_writing_generated_videos_and_going_on(tmp_path, capsys):
+    words = ["cue", str(tmp_path), "--samples", "3"]
+    assert run(words) == 0
+    assert f"test: 3 generated videos in {tmp_path / 'test'}" in capsys.readouterr().out
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.mp4"))
+    assert found[:3] == ["test/0/0000.mp4", "test/1/0001.mp4", "test/2/0002.mp4"]
+    assert len(found) == 9
+    clip, _ = load_cue("cue", "test")[2]
+    with open_video(tmp_path / "test" / "2" / "0002.mp4") as video:
+        assert (video.num_frames, video.size) == (8, (128, 128))
+        frames = video.read(range(8)).float() / 255
+    shrunk = frames.permute(3, 0, 1, 2).unflatten(2, (32, 4)).unflatten(4, (32, 4)).mean((3, 5))
+    # Compressed, but every colour and digit is where it was.
+    assert (shrunk - clip).abs().mean() < 0.03
+    first = tmp_path / "test" / "0" / "0000.mp4"
+    first.unlink()
+    before = (tmp_path / "test" / "1" / "0001.mp4").stat().st_mtime_ns
+    assert run(words) == 0
+    assert first.exists()
+    assert (tmp_path / "test" / "1" / "0001.mp4").stat().st_mtime_ns == before
+
+
+def test_a_wrong_number_of_generated_videos(tmp_path):
+    with pytest.raises(ValueError, match="--samples must be at least 1; got 0"):
+        run(["cue", str(tmp_path), "--samples", "0"])

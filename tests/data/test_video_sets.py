@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from nonlocalnn.data.clips import MEAN, STANDARD_DEVIATION
-from nonlocalnn.data.video import VideoDecodeError
+from nonlocalnn.data.video import VideoDecodeError, open_video
 from nonlocalnn.data.video_lists import VideoList
+from nonlocalnn.data.video_sampling import choose_sampling
 from nonlocalnn.data.video_sets import UNREADABLE, CentreClip, RandomClip, VideoClips, Views
 from nonlocalnn.train.order import SeededSamples
 from videos import NUM_FRAMES, cut, level, numbers
@@ -91,6 +92,40 @@ def test_views_are_crops_along_the_long_side(videos):
     )
     left, middle, right = data[0][0].mean(dim=(1, 2, 3, 4)).tolist()
     assert left < middle < right
+
+
+def test_what_is_taken_of_a_video_is_8_bit_frames(videos):
+    with open_video(videos / "plain.mp4") as video:
+        one = CentreClip(32).take(video, frames=4, stride=8)
+        many = Views(num_clips=2, size=32).take(video, frames=4, stride=8)
+        some = SMALL.take(video, frames=4, stride=8, generator=torch.Generator())
+    assert (one.shape, one.dtype, numbers(one)) == ((4, 32, 32, 3), torch.uint8, [4, 12, 20, 28])
+    assert (many.shape, many.dtype) == ((6, 4, 32, 32, 3), torch.uint8)
+    assert [numbers(view) for view in many] == [[0, 8, 16, 24]] * 3 + [[20, 28, 36, 4]] * 3
+    assert (some.shape, some.dtype) == ((4, 28, 28, 3), torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "sampling", [SMALL, CentreClip(32), Views(2, 3, 32)], ids=["random", "clip", "views"]
+)
+def test_values_are_normalised_as_asked(videos, sampling):
+    settings = {"frames": 3, "stride": 2, "sampling": sampling}
+    torch.manual_seed(3)
+    usual = VideoClips(some_videos(videos), **settings)[0][0]
+    torch.manual_seed(3)
+    other = VideoClips(some_videos(videos), mean=0.0, standard_deviation=255.0, **settings)[0][0]
+    assert 0 < other.min() < other.max() < 1
+    torch.testing.assert_close(usual * STANDARD_DEVIATION + MEAN, other * 255)
+
+
+def test_samplings_have_names():
+    assert (CentreClip().name, CentreClip().num_views) == ("1 clip", 1)
+    assert Views().name == "30 views (10 clips x 3 crops)"
+    assert Views(1, 1).name == "1 view (1 clip x 1 crop)"
+    assert choose_sampling(1, size=32) == CentreClip(32)
+    assert choose_sampling(30, size=32) == Views(10, 3, 32)
+    with pytest.raises(ValueError, match="views must be one of 1, 30; got 10"):
+        choose_sampling(10)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -231,6 +266,10 @@ def test_several_labels_that_cannot_be_read(videos):
         (
             lambda videos: VideoClips(videos, frames=1, stride=1, sampling=SMALL, max_broken=-1),
             "max_broken must be at least 0; got -1",
+        ),
+        (
+            lambda videos: VideoClips(videos, frames=1, stride=1, sampling=SMALL, standard_deviation=0),
+            "standard_deviation must be greater than 0; got 0",
         ),
         (lambda _: RandomClip(short_sides=(200, 320)), "short_sides must be two lengths .* crop_size of 224"),
         (lambda _: RandomClip(short_sides=(320, 256)), r"in ascending order, .*got \(320, 256\)"),

@@ -1,17 +1,32 @@
 """The ablation: like with like, every seed once, resumable."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file
 
-from nonlocalnn.train import Recipe
-from nonlocalnn.train.ablation import AblationRow, ablate, plan
+from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.data import cue
+from nonlocalnn.train import Recipe, ablation
+from nonlocalnn.train.ablation import AblationRow, GammaTask, ablate, markdown, plan
+
+
+@pytest.fixture
+def few_clips(monkeypatch):
+    for split, number in {"train": 32, "validation": 20, "test": 20}.items():
+        monkeypatch.setitem(cue.NUM_SAMPLES, split, number)
+
+
+def cue_recipe(folder, **changes):
+    settings = {"data": "cue", "epochs": 1, "batch_size": 16, "device": "cpu", "output": folder}
+    return Recipe(**{**settings, **changes})
 
 
 def test_plan_differs_in_the_variant_and_the_seed_only(tmp_path):
     base = Recipe(epochs=3, seed=5, model_overrides={"zero_init": False}, output=tmp_path)
     runs = list(plan(base, num_seeds=2))
-    assert [name for name, _ in runs[:5]] == [
+    assert [variant.name for variant, _ in runs[:5]] == [
         "no block", "gaussian", "embedded_gaussian", "dot_product", "concatenation"
     ]  # fmt: skip
     assert [recipe.seed for _, recipe in runs] == [5] * 5 + [6] * 5
@@ -23,11 +38,30 @@ def test_plan_differs_in_the_variant_and_the_seed_only(tmp_path):
         assert same == base
 
 
-def test_wrong_plans(tmp_path):
+def test_plan_of_a_table_with_networks_of_its_own(tmp_path):
+    base = cue_recipe(tmp_path, model="nl2_c2d_tiny", lr=0.003, seed=2)
+    runs = list(plan(base, table="vs-3d-conv", num_seeds=3))
+    assert [recipe.seed for _, recipe in runs] == [2] * 6 + [3] * 6 + [4] * 6
+    assert [recipe.model for _, recipe in runs[:6]] == ["c2d_tiny"] * 4 + ["nl2_c2d_tiny"] * 2
+    assert runs[1][1].model_overrides == {"inflation": "3x1x1"}
+    assert runs[11][1].output == tmp_path / "nl2_c2d_tiny-inflation-3x1x1" / "seed-3"
+    for _, recipe in runs:
+        same = {"seed": 2, "output": tmp_path, "model_overrides": {}, "model": "nl2_c2d_tiny"}
+        assert dataclasses.replace(recipe, **same) == base
+
+
+def test_wrong_plans():
     with pytest.raises(ValueError, match="seeds must be at least 1; got 0"):
         list(plan(Recipe(), num_seeds=0))
     with pytest.raises(ValueError, match="must leave blocks to the ablation"):
         list(plan(Recipe(model_overrides={"blocks": False}), num_seeds=1))
+    overrides = {"width": 16, "use_scale": False}
+    with pytest.raises(ValueError, match="must leave use_scale, width to the ablation"):
+        list(plan(Recipe(data="cue", model_overrides=overrides), table="stage", num_seeds=1))
+    with pytest.raises(ValueError, match=r"table of 'cue' must be one of .*'stage'.*mean 'stage'"):
+        list(plan(Recipe(data="cue"), table="stages", num_seeds=1))
+    with pytest.raises(ValueError, match="table of 'digits' must be one of 'instantiations'; got 'stage'"):
+        list(plan(Recipe(), table="stage", num_seeds=1))
 
 
 def test_mean_and_deviation():
@@ -37,11 +71,93 @@ def test_mean_and_deviation():
     assert AblationRow("x", [0.97], [1.0]).deviation == 0
 
 
-def test_finished_runs_are_read_and_not_repeated(tmp_path, monkeypatch):
+def test_the_table_has_the_columns_that_every_row_fills():
+    counted = AblationRow("x", [0.5, 0.75], [10.0, 30.0], parameters=1234)
+    assert markdown([counted, counted]).splitlines()[2] == "| x | 1,234 | 62.50 ± 17.68 | 50.00, 75.00 | 20 |"
+    bare = dataclasses.replace(counted, seconds=[], parameters=None)
+    assert markdown([counted, bare]).splitlines() == [
+        "| variant | test accuracy, % | each seed |",
+        "| --- | --- | --- |",
+        "| x | 62.50 ± 17.68 | 50.00, 75.00 |",
+        "| x | 62.50 ± 17.68 | 50.00, 75.00 |",
+    ]
+
+
+def test_finished_runs_are_read_and_not_repeated(tmp_path):
     base = Recipe(epochs=1, batch_size=633, output=tmp_path)
     *_, rows = ablate(base, num_seeds=1, progress=False)
     assert [len(row.test_accuracy) for row in rows] == [1] * 5
-    stamp = (tmp_path / "dot_product/seed-0/last.pt").stat().st_mtime_ns
+    state = tmp_path / "nl_digits-instantiation-dot_product/seed-0/last.pt"
+    stamp = state.stat().st_mtime_ns
     *_, again = ablate(base, num_seeds=1, progress=False)
     assert again == rows
-    assert (tmp_path / "dot_product/seed-0/last.pt").stat().st_mtime_ns == stamp
+    assert state.stat().st_mtime_ns == stamp
+
+
+def test_tables_share_runs_and_processes_share_a_folder(tmp_path, few_clips):
+    """Two calls with a seed each, one that gathers both, and a table that trains only what is new to it."""
+    base = cue_recipe(tmp_path)
+    for seed in (0, 1):
+        *_, rows = ablate(dataclasses.replace(base, seed=seed), table="extent", num_seeds=1, progress=False)
+        assert [len(row.test_accuracy) for row in rows] == [1] * 4
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.pt")}
+    assert len(stamps) == 8
+    *_, gathered = ablate(base, table="extent", num_seeds=2, progress=False)
+    assert gathered[-1].test_accuracy[1:] == rows[-1].test_accuracy
+    *_, init = ablate(base, table="init", num_seeds=2, progress=False)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert len(list(tmp_path.rglob("last.pt"))) == 12
+    plain, gamma_one = init[0], init[-1]
+    assert plain == gathered[0]
+    assert dataclasses.replace(gamma_one, variant="spacetime") == gathered[-1]
+    assert (gamma_one.parameters, len(gamma_one.validation_accuracy), gamma_one.best_epoch) == (
+        171826,
+        2,
+        [1, 1],
+    )
+
+
+def test_an_ablation_that_was_stopped_goes_on(tmp_path, few_clips):
+    base = cue_recipe(tmp_path)
+    stopped = ablate(base, table="extent", num_seeds=1, progress=False)
+    next(stopped)
+    stopped.close()
+    (done,) = tmp_path.rglob("last.pt")
+    stamp = done.stat().st_mtime_ns
+    *_, rows = ablate(base, table="extent", num_seeds=1, progress=False)
+    assert len(rows) == 4
+    assert done.stat().st_mtime_ns == stamp
+
+
+def test_a_signal_stops_the_ablation_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "train", lambda *_, **__: SimpleNamespace(interrupted=True))
+    with pytest.raises(KeyboardInterrupt):
+        next(ablate(cue_recipe(tmp_path), num_seeds=1))
+
+
+def test_another_recipe_in_the_same_folder_is_an_error(tmp_path, few_clips):
+    next(ablate(cue_recipe(tmp_path), table="extent", num_seeds=1, progress=False))
+    with pytest.raises(ValueError, match="cannot be resumed with another recipe: lr was"):
+        next(ablate(cue_recipe(tmp_path, lr=0.5), table="extent", num_seeds=1, progress=False))
+
+
+def test_a_gamma_task_changes_the_blocks_start_and_nothing_else(few_clips):
+    recipe = cue_recipe("unused", model="nl2_c2d_tiny")
+    task = GammaTask(recipe, 0.1)
+    model = task.model(task.data("train"))
+    blocks = [module for module in model.modules() if isinstance(module, NonLocalNd)]
+    assert len(blocks) == 2
+    assert all((block.norm.weight == 0.1).all() and (block.norm.bias == 0).all() for block in blocks)
+    assert (model.layer2[0].bn3.weight == 1).all()
+
+
+def test_each_gamma_is_where_its_run_starts(tmp_path, few_clips):
+    # So small a rate that the weights are still what they started as.
+    *_, rows = ablate(cue_recipe(tmp_path, lr=1e-12), table="init", num_seeds=1, progress=False)
+    assert len(rows) == 4
+    starts = {"nl2_c2d_tiny-zero_init-true": 0.0, "nl2_c2d_tiny-gamma-0.1": 0.1, "nl2_c2d_tiny": 1.0}
+    for folder, gamma in starts.items():
+        weights = load_file(tmp_path / folder / "seed-0/last.safetensors")
+        for stage in ("layer2", "layer3"):
+            gammas = weights[f"{stage}.0.nl.norm.weight"]
+            assert gammas.sub(gamma).abs().max() < 1e-6

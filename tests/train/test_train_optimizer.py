@@ -50,6 +50,38 @@ def test_warmup_rises_to_lr_and_joins_the_schedule():
     ids=["adam", "adamw", "sgd", "nesterov"],
 )
 def test_builds(recipe, kind, expected):
-    optimizer = build_optimizer(recipe, [torch.nn.Parameter(torch.ones(3))])
+    optimizer = build_optimizer(recipe, torch.nn.Linear(3, 2))
     assert type(optimizer) is kind
     assert {name: optimizer.defaults[name] for name in expected} == expected
+
+
+def test_milestones_in_steps():
+    recipe = Recipe(lr=1.0, schedule="step", iterations=7, milestones=(2, 5))
+    found = [learning_rate(recipe, step, steps_per_epoch=3) for step in range(7)]
+    assert found == pytest.approx([1.0] * 2 + [0.1] * 3 + [0.01] * 2)
+
+
+def test_a_cosine_over_steps_ends_with_them():
+    recipe = Recipe(lr=2.0, schedule="cosine", iterations=8)
+    found = [learning_rate(recipe, step, steps_per_epoch=3) for step in range(8)]
+    assert found == pytest.approx([1 + math.cos(math.pi * step / 8) for step in range(8)])
+
+
+def test_the_rate_follows_the_batch():
+    assert rates(Recipe(lr=0.01, lr_batch_size=64, batch_size=16, epochs=1)) == [0.0025] * 4
+    assert rates(Recipe(lr=0.01, batch_size=16, epochs=1)) == [0.01] * 4
+
+
+def test_norms_do_not_decay():
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 1))
+    optimizer = build_optimizer(Recipe(weight_decay=0.5, decay_norms=False, lr=1.0, optimizer="sgd"), model)
+    rates = {id(each): group["weight_decay"] for group in optimizer.param_groups for each in group["params"]}
+    found = {name: rates[id(each)] for name, each in model.named_parameters()}
+    # Biases of convolutions and of linear layers decay, as in the released code.
+    assert found == {
+        **dict.fromkeys(["0.weight", "0.bias", "2.weight", "2.bias"], 0.5),
+        **dict.fromkeys(["1.weight", "1.bias"], 0.0),
+    }
+    assert {
+        group["weight_decay"] for group in build_optimizer(Recipe(weight_decay=0.5), model).param_groups
+    } == {0.5}

@@ -16,9 +16,26 @@ FULL = Recipe(
     gamma=0.3,
     clip_norm=1.0,
 )
+VIDEO = Recipe(
+    data="kinetics",
+    data_dir=Path("kinetics"),
+    frames=32,
+    stride=2,
+    short_sides=(256, 320),
+    test_views=1,
+    max_broken=3,
+    decoder="torchcodec",
+    start_from=Path("image.pth"),
+    lr_batch_size=64,
+    weight_decay=1e-4,
+    decay_norms=False,
+    iterations=400,
+    norm_batches=200,
+    keep="last",
+)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), FULL], ids=["default", "full"])
+@pytest.mark.parametrize("recipe", [Recipe(), FULL, VIDEO], ids=["default", "full", "video"])
 def test_survives_json(recipe):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
@@ -51,6 +68,17 @@ def test_survives_json(recipe):
         ({"schedule": "step", "milestones": (3, 3)}, "milestones must ascend"),
         ({"schedule": "step", "milestones": (10,)}, "milestones must ascend"),
         ({"warmup_epochs": 10.0}, "warmup_epochs must be less than epochs=10"),
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"schedule": "step", "milestones": (5, 20), "iterations": 20}, "between 0 and iterations=20"),
+        ({"decay_norms": False}, "decay_norms=False has an effect only with a weight_decay"),
+        ({"norm_batches": -1}, "norm_batches must be zero or more"),
+        ({"lr_batch_size": 0}, "lr_batch_size must be at least 1"),
+        ({"keep": "first"}, "keep must be one of 'best', 'last'"),
+        ({"frames": 8}, "frames has an effect only with videos, data one of videos, .*; got data='digits'"),
+        ({"data": "cue", "max_broken": 1}, "max_broken has an effect only with videos"),
+        ({"data": "videos", "test_views": 3}, "test_views must be one of 1, 30"),
+        ({"data": "videos", "decoder": "opencv"}, "decoder must be one of 'pyav', 'torchcodec'"),
+        ({"data": "videos", "stride": 0}, "stride must be at least 1"),
     ],
 )
 def test_refuses(values, message):
@@ -69,6 +97,13 @@ def test_only_mathematics_counts_as_changed():
     )
     assert free.changed_fields(Recipe().to_dict()) == []
     assert Recipe(seed=1, batch_size=32).changed_fields(Recipe().to_dict()) == ["batch_size", "seed"]
+
+
+def test_more_steps_continue_a_schedule_of_steps():
+    saved = VIDEO.to_dict()
+    longer = Recipe.from_dict({**saved, "iterations": 800, "decoder": "pyav"})
+    assert longer.changed_fields(saved) == []
+    assert Recipe.from_dict({**saved, "norm_batches": 0}).changed_fields(saved) == ["norm_batches"]
 
 
 def test_the_end_of_a_cosine_is_mathematics():

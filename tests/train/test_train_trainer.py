@@ -9,7 +9,7 @@ from tiny_task import LENGTHS, TinyTask, assert_identical, final_state, tiny_rec
 from torch.nn import functional as F
 
 from nonlocalnn.train import NonFiniteLossError, train
-from nonlocalnn.train.order import epoch_order
+from nonlocalnn.train.order import epoch_order, mix
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_refuses_to_resume_with_another_recipe(whole, changes, message):
 
 def test_refuses_fewer_epochs_than_begun(tmp_path):
     train(tiny_recipe(tmp_path, schedule="constant"), task=TinyTask(stop_at=8))
-    with pytest.raises(ValueError, match="epochs must be at least 2, which the run has begun; got 1"):
+    with pytest.raises(ValueError, match="epochs must be at least 2, to which the run has come; got 1"):
         train(tiny_recipe(tmp_path, schedule="constant", epochs=1), task=TinyTask(), resume=True)
 
 
@@ -260,3 +260,68 @@ def test_refuses_other_data(tmp_path, monkeypatch):
 def test_refuses_a_batch_larger_than_the_data(tmp_path):
     with pytest.raises(ValueError, match="has 27 samples, fewer than one batch of 28"):
         train(tiny_recipe(tmp_path, batch_size=28), task=TinyTask())
+
+
+def test_iterations_end_in_mid_epoch(tmp_path):
+    result = train(tiny_recipe(tmp_path, iterations=8), task=TinyTask())
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 8)]
+    assert (result.steps, result.test["num_samples"]) == (8, LENGTHS["test"])
+    assert train(tiny_recipe(tmp_path, iterations=8), task=TinyTask(), resume=True).steps == 8
+    with pytest.raises(ValueError, match="cannot be resumed with another recipe: iterations was 8"):
+        train(tiny_recipe(tmp_path, iterations=7), task=TinyTask(), resume=True)
+
+
+@pytest.mark.parametrize("stop_at", [3, 7, 8])
+def test_iterations_resume_bit_for_bit(tmp_path, stop_at):
+    changes = {"iterations": 8, "norm_batches": 2, "schedule": "step", "milestones": (5,)}
+    train(tiny_recipe(tmp_path / "whole", **changes), task=TinyTask())
+    cut = tiny_recipe(tmp_path / "cut", **changes)
+    assert train(cut, task=TinyTask(stop_at=stop_at)).interrupted
+    assert train(cut, task=TinyTask(), resume=True).steps == 8
+    assert_identical(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+
+
+def test_refuses_fewer_iterations_than_done(tmp_path):
+    changes = {"schedule": "constant"}
+    train(tiny_recipe(tmp_path, iterations=8, **changes), task=TinyTask())
+    with pytest.raises(ValueError, match="iterations must be at least 8, to which the run has come; got 7"):
+        train(tiny_recipe(tmp_path, iterations=7, **changes), task=TinyTask(), resume=True)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_norms_are_averaged_over_whole_batches_of_the_epoch_that_comes(tmp_path, accumulate):
+    task = TinyTask()
+    recipe = tiny_recipe(tmp_path, epochs=1, norm_batches=3, lr=1e-12, accumulate=accumulate)
+    train(recipe, task=task)
+    state = load_file(tmp_path / "last.safetensors")
+    order = epoch_order(LENGTHS["train"], seed=7, epoch=1)[: 3 * 4]
+    means, variances = [], []
+    size = 4 // accumulate
+    for start in range(0, len(order), size):
+        images = []
+        for index in order[start : start + size]:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(mix(7, "sample", 1, index))
+                images.append(task.splits[0][index][0])
+        maps = F.conv2d(torch.stack(images), state["conv.weight"], state["conv.bias"]).transpose(0, 1)
+        means.append(maps.flatten(1).mean(1))
+        variances.append(maps.flatten(1).var(1))
+    torch.testing.assert_close(state["bn.running_mean"], torch.stack(means).mean(0))
+    torch.testing.assert_close(state["bn.running_var"], torch.stack(variances).mean(0))
+
+
+def test_the_last_weights_are_kept_and_tested(tmp_path):
+    result = train(tiny_recipe(tmp_path, keep="last"), task=scripted(0.9, 0.5, 0.4))
+    assert (result.best_epoch, result.best_metric) == (3, 0.4)
+    best, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("best", "last"))
+    torch.testing.assert_close(best, last, rtol=0, atol=0)
+
+
+def test_a_scaled_rate_is_said_aloud(tmp_path, capsys):
+    train(tiny_recipe(tmp_path, epochs=1, lr_batch_size=16), task=TinyTask(), progress=None)
+    assert (
+        "learning rate 0.0025: 0.01 is meant for batches of 16, and these are of 4" in capsys.readouterr().err
+    )
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[0]["lr"] < 0.0025

@@ -14,7 +14,10 @@ import torch
 
 import nonlocalnn
 
-_LIBRARIES = ("timm", "mmcv-lite", "mmcv")
+_LIBRARIES = ("timm", "mmcv-lite", "mmcv", "torchvision", "av", "torchcodec")
+
+# Of benchmark/, what can change no time of a block.
+_UNRELATED = ("report.py", "models.py", "models_report.py", "networks.py", "decoding.py")
 
 
 def about(*, device: str, dtype: str, quick: bool) -> dict[str, Any]:
@@ -52,10 +55,10 @@ def same_conditions(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _source() -> str:
-    """Return a hash of what is measured and what measures it."""
+    """Return a hash of what is measured of blocks and what measures them."""
     package = Path(nonlocalnn.__file__).parent
     files = [package / "blocks.py", *package.glob("functional/*.py"), *package.glob("benchmark/*.py")]
-    texts = (file.read_bytes() for file in sorted(files) if file.name != "report.py")
+    texts = (file.read_bytes() for file in sorted(files) if file.name not in _UNRELATED)
     return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
 
 

@@ -25,7 +25,7 @@ def markdown(report: dict[str, Any]) -> str:
     Args:
         report: What :func:`nonlocalnn.benchmark.ops.run` returns, or saves on its way.
     """
-    parts = [_conditions(report["about"]), _LEGEND]
+    parts = [conditions(report["about"]), _LEGEND]
     for section, title in (("grid", "Blocks"), ("operator", "The concatenation operator alone")):
         if report[section]:
             parts += [f"## {title}", _comparison(report[section])]
@@ -78,7 +78,8 @@ def draw_sweep(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
         figure.savefig(temporary, format="png", dpi=150)
 
 
-def _conditions(about: dict[str, Any]) -> str:
+def conditions(about: dict[str, Any]) -> str:
+    """Return when, where and with what was measured, as a line."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     quick = " **Quick run at tiny shapes: these times say nothing of speed.**" if about["quick"] else ""
     return (
@@ -106,14 +107,14 @@ def _comparison(rows: Sequence[Row]) -> str:
                 *(_against(row, name) for name in others),
             ]
         )
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def _milliseconds(row: Row) -> str:
     timing = row["seconds"].get("ours")
     if timing is None:
         return row["absent"].get("ours", "")
-    median, q1, q3 = (_digits(1000 * timing[key]) for key in ("median", "q1", "q3"))
+    median, q1, q3 = (digits(1000 * timing[key]) for key in ("median", "q1", "q3"))
     return f"{median} ({q1} to {q3})"
 
 
@@ -126,7 +127,7 @@ def _against(row: Row, name: str) -> str:
     peaks = row["peak_bytes"]
     if name in peaks and peaks.get("ours", 0) > 0:
         figures.append(peaks[name] / peaks["ours"])
-    return ", ".join(f"**{_digits(figure)}**" if figure < 1 else _digits(figure) for figure in figures)
+    return ", ".join(f"**{digits(figure)}**" if figure < 1 else digits(figure) for figure in figures)
 
 
 def _is_told(row: Row, name: str) -> bool:
@@ -144,7 +145,7 @@ def _exponents(exponents: dict[str, Any]) -> str:
             ]
             over = found.get("seconds", found.get("peak_bytes"))["over"]
             lines.append([form, name, *cells, ", ".join(map(str, over))])
-    return _table(["form", "candidate", "time", "memory", "over N"], lines)
+    return table(["form", "candidate", "time", "memory", "over N"], lines)
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
@@ -163,13 +164,14 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     return ["Not measured:", "\n".join(lines)] if lines else []
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Return three significant digits, without an exponent."""
     if value >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
     rule = ["---"] * len(header)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))

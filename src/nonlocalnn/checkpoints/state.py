@@ -32,9 +32,11 @@ def read_pickle(path: Path) -> State:
             warnings.simplefilter("ignore")  # of pickle protocols: the refusal below says what matters
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0].strip()
+        # PyTorch's words begin with the advice to read the file unsafely: only the cause is passed on.
+        _, found, cause = str(error).partition("WeightsUnpickler error: ")
+        reason = f": {cause.splitlines()[0].strip()}" if found else ""
         raise CheckpointError(
-            f"{path} holds more than tensors, or is damaged, and was not read: {reason}"
+            f"{path} holds more than tensors, or is damaged, and was not read{reason}"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise CheckpointError(

@@ -20,7 +20,7 @@ COMMANDS = {
     "data": "look after video files: find broken ones, make small copies",
     "models": "list the networks that can be made by name",
     "cost": "parameters, FLOPs and the memory of the blocks",
-    "ablate": "train without blocks and with each instantiation, over several seeds",
+    "ablate": "train the networks of a table, with and without blocks, over several seeds",
     "bench": "time and memory of the blocks beside other ways to compute them",
 }
 _USAGE_ERROR, _FAILURE = 2, 1

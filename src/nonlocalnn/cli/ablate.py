@@ -12,41 +12,62 @@ import torch
 
 from nonlocalnn._files import write_text
 from nonlocalnn.cli.recipe_parser import RecipeParser
-from nonlocalnn.train.ablation import ablate, markdown
+from nonlocalnn.explorer import draw_ablation
+from nonlocalnn.train import Recipe
+from nonlocalnn.train.ablation import AblationRow, ablate, markdown
+from nonlocalnn.train.ablation_tables import tables
 
 
 def run(words: Sequence[str]) -> int:
-    """Train every variant over the seeds; write ablation.json and ablation.md."""
+    """Train every variant of a table over the seeds; write the table as JSON, Markdown and a picture."""
     parser = RecipeParser(
         name="ablate",
-        description="Train one recipe without blocks and with each instantiation, over several seeds. Called "
-        "again, it goes on where it was stopped.",
-        example="nonlocalnn ablate digits --seeds 3 --output runs/ablation",
+        description="Train the networks of a table by one recipe, over several seeds. Called again, it goes "
+        "on where it was stopped; tables in one output folder share the runs they have in common.",
+        example="nonlocalnn ablate cue --table stage --seeds 3 --output runs/ablation",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs a variant, from --seed upwards")
-    # The data set is this command's subject and stands first, without a flag.
+    parser.add_argument(
+        "--table",
+        default="instantiations",
+        help=f"for cue {', '.join(tables('cue'))}; for other data instantiations; or all",
+    )
+    # The data set is this command's subject and stands first, without a flag; moved to the end, it also wins
+    # over the data set in a file.
     if words and not words[0].startswith("-"):
-        words = ["--data", *words]
+        words = [*words[1:], "--data", words[0]]
     recipe, parsed = parser.parse_words(words)
-    rows = []
-    for rows in ablate(recipe, num_seeds=parsed.seeds):
+    for table in tables(recipe.data) if parsed.table == "all" else [parsed.table]:
+        rows = _train(recipe, table, parsed.seeds)
+        _write(recipe, table, parsed.seeds, rows)
+        print(markdown(rows))
+        print(f"results in {recipe.output / table}.md, .json and .png")
+    return 0
+
+
+def _train(recipe: Recipe, table: str, num_seeds: int) -> list[AblationRow]:
+    rows: list[AblationRow] = []
+    for rows in ablate(recipe, table=table, num_seeds=num_seeds):
+        # Runs go round the variants seed by seed.
         last = rows[(sum(len(row.test_accuracy) for row in rows) - 1) % len(rows)]
         print(
-            f"{last.variant}, seed {recipe.seed + len(last.test_accuracy) - 1}: "
+            f"{table}: {last.variant}, seed {recipe.seed + len(last.test_accuracy) - 1}: "
             f"test accuracy {last.test_accuracy[-1]:.4f}",
             file=sys.stderr,
         )
-    table = markdown(rows)
+    return rows
+
+
+def _write(recipe: Recipe, table: str, num_seeds: int, rows: list[AblationRow]) -> None:
     report = {
+        "table": table,
         "recipe": recipe.to_dict(),
-        "seeds": parsed.seeds,
+        "seeds": num_seeds,
+        "variants": [dataclasses.asdict(variant) for variant in tables(recipe.data)[table]],
         "rows": [{**dataclasses.asdict(row), "mean": row.mean, "deviation": row.deviation} for row in rows],
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
     }
-    write_text(recipe.output / "ablation.json", json.dumps(report, indent=2) + "\n")
-    write_text(recipe.output / "ablation.md", table + "\n")
-    print(table)
-    print(f"results in {recipe.output}")
-    return 0
+    write_text(recipe.output / f"{table}.json", json.dumps(report, indent=2) + "\n")
+    write_text(recipe.output / f"{table}.md", markdown(rows) + "\n")
+    draw_ablation({row.variant: row.test_accuracy for row in rows}, recipe.output / f"{table}.png")

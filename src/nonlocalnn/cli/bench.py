@@ -9,23 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import write_text
-from nonlocalnn.benchmark import models, ops
+from nonlocalnn.benchmark import models, models_report, ops
 from nonlocalnn.benchmark.report import draw_sweep, markdown
 from nonlocalnn.cli.common import command_parser
 from nonlocalnn.functional import INSTANTIATIONS
 
 
 def run(words: Sequence[str]) -> int:
-    """Measure, and write the results; those of ``ops`` after each row."""
+    """Measure, and write the results: their JSON after each row."""
     parser = command_parser(
         "bench",
         "Time and peak memory of the blocks beside other ways to compute them, each checked against the\n"
-        "reference first, or of whole video networks beside the way they are usually run. 'ops', called\n"
-        "again with the same output, goes on where it was stopped; its full grid takes an hour on a CPU.",
+        "reference first; or of whole video networks, as they are usually run and torchvision's beside, and\n"
+        "the time of reading clips. 'ops', called again with the same output, goes on where it was stopped;\n"
+        "its full grid takes an hour on a CPU.",
         "nonlocalnn bench ops --output runs/bench\n  nonlocalnn bench models",
     )
     parser.add_argument(
-        "subject", choices=("ops", "models"), help="what to measure: blocks and their operator, or networks"
+        "subject",
+        choices=("ops", "models"),
+        help="what to measure: blocks and their operator, or networks and reading clips",
     )
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes: shows that it works, not how fast it is"
@@ -74,11 +77,12 @@ def _ops(args: argparse.Namespace) -> str:
 
 
 def _models(args: argparse.Namespace) -> str:
-    if args.quick:
-        report = models.run(("nl2_c2d_tiny",), side=32, min_seconds=0.0, progress=_progress)
-    else:
-        report = models.run(progress=_progress)
-    table = models.markdown(report)
-    write_text(args.output / "models.json", json.dumps(report, indent=1) + "\n")
+    results = args.output / "models.json"
+    report = models.run(
+        quick=args.quick,
+        progress=_progress,
+        save=lambda report: write_text(results, json.dumps(report, indent=1) + "\n"),
+    )
+    table = models_report.markdown(report)
     write_text(args.output / "models.md", f"# Speed and memory of the networks\n\n{table}\n")
     return table

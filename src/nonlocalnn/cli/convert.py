@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn.checkpoints import load_checkpoint, read_metadata, save_checkpoint
-from nonlocalnn.cli.common import command_parser, describe_images
+from nonlocalnn.classifier import describe_images
+from nonlocalnn.cli.common import command_parser
 from nonlocalnn.models import create_model
 
 

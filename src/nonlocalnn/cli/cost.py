@@ -13,7 +13,8 @@ from torch import nn
 
 from nonlocalnn._errors import near_miss
 from nonlocalnn.checkpoints import load_checkpoint
-from nonlocalnn.cli.common import command_parser, load_classifier
+from nonlocalnn.classifier import load_classifier
+from nonlocalnn.cli.common import command_parser
 from nonlocalnn.cost import cost
 from nonlocalnn.models import list_models, sample_shape
 

@@ -16,20 +16,23 @@ from typing import TypeVar
 import torch
 
 from nonlocalnn.cli.common import command_parser, progress
+from nonlocalnn.data.cue import load_cue
+from nonlocalnn.data.labelled import SPLITS
 from nonlocalnn.data.video import BACKENDS, VideoDecodeError
-from nonlocalnn.data.video_files import check_video, find_videos, shrink_video
+from nonlocalnn.data.video_files import check_video, find_videos, shrink_video, write_clip
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def run(words: Sequence[str]) -> int:
-    """Look after video files; status 1 when some are broken, which are listed on standard output."""
+    """Look after video files or make some; status 1 when some are broken, which are listed."""
     parser = command_parser(
         "data",
-        "Look after video files. Broken ones are listed on standard output, one a line with the reason,\n"
-        "and the status is 1.",
-        "nonlocalnn data check videos/\n  nonlocalnn data shrink videos/ small/ --short-side 256",
+        "Look after video files, or make some. Broken ones are listed on standard output, one a line with\n"
+        "the reason, and the status is 1.",
+        "nonlocalnn data check videos/\n  nonlocalnn data shrink videos/ small/ --short-side 256\n"
+        "  nonlocalnn data cue generated/ --samples 200",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
@@ -51,10 +54,22 @@ def run(words: Sequence[str]) -> int:
     shrink.add_argument(
         "--short-side", type=int, default=256, help="pixels; smaller videos keep their size (default: 256)"
     )
+    cue = actions.add_parser(
+        "cue",
+        help="write generated clips of digits as videos, to try the commands on",
+        description="Write clips of the generated data set 'cue' as videos, in folders train, validation\n"
+        "and test with a folder per class. Called again, it goes on where it was stopped.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cue.add_argument("target", type=Path, metavar="TARGET", help="the folder to fill")
+    cue.add_argument("--samples", type=int, help="the first so many of each split (default: all)")
     for action in (check, shrink):
         action.add_argument("--workers", type=int, default=_cores(), help="processes (default: one a core)")
-    parser.epilog = f"{check.format_usage()}{shrink.format_usage()}\n{parser.epilog}"
+    usages = "".join(action.format_usage() for action in (check, shrink, cue))
+    parser.epilog = f"{usages}\n{parser.epilog}"
     args = parser.parse_args(words)
+    if args.action == "cue":
+        return _cue(args)
     if args.workers < 1:
         raise ValueError(f"--workers must be at least 1; got {args.workers}")
     return _check(args) if args.action == "check" else _shrink(args)
@@ -114,6 +129,19 @@ def _shrink_one(pair: tuple[Path, Path], *, short_side: int) -> tuple[str, str]:
         return "made" if shrink_video(*pair, short_side=short_side) else "kept", ""
     except VideoDecodeError as error:
         return "broken", str(error)
+
+
+def _cue(args: argparse.Namespace) -> int:
+    if args.samples is not None and args.samples < 1:
+        raise ValueError(f"--samples must be at least 1; got {args.samples}")
+    for split in SPLITS:
+        samples = load_cue("cue", split)
+        number = len(samples) if args.samples is None else min(args.samples, len(samples))
+        for index in progress(range(number), total=number, label=split):
+            clip, target = samples[index]
+            write_clip(clip, args.target / split / samples.classes[target] / f"{index:04}.mp4")
+        print(f"{split}: {number} generated videos in {args.target / split}")
+    return 0
 
 
 def _in_processes(

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity import AffinityMap, capture_affinity
-from nonlocalnn.cli.common import Classifier, add_model_arguments, command_parser, load_image_model, progress
+from nonlocalnn.classifier import Classifier
+from nonlocalnn.cli.common import (
+    add_model_arguments,
+    command_parser,
+    load_image_model,
+    load_samples,
+    progress,
+)
 from nonlocalnn.data import list_datasets, read_image
 from nonlocalnn.evaluate import autocast_for, resolve_device
 from nonlocalnn.explorer import draw_affinity
@@ -90,7 +97,7 @@ def _from_files(args: argparse.Namespace, loaded: Classifier) -> Iterator[tuple[
 
 
 def _from_data(args: argparse.Namespace, loaded: Classifier) -> Iterator[tuple[str, Tensor]]:
-    dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
+    dataset = load_samples(loaded, args.data, args.split, data_dir=args.data_dir)
     for index in args.samples:
         if not 0 <= index < len(dataset):
             raise ValueError(f"--samples must be from 0 to {len(dataset) - 1} for this split; got {index}")

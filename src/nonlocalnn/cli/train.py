@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.train import train
+
+
+def _samples(test: dict[str, Any]) -> str:
+    if "views" not in test:
+        return f"{test['num_samples']} samples"
+    return f"{test['num_covered']} of {test['num_videos']} videos, {test['views']}"
 
 
 def run(words: Sequence[str]) -> int:
@@ -32,7 +39,9 @@ def run(words: Sequence[str]) -> int:
     if os.environ.get("RANK", "0") == "0":
         assert result.test is not None
         assert result.best_metric is not None
-        print(f"validation accuracy  {result.best_metric:.4f}  (epoch {result.best_epoch}, the best)")
-        print(f"test accuracy        {result.test['accuracy']:.4f}  ({result.test['num_samples']} samples)")
-        print(f"results              {result.output}")
+        metric = result.metric.replace("_", " ")
+        kept = "the last" if recipe.keep == "last" else "the best"
+        print(f"validation {metric}  {result.best_metric:.4f}  (epoch {result.best_epoch}, {kept})")
+        print(f"test {metric}  {result.test[result.metric]:.4f}  ({_samples(result.test)})")
+        print(f"results in {result.output}")
     return 0

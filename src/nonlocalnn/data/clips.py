@@ -219,19 +219,25 @@ def _check_fits(frames: Tensor, size: int) -> None:
         )
 
 
-def normalize_clip(frames: Tensor) -> Tensor:
-    """Return frames as a network takes them: (x - 114.75) / 57.375, channels first.
+def normalize_clip(
+    frames: Tensor, *, mean: float = MEAN, standard_deviation: float = STANDARD_DEVIATION
+) -> Tensor:
+    """Return frames as a network takes them: (x - mean) / standard_deviation, channels first.
 
     Args:
-        frames: uint8 (T, H, W, 3).
+        frames: uint8 (T, H, W, 3), or several clips, (V, T, H, W, 3).
+        mean: What becomes 0, of values from 0 to 255.
+        standard_deviation: What becomes a distance of 1, of the same.
 
     Returns:
-        float32 (3, T, H, W), contiguous.
+        float32 (3, T, H, W) or (V, 3, T, H, W), contiguous.
+
+    Memory: the result, and nothing besides.
 
     Example:
         >>> clip = normalize_clip(torch.full((2, 5, 7, 3), 255, dtype=torch.uint8))
         >>> clip.shape, round(float(clip[0, 0, 0, 0]), 4)
         (torch.Size([3, 2, 5, 7]), 2.4444)
     """
-    clip = frames.permute(3, 0, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    return clip.sub(MEAN).div_(STANDARD_DEVIATION)
+    clip = frames.movedim(-1, -4).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return clip.sub_(mean).div_(standard_deviation)

@@ -6,6 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nonlocalnn._files import atomic_path
 from nonlocalnn.data.clips import check_positive
 from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoDecodeError, VideoReader, open_video
@@ -164,3 +167,35 @@ def _encode(video: PyAVReader, path: Path, size: tuple[int, int]) -> None:
             frame.pts, frame.time_base = time, time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def write_clip(clip: Tensor, target: str | os.PathLike[str], *, enlarge: int = 4, rate: int = 8) -> bool:
+    """Write a small clip as a video: H.264 in mp4, its pixels enlarged so that their colours survive.
+
+    Args:
+        clip: float32 (3, T, H, W) in [0, 1].
+        target: The file to make, with the ending .mp4; missing folders are made. If it is there it is kept.
+        enlarge: Side of the square that each pixel becomes, even: H.264 halves the resolution of colours.
+        rate: Frames a second.
+
+    Returns:
+        Whether it was made; ``False`` if it was there.
+
+    Raises:
+        ImportError: PyAV is missing.
+    """
+    if Path(target).exists():
+        return False
+    av = import_av()
+    pixels = (clip * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+    pixels = pixels.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
+    with atomic_path(target) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {"crf": "12"}
+        for image in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image.numpy(), format="rgb24")))
+        container.mux(stream.encode())
+    return True

@@ -1,8 +1,6 @@
 """Clips of labelled videos as a data set that torch's ``DataLoader`` reads."""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,125 +11,12 @@ from nonlocalnn._errors import check_choice
 from nonlocalnn.data import clips
 from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoReader, open_video
 from nonlocalnn.data.video_lists import VideoList
+from nonlocalnn.data.video_sampling import CentreClip, RandomClip, Views
+
+__all__ = ["UNREADABLE", "CentreClip", "RandomClip", "VideoClips", "Views"]
 
 # The target of a video that cannot be read: what cross_entropy leaves out unless told otherwise.
 UNREADABLE = -100
-# Frames that are held at their full size at a time.
-_CHUNK = 16
-
-
-@dataclass(frozen=True)
-class RandomClip:
-    """For training: a clip from a random place, a random square of it, mirrored half of the time.
-
-    Args:
-        short_sides: The short side is scaled to a whole number of pixels between these, both included.
-        crop_size: Side of the square in pixels.
-        flip: Whether to mirror; not for classes that left and right tell apart.
-
-    Raises:
-        ValueError: The square does not fit into the shorter of ``short_sides``, or these are in wrong order.
-    """
-
-    short_sides: tuple[int, int] = (256, 320)
-    crop_size: int = 224
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        clips.check_positive(crop_size=self.crop_size)
-        if not self.crop_size <= self.short_sides[0] <= self.short_sides[1]:
-            raise ValueError(
-                f"short_sides must be two lengths in ascending order, at least the crop_size of "
-                f"{self.crop_size}; got {self.short_sides}"
-            )
-
-    @property
-    def size(self) -> int:
-        """Side of the clips in pixels."""
-        return self.crop_size
-
-    def take(self, video: VideoReader, *, frames: int, stride: int, generator: torch.Generator) -> Tensor:
-        """Return a clip, float32 (3, T, H, W), normalised."""
-        indices = clips.train_indices(video.num_frames, frames=frames, stride=stride, generator=generator)
-        short_side = clips.random_short_side(self.short_sides, generator=generator)
-        scaled = _read_scaled(video, indices, short_side)
-        return clips.normalize_clip(
-            clips.random_crop(scaled, self.crop_size, flip=self.flip, generator=generator)
-        )
-
-
-@dataclass(frozen=True)
-class CentreClip:
-    """For validation: the clip in the middle, and the square in the middle of it.
-
-    Args:
-        size: The short side is scaled to it, and the square is as long, in pixels.
-    """
-
-    size: int = 256
-
-    def __post_init__(self) -> None:
-        clips.check_positive(size=self.size)
-
-    def take(self, video: VideoReader, *, frames: int, stride: int) -> Tensor:
-        """Return a clip, float32 (3, T, H, W), normalised."""
-        indices = clips.centre_indices(video.num_frames, frames=frames, stride=stride)
-        scaled = _read_scaled(video, indices, self.size)
-        (square,) = clips.even_crops(scaled, self.size, num_crops=1)
-        return clips.normalize_clip(square)
-
-
-@dataclass(frozen=True)
-class Views:
-    """For the test: clips at even distances, and squares at even places of each; average what comes out.
-
-    Args:
-        num_clips: Clips of a video.
-        num_crops: Squares of a clip, 3 or 1.
-        size: The short side is scaled to it, and the squares are as long, in pixels.
-    """
-
-    num_clips: int = 10
-    num_crops: int = 3
-    size: int = 256
-
-    def __post_init__(self) -> None:
-        clips.check_positive(num_clips=self.num_clips, size=self.size)
-        check_choice("num_crops", self.num_crops, (1, 3))
-
-    @property
-    def num_views(self) -> int:
-        """V, views of a video."""
-        return self.num_clips * self.num_crops
-
-    def take(self, video: VideoReader, *, frames: int, stride: int) -> Tensor:
-        """Return the views, float32 (V, 3, T, H, W), normalised; those of a clip stand together."""
-        starts = clips.test_indices(video.num_frames, frames=frames, stride=stride, num_clips=self.num_clips)
-        # Clips overlap: every frame that any of them has is decoded once.
-        wanted = sorted({index for indices in starts for index in indices})
-        places = {index: place for place, index in enumerate(wanted)}
-        scaled = _read_scaled(video, wanted, self.size)
-        squares = clips.even_crops(scaled, self.size, num_crops=self.num_crops)
-        return torch.stack(
-            [
-                clips.normalize_clip(square[[places[index] for index in indices]])
-                for indices in starts
-                for square in squares
-            ]
-        )
-
-
-def _read_scaled(video: VideoReader, indices: Sequence[int], short_side: int) -> Tensor:
-    """Return frames with their short side scaled, uint8 (T, h, w, 3), few at a time at their full size."""
-    wanted = sorted(set(indices))
-    scaled = torch.cat(
-        [
-            clips.resize_short_side(video.read(wanted[start : start + _CHUNK]), short_side)
-            for start in range(0, len(wanted), _CHUNK)
-        ]
-    )
-    places = {index: place for place, index in enumerate(wanted)}
-    return scaled if wanted == list(indices) else scaled[[places[index] for index in indices]]
 
 
 class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
@@ -157,6 +42,8 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
         sampling: Which clip and which part of it.
         backend: What decodes; see :func:`~nonlocalnn.data.video.open_video`.
         max_broken: Up to how many videos that cannot be read are left out.
+        mean: What becomes 0; see :func:`~nonlocalnn.data.clips.normalize_clip`.
+        standard_deviation: What becomes a distance of 1.
 
     Attributes:
         videos, frames, stride, sampling: As given.
@@ -169,8 +56,9 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
         ValueError: A number is out of range, or the backend unknown; on reading, too many videos are broken
             (:class:`~nonlocalnn.data.video.VideoDecodeError`).
 
-    Memory: a clip is 12 x T x H x W bytes, 4.6 MiB for 8 frames of 224 x 224, and so is each view; the frames
-        that it is made of are held at 8 bits and scaled, 16 at a time at their own size.
+    Memory: a clip is 12 x T x H x W bytes, 4.6 MiB for 8 frames of 224 x 224, and so is each view; until it
+        is normalised a quarter of that. The frames that it is made of are held at 8 bits and scaled, 16 at a
+        time at their own size.
 
     Example:
         >>> import tempfile
@@ -194,11 +82,15 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
         sampling: RandomClip | CentreClip | Views,
         backend: str = "pyav",
         max_broken: int = 0,
+        mean: float = clips.MEAN,
+        standard_deviation: float = clips.STANDARD_DEVIATION,
     ) -> None:
         clips.check_positive(frames=frames, stride=stride)
         check_choice("backend", backend, BACKENDS)
         if max_broken < 0:
             raise ValueError(f"max_broken must be at least 0; got {max_broken}")
+        if standard_deviation <= 0:
+            raise ValueError(f"standard_deviation must be greater than 0; got {standard_deviation}")
         self.videos = videos
         self.frames = frames
         self.stride = stride
@@ -209,6 +101,8 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
         self.channels = 3
         self._backend = backend
         self._max_broken = max_broken
+        self._mean = mean
+        self._standard_deviation = standard_deviation
         # In memory that reading processes share; each mark is set once, so that no lock is needed.
         self._is_broken = torch.zeros(len(videos), dtype=torch.bool).share_memory_()
 
@@ -232,7 +126,7 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
             try:
                 with self._open(index) as video:
                     clip = self.sampling.take(video, frames=self.frames, stride=self.stride)
-                return clip, self._target(index)
+                return self._normalized(clip), self._target(index)
             except (VideoDecodeError, FileNotFoundError) as error:
                 self._leave_out(index, error)
         return self._stand_in(self.sampling)
@@ -248,7 +142,7 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
                         clip = sampling.take(
                             video, frames=self.frames, stride=self.stride, generator=generator
                         )
-                    return clip, self._target(index)
+                    return self._normalized(clip), self._target(index)
                 except (VideoDecodeError, FileNotFoundError) as error:
                     self._leave_out(index, error)
             seed += 1
@@ -256,6 +150,9 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
 
     def _open(self, index: int) -> VideoReader:
         return open_video(self.videos.paths[index], backend=self._backend)
+
+    def _normalized(self, clip: Tensor) -> Tensor:
+        return clips.normalize_clip(clip, mean=self._mean, standard_deviation=self._standard_deviation)
 
     def _target(self, index: int) -> int | Tensor:
         target = self.videos.targets[index]

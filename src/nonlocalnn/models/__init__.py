@@ -2,12 +2,13 @@
 
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.inflation import inflate_
-from nonlocalnn.models.presets import create_model, list_models, model_settings, sample_shape
+from nonlocalnn.models.presets import clip_stride, create_model, list_models, model_settings, sample_shape
 from nonlocalnn.models.resnet import ResidualNetwork
 
 __all__ = [
     "DigitsNetwork",
     "ResidualNetwork",
+    "clip_stride",
     "create_model",
     "inflate_",
     "list_models",

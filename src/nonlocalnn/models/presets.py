@@ -25,12 +25,14 @@ class Preset:
         num_classes: What ``num_classes`` is when nobody says.
         sample_shape: Shape of one sample that it is meant for, (C, *sides).
         settings: Keyword arguments of ``build``, which overrides replace.
+        stride: Video only: frames from one of a clip to the next.
     """
 
     build: Callable[..., nn.Module]
     num_classes: int
     sample_shape: tuple[int, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    stride: int = 1
 
 
 # Frames of a clip, and whether time is halved early; a clip of 8 has a stride of 8 frames, and so on.
@@ -63,7 +65,8 @@ def _video_presets() -> Iterator[tuple[str, Preset]]:
                         # Trained two clips at a time: frozen norms, and groups of frames in large maps.
                         settings |= {"norm": "frozen", "layer2_extent": 4}
                     name = f"{prefix}{kind}_r{depth}_{clip}"
-                    yield name, Preset(ResidualNetwork, 400, (3, frames, 224, 224), settings)
+                    shape = (3, frames, 224, 224)
+                    yield name, Preset(ResidualNetwork, 400, shape, settings, int(clip.split("x")[1]))
 
 
 def _other_presets() -> Iterator[tuple[str, Preset]]:
@@ -118,6 +121,20 @@ def sample_shape(name: str) -> tuple[int, ...]:
     """
     check_choice("model", name, list_models())
     return _PRESETS[name].sample_shape
+
+
+def clip_stride(name: str) -> int:
+    """Return how many frames apart those of a clip are that a video network by name is meant for.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> clip_stride("nl5_i3d_r50_32x2")
+        2
+    """
+    check_choice("model", name, list_models())
+    return _PRESETS[name].stride
 
 
 def create_model(name: str, *, num_classes: int | None = None, **overrides: Any) -> nn.Module:

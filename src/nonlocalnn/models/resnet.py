@@ -205,7 +205,7 @@ class ResidualNetwork(nn.Module):
         """Return scores, shape (B, num_classes)."""
         return self.fc(self.dropout(self.features(x).flatten(2).mean(2)))
 
-    def probabilities(self, x: Tensor, *, window: int = 7) -> Tensor:
+    def probabilities(self, x: Tensor, *, window: int = 7, multi_label: bool = False) -> Tensor:
         r"""Return the mean over all places of the class probabilities there, shape (B, num_classes).
 
         The last map is averaged in windows, over all frames and ``window`` positions along each other side,
@@ -215,13 +215,15 @@ class ResidualNetwork(nn.Module):
         Args:
             x: What :meth:`forward` takes, of any size.
             window: The side of a window, in positions; the map's own where that is smaller.
+            multi_label: Whether an input may show several classes, or none: sigmoid instead of softmax.
         """
         maps = self.features(x)
         kernel = [min(window, side) for side in maps.shape[2:]]
         if self.num_sides == 3:
             kernel[0] = maps.shape[2]
         pooled = _AVERAGES[self.num_sides - 1](maps, kernel, stride=1).flatten(2).transpose(1, 2)
-        return self.fc(self.dropout(pooled)).softmax(2).mean(1)
+        scores = self.fc(self.dropout(pooled))
+        return (scores.sigmoid() if multi_label else scores.softmax(2)).mean(1)
 
     def _pool(self, x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], pads: bool) -> Tensor:
         padding = along(self.num_sides, 0, 1 if pads else 0)

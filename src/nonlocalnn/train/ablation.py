@@ -1,37 +1,47 @@
-"""Does a block help? The same recipe without blocks and with each instantiation, over several seeds."""
+"""Does a block help? Like with like: the variants of a table, trained by one recipe over several seeds."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from nonlocalnn.functional import INSTANTIATIONS
+from torch import nn
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.data import LabelledSamples
+from nonlocalnn.train.ablation_tables import Variant, folder_name, tables
 from nonlocalnn.train.checkpoint import has_state
 from nonlocalnn.train.recipe import Recipe
+from nonlocalnn.train.task import ClassificationTask
 from nonlocalnn.train.trainer import train
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "no block": {"blocks": False},
-    **{name: {"instantiation": name} for name in INSTANTIATIONS},
-}
 
 
 @dataclass(frozen=True)
 class AblationRow:
-    """The runs of one variant.
+    """The runs of one variant; every list holds a value for each seed in turn.
 
     Args:
         variant: Its name.
-        test_accuracy: Of each seed in turn, 0 to 1.
-        seconds: Training time of each seed.
+        test_accuracy: Of the weights that the run kept, 0 to 1; it tests once, at its end.
+        seconds: Training time.
+        parameters: Numbers that the network learns; None where nobody counted.
+        validation_accuracy: Of the same weights, 0 to 1.
+        best_epoch: The epoch they are from, counted from 1.
+        threads: Threads that each run had.
     """
 
     variant: str
     test_accuracy: list[float]
     seconds: list[float]
+    parameters: int | None = None
+    validation_accuracy: list[float] = field(default_factory=list)
+    best_epoch: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -43,68 +53,131 @@ class AblationRow:
         """Standard deviation of the test accuracy over the seeds; 0 for a single one."""
         return statistics.stdev(self.test_accuracy) if len(self.test_accuracy) > 1 else 0.0
 
+    @classmethod
+    def from_metrics(cls, variant: str, runs: list[dict[str, Any]]) -> AblationRow:
+        """Return the row of finished runs from what the ``metrics.json`` of each holds."""
+        return cls(
+            variant=variant,
+            test_accuracy=[run["test"]["accuracy"] for run in runs],
+            seconds=[run["seconds"] for run in runs],
+            parameters=runs[0]["parameters"],
+            validation_accuracy=[run["validation_accuracy"] for run in runs],
+            best_epoch=[run["best_epoch"] for run in runs],
+            threads=[run["threads"] for run in runs],
+        )
 
-def plan(base: Recipe, *, num_seeds: int) -> Iterator[tuple[str, Recipe]]:
+
+@dataclass(frozen=True)
+class GammaTask(ClassificationTask):
+    """Classification by a network whose blocks start with a chosen weight.
+
+    Args:
+        gamma: What the weights of the blocks' last norms start at: 0 makes a block the identity, 1 is the
+            norm's own default.
+    """
+
+    gamma: float
+
+    def model(self, data: LabelledSamples) -> nn.Module:
+        """Return the recipe's network, its blocks scaled."""
+        model = super().model(data)
+        for block in model.modules():
+            if isinstance(block, NonLocalNd) and block.norm is not None:
+                nn.init.constant_(block.norm.weight, self.gamma)
+        return model
+
+
+def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iterator[tuple[Variant, Recipe]]:
     """Yield each run's variant and recipe: seeds ``base.seed``, ``base.seed + 1``, ...
 
+    A run's folder says what the run is and not which table it is for: tables share what they have in common.
+
+    Args:
+        base: What all runs share. Where the table has networks of its own, they replace ``base.model``.
+        table: One of :func:`~nonlocalnn.train.ablation_tables.tables` of the recipe's data.
+        num_seeds: Runs a variant.
+
     Raises:
-        ValueError: ``num_seeds`` is below 1, or the recipe already chooses a variant.
+        ValueError: ``num_seeds`` is below 1, the data has no such table, or the recipe has settings of the
+            network that the table chooses.
     """
     if num_seeds < 1:
         raise ValueError(f"the number of seeds must be at least 1; got {num_seeds}")
-    chosen = {"blocks", "instantiation"} & base.model_overrides.keys()
+    known = tables(base.data)
+    check_choice(f"the table of {base.data!r}", table, list(known))
+    variants = known[table]
+    chosen = {
+        name
+        for variant in variants
+        for name in base.model_overrides
+        if variant.model is not None or name in variant.overrides
+    }
     if chosen:
         raise ValueError(f"model_overrides must leave {', '.join(sorted(chosen))} to the ablation")
     # All variants of a seed run before the next seed: what is stopped early still compares like with like.
     for seed in range(base.seed, base.seed + num_seeds):
-        for variant, overrides in VARIANTS.items():
+        for variant in variants:
+            model = base.model if variant.model is None else variant.model
+            overrides = {**base.model_overrides, **variant.overrides}
             yield (
                 variant,
                 dataclasses.replace(
                     base,
                     seed=seed,
-                    model_overrides={**base.model_overrides, **overrides},
-                    output=base.output / variant.replace(" ", "-") / f"seed-{seed}",
+                    model=model,
+                    model_overrides=overrides,
+                    output=base.output / folder_name(model, overrides, variant.gamma) / f"seed-{seed}",
                 ),
             )
 
 
-def ablate(base: Recipe, *, num_seeds: int, progress: bool | None = None) -> Iterator[list[AblationRow]]:
+def ablate(
+    base: Recipe, *, table: str = "instantiations", num_seeds: int, progress: bool | None = None
+) -> Iterator[list[AblationRow]]:
     """Train every run of :func:`plan` and yield the table as it grows.
 
-    Runs that are finished are read, not repeated, and one that was stopped goes on.
+    Runs that are finished are read, not repeated, and one that was stopped goes on. Processes with different
+    seeds may share ``base.output``.
 
     Args:
-        base: What all runs share.
+        base: See :func:`plan`.
+        table: See :func:`plan`.
         num_seeds: Runs a variant.
         progress: See :func:`nonlocalnn.train.train`.
 
     Raises:
+        ValueError: See :func:`plan`; or a folder holds a run by another recipe.
         KeyboardInterrupt: A signal stopped a run; call again to go on.
     """
-    accuracies: dict[str, list[float]] = {}
-    seconds: dict[str, list[float]] = {}
-    for variant, recipe in plan(base, num_seeds=num_seeds):
-        result = train(recipe, resume=has_state(recipe.output), progress=progress)
-        if result.test is None:
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for variant, recipe in plan(base, table=table, num_seeds=num_seeds):
+        task = None if variant.gamma is None else GammaTask(recipe, variant.gamma)
+        result = train(recipe, task=task, resume=has_state(recipe.output), progress=progress)
+        if result.interrupted:
             raise KeyboardInterrupt
-        accuracies.setdefault(variant, []).append(result.test["accuracy"])
-        seconds.setdefault(variant, []).append(result.seconds)
-        yield [AblationRow(name, accuracies[name], seconds[name]) for name in accuracies]
+        metrics = json.loads((recipe.output / "metrics.json").read_text(encoding="utf-8"))
+        runs.setdefault(variant.name, []).append(metrics)
+        yield [AblationRow.from_metrics(name, finished) for name, finished in runs.items()]
 
 
 def markdown(rows: list[AblationRow]) -> str:
-    """Return the table: variant, mean and standard deviation of the test accuracy in %, and each seed's.
+    """Return the table: a row a variant, with mean and standard deviation of the test accuracy in %.
+
+    A column stands only where every row has figures for it.
 
     Example:
-        >>> print(markdown([AblationRow("no block", [0.98, 0.99], [10.0, 12.0])]))
-        | variant | test accuracy, % | each seed |
-        | --- | --- | --- |
-        | no block | 98.50 ± 0.71 | 98.00, 99.00 |
+        >>> print(markdown([AblationRow("no block", [0.98, 0.99], [10.0, 12.0], parameters=1234)]))
+        | variant | parameters | test accuracy, % | each seed | training, s |
+        | --- | --- | --- | --- | --- |
+        | no block | 1,234 | 98.50 ± 0.71 | 98.00, 99.00 | 11 |
     """
-    lines = ["| variant | test accuracy, % | each seed |", "| --- | --- | --- |"]
-    for row in rows:
-        each = ", ".join(f"{100 * value:.2f}" for value in row.test_accuracy)
-        score = f"{100 * row.mean:.2f} ± {100 * row.deviation:.2f}"
-        lines.append(f"| {row.variant} | {score} | {each} |")
-    return "\n".join(lines)
+    columns = {
+        "variant": [row.variant for row in rows],
+        "parameters": [f"{row.parameters:,}" for row in rows if row.parameters is not None],
+        "test accuracy, %": [f"{100 * row.mean:.2f} ± {100 * row.deviation:.2f}" for row in rows],
+        "each seed": [", ".join(f"{100 * value:.2f}" for value in row.test_accuracy) for row in rows],
+        "training, s": [f"{statistics.fmean(row.seconds):.0f}" for row in rows if row.seconds],
+    }
+    shown = {title: cells for title, cells in columns.items() if len(cells) == len(rows)}
+    lines = [list(shown), ["---"] * len(shown), *zip(*shown.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -36,6 +36,17 @@ class Position:
     seconds: float = 0.0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps done in the whole run."""
+        return (self.rows[-1]["step"] if self.rows else 0) + self.step
+
+    def is_end_of(self, recipe: Recipe) -> bool:
+        """Return whether nothing of ``recipe`` is left to train."""
+        if recipe.iterations is None:
+            return self.epoch == recipe.epochs
+        return self.step == 0 and self.steps == recipe.iterations
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -71,10 +82,12 @@ class TrainingState:
                 f"the run cannot be resumed with another recipe: {listed}; "
                 "restore these or start a new run in another output folder"
             )
-        if recipe.epochs < self.position.epoch + (self.position.step > 0):
+        name, done = "epochs", self.position.epoch + (self.position.step > 0)
+        if recipe.iterations is not None:
+            name, done = "iterations", self.position.steps
+        if getattr(recipe, name) < done:
             raise ValueError(
-                f"epochs must be at least {self.position.epoch + (self.position.step > 0)}, "
-                f"which the run has begun; got {recipe.epochs}"
+                f"{name} must be at least {done}, to which the run has come; got {getattr(recipe, name)}"
             )
 
 

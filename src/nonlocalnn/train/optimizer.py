@@ -1,16 +1,25 @@
 """The optimiser of a recipe, and its learning rate at each step."""
 
 import math
-from collections.abc import Iterable
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from nonlocalnn.train.recipe import Recipe
 
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
-def build_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Return the optimiser that ``recipe`` asks for."""
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
+    """Return the optimiser that ``recipe`` asks for, over the parameters of ``model``."""
+    parameters: list[dict[str, object]] = [{"params": list(model.parameters())}]
+    if not recipe.decay_norms:
+        modules = [module for module in model.modules() if isinstance(module, _NORMS)]
+        norms = {each for module in modules for each in module.parameters()}
+        parameters = [
+            {"params": [each for each in model.parameters() if each not in norms]},
+            {"params": [each for each in model.parameters() if each in norms], "weight_decay": 0.0},
+        ]
     if recipe.optimizer == "sgd":
         momentum = 0.9 if recipe.momentum is None else recipe.momentum
         return SGD(
@@ -39,16 +48,17 @@ def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int) -> float:
         >>> [learning_rate(recipe, step, steps_per_epoch=2) for step in range(6)]
         [0.5, 1.0, 1.0, 1.0, 0.1, 0.1]
     """
-    epoch = step / steps_per_epoch
+    lr = recipe.scaled_lr
     warmup_steps = recipe.warmup_epochs * steps_per_epoch
     if step + 1 < warmup_steps:
-        return recipe.lr * (step + 1) / warmup_steps
+        return lr * (step + 1) / warmup_steps
     if recipe.schedule == "cosine":
         # At step + 1 == warmup_steps the top is reached just before the cosine begins.
-        done = max(0.0, epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+        done = max(0.0, step - warmup_steps) / (recipe.num_steps(steps_per_epoch) - warmup_steps)
+        return lr * 0.5 * (1 + math.cos(math.pi * done))
     if recipe.schedule == "step":
         gamma = 0.1 if recipe.gamma is None else recipe.gamma
-        drops = sum(milestone <= epoch for milestone in recipe.milestones)
-        return recipe.lr * gamma**drops
-    return recipe.lr
+        unit = steps_per_epoch if recipe.iterations is None else 1
+        drops = sum(milestone * unit <= step for milestone in recipe.milestones)
+        return lr * gamma**drops
+    return lr

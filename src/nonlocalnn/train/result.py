@@ -11,6 +11,7 @@ class TrainResult:
 
     Args:
         output: The run's folder.
+        metric: Name of the task's score.
         best_epoch: Number of the epoch with the best validation score, from 1; None before the first.
         best_metric: That score.
         test: What the task's ``evaluate`` found on the test data with the best weights; None where the run
@@ -21,6 +22,7 @@ class TrainResult:
     """
 
     output: Path
+    metric: str
     best_epoch: int | None
     best_metric: float | None
     test: dict[str, Any] | None
@@ -44,6 +46,7 @@ class TrainResult:
         """
         return cls(
             output=output,
+            metric=metric,
             best_epoch=metrics["best_epoch"],
             best_metric=metrics[f"validation_{metric}"],
             test=metrics["test"],

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix
 from nonlocalnn.train.recipe import Recipe
 from nonlocalnn.train.result import TrainResult
 from nonlocalnn.train.signals import StopRequest, leave_signals_to_parent, stop_on_signal
-from nonlocalnn.train.task import ClassificationTask, Task
+from nonlocalnn.train.starting import start_from_
+from nonlocalnn.train.task import Task
+from nonlocalnn.train.video_task import task_for
 
 
 def train(
@@ -43,7 +46,7 @@ def train(
 
     Args:
         recipe: What to do.
-        task: What is learnt; None is the image classification that ``recipe`` names.
+        task: What is learnt; None is the classification that ``recipe`` names.
         resume: Go on with the run in ``recipe.output``; one that is finished only returns its result.
         progress: True shows a bar on stderr and False nothing; None shows a bar on a terminal, and a line an
             epoch elsewhere.
@@ -55,7 +58,7 @@ def train(
         CheckpointError: The run's saved states are damaged.
         NonFiniteLossError: The loss or the gradient is no longer finite.
     """
-    chosen: Task[Any] = ClassificationTask(recipe) if task is None else task
+    chosen: Task[Any] = task_for(recipe) if task is None else task
     with process_group(recipe.device) as group, stop_on_signal() as stop:
         state = read_state(recipe.output) if resume else None
         if state is None:
@@ -63,7 +66,7 @@ def train(
         else:
             state.check(recipe)
             metrics = recipe.output / "metrics.json"
-            if state.position.epoch == recipe.epochs and metrics.exists():
+            if state.position.is_end_of(recipe) and metrics.exists():
                 recorded = json.loads(metrics.read_text(encoding="utf-8"))
                 return TrainResult.from_metrics(recipe.output, recorded, metric=chosen.metric)
         # Every rank has looked at the folder before the main one writes to it.
@@ -78,6 +81,16 @@ def _check_unused(folder: Path) -> None:
         raise ValueError(f"{folder} already holds a run: use --resume to go on, or another --output")
 
 
+def _notes(recipe: Recipe) -> list[str]:
+    """Return what a person should hear of a run before it starts."""
+    if recipe.lr_batch_size in (None, recipe.batch_size):
+        return []
+    return [
+        f"learning rate {recipe.scaled_lr:g}: {recipe.lr:g} is meant for batches of {recipe.lr_batch_size}, "
+        f"and these are of {recipe.batch_size}"
+    ]
+
+
 class _Run:
     """A run under way on one rank. ``last.pt`` is the truth; every other file follows from it."""
 
@@ -89,15 +102,19 @@ class _Run:
             self.train_data = task.data("train")
             self.validation_data = task.data("validation")
         self.steps_per_epoch = steps_per_epoch(len(self.train_data), recipe.batch_size)
+        self.num_steps = recipe.num_steps(self.steps_per_epoch)
         if state is not None and state.num_samples != len(self.train_data):
             raise ValueError(
                 f"the run began with {state.num_samples} training samples and the data now has "
                 f"{len(self.train_data)}: resume with the data it began with"
             )
+        self.notes = _notes(recipe)
         torch.manual_seed(mix(recipe.seed, "weights"))
-        self.learner = Learner(
-            task.model(self.train_data), task=task, recipe=recipe, group=group, samples=self.train_data
-        )
+        model = task.model(self.train_data)
+        if recipe.start_from is not None and state is None:
+            kept = start_from_(model, recipe.start_from)
+            self.notes.append(f"weights of {recipe.start_from}; new ones: {', '.join(kept) or 'none'}")
+        self.learner = Learner(model, task=task, recipe=recipe, group=group, samples=self.train_data)
         self.position = Position()
         if state is not None:
             self.learner.load_state_dict(state.learner)
@@ -119,7 +136,7 @@ class _Run:
     @property
     def steps(self) -> int:
         """Optimiser steps done."""
-        return self.position.epoch * self.steps_per_epoch + self.position.step
+        return self.position.steps
 
     @property
     def seconds(self) -> float:
@@ -128,7 +145,9 @@ class _Run:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The log's row with the best validation score, the first of equals; a NaN is worst."""
+        """The log's row of the epoch to keep: the first of the best, where a NaN is worst; or the last."""
+        if self.recipe.keep == "last":
+            return self.position.rows[-1] if self.position.rows else None
         name = f"validation_{self.task.metric}"
         return max(
             self.position.rows,
@@ -138,16 +157,20 @@ class _Run:
 
     def finish(self, stop: StopRequest, progress: bool | None) -> TrainResult:
         """Train the epochs that are left and test, or stop at a signal."""
-        total = self.recipe.epochs * self.steps_per_epoch
         shown = progress if self.group.is_main else False
-        with progress_bar(total=total, initial=self.steps, show=shown) as bar:
-            while self.position.epoch < self.recipe.epochs:
+        num_epochs = math.ceil(self.num_steps / self.steps_per_epoch)
+        with progress_bar(total=self.num_steps, initial=self.steps, show=shown) as bar:
+            for note in self.notes:
+                bar.write(note)
+            # Steps may be done and their epoch not yet closed: by a signal at its last step.
+            while self.steps < self.num_steps or self.position.step:
                 signal_number = self._train_epoch(stop, bar)
                 if signal_number:
                     self._save()
                     best = self.best or {}
                     return TrainResult(
                         output=self.recipe.output,
+                        metric=self.task.metric,
                         best_epoch=best.get("epoch"),
                         best_metric=best.get(f"validation_{self.task.metric}"),
                         test=None,
@@ -158,7 +181,7 @@ class _Run:
                 self._end_epoch()
                 row = self.position.rows[-1]
                 bar.write(
-                    f"epoch {row['epoch']}/{self.recipe.epochs}  train loss {row['train_loss']:.4f}  "
+                    f"epoch {row['epoch']}/{num_epochs}  train loss {row['train_loss']:.4f}  "
                     f"validation {self.task.metric} {row[f'validation_{self.task.metric}']:.4f}  "
                     f"{row['samples_per_second']:.0f} samples/s"
                 )
@@ -166,8 +189,8 @@ class _Run:
 
     def _train_epoch(self, stop: StopRequest, bar: Bar) -> int:
         """Take the steps that are left of the epoch; return the signal that cut it short, or 0."""
-        with closing(self._parts()) as parts:
-            while self.position.step < self.steps_per_epoch:
+        with closing(self._parts(epoch=self.position.epoch, start_step=self.position.step)) as parts:
+            while self.position.step < self.steps_per_epoch and self.steps < self.num_steps:
                 began = time.perf_counter()
                 report = self.learner.step(
                     parts,
@@ -188,13 +211,15 @@ class _Run:
                 if report.signal_number:
                     return report.signal_number
                 every = self.recipe.checkpoint_every
-                # At the epoch's end the state is saved anyway, after the validation.
-                if every and self.steps % every == 0 and self.position.step < self.steps_per_epoch:
+                if every and self.steps % every == 0 and not self._is_epoch_done():
                     self._save()
         return 0
 
-    def _parts(self) -> Generator[Part, None, None]:
-        recipe, epoch = self.recipe, self.position.epoch
+    def _is_epoch_done(self) -> bool:
+        return self.position.step == self.steps_per_epoch or self.steps == self.num_steps
+
+    def _parts(self, *, epoch: int, start_step: int) -> Generator[Part, None, None]:
+        recipe = self.recipe
         loader = DataLoader(
             SeededSamples(self.train_data, seed=recipe.seed, epoch=epoch),
             batch_sampler=MicroBatches(
@@ -203,7 +228,7 @@ class _Run:
                 accumulate=recipe.accumulate,
                 rank=self.group.rank,
                 world_size=self.group.world_size,
-                start_step=self.position.step,
+                start_step=start_step,
             ),
             num_workers=recipe.num_workers,
             pin_memory=self.group.device.type == "cuda",
@@ -213,7 +238,8 @@ class _Run:
 
     def _end_epoch(self) -> None:
         """Validate, and close the epoch with a row of the log and a saved state."""
-        position, done = self.position, self.steps_per_epoch
+        position, done = self.position, self.position.step
+        self._average_norms()
         found = self._evaluate(self.validation_data)
         row = {
             "epoch": position.epoch + 1,
@@ -227,6 +253,15 @@ class _Run:
         }
         self.position = Position(epoch=position.epoch + 1, rows=[*position.rows, row])
         self._save()
+
+    def _average_norms(self) -> None:
+        """Average the statistics of norms anew; validation and the saved weights have those."""
+        number = self.recipe.norm_batches * self.recipe.accumulate
+        if number:
+            # The epoch that comes: its samples are drawn as those of the one before were, and are others.
+            epoch = self.position.epoch + 1
+            with closing(self._parts(epoch=epoch, start_step=0)) as parts:
+                self.learner.average_norms(islice(parts, number), seed=mix(self.recipe.seed, "norms", epoch))
 
     def _evaluate(self, data: Any) -> dict[str, Any]:
         self.group.share_buffers(self.learner.model)

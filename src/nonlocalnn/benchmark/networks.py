@@ -1,0 +1,224 @@
+"""One row of the benchmark of networks: a whole network in the ways it is run, checked, weighed and timed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn.benchmark.baselines import MaterialisedBlock
+from nonlocalnn.benchmark.measure import peak_memory, time_together
+from nonlocalnn.benchmark.rows import Row
+from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.cost import Cost, cost
+from nonlocalnn.fusion import fuse_
+from nonlocalnn.models import create_model, list_models, sample_shape
+from nonlocalnn.models.bottleneck import FrozenNorm
+
+TORCHVISION = ("r3d_18", "r2plus1d_18")
+# The size that torchvision's weights were trained at.
+_TORCHVISION_CLIP = (3, 16, 112, 112)
+WAYS = ("ours", "plain", "materialised")
+# The largest difference of outputs that is rounding, relative to the largest output.
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured.
+
+    Args:
+        network: One of :func:`nonlocalnn.list_models` that takes clips, or of :data:`TORCHVISION`.
+        training: A training step, or inference.
+        num_clips: Clips of a pass.
+        side: Height and width of the clips, in pixels; None is the network's own.
+        overrides: Settings that differ from the preset's; torchvision's networks have none.
+    """
+
+    network: str
+    training: bool
+    num_clips: int
+    side: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """The work in words."""
+        clips = "1 clip" if self.num_clips == 1 else f"{self.num_clips} clips"
+        return f"{'training step' if self.training else 'inference'}, {clips}"
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """Shape of a clip, (3, T, H, W)."""
+        own = _TORCHVISION_CLIP if self.network in TORCHVISION else sample_shape(self.network)
+        return own if self.side is None else (*own[:2], self.side, self.side)
+
+
+def measure_network(work: Work, ways: Sequence[str], *, min_seconds: float, min_runs: int = 3) -> Row:
+    """Check, weigh and time a network in several ways, on the CPU.
+
+    ================  =================================================================================
+    way               what
+    ================  =================================================================================
+    ``ours``          clips and weights in ``channels_last_3d`` and, for inference, norms folded
+    ``plain``         the network as it stands, clips in the default layout
+    ``materialised``  as ours, but the blocks hold the N x M affinity
+    ================  =================================================================================
+
+    Args:
+        work: What to measure.
+        ways: Of the table; the first is what the others must equal.
+        min_seconds: As of :func:`nonlocalnn.benchmark.measure.time_together`.
+        min_runs: The same.
+
+    Returns:
+        "network", "work", "form" of its blocks, "clip" (its shape), and "error", the largest difference of
+        outputs over the largest output; by way "gflops" of a clip's forward pass, "seconds" of a pass,
+        "clips_per_second", "gflops_per_second", for which a training step counts three forward passes, and
+        "peak_bytes" above weights and input; "ratio", another way's time over ours; and in "absent" why a
+        way was not run.
+
+    Raises:
+        ValueError: A name is unknown, or two ways differ in their outputs.
+        ImportError: The network is torchvision's, which is missing.
+    """
+    for way in ways:
+        check_choice("way", way, WAYS)
+    network, clips = make(work)
+    counted = cost(network, (1, *clips.shape[1:]))
+    # First: what memory does not suffice for ends a process of its own, and must not end this one.
+    peaks, absent = _peaks(work, ways)
+    error = _find_error(work, list(peaks))
+    workers = {way: _worker(way, work, *make(work)) for way in peaks}
+    timings = time_together(workers, min_seconds=min_seconds, min_runs=min_runs)
+    gflops = {way: _flops(way, counted) / 1e9 for way in timings}
+    speed = {way: work.num_clips / timing.median for way, timing in timings.items()}
+    ours = timings.get("ours")
+    return {
+        "network": work.network,
+        "work": work.words,
+        "form": counted.blocks[0].instantiation if counted.blocks else None,
+        "clip": list(work.clip_shape),
+        "gflops": gflops,
+        "error": error,
+        "seconds": {way: dataclasses.asdict(timing) for way, timing in timings.items()},
+        "clips_per_second": speed,
+        "gflops_per_second": {way: gflops[way] * speed[way] * (3 if work.training else 1) for way in speed},
+        "ratio": {
+            way: timing.median / ours.median
+            for way, timing in timings.items()
+            if ours is not None and way != "ours"
+        },
+        "peak_bytes": peaks,
+        "absent": absent,
+    }
+
+
+def make(work: Work) -> tuple[nn.Module, Tensor]:
+    """Return a network whose blocks and norms do something, and clips; the same at each call.
+
+    Raises:
+        ValueError: There is no network of this name.
+        ImportError: It is torchvision's, which is missing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _build(work)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d | FrozenNorm):
+                assert module.running_var is not None
+                nn.init.uniform_(module.weight, 0.5, 1.0)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+        return network.train(work.training), torch.randn(work.num_clips, *work.clip_shape)
+
+
+def prepare_peak(way: str, **fields: Any) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return a tiny and the full pass of one way, as :func:`peak_memory` wants them."""
+    work = Work(**fields)
+    network, clips = _prepare(way, *make(work))
+    return _pass(network, clips[..., :32, :32]), _pass(network, clips)
+
+
+def _build(work: Work) -> nn.Module:
+    if work.network not in TORCHVISION:
+        check_choice("model", work.network, list_models())
+        return create_model(work.network, **work.overrides)
+    try:
+        from torchvision.models import get_model
+    except ImportError:
+        raise missing_extra("torchvision", "data", "the comparison with torchvision") from None
+    return get_model(work.network, weights=None)
+
+
+def _prepare(way: str, network: nn.Module, clips: Tensor) -> tuple[nn.Module, Tensor]:
+    if way == "plain":
+        return network, clips
+    if way == "materialised":
+        for name, module in list(network.named_modules()):
+            if isinstance(module, NonLocalNd):
+                network.set_submodule(name, MaterialisedBlock(module))
+    if not network.training:
+        fuse_(network)
+    layout = torch.channels_last_3d
+    return network.to(memory_format=layout), clips.to(memory_format=layout)
+
+
+def _worker(way: str, work: Work, network: nn.Module, clips: Tensor) -> Callable[[], None]:
+    return _pass(*_prepare(way, network, clips))
+
+
+def _pass(network: nn.Module, clips: Tensor) -> Callable[[], None]:
+    """Return inference or a training step, as the network's mode tells."""
+
+    def infer() -> None:
+        with torch.no_grad():
+            network(clips)
+
+    def train() -> None:
+        network.zero_grad(set_to_none=True)
+        network(clips).logsumexp(1).sum().backward()
+
+    return train if network.training else infer
+
+
+def _find_error(work: Work, ways: Sequence[str]) -> float:
+    """Return the largest difference of outputs between the first way and the others, over the largest output.
+
+    Raises:
+        ValueError: It is more than rounding.
+    """
+    outputs = {}
+    for way in ways:
+        network, clips = make(work)
+        with torch.no_grad():
+            prepared, given = _prepare(way, network.eval(), clips)
+            outputs[way] = prepared(given)
+    error = 0.0
+    for other in ways[1:]:
+        first = outputs[ways[0]]
+        error = max(error, float((first - outputs[other]).abs().max() / first.abs().max()))
+    if not error <= _TOLERANCE:
+        raise ValueError(
+            f"{work.network}: outputs of {' and '.join(ways)} differ by {error:.1e} of the largest"
+        )
+    return error
+
+
+def _peaks(work: Work, ways: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Return each way's peak in bytes, and why a way has none."""
+    peaks, absent = {}, {}
+    for way in ways:
+        try:
+            peaks[way] = peak_memory(f"{__name__}:prepare_peak", {"way": way, **dataclasses.asdict(work)})
+        except MemoryError as failure:
+            absent[way] = str(failure)
+    return peaks, absent
+
+
+def _flops(way: str, counted: Cost) -> int:
+    return counted.materialised_flops if way == "materialised" else counted.flops

@@ -1,0 +1,277 @@
+"""A trained classifier together with what it expects, ready to be asked about files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, read_metadata
+from nonlocalnn.data.clips import check_positive
+from nonlocalnn.data.video import FRAME_SUFFIXES
+from nonlocalnn.data.video_files import find_videos
+from nonlocalnn.evaluate import Precision
+from nonlocalnn.models import DigitsNetwork
+from nonlocalnn.predict import find_images, predict
+from nonlocalnn.video_prediction import predict_videos
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier and what it was trained on.
+
+    Args:
+        model: In eval mode; :func:`load_classifier` leaves it on the CPU.
+        classes: Names of its outputs.
+        sample_shape: Shape of one sample: (C, N), (C, H, W) or (C, T, H, W).
+        recipe: The recipe that trained it; empty for other code bases' checkpoints.
+        stride: Frames from one of a clip to the next.
+        test_size: Short side of videos, and side of the squares cut out of them, in pixels; None for the side
+            of the samples.
+        mean: What becomes 0, of pixel values of videos, from 0 to 255.
+        standard_deviation: What becomes a distance of 1, of the same. By default values are from 0 to 1.
+        multi_label: Whether a video may show several classes, or none.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> model = create_model("c2d_tiny", num_classes=2).eval()
+        >>> classifier = Classifier(model, classes=("run", "walk"), sample_shape=(3, 8, 32, 32), recipe={})
+        >>> classifier.takes_videos, classifier.image_size
+        (True, (32, 32))
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+    recipe: dict[str, Any]
+    stride: int = 1
+    test_size: int | None = None
+    mean: float = 0.0
+    standard_deviation: float = 255.0
+    multi_label: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Channels of its input; of images, 1 for grey and 3 for colour."""
+        return self.sample_shape[0]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of its images or of the frames of its clips, in pixels."""
+        assert len(self.sample_shape) > 2, "sequences have no image size"
+        return self.sample_shape[-2], self.sample_shape[-1]
+
+    @property
+    def video_size(self) -> int:
+        """Short side of videos, and side of the squares cut out of them, in pixels."""
+        return self.image_size[0] if self.test_size is None else self.test_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def takes_videos(self) -> bool:
+        """Whether it classifies videos, and not images or sequences."""
+        return len(self.sample_shape) == 4
+
+    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """Return the files of the kind that it classifies, among ``inputs`` and in the folders among them.
+
+        Raises:
+            FileNotFoundError: A path does not exist.
+            ValueError: A folder holds none, an image is named and the model takes videos, or it takes
+                sequences.
+        """
+        if len(self.sample_shape) < 3:
+            raise ValueError(
+                f"images and videos can be read from files; this model takes samples of shape "
+                f"{self.sample_shape}"
+            )
+        if not self.takes_videos:
+            return find_images(inputs)
+        found = find_videos(inputs)
+        for path in found:
+            # A decoder would read it, as a video of one frame.
+            if path.suffix.lower() in FRAME_SUFFIXES and not path.is_dir():
+                raise ValueError(
+                    f"{path} is an image, and the model takes videos, or folders of frame images"
+                )
+        return found
+
+    def predict(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        top: int = 3,
+        views: int | None = None,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+    ) -> dict[str, Any]:
+        """Return the most probable classes of one image or video.
+
+        Args:
+            path: The file, or a video's folder of frame images.
+            top: See :meth:`predict_many`, and so the others.
+            views: For videos.
+            batch_size: Views a forward pass, for videos.
+            precision: "fp32", "bf16" or "fp16".
+
+        Returns:
+            ``{"path", "class", "probability", "top": [{"class", "probability"}, ...]}``, and for a video
+            ``"views"``, which names the views that it was looked at by.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It cannot be read, or is a folder of files; or a setting is out of range or has no
+                effect.
+        """
+        paths = self.find([path])
+        if paths != [Path(path)]:
+            raise ValueError(f"predict takes one file; {path} is a folder of files: use predict_many")
+        (answer,) = self._answers(paths, top=top, views=views, batch_size=batch_size, precision=precision)
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return answer
+
+    def predict_many(
+        self,
+        inputs: Iterable[str | os.PathLike[str]],
+        *,
+        top: int = 3,
+        views: int | None = None,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+    ) -> Iterator[dict[str, Any]]:
+        """Return an iterator over the answers for files, and for those in folders, one after another.
+
+        They are computed where the model is.
+
+        Args:
+            inputs: Files, and folders of them; see :meth:`find`.
+            top: How many classes to report, at most K.
+            views: For videos: 1, the clip in the middle (default), or 30, 10 clips x 3 crops.
+            batch_size: Images, or views of videos, a forward pass; by default 64 images or 8 views.
+            precision: "fp32", "bf16" or "fp16".
+
+        Returns:
+            What :meth:`predict` returns, or ``{"path", "error"}`` for a file that cannot be read.
+
+        Raises:
+            FileNotFoundError: A path does not exist.
+            ValueError: A folder holds no such file, or a setting is out of range or has no effect.
+        """
+        if isinstance(inputs, str | os.PathLike):
+            inputs = [inputs]
+        return self._answers(
+            self.find(inputs), top=top, views=views, batch_size=batch_size, precision=precision
+        )
+
+    def _answers(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        top: int,
+        views: int | None,
+        batch_size: int | None,
+        precision: Precision,
+    ) -> Iterator[dict[str, Any]]:
+        for name, value in (("top", top), ("batch_size", batch_size)):
+            if value is not None:
+                check_positive(**{name: value})
+        if self.takes_videos:
+            return predict_videos(
+                self.model,
+                paths,
+                classes=self.classes,
+                frames=self.sample_shape[1],
+                stride=self.stride,
+                size=self.video_size,
+                views=1 if views is None else views,
+                mean=self.mean,
+                standard_deviation=self.standard_deviation,
+                multi_label=self.multi_label,
+                batch_size=8 if batch_size is None else batch_size,
+                device=self.device,
+                precision=precision,
+                top=top,
+            )
+        if views is not None:
+            raise ValueError("views is a setting of models of videos; this one takes images: leave it out")
+        return predict(
+            self.model,
+            paths,
+            classes=self.classes,
+            image_size=self.image_size,
+            channels=self.channels,
+            batch_size=64 if batch_size is None else batch_size,
+            device=self.device,
+            precision=precision,
+            top=top,
+        )
+
+
+def load_classifier(path: str | os.PathLike[str]) -> Classifier:
+    """Load a classifier from a checkpoint or a run's folder.
+
+    Args:
+        path: A checkpoint with its facts (:func:`nonlocalnn.save_checkpoint`), or the folder of a run, whose
+            best weights are taken.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the folder holds no run.
+        CheckpointError: The file does not fit, or does not say which samples its model takes.
+
+    Example:
+        >>> import tempfile
+        >>> from nonlocalnn import create_model, save_checkpoint
+        >>> facts = {"classes": ["run", "walk"], "sample_shape": [3, 8, 32, 32], "stride": 4}
+        >>> path = tempfile.mkdtemp() + "/clips.safetensors"
+        >>> save_checkpoint(create_model("c2d_tiny", num_classes=2), path, metadata=facts)
+        >>> load_classifier(path).classes
+        ('run', 'walk')
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "best.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path.parent} holds no finished epoch: there is no {path.name} in it")
+    metadata = read_metadata(path)
+    model = load_checkpoint(path).eval()
+    if "classes" not in metadata:
+        metadata = {**describe_images(model, path), **metadata}
+    # Files written before there were clips give the two parts of an image's shape.
+    shape = metadata.get("sample_shape") or [metadata["channels"], *metadata["image_size"]]
+    of_videos = ("stride", "test_size", "mean", "standard_deviation", "multi_label")
+    return Classifier(
+        model=model,
+        classes=tuple(metadata["classes"]),
+        sample_shape=tuple(shape),
+        recipe=metadata.get("recipe", {}),
+        **{name: metadata[name] for name in of_videos if name in metadata},
+    )
+
+
+def describe_images(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Return the metadata that a checkpoint of another code base lacks: class numbers, 28x28 pixels.
+
+    Raises:
+        CheckpointError: The model is not the digit network, so that nothing is known of its input.
+    """
+    if not isinstance(model, DigitsNetwork):
+        raise CheckpointError(f"{path} does not say which classes and image size its model was trained on")
+    last = model.fc[-1]
+    assert isinstance(last, nn.Linear)
+    first = model.conv_1[0]
+    assert isinstance(first, nn.Conv2d)
+    return {
+        "classes": [str(number) for number in range(last.out_features)],
+        "image_size": [28, 28],
+        "channels": first.in_channels,
+    }

@@ -1,0 +1,125 @@
+"""Which networks an ablation compares: the paper's tables in miniature, as data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nonlocalnn.functional import INSTANTIATIONS
+from nonlocalnn.models.placement import STAGES
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table: a network and how its blocks start.
+
+    Args:
+        name: What the row is called.
+        model: Name of the network; None is the recipe's own.
+        overrides: Settings of the network that differ from its defaults, as JSON values.
+        gamma: Weight of the blocks' last norm at the start; None leaves it to the network.
+    """
+
+    name: str
+    model: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    gamma: float | None = None
+
+
+Table = tuple[Variant, ...]
+
+_PLAIN, _NL = "c2d_tiny", "nl2_c2d_tiny"
+
+_NO_BLOCK = Variant("no block", _PLAIN)
+# Controls: no blocks, but at least as many parameters as the network with two blocks has, and the last one as
+# many as with four. The deeper ones come within two percent; a width is a coarser step.
+_WIDER = Variant("no block, wider", _PLAIN, {"width": 10})
+_DEEPER = Variant("no block, deeper", _PLAIN, {"depth": [1, 3, 3, 1]})
+_DEEPER_AS_FOUR = Variant("no block, deeper still", _PLAIN, {"depth": [1, 1, 3, 3]})
+
+
+def _at(name: str, *stages: str) -> Variant:
+    return Variant(name, _PLAIN, {"blocks": {stage: [0] for stage in stages}})
+
+
+def _two_blocks(name: str, gamma: float | None = None, **overrides: Any) -> Variant:
+    return Variant(name, _NL, overrides, gamma)
+
+
+# What a preset does anyway is not spelt out again: variants that are the same network are equal but for their
+# names, and are trained once.
+_CUE_TABLES: dict[str, Table] = {
+    "instantiations": (
+        _NO_BLOCK,
+        _WIDER,
+        _DEEPER,
+        _two_blocks("gaussian", instantiation="gaussian"),
+        _two_blocks("embedded_gaussian"),
+        _two_blocks("dot_product", instantiation="dot_product"),
+        _two_blocks("concatenation", instantiation="concatenation"),
+    ),
+    "stage": (_NO_BLOCK, *(_at(stage, stage) for stage in STAGES)),
+    "depth": (
+        _NO_BLOCK,
+        _at("1 block", "layer3"),
+        _two_blocks("2 blocks"),
+        _at("4 blocks", *STAGES),
+        _DEEPER,
+        _DEEPER_AS_FOUR,
+    ),
+    "extent": (
+        _NO_BLOCK,
+        _two_blocks("space", extent="space"),
+        _two_blocks("time", extent="time"),
+        _two_blocks("spacetime"),
+    ),
+    "vs-3d-conv": (
+        Variant("C2D", _PLAIN),
+        Variant("I3D 3x1x1", _PLAIN, {"inflation": "3x1x1"}),
+        Variant("I3D 3x3x3", _PLAIN, {"inflation": "3x3x3"}),
+        # As many parameters as C2D with its blocks.
+        Variant("I3D 3x3x3, deeper", _PLAIN, {"inflation": "3x3x3", "depth": [1, 1, 2, 1]}),
+        _two_blocks("C2D, 2 blocks"),
+        _two_blocks("I3D 3x1x1, 2 blocks", inflation="3x1x1"),
+    ),
+    "init": (
+        _NO_BLOCK,
+        _two_blocks("gamma 0", zero_init=True),
+        _two_blocks("gamma 0.1", gamma=0.1),
+        _two_blocks("gamma 1"),
+    ),
+}
+_OWN_TABLES: dict[str, Table] = {
+    "instantiations": (
+        Variant("no block", overrides={"blocks": False}),
+        *(Variant(name, overrides={"instantiation": name}) for name in INSTANTIATIONS),
+    )
+}
+
+
+def tables(data: str) -> dict[str, Table]:
+    """Return the tables of a data set, by name.
+
+    Those of "cue" compare networks of their own; other data sets have one table, of the recipe's network.
+
+    Example:
+        >>> [variant.name for variant in tables("cue")["extent"]]
+        ['no block', 'space', 'time', 'spacetime']
+        >>> list(tables("digits"))
+        ['instantiations']
+    """
+    return _CUE_TABLES if data == "cue" else _OWN_TABLES
+
+
+def folder_name(model: str, overrides: Mapping[str, Any], gamma: float | None) -> str:
+    """Return a name that says which network is in a folder, so that tables share the runs of equal ones.
+
+    Example:
+        >>> folder_name("c2d_tiny", {"blocks": {"layer3": [0]}}, None)
+        'c2d_tiny-blocks-layer3-0'
+    """
+    settings = dict(overrides) if gamma is None else {**overrides, "gamma": gamma}
+    return re.sub(r"[^\w.]+", "-", model + json.dumps(settings, sort_keys=True)).strip("-")

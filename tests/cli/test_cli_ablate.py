@@ -1,0 +1,86 @@
+"""``nonlocalnn ablate``: the files of a table, all tables, and bad input."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from nonlocalnn.cli import main
+from nonlocalnn.data import cue
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
+
+
+@pytest.fixture
+def few_clips(monkeypatch):
+    for split, number in {"train": 32, "validation": 20, "test": 20}.items():
+        monkeypatch.setitem(cue.NUM_SAMPLES, split, number)
+
+
+def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
+    config = tmp_path / "recipe.yaml"
+    # The data set on the command line wins over the file's.
+    config.write_text("data: digits\nmodel: nl2_c2d_tiny\nepochs: 1\nbatch_size: 16\nlr: 0.003\n")
+    folder = tmp_path / "out"
+    words = ["ablate", "cue", "--table", "extent", "--seeds", "2", "--config", str(config)]
+    assert main([*words, "--output", str(folder)]) == 0
+    captured = capsys.readouterr()
+    assert "extent: no block, seed 0: test accuracy" in captured.err
+    assert "extent: spacetime, seed 1: test accuracy" in captured.err
+    table = (folder / "extent.md").read_text()
+    assert table in captured.out
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
+        "| no block", "| space", "| time", "| spacetime"
+    ]  # fmt: skip
+    report = json.loads((folder / "extent.json").read_text())
+    assert (report["table"], report["seeds"], report["recipe"]["data"]) == ("extent", 2, "cue")
+    assert report["variants"][1] == {
+        "name": "space", "model": "nl2_c2d_tiny", "overrides": {"extent": "space"}, "gamma": None
+    }  # fmt: skip
+    assert [row["parameters"] for row in report["rows"]] == [130002, 171826, 171826, 171826]
+    for row in report["rows"]:
+        for name in ("test_accuracy", "validation_accuracy", "best_epoch", "seconds", "threads"):
+            assert len(row[name]) == 2
+        assert row["mean"] == pytest.approx(sum(row["test_accuracy"]) / 2)
+    with Image.open(folder / "extent.png") as picture:
+        assert picture.width > 600
+
+
+def test_all_tables_of_the_digits_are_one(tmp_path, capsys):
+    words = [
+        "--table",
+        "all",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "633",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main(["ablate", "digits", *words]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == [
+        "instantiations.json", "instantiations.md", "instantiations.png"
+    ]  # fmt: skip
+    report = json.loads((tmp_path / "instantiations.json").read_text())
+    assert report["variants"][0]["model"] is None
+    assert len(report["rows"]) == 5
+    assert "results in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["cue", "--table", "stages"], "(did you mean 'stage'?)"),
+        (["digits", "--table", "depth"], "table of 'digits' must be one of 'instantiations'"),
+        (["cue", "--table", "depth", "--seeds", "0"], "seeds must be at least 1"),
+        (["cue", "--model-overrides", '{"width": 9}'], "must leave width to the ablation"),
+    ],
+)
+def test_bad_input_is_one_line(words, says, tmp_path, capsys):
+    assert main(["ablate", *words, "--output", str(tmp_path / "runs")]) == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,112 @@
+import pytest
+
+from nonlocalnn.data.video_named import VIDEO_SETS, load_video_set
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def write(folder, name, text):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def listed(folder, name, split):
+    videos = load_video_set(name, split, data_dir=folder)
+    return [str(path.relative_to(folder)) for path in videos.paths], videos.targets, videos.classes
+
+
+def test_a_folder_a_split(tmp_path):
+    for split in ("train", "val", "test"):
+        touch(tmp_path, f"{split}/run/1.mp4", f"{split}/walk/{split}.mp4")
+    assert listed(tmp_path, "videos", "train") == (
+        ["train/run/1.mp4", "train/walk/train.mp4"],
+        (0, 1),
+        ("run", "walk"),
+    )
+    assert listed(tmp_path, "videos", "validation")[0] == ["val/run/1.mp4", "val/walk/val.mp4"]
+    assert listed(tmp_path, "videos", "test")[0] == ["test/run/1.mp4", "test/walk/test.mp4"]
+
+
+def test_without_one_of_two_splits_the_other_serves(tmp_path):
+    for split in ("train", "validation"):
+        touch(tmp_path / "a", f"{split}/run/{split}.mp4")
+    assert listed(tmp_path / "a", "videos", "test")[0] == ["validation/run/validation.mp4"]
+    for split in ("train", "test"):
+        touch(tmp_path / "b", f"{split}/run/{split}.mp4")
+    assert listed(tmp_path / "b", "videos", "validation")[0] == ["test/run/test.mp4"]
+
+
+def test_lists_share_the_classes_of_training(tmp_path):
+    write(tmp_path, "train.txt", "clips/1.mp4 run\nclips/2.mp4 walk\n")
+    write(tmp_path, "validation.csv", "clips/3.mp4,walk\n")
+    assert listed(tmp_path, "videos", "validation") == (["clips/3.mp4"], (1,), ("run", "walk"))
+
+
+def test_other_class_folders_than_in_training(tmp_path):
+    touch(tmp_path, "train/run/1.mp4", "train/walk/1.mp4", "validation/run/1.mp4")
+    with pytest.raises(ValueError, match=r"must have the class folders of the training split; .* walk"):
+        load_video_set("videos", "validation", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("class_folders", [False, True])
+def test_kinetics_in_both_layouts(tmp_path, class_folders):
+    header = "label,youtube_id,time_start,time_end,split\n"
+    write(tmp_path, "train.csv", f"{header}run,aaa,1,11,train\nwalk,bbb,2,12,train\n")
+    write(tmp_path, "val.csv", f"{header}walk,ccc,3,13,val\nrun,ddd,4,14,val\n")
+    walk = "walk/" if class_folders else ""
+    run = "run/" if class_folders else ""
+    touch(tmp_path, f"train/{run}aaa_000001_000011.mp4", f"train/{walk}bbb_000002_000012.mp4")
+    touch(tmp_path, f"val/{walk}ccc_000003_000013.mp4")
+    assert listed(tmp_path, "kinetics", "train")[1:] == ((0, 1), ("run", "walk"))
+    for split in ("validation", "test"):
+        with pytest.warns(UserWarning, match=rf"1 of the 2 videos of kinetics/{split} are not there"):
+            found = listed(tmp_path, "kinetics", split)
+        assert found == ([f"val/{walk}ccc_000003_000013.mp4"], (1,), ("run", "walk"))
+
+
+def test_ucf101_and_hmdb51(tmp_path):
+    write(tmp_path, "ucfTrainTestlist/classInd.txt", "1 Run\n2 Walk\n")
+    write(tmp_path, "ucfTrainTestlist/trainlist01.txt", "Run/a.avi 1\nWalk/b.avi 2\n")
+    write(tmp_path, "ucfTrainTestlist/testlist01.txt", "Walk/c.avi\n")
+    touch(tmp_path, *(f"UCF-101/{name}.avi" for name in ("Run/a", "Walk/b", "Walk/c")))
+    assert listed(tmp_path, "ucf101", "train")[:2] == (["UCF-101/Run/a.avi", "UCF-101/Walk/b.avi"], (0, 1))
+    assert listed(tmp_path, "ucf101", "test") == (["UCF-101/Walk/c.avi"], (1,), ("Run", "Walk"))
+    write(tmp_path, "testTrainMulti_7030_splits/run_test_split1.txt", "a.avi 1\nb.avi 2\nc.avi 0\n")
+    touch(tmp_path, *(f"hmdb51_org/run/{name}.avi" for name in "abc"))
+    assert listed(tmp_path, "hmdb51", "train")[0] == ["hmdb51_org/run/a.avi"]
+    assert listed(tmp_path, "hmdb51", "validation")[0] == ["hmdb51_org/run/b.avi"]
+
+
+def test_charades_with_and_without_class_names(tmp_path):
+    write(tmp_path, "Charades_v1_train.csv", "id,actions\nAAA,c001 0.0 2.0\n")
+    write(tmp_path, "Charades_v1_test.csv", "id,actions\nBBB,c002 0.0 2.0;c001 1.0 3.0\n")
+    touch(tmp_path, "Charades_v1_480/AAA.mp4", "Charades_v1_480/BBB.mp4")
+    paths, targets, classes = listed(tmp_path, "charades", "test")
+    assert (paths, targets, classes[2]) == (["Charades_v1_480/BBB.mp4"], ((1, 2),), "c002")
+    write(
+        tmp_path, "Charades_v1_classes.txt", "".join(f"c{number:03d} Act {number}\n" for number in range(157))
+    )
+    assert listed(tmp_path, "charades", "train")[2][2] == "Act 2"
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(ValueError, match=r"name must be one of .*did you mean 'kinetics'"):
+        load_video_set("kinetic", "train", data_dir=tmp_path)
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_video_set("videos", "val", data_dir=tmp_path)
+    for name in VIDEO_SETS:
+        with pytest.raises(ValueError, match=f"'{name}' needs data_dir"):
+            load_video_set(name, "train", data_dir=None)
+        with pytest.raises(FileNotFoundError, match="no such folder of videos"):
+            load_video_set(name, "train", data_dir=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="has no train split: it must hold a folder train"):
+        load_video_set("videos", "train", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such list"):
+        load_video_set("kinetics", "train", data_dir=tmp_path)
+    touch(tmp_path, "ucfTrainTestlist/nothing")
+    with pytest.raises(FileNotFoundError, match=r"classInd.txt"):
+        load_video_set("ucf101", "train", data_dir=tmp_path)

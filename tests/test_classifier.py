@@ -1,0 +1,172 @@
+"""A checkpoint and a file, and nothing else to be known."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import nonlocalnn as nl
+from helpers import randomize_
+from nonlocalnn.classifier import Classifier
+from nonlocalnn.data import read_image
+from nonlocalnn.data.video_lists import VideoList
+from nonlocalnn.data.video_sets import CentreClip, VideoClips, Views
+from videos import cut, grey_frames, write_video
+
+CLASSES = ["run", "walk", "swim"]
+CLIPS = {"classes": CLASSES, "sample_shape": [3, 8, 32, 32], "channels": 3, "image_size": [32, 32]}
+OF_VIDEOS = {"stride": 3, "test_size": 40, "mean": 114.75, "standard_deviation": 57.375, "multi_label": False}
+IMAGES = {"classes": CLASSES, "channels": 1, "image_size": [28, 28]}
+
+
+def saved(path, name, **facts):
+    """Write a checkpoint whose answers depend on the input, but are not sure."""
+    model = randomize_(nl.create_model(name, num_classes=3)).eval()
+    with torch.no_grad():
+        last = model.fc if isinstance(model.fc, torch.nn.Linear) else model.fc[-1]
+        last.weight *= 0.01
+    nl.save_checkpoint(model, path, metadata=facts)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("classifier")
+    saved(folder / "videos.safetensors", "c2d_tiny", **CLIPS, **OF_VIDEOS)
+    saved(folder / "cue.safetensors", "c2d_tiny", **CLIPS)
+    saved(folder / "several.safetensors", "c2d_tiny", **CLIPS, **{**OF_VIDEOS, "multi_label": True})
+    saved(folder / "images.safetensors", "nl_digits", **IMAGES)
+    saved(folder / "sequences.safetensors", "c1d_tiny", classes=CLASSES, sample_shape=[3, 384])
+    write_video(folder / "files" / "a.mp4")
+    write_video(folder / "files" / "deep" / "b.mp4", grey_frames(5))
+    cut(folder / "files" / "a.mp4", folder / "files" / "cut.mp4")
+    Image.new("L", (40, 30), 90).save(folder / "image.png")
+    return folder
+
+
+def answer_by_hand(folder, checkpoint, sampling, **settings):
+    """The probabilities of a.mp4, by the data set and the network."""
+    videos = VideoList((folder / "files" / "a.mp4",), (0,), tuple(CLASSES))
+    clips = VideoClips(videos, frames=8, sampling=sampling, **settings)[0][0]
+    model = nl.load_checkpoint(folder / checkpoint).eval()
+    with torch.no_grad():
+        return model.probabilities(clips.view(-1, *clips.shape[-4:])).mean(0)
+
+
+def probabilities(answer):
+    by_class = {row["class"]: row["probability"] for row in answer["top"]}
+    return torch.tensor([by_class[name] for name in CLASSES])
+
+
+def test_three_lines(folder):
+    classifier = nl.load_classifier(folder / "videos.safetensors")
+    answer = classifier.predict(folder / "files" / "a.mp4")
+    assert answer["class"] in CLASSES
+    assert answer["views"] == "1 clip"
+    expected = answer_by_hand(folder, "videos.safetensors", CentreClip(40), stride=3)
+    torch.testing.assert_close(probabilities(answer), expected)
+    many = classifier.predict(str(folder / "files" / "a.mp4"), views=30, batch_size=7)
+    assert many["views"] == "30 views (10 clips x 3 crops)"
+    expected = answer_by_hand(folder, "videos.safetensors", Views(size=40), stride=3)
+    torch.testing.assert_close(probabilities(many), expected)
+    assert json.loads(json.dumps(many)) == many
+
+
+def test_what_a_checkpoint_does_not_say_is_that_of_generated_clips(folder):
+    classifier = nl.load_classifier(folder / "cue.safetensors")
+    assert (classifier.stride, classifier.video_size) == (1, 32)
+    assert (classifier.mean, classifier.standard_deviation, classifier.multi_label) == (0, 255, False)
+    expected = answer_by_hand(
+        folder, "cue.safetensors", CentreClip(32), stride=1, mean=0.0, standard_deviation=255.0
+    )
+    torch.testing.assert_close(probabilities(classifier.predict(folder / "files" / "a.mp4")), expected)
+
+
+def test_what_a_checkpoint_says(folder):
+    classifier = nl.load_classifier(folder / "videos.safetensors")
+    assert (classifier.classes, classifier.sample_shape) == (tuple(CLASSES), (3, 8, 32, 32))
+    assert (classifier.stride, classifier.video_size, classifier.image_size) == (3, 40, (32, 32))
+    assert (classifier.mean, classifier.standard_deviation) == (114.75, 57.375)
+    assert not classifier.model.training
+    several = nl.load_classifier(folder / "several.safetensors")
+    assert several.multi_label
+    assert probabilities(several.predict(folder / "files" / "a.mp4")).sum() != pytest.approx(1, abs=0.01)
+
+
+def test_images(folder):
+    classifier = nl.load_classifier(folder / "images.safetensors")
+    answer = classifier.predict(folder / "image.png", top=3)
+    assert "views" not in answer
+    image = read_image(folder / "image.png", image_size=(28, 28), channels=1)
+    with torch.no_grad():
+        expected = classifier.model(image[None]).softmax(1)[0]
+    torch.testing.assert_close(probabilities(answer), expected)
+
+
+def test_many_files(folder):
+    classifier = nl.load_classifier(folder / "videos.safetensors")
+    answers = list(classifier.predict_many([folder / "files"], top=1))
+    names = [answer["path"].removeprefix(str(folder / "files")) for answer in answers]
+    assert names == ["/a.mp4", "/cut.mp4", "/deep/b.mp4"]
+    assert ["error" in answer for answer in answers] == [False, True, False]
+    assert len(answers[0]["top"]) == 1
+    (alone,) = classifier.predict_many(str(folder / "files" / "a.mp4"), top=1)
+    assert alone == answers[0]
+
+
+def test_a_folder_of_frames_is_a_video(folder, tmp_path):
+    for number in range(30):
+        Image.new("RGB", (40, 36), (9 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    classifier = nl.load_classifier(folder / "videos.safetensors")
+    assert classifier.predict(tmp_path)["views"] == "1 clip"
+
+
+def test_a_file_that_cannot_be_read(folder):
+    classifier = nl.load_classifier(folder / "videos.safetensors")
+    with pytest.raises(ValueError, match=r"cut\.mp4: it is cut"):
+        classifier.predict(folder / "files" / "cut.mp4")
+    with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*none\.mp4"):
+        classifier.predict(folder / "none.mp4")
+    with pytest.raises(ValueError, match=r"files is a folder of files: use predict_many"):
+        classifier.predict(folder / "files")
+    with pytest.raises(ValueError, match=r"image\.png is an image, and the model takes videos"):
+        classifier.predict_many([folder / "files", folder / "image.png"])
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+        classifier.predict_many([folder / "none.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("images", {"views": 1}, "views is a setting of models of videos; this one takes images"),
+        ("videos", {"views": 3}, "views must be one of 1, 30; got 3"),
+        ("videos", {"top": 0}, "top must be a whole number of at least 1; got 0"),
+        ("images", {"batch_size": 0}, "batch_size must be a whole number of at least 1; got 0"),
+        ("sequences", {}, r"this model takes samples of shape \(3, 384\)"),
+    ],
+    ids=str,
+)
+def test_wrong_settings(folder, name, settings, says):
+    classifier = nl.load_classifier(folder / f"{name}.safetensors")
+    file = folder / "files" / "a.mp4" if name == "videos" else folder / "image.png"
+    with pytest.raises(ValueError, match=says):
+        classifier.predict(file, **settings)
+
+
+def test_files_that_hold_no_classifier(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no finished epoch"):
+        nl.load_classifier(tmp_path)
+    nl.save_checkpoint(nl.create_model("c2d_tiny"), tmp_path / "bare.safetensors")
+    with pytest.raises(nl.CheckpointError, match="does not say which classes"):
+        nl.load_classifier(tmp_path / "bare.safetensors")
+
+
+def test_a_run_s_folder_is_its_best_weights(folder, tmp_path):
+    (tmp_path / "best.safetensors").write_bytes((folder / "images.safetensors").read_bytes())
+    loaded = nl.load_classifier(str(tmp_path))
+    assert isinstance(loaded, Classifier)
+    assert loaded.predict(folder / "image.png") == nl.load_classifier(folder / "images.safetensors").predict(
+        folder / "image.png"
+    )

@@ -1,0 +1,113 @@
+"""Answers for video files: by which views, of which frames, and why there is none."""
+
+import pytest
+import torch
+from torch import nn
+
+from nonlocalnn.data.clips import MEAN, STANDARD_DEVIATION
+from nonlocalnn.data.video_lists import VideoList
+from nonlocalnn.data.video_sets import CentreClip, VideoClips, Views
+from nonlocalnn.video_prediction import predict_videos
+from videos import cut, write_video
+
+CLASSES = ("a", "b", "c", "d")
+SETTINGS = {"classes": CLASSES, "frames": 3, "stride": 2, "size": 24}
+
+
+class Recorder(nn.Module):
+    """Scores that follow from the mean of a clip; keeps the clips that it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(9 * torch.randn(len(CLASSES)))
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return 5 * torch.sin(x.mean((1, 2, 3, 4))[:, None] * self.weight)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    write_video(folder / "whole.mp4")
+    cut(folder / "whole.mp4", folder / "cut.mp4")
+    return folder
+
+
+def items(folder, sampling, **settings):
+    videos = VideoList((folder / "whole.mp4",), (0,), CLASSES)
+    return VideoClips(videos, frames=3, stride=2, sampling=sampling, **settings)[0][0]
+
+
+@pytest.mark.parametrize(
+    ("views", "name", "sampling"),
+    [(1, "1 clip", CentreClip(24)), (30, "30 views (10 clips x 3 crops)", Views(size=24))],
+    ids=["clip", "views"],
+)
+def test_each_answer_names_its_views(folder, views, name, sampling):
+    model = Recorder().train()
+    path = folder / "whole.mp4"
+    (answer,) = predict_videos(model, [path], views=views, batch_size=7, top=2, **SETTINGS)
+    assert not model.training
+    assert list(answer) == ["path", "views", "class", "probability", "top"]
+    assert (answer["path"], answer["views"]) == (str(path), name)
+    # Views go through the network in their order, all of them, and in parts.
+    clips = items(folder, sampling).view(views, 3, 3, 24, 24)
+    assert [len(part) for part in model.seen] == [7] * (views // 7) + [views % 7]
+    torch.testing.assert_close(torch.cat(model.seen), clips, rtol=0, atol=0)
+    expected, order = model(clips).softmax(1).mean(0).sort(descending=True)
+    assert [row["class"] for row in answer["top"]] == [CLASSES[place] for place in order[:2]]
+    assert [row["probability"] for row in answer["top"]] == pytest.approx(expected[:2].tolist())
+    assert {"class": answer["class"], "probability": answer["probability"]} == answer["top"][0]
+
+
+def test_the_two_modes_differ(folder):
+    model = Recorder()
+    one, many = (
+        next(predict_videos(model, [folder / "whole.mp4"], views=views, **SETTINGS)) for views in (1, 30)
+    )
+    assert one["views"] != many["views"]
+    assert abs(one["probability"] - many["probability"]) > 1e-3
+
+
+def test_several_classes_have_probabilities_of_their_own(folder):
+    model = Recorder()
+    path = folder / "whole.mp4"
+    (answer,) = predict_videos(model, [path], multi_label=True, top=4, **SETTINGS)
+    expected = model(items(folder, CentreClip(24))[None]).sigmoid()[0].sort(descending=True).values
+    assert [row["probability"] for row in answer["top"]] == pytest.approx(expected.tolist())
+
+
+def test_values_are_normalised_as_asked(folder):
+    model = Recorder()
+    path = folder / "whole.mp4"
+    next(predict_videos(model, [path], **SETTINGS))
+    next(predict_videos(model, [path], mean=0.0, standard_deviation=255.0, **SETTINGS))
+    first, second = model.seen
+    assert 0 <= second.min() < second.max() <= 1
+    torch.testing.assert_close(first * STANDARD_DEVIATION + MEAN, second * 255)
+
+
+def test_broken_videos_say_why_and_stop_nothing(folder):
+    paths = [folder / name for name in ("cut.mp4", "whole.mp4", "none.mp4")]
+    cut_one, whole, none = predict_videos(Recorder(), paths, **SETTINGS)
+    assert set(cut_one) == {"path", "error"}
+    assert "cut.mp4: it is cut" in cut_one["error"]
+    assert whole["class"] in CLASSES
+    assert none["error"] == f"no such video: {paths[2]}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"views": 3}, "views must be one of 1, 30; got 3"),
+        ({"backend": "cv2"}, "backend must be one of 'pyav'"),
+        ({"frames": 0}, "frames must be a whole number of at least 1"),
+        ({"precision": "fp8"}, "precision must be one of"),
+    ],
+    ids=str,
+)
+def test_wrong_settings(folder, settings, says):
+    with pytest.raises(ValueError, match=says):
+        list(predict_videos(Recorder(), [folder / "whole.mp4"], **{**SETTINGS, **settings}))
