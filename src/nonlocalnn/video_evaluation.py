@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -82,6 +85,7 @@ def evaluate_videos(
     precision: Precision = "fp32",
     num_workers: int = 0,
     distributed: bool = False,
+    watch: Callable[[DataLoader[Any]], Iterable[Any]] | None = None,
 ) -> VideoEvaluation:
     """Run ``model`` over the views of each video in eval mode and return what it found.
 
@@ -98,6 +102,7 @@ def evaluate_videos(
         num_workers: Processes that read the videos; 0 reads in this one.
         distributed: Share the videos among the ranks of the default process group; every rank returns the
             same total.
+        watch: Takes the batches and gives them back one by one, to show how far it is.
 
     Raises:
         ValueError: The data set takes clips at random, no video can be read, or the model's scores do not
@@ -120,7 +125,7 @@ def evaluate_videos(
     readable = [torch.empty(0, dtype=torch.bool)]
     found = [torch.empty(0, len(dataset.classes))]
     try:
-        for clips, targets in loader:
+        for clips, targets in loader if watch is None else watch(loader):
             readable.append(targets.view(len(targets), -1)[:, 0] != UNREADABLE)
             views = clips.view(len(clips), -1, *dataset.sample_shape)[readable[-1]]
             if len(views) > 0:

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from nonlocalnn._files import write_text
 from nonlocalnn.classifier import Classifier, load_classifier
-from nonlocalnn.cli.common import add_model_arguments, check_classes, command_parser, load_samples
+from nonlocalnn.cli.common import (
+    add_model_arguments,
+    check_classes,
+    command_parser,
+    load_samples,
+    progress,
+)
 from nonlocalnn.data import list_datasets
 from nonlocalnn.data.video import BACKENDS
 from nonlocalnn.data.video_named import VIDEO_SETS, load_video_set
@@ -141,6 +147,7 @@ def _evaluate_videos(args: argparse.Namespace, loaded: Classifier, data: str) ->
             device=loaded.device,
             precision=args.precision,
             num_workers=args.num_workers,
+            watch=lambda batches: progress(batches, total=len(batches), label="evaluate"),
         )
     for path in found.unreadable:
         print(f"nonlocalnn evaluate: left out, cannot be read: {path}", file=sys.stderr)
