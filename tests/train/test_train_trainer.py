@@ -325,3 +325,17 @@ def test_a_scaled_rate_is_said_aloud(tmp_path, capsys):
     )
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[0]["lr"] < 0.0025
+
+
+class CountingTask(TinyTask):
+    """Logs a one for every step."""
+
+    def loss(self, model, batch):
+        value, logs = super().loss(model, batch)
+        return value, {**logs, "one": torch.ones(())}
+
+
+def test_a_short_epoch_logs_means_over_its_steps(tmp_path):
+    train(tiny_recipe(tmp_path, iterations=8), task=CountingTask())
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["train_one"] for row in rows] == [1.0, 1.0]

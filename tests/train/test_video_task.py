@@ -1,5 +1,6 @@
 """Training on small videos that the tests encode."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -124,6 +125,16 @@ def test_a_run_that_was_stopped_gives_the_same_weights(videos, tmp_path, monkeyp
     train(cut, resume=True)
     first, second = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "cut"))
     torch.testing.assert_close(first["learner"], second["learner"], rtol=0, atol=0)
+
+
+def test_a_resumed_run_asks_no_more_for_the_weights_it_began_with(videos, tmp_path):
+    source = nl.create_model("nl2_c2d_tiny", num_classes=2)
+    nl.save_checkpoint(source, tmp_path / "source.safetensors")
+    recipe = recipe_for(videos, tmp_path / "run", test_views=1, start_from=tmp_path / "source.safetensors")
+    train(recipe)
+    (tmp_path / "source.safetensors").unlink()
+    longer = dataclasses.replace(recipe, epochs=2)
+    assert train(longer, resume=True).steps == 6
 
 
 def test_several_classes_a_video(tmp_path):
