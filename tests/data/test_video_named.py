@@ -68,6 +68,14 @@ def test_kinetics_in_both_layouts(tmp_path, class_folders):
         assert found == ([f"val/{walk}ccc_000003_000013.mp4"], (1,), ("run", "walk"))
 
 
+def test_kinetics_numbers_classes_as_in_training(tmp_path):
+    header = "label,youtube_id,time_start,time_end,split\n"
+    write(tmp_path, "train.csv", f"{header}run,aaa,1,11,train\nwalk,bbb,2,12,train\n")
+    write(tmp_path, "val.csv", f"{header}walk,ccc,3,13,val\n")
+    touch(tmp_path, "val/ccc_000003_000013.mp4")
+    assert listed(tmp_path, "kinetics", "test")[1:] == ((1,), ("run", "walk"))
+
+
 def test_ucf101_and_hmdb51(tmp_path):
     write(tmp_path, "ucfTrainTestlist/classInd.txt", "1 Run\n2 Walk\n")
     write(tmp_path, "ucfTrainTestlist/trainlist01.txt", "Run/a.avi 1\nWalk/b.avi 2\n")

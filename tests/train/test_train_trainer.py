@@ -9,6 +9,8 @@ from tiny_task import LENGTHS, TinyTask, assert_identical, final_state, tiny_rec
 from torch.nn import functional as F
 
 from nonlocalnn.train import NonFiniteLossError, train
+from nonlocalnn.train.distributed import process_group
+from nonlocalnn.train.learner import Learner
 from nonlocalnn.train.order import epoch_order, mix
 
 
@@ -339,3 +341,21 @@ def test_a_short_epoch_logs_means_over_its_steps(tmp_path):
     train(tiny_recipe(tmp_path, iterations=8), task=CountingTask())
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["train_one"] for row in rows] == [1.0, 1.0]
+
+
+def test_statistics_of_norms_depend_on_the_seed_alone(tmp_path):
+    class Dropping(TinyTask):
+        def model(self, data):
+            return torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm2d(1))
+
+    recipe, samples = tiny_recipe(tmp_path), TinyTask().data("train")
+    found = []
+    for number in (1, 2):
+        task = Dropping()
+        with process_group("cpu") as group:
+            learner = Learner(task.model(samples), task=task, recipe=recipe, group=group, samples=samples)
+            torch.manual_seed(number)
+            learner.average_norms([([torch.ones(4, 1, 5, 7)], torch.arange(4))], seed=9)
+        found.append(learner.model[1].running_mean)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert 0 < found[0] != 1

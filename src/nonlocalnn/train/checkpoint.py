@@ -45,7 +45,7 @@ class Position:
         """Return whether nothing of ``recipe`` is left to train."""
         if recipe.iterations is None:
             return self.epoch == recipe.epochs
-        return self.step == 0 and self.steps == recipe.iterations
+        return self.steps == recipe.iterations
 
 
 @dataclass(frozen=True)
