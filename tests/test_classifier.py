@@ -95,6 +95,18 @@ def test_what_a_checkpoint_says(folder):
     assert probabilities(several.predict(folder / "files" / "a.mp4")).sum() != pytest.approx(1, abs=0.01)
 
 
+def test_each_channel_has_its_own_mean(folder):
+    """Three numbers come back from the file as a list."""
+    facts = {**OF_VIDEOS, "mean": [120.0, 110.0, 100.0], "standard_deviation": [50.0, 60.0, 70.0]}
+    saved(folder / "channels.safetensors", "c2d_tiny", **CLIPS, **facts)
+    normalization = {name: tuple(facts[name]) for name in ("mean", "standard_deviation")}
+    expected = answer_by_hand(folder, "channels.safetensors", CentreClip(40), stride=3, **normalization)
+    answer = nl.load_classifier(folder / "channels.safetensors").predict(folder / "files" / "a.mp4")
+    torch.testing.assert_close(probabilities(answer), expected)
+    one = nl.load_classifier(folder / "videos.safetensors").predict(folder / "files" / "a.mp4")
+    assert not torch.allclose(probabilities(one), probabilities(answer))
+
+
 def test_images(folder):
     classifier = nl.load_classifier(folder / "images.safetensors")
     answer = classifier.predict(folder / "image.png", top=3)

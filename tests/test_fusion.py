@@ -78,3 +78,28 @@ def test_neighbours_by_declaration_alone_are_left_as_they_are():
     x = torch.randn(2, 4, 5, 7, dtype=torch.float64)
     expected = model(x)
     torch.testing.assert_close(nl.fuse_(model)(x), expected)
+
+
+@pytest.mark.parametrize("after", ["0", "1"])
+def test_a_block_between_a_convolution_and_what_follows_stays_where_it_is(after):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    nl.insert_nonlocal_(network, [after], zero_init=False)
+    randomize_(network).eval()
+    x = torch.randn(2, 3, 9, 9)
+    before = network(x)
+    torch.testing.assert_close(nl.fuse_(network)(x), before)
+
+
+def test_a_norm_with_an_activation_inside_is_left_alone():
+    class NormAct(nn.BatchNorm2d):
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(super().forward(x))
+
+    network = randomize_(nn.Sequential(nn.Conv2d(3, 8, 3), NormAct(8))).eval()
+    x = torch.randn(2, 3, 9, 9)
+    before = network(x)
+    torch.testing.assert_close(nl.fuse_(network)(x), before)

@@ -9,20 +9,28 @@ import nonlocalnn as nl
 
 PUBLIC = [
     "CheckpointError",
+    "InsertionReport",
     "NonLocal1d",
     "NonLocal2d",
     "NonLocal3d",
     "NonLocalNd",
+    "assert_trained",
     "capture_affinity",
+    "convert_nonlocal_",
     "cost",
     "create_model",
     "functional",
     "fuse_",
     "inflate_",
+    "insert_nonlocal_",
     "list_models",
     "load_checkpoint",
     "load_classifier",
+    "nonlocal_blocks",
+    "param_groups",
+    "remove_nonlocal_",
     "save_checkpoint",
+    "sites",
 ]
 
 

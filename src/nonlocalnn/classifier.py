@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, read_metadata
-from nonlocalnn.data.clips import check_positive
+from nonlocalnn.data.clips import ChannelValues, check_positive
 from nonlocalnn.data.video import FRAME_SUFFIXES
 from nonlocalnn.data.video_files import find_videos
 from nonlocalnn.evaluate import Precision
@@ -33,7 +33,7 @@ class Classifier:
         stride: Frames from one of a clip to the next.
         test_size: Short side of videos, and side of the squares cut out of them, in pixels; None for the side
             of the samples.
-        mean: What becomes 0, of pixel values of videos, from 0 to 255.
+        mean: What becomes 0, of pixel values of videos, from 0 to 255; one number, or one for each channel.
         standard_deviation: What becomes a distance of 1, of the same. By default values are from 0 to 1.
         multi_label: Whether a video may show several classes, or none.
 
@@ -51,8 +51,8 @@ class Classifier:
     recipe: dict[str, Any]
     stride: int = 1
     test_size: int | None = None
-    mean: float = 0.0
-    standard_deviation: float = 255.0
+    mean: ChannelValues = 0.0
+    standard_deviation: ChannelValues = 255.0
     multi_label: bool = False
 
     @property

@@ -79,7 +79,9 @@ def _neighbours(owner: nn.Module) -> Iterator[tuple[str, str]]:
         pairs = []
     children = dict(owner.named_children())
     for layer_name, norm_name in pairs:
-        norm = children.get(norm_name)
-        is_norm = isinstance(norm, nn.modules.batchnorm._BatchNorm | FrozenNorm)
-        if is_norm and isinstance(children[layer_name], Convolution):
+        layer, norm = children.get(layer_name), children.get(norm_name)
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm | FrozenNorm):
+            continue
+        # What has children of its own, such as an inserted block or an activation, does more than its class.
+        if isinstance(layer, Convolution) and not [*layer.children(), *norm.children()]:
             yield layer_name, norm_name

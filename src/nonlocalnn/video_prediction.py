@@ -26,8 +26,8 @@ def predict_videos(
     stride: int,
     size: int = 256,
     views: int = 1,
-    mean: float = clips.MEAN,
-    standard_deviation: float = clips.STANDARD_DEVIATION,
+    mean: clips.ChannelValues = clips.MEAN,
+    standard_deviation: clips.ChannelValues = clips.STANDARD_DEVIATION,
     multi_label: bool = False,
     batch_size: int = 8,
     device: torch.device | str = "cpu",
@@ -48,7 +48,7 @@ def predict_videos(
         stride: Frames from one of a clip to the next.
         size: The short side is scaled to it, and the squares are as long, in pixels.
         views: 1, the clip in the middle, or 30, 10 clips x 3 crops.
-        mean: What becomes 0, of pixel values from 0 to 255.
+        mean: What becomes 0, of pixel values from 0 to 255; one number, or one for each channel.
         standard_deviation: What becomes a distance of 1, of the same.
         multi_label: Whether a video may show several classes, or none; probabilities then do not sum to 1.
         batch_size: Views a forward pass.

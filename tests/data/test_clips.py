@@ -181,3 +181,31 @@ def test_normalising_leaves_its_input_alone():
     frames = torch.ones(1, 1, 1, 3)
     clips.normalize_clip(frames)
     assert frames.tolist() == [[[[1, 1, 1]]]]
+
+
+def test_each_channel_has_its_own_mean():
+    frames = torch.randint(256, (2, 5, 4, 6, 3), dtype=torch.uint8)
+    mean, deviation = (10.0, 20.0, 30.0), [2.0, 4.0, 8.0]
+    found = clips.normalize_clip(frames, mean=mean, standard_deviation=deviation)
+    assert found.dtype == torch.float32
+    for channel in range(3):
+        expected = clips.normalize_clip(frames, mean=mean[channel], standard_deviation=deviation[channel])
+        torch.testing.assert_close(found[:, channel], expected[:, channel], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            {"mean": (1.0, 2.0)},
+            r"mean must be one number, or one for each of the 3 channels; got \(1.0, 2.0\)",
+        ),
+        ({"standard_deviation": [1.0] * 4}, "standard_deviation must be one number"),
+        ({"standard_deviation": (1.0, 0.0, 1.0)}, r"must be greater than 0; got \(1.0, 0.0, 1.0\)"),
+        ({"standard_deviation": 0.0}, "must be greater than 0; got 0.0"),
+    ],
+    ids=str,
+)
+def test_wrong_means_and_deviations(settings, says):
+    with pytest.raises(ValueError, match=says):
+        clips.normalize_clip(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), **settings)

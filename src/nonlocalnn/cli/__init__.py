@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "class probabilities of image files, as JSON lines",
     "maps": "what each position attends to, as arrays and pictures",
     "convert": "turn another code base's checkpoint into ours",
+    "export": "write a network as a file that onnxruntime or PyTorch runs by itself",
     "data": "look after video files: find broken ones, make small copies",
     "models": "list the networks that can be made by name",
     "cost": "parameters, FLOPs and the memory of the blocks",

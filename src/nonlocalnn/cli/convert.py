@@ -2,42 +2,131 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from nonlocalnn.checkpoints import load_checkpoint, read_metadata, save_checkpoint
+from torch import nn
+
+from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
 from nonlocalnn.classifier import describe_images
 from nonlocalnn.cli.common import command_parser
-from nonlocalnn.models import create_model
+from nonlocalnn.models import ResidualNetwork, create_model
 
 
 def run(words: Sequence[str]) -> int:
-    """Read a checkpoint of any known kind and write it as ours."""
+    """Read a checkpoint of any known kind and write it as ours, or ours as another's."""
+    args = _parser().parse_args(words)
+    # Every setting that has no effect is an error.
+    if args.to is not None and args.classes is not None:
+        raise ValueError("--classes is written into our files only: leave it out with --to")
+    model = None if args.model is None else create_model(args.model)
+    found = import_checkpoint(
+        args.source, model, clip=args.clip, dot_product=args.dot_product, allow_partial=args.allow_partial
+    )
+    print(f"{args.source}: {_description(found)}")
+    for gap in found.gaps:
+        print(f"{args.source}: {gap}")
+    if args.to is not None:
+        for difference in export_checkpoint(found.model, args.target, to=args.to):
+            print(f"{args.target}: tell {args.to} what no key says: {difference}")
+        print(f"{args.target}: keys of {args.to}")
+        return 0
+    metadata = found.metadata or describe_images(found.model, args.source)
+    if args.classes is not None:
+        metadata = {**metadata, "classes": _read_classes(args.classes, len(metadata["classes"]))}
+    save_checkpoint(found.model, args.target, metadata=metadata)
+    print(f"{args.target}: {found.model.config}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "convert",
-        "Turn a checkpoint of another code base into ours, with equal outputs. Known: the digit network of "
-        "AlexHex7/Non-local_pytorch, with any of its kinds of block. Nothing that the file holds is run.",
-        "nonlocalnn convert their_weights.pth digits.safetensors",
+        "Turn a checkpoint of another code base into ours, with equal outputs, or ours into theirs.\n"
+        "Known are the C2D and I3D networks of video-nonlocal-net (the paper's code), SlowFast and\n"
+        "mmaction2, with blocks and without, and the digit network of AlexHex7/Non-local_pytorch. A file is\n"
+        "recognised by what it holds, and nothing in it is run. A tensor that is missing or not used is an\n"
+        "error.",
+        "nonlocalnn convert i3d_nonlocal_8x8_IN_pretrain_400k.pkl i3d.safetensors\n"
+        "  nonlocalnn convert i3d.safetensors i3d.pyth --to slowfast",
     )
-    parser.add_argument("source", type=Path, help="their file")
-    parser.add_argument("target", type=Path, help="our file, in safetensors format")
+    parser.add_argument("source", type=Path, help="the file that is read")
+    parser.add_argument("target", type=Path, help="the file that is written, in safetensors format")
+    parser.add_argument(
+        "--clip",
+        metavar="TxS",
+        help="frames of a clip x stride, of video networks: 8x8, 32x2, 32x4 or 128x1; no key tells (default: "
+        "what the file's name says, else 8x8 of SlowFast and 32x2 of mmaction2)",
+    )
+    parser.add_argument("--classes", type=Path, help="a text file with the name of a class on each line")
     parser.add_argument(
         "--dot-product",
         action="store_true",
-        help="the blocks are of their dot-product kind, whose keys are those of the embedded Gaussian",
+        help="the blocks are of the dot-product kind, whose keys are those of the embedded Gaussian",
     )
-    args = parser.parse_args(words)
-    model = load_checkpoint(args.source)
-    if args.dot_product:
-        config = model.config
-        assert isinstance(config, dict)
-        found = config["overrides"].get("instantiation", "embedded_gaussian")
-        if found not in ("embedded_gaussian", "dot_product"):
-            raise ValueError(f"{args.source} holds blocks of the kind {found!r}, not of the dot product")
-        overrides = {**config["overrides"], "instantiation": "dot_product"}
-        model = create_model(config["name"], num_classes=config["num_classes"], **overrides)
-        load_checkpoint(args.source, model)
-    metadata = read_metadata(args.source) or describe_images(model, args.source)
-    save_checkpoint(model, args.target, metadata=metadata)
-    print(f"{args.target}: {model.config}")
-    return 0
+    parser.add_argument(
+        "--model", metavar="NAME", help="the network that takes the weights, such as one for those of images"
+    )
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="missing and unused tensors are listed, and no error; what is missing keeps fresh weights",
+    )
+    parser.add_argument("--to", choices=("slowfast", "mmaction2"), help="write the keys of this code base")
+    return parser
+
+
+def _description(found: Imported) -> str:
+    """Return what was found: code base, network, blocks, clip, normalisation, and how much of it was used."""
+    parts = [found.source]
+    if isinstance(found.model, ResidualNetwork):
+        parts += _network(found.model)
+    metadata = found.metadata
+    if "stride" in metadata:
+        parts.append(f"clips of {metadata['sample_shape'][1]} frames, stride {metadata['stride']}")
+    if "mean" in metadata:
+        parts.append(f"mean {metadata['mean']}, standard deviation {metadata['standard_deviation']}")
+    return "; ".join([*parts, f"{found.num_tensors} tensors{'' if found.gaps else ', all used'}"])
+
+
+def _network(model: ResidualNetwork) -> list[str]:
+    stages = (model.layer1, model.layer2, model.layer3, model.layer4)
+    lengths = [len(stage) for stage in stages]
+    depth = 3 * sum(lengths) + 2
+    kernel = "x".join(str(side) for side in model.conv1.kernel_size)
+    blocks = {name: block for name, block in model.named_modules() if isinstance(block, NonLocalNd)}
+    kinds = sorted({block.instantiation for block in blocks.values()})
+    placed = ", ".join(name.removesuffix(".nl") for name in blocks)
+    norm = "batch" if isinstance(model.bn1, nn.modules.batchnorm._BatchNorm) else "frozen"
+    return [
+        f"{_kind(model)} of depth {depth} ({', '.join(map(str, lengths))}), first kernel {kernel}",
+        f"{len(blocks)} blocks, {', '.join(kinds)}, after {placed}" if blocks else "no blocks",
+        f"{norm} norms",
+    ]
+
+
+def _kind(model: ResidualNetwork) -> str:
+    if model.num_sides != 3:
+        return "ResNet"
+    first: Any = model.layer1[0]
+    if first.conv1.kernel_size[0] == 3:
+        return "I3D (3x1x1)"
+    return "I3D (3x3x3)" if first.conv2.kernel_size[0] == 3 else "C2D"
+
+
+def _read_classes(path: Path, number: int) -> list[str]:
+    """Return the names in a file, one a line.
+
+    Raises:
+        ValueError: There are not as many as the model has outputs, or two are equal.
+    """
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(names) != number or len(set(names)) != number:
+        raise ValueError(
+            f"{path} must name {number} different classes, one a line; it has {len(names)} lines, "
+            f"{len(set(names))} of them different"
+        )
+    return names

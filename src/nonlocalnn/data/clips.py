@@ -10,12 +10,16 @@ places along the long side, without mirroring.
 Frames are uint8 (T, H, W, 3) until :func:`normalize_clip` makes them what a network takes.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # Of 8-bit values: 0.45 x 255 and 0.225 x 255, the same for red, green and blue.
 MEAN, STANDARD_DEVIATION = 114.75, 57.375
+# One number for all channels, or one for each of red, green and blue.
+ChannelValues = float | Sequence[float]
 
 
 def check_positive(**values: int) -> None:
@@ -220,17 +224,20 @@ def _check_fits(frames: Tensor, size: int) -> None:
 
 
 def normalize_clip(
-    frames: Tensor, *, mean: float = MEAN, standard_deviation: float = STANDARD_DEVIATION
+    frames: Tensor, *, mean: ChannelValues = MEAN, standard_deviation: ChannelValues = STANDARD_DEVIATION
 ) -> Tensor:
     """Return frames as a network takes them: (x - mean) / standard_deviation, channels first.
 
     Args:
         frames: uint8 (T, H, W, 3), or several clips, (V, T, H, W, 3).
-        mean: What becomes 0, of values from 0 to 255.
+        mean: What becomes 0, of values from 0 to 255; one number, or one for each of the three channels.
         standard_deviation: What becomes a distance of 1, of the same.
 
     Returns:
         float32 (3, T, H, W) or (V, 3, T, H, W), contiguous.
+
+    Raises:
+        ValueError: There is another number of numbers, or a deviation is not greater than 0.
 
     Memory: the result, and nothing besides.
 
@@ -239,5 +246,24 @@ def normalize_clip(
         >>> clip.shape, round(float(clip[0, 0, 0, 0]), 4)
         (torch.Size([3, 2, 5, 7]), 2.4444)
     """
+    check_normalization(mean, standard_deviation)
     clip = frames.movedim(-1, -4).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    return clip.sub_(mean).div_(standard_deviation)
+    return clip.sub_(_by_channel(mean)).div_(_by_channel(standard_deviation))
+
+
+def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues) -> None:
+    """Check that each is one number or three, and that deviations are greater than 0.
+
+    Raises:
+        ValueError: They are not.
+    """
+    for name, value in (("mean", mean), ("standard_deviation", standard_deviation)):
+        if isinstance(value, Sequence) and len(value) != 3:
+            raise ValueError(f"{name} must be one number, or one for each of the 3 channels; got {value}")
+    deviations = standard_deviation if isinstance(standard_deviation, Sequence) else [standard_deviation]
+    if min(deviations) <= 0:
+        raise ValueError(f"standard_deviation must be greater than 0; got {standard_deviation}")
+
+
+def _by_channel(value: ChannelValues) -> float | Tensor:
+    return torch.tensor(value).view(3, 1, 1, 1) if isinstance(value, Sequence) else value

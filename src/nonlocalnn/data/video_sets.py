@@ -82,15 +82,14 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
         sampling: RandomClip | CentreClip | Views,
         backend: str = "pyav",
         max_broken: int = 0,
-        mean: float = clips.MEAN,
-        standard_deviation: float = clips.STANDARD_DEVIATION,
+        mean: clips.ChannelValues = clips.MEAN,
+        standard_deviation: clips.ChannelValues = clips.STANDARD_DEVIATION,
     ) -> None:
         clips.check_positive(frames=frames, stride=stride)
         check_choice("backend", backend, BACKENDS)
         if max_broken < 0:
             raise ValueError(f"max_broken must be at least 0; got {max_broken}")
-        if standard_deviation <= 0:
-            raise ValueError(f"standard_deviation must be greater than 0; got {standard_deviation}")
+        clips.check_normalization(mean, standard_deviation)
         self.videos = videos
         self.frames = frames
         self.stride = stride

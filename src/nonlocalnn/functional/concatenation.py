@@ -43,8 +43,32 @@ def rectified_non_local(
         g_BME: Values; a masked key's is zero, so that it adds nothing wherever it is sorted.
         count_B11: C(x); None is M.
     """
+    if torch.compiler.is_exporting():
+        return _exported_average(a_BN, b_BM, g_BME, count_B11)
     dtype = torch.promote_types(g_BME.dtype, torch.float32)
     y_BNE: Tensor = _average(a_BN.to(dtype), b_BM.to(dtype), g_BME.to(dtype), count_B11)
+    return y_BNE.to(g_BME.dtype)
+
+
+def _exported_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None) -> Tensor:
+    """Return the same by operators that ONNX has too, in a few lines and for any size.
+
+    Prefix sums over single keys instead of runs, in float64 against their rounding, and k(i) by sorting the
+    queries in among the keys, as ONNX has no binary search. Where a_i + b_j is 0 it does not matter on which
+    side of query i key j is put.
+    """
+    num_queries, num_values = a_BN.shape[1], g_BME.shape[2]
+    merged_order = torch.cat([-a_BN, b_BM], 1).argsort(dim=1, descending=True)
+    keys_before = (merged_order >= num_queries).to(torch.int64).cumsum(1)
+    k_BN = torch.zeros_like(merged_order).scatter(1, merged_order, keys_before)[:, :num_queries]
+    b_BM, order_BM = b_BM.sort(dim=1, descending=True)
+    g_BME1 = g_BME.gather(1, order_BM.unsqueeze(2).expand(-1, -1, num_values)).double().unsqueeze(3)
+    rows = torch.cat([g_BME1, b_BM[:, :, None, None] * g_BME1], 3).flatten(2)
+    sums = F.pad(rows.cumsum(1), (0, 0, 1, 0))
+    p_BNE, q_BNE = (
+        sums.gather(1, k_BN.unsqueeze(2).expand(-1, -1, 2 * num_values)).unflatten(2, (-1, 2)).unbind(3)
+    )
+    y_BNE = (a_BN.unsqueeze(2) * p_BNE + q_BNE) / (b_BM.shape[1] if count_B11 is None else count_B11)
     return y_BNE.to(g_BME.dtype)
 
 

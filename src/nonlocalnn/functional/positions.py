@@ -217,8 +217,10 @@ def pool_map(x: Tensor, extent: Extent) -> Tensor:
     outer, height, width = _as_images(tuple(sides), extent)
     kernel = _kernel(height, width, extent)
     images = x.reshape(batch, num_channels * outer, height, width)
-    # PyTorch's pooling of rows is many times faster than that of images, without gradients.
-    maxima = F.max_pool1d(images.flatten(2), kernel[1]) if height == 1 else F.max_pool2d(images, kernel)
+    # PyTorch's pooling of rows is many times faster than that of images, without gradients; but a program
+    # that is exported with it is one for the length of its example.
+    is_row = height == 1 and not torch.compiler.is_exporting()
+    maxima = F.max_pool1d(images.flatten(2), kernel[1]) if is_row else F.max_pool2d(images, kernel)
     return maxima.reshape(batch, num_channels, *pooled)
 
 

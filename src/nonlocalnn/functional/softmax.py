@@ -36,7 +36,9 @@ def non_local(
     log-sum-exp of each query elsewhere.
     """
     bias_BM = None if key_mask_BM is None else _bias(key_mask_BM, theta_BND.dtype)
-    if theta_BND.device.type == "cpu" and theta_BND.dtype in (torch.float32, torch.float64):
+    is_ours = theta_BND.device.type == "cpu" and theta_BND.dtype in (torch.float32, torch.float64)
+    # Whoever runs an exported program knows PyTorch's operators, not those of this package.
+    if is_ours and not torch.compiler.is_exporting():
         if theta_BND is phi_BMD and bias_BM is None:
             return symmetric.non_local(theta_BND, g_BME, scale=scale)
         y_BNE: Tensor = _blocks(theta_BND, phi_BMD, g_BME, bias_BM, scale)

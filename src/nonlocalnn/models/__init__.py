@@ -2,7 +2,14 @@
 
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.inflation import inflate_
-from nonlocalnn.models.presets import clip_stride, create_model, list_models, model_settings, sample_shape
+from nonlocalnn.models.presets import (
+    clip_stride,
+    create_model,
+    list_models,
+    model_settings,
+    preset_settings,
+    sample_shape,
+)
 from nonlocalnn.models.resnet import ResidualNetwork
 
 __all__ = [
@@ -13,5 +20,6 @@ __all__ = [
     "inflate_",
     "list_models",
     "model_settings",
+    "preset_settings",
     "sample_shape",
 ]

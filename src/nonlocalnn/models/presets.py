@@ -109,6 +109,22 @@ def model_settings(name: str) -> list[str]:
     return [each for each in inspect.signature(_PRESETS[name].build).parameters if each != "num_classes"]
 
 
+def preset_settings(name: str) -> dict[str, Any]:
+    """Return every setting of a network by name but ``num_classes``, with its value.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> preset_settings("nl5_i3d_r50_32x2")["halves_time_early"]
+        True
+    """
+    names = model_settings(name)
+    preset = _PRESETS[name]
+    parameters = inspect.signature(preset.build).parameters
+    return {setting: parameters[setting].default for setting in names} | preset.settings
+
+
 def sample_shape(name: str) -> tuple[int, ...]:
     """Return the shape of one sample that a network by name is meant for, (C, sides).
 

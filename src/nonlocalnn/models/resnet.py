@@ -54,6 +54,8 @@ class ResidualNetwork(nn.Module):
             time, as for 32 frames at stride 2 and 128 at stride 1; False is for clips of few frames.
         pads_pool1: Pad the first pooling by 1 in space: 224 pixels are 56 positions after it, and without
             padding, as in the released code, 55.
+        pool1_skips_frames: With ``halves_time_early``: the first pooling leaves every second frame out, as
+            mmaction2's does, instead of taking the larger value of two frames.
         small_stem: For inputs of some dozens of pixels: the first convolution is 3 wide, and the first
             pooling is left out, so that the stages work at 1/2, 1/4, 1/8 and 1/16 of a side.
         blocks: How many non-local blocks, placed as in the paper: 0, 1, 5 or 10 at depth 50 or 101; or the
@@ -69,6 +71,7 @@ class ResidualNetwork(nn.Module):
         norm: "batch", or "frozen" for batches too small for statistics: :class:`FrozenNorm` in the network
             and none in the blocks.
         dropout: Before the last layer.
+        window: Side of the windows of :meth:`probabilities`, in positions; None is the whole map.
 
     Raises:
         ValueError: A setting is unknown or has no meaning here.
@@ -99,6 +102,7 @@ class ResidualNetwork(nn.Module):
         inflation: Inflation = None,
         halves_time_early: bool = False,
         pads_pool1: bool = True,
+        pool1_skips_frames: bool = False,
         small_stem: bool = False,
         blocks: int | Placement = 0,
         instantiation: Instantiation = "embedded_gaussian",
@@ -110,6 +114,7 @@ class ResidualNetwork(nn.Module):
         layer2_extent: Extent | None = None,
         norm: ResidualNorm = "batch",
         dropout: float = 0.5,
+        window: int | None = 7,
     ) -> None:
         super().__init__()
         check_choice("inflation", inflation, ("3x1x1", "3x3x3", None))
@@ -122,6 +127,10 @@ class ResidualNetwork(nn.Module):
             )
         if small_stem and halves_time_early:
             raise ValueError("small_stem leaves out what halves_time_early is about: choose one")
+        if pool1_skips_frames and not halves_time_early:
+            raise ValueError(
+                "pool1_skips_frames is about how halves_time_early pools: set both or leave it out"
+            )
         lengths = stage_lengths(depth)
         places = block_places(blocks, depth, lengths)
         norm_class: Callable[[int], nn.Module] = FrozenNorm
@@ -131,6 +140,8 @@ class ResidualNetwork(nn.Module):
         self.num_sides = num_sides
         self.halves_time_early = halves_time_early
         self.pads_pool1 = pads_pool1
+        self.pool1_skips_frames = pool1_skips_frames
+        self.window = window
         self.small_stem = small_stem
         self.conv1 = CONVOLUTIONS[num_sides - 1](
             in_channels,
@@ -190,12 +201,12 @@ class ResidualNetwork(nn.Module):
         Raises:
             ValueError: ``x`` has another rank, or too few frames to be pooled.
         """
-        x = _check_input(x, self.num_sides, 7 if self.halves_time_early else 2)
+        x = _check_input(x, self.num_sides, self._fewest_frames())
         x = F.relu(self.bn1(self.conv1(x)))
         if not self.small_stem:
             early = 2 if self.halves_time_early else 1
-            kernel, stride = along(self.num_sides, early, 3), along(self.num_sides, early, 2)
-            x = self._pool(x, kernel, stride, self.pads_pool1)
+            kernel = along(self.num_sides, 1 if self.pool1_skips_frames else early, 3)
+            x = self._pool(x, kernel, along(self.num_sides, early, 2), self.pads_pool1)
         x = self.layer1(x)
         if self.num_sides == 3:
             x = self._pool(x, (2, 1, 1), (2, 1, 1), False)
@@ -205,7 +216,7 @@ class ResidualNetwork(nn.Module):
         """Return scores, shape (B, num_classes)."""
         return self.fc(self.dropout(self.features(x).flatten(2).mean(2)))
 
-    def probabilities(self, x: Tensor, *, window: int = 7, multi_label: bool = False) -> Tensor:
+    def probabilities(self, x: Tensor, *, window: int | None = None, multi_label: bool = False) -> Tensor:
         r"""Return the mean over all places of the class probabilities there, shape (B, num_classes).
 
         The last map is averaged in windows, over all frames and ``window`` positions along each other side,
@@ -214,16 +225,23 @@ class ResidualNetwork(nn.Module):
 
         Args:
             x: What :meth:`forward` takes, of any size.
-            window: The side of a window, in positions; the map's own where that is smaller.
+            window: The side of a window, in positions; the map's own where that is smaller. None is the
+                network's setting.
             multi_label: Whether an input may show several classes, or none: sigmoid instead of softmax.
         """
         maps = self.features(x)
-        kernel = [min(window, side) for side in maps.shape[2:]]
+        window = self.window if window is None else window
+        kernel = [side if window is None else min(window, side) for side in maps.shape[2:]]
         if self.num_sides == 3:
             kernel[0] = maps.shape[2]
         pooled = _AVERAGES[self.num_sides - 1](maps, kernel, stride=1).flatten(2).transpose(1, 2)
         scores = self.fc(self.dropout(pooled))
         return (scores.sigmoid() if multi_label else scores.softmax(2)).mean(1)
+
+    def _fewest_frames(self) -> int:
+        if not self.halves_time_early:
+            return 2
+        return 5 if self.pool1_skips_frames else 7
 
     def _pool(self, x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], pads: bool) -> Tensor:
         padding = along(self.num_sides, 0, 1 if pads else 0)

@@ -5,21 +5,15 @@ import math
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from nonlocalnn.finetune import param_groups
 from nonlocalnn.train.recipe import Recipe
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
     """Return the optimiser that ``recipe`` asks for, over the parameters of ``model``."""
     parameters: list[dict[str, object]] = [{"params": list(model.parameters())}]
     if not recipe.decay_norms:
-        modules = [module for module in model.modules() if isinstance(module, _NORMS)]
-        norms = {each for module in modules for each in module.parameters()}
-        parameters = [
-            {"params": [each for each in model.parameters() if each not in norms]},
-            {"params": [each for each in model.parameters() if each in norms], "weight_decay": 0.0},
-        ]
+        parameters = param_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "sgd":
         momentum = 0.9 if recipe.momentum is None else recipe.momentum
         return SGD(

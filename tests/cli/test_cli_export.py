@@ -1,0 +1,57 @@
+"""``nonlocalnn export``: a checkpoint becomes a file that says what it is."""
+
+import json
+
+import pytest
+import torch
+
+import nonlocalnn as nl
+from helpers import randomize_
+from nonlocalnn.cli import main
+from nonlocalnn.export import METADATA_KEY
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "digits.safetensors"
+    facts = {"classes": list("0123456789"), "sample_shape": [1, 8, 8]}
+    model = randomize_(nl.create_model("nl_digits", image_size=8))
+    nl.save_checkpoint(model, path, metadata=facts)
+    return path
+
+
+def test_the_file_is_named_after_the_model(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(checkpoint), "--format", "pt2"]) == 0
+    printed = capsys.readouterr().out
+    assert "digits.pt2: pt2" in printed
+    assert "embedded_gaussian: scaled_dot_product_attention" in printed
+    assert "any size: batch\n" in printed
+    extra = {f"{METADATA_KEY}.json": ""}
+    program = torch.export.load(tmp_path / "digits.pt2", extra_files=extra)
+    assert json.loads(extra[f"{METADATA_KEY}.json"])["classes"] == list("0123456789")
+    x = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        expected = nl.load_checkpoint(checkpoint).eval()(x)
+        torch.testing.assert_close(program.module()(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--opset", "11"], "opset must be at least 18"),
+        (["--format", "pt2", "--opset", "23"], "opset is a setting of the format 'onnx'"),
+        (["--output", "model.pt2"], "must end in .onnx"),
+    ],
+)
+def test_failures_are_one_line(checkpoint, capsys, words, says):
+    assert main(["export", str(checkpoint), *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("nonlocalnn export: ")
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_an_unknown_format_is_a_wrong_call(checkpoint, capsys):
+    assert main(["export", str(checkpoint), "--format", "torchscript"]) == 2
+    assert "invalid choice: 'torchscript'" in capsys.readouterr().err
