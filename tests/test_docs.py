@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nonlocalnn.benchmark import models_report
 from nonlocalnn.benchmark import report as benchmark_report
 from nonlocalnn.cli import COMMANDS, main
 from nonlocalnn.train.ablation import AblationRow, markdown
@@ -93,6 +94,25 @@ def test_links_lead_somewhere(page):
 def test_the_benchmark_tables_are_those_of_their_json():
     report = json.loads((ROOT / "docs/results/ops.json").read_text())
     assert benchmark_report.markdown(report) in (ROOT / "docs/results/ops.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs/results/cue").glob("*.json")), ids=lambda path: path.stem
+)
+def test_the_tables_of_the_cue_task_are_those_of_their_json(path):
+    report = json.loads(path.read_text())
+    rows = [
+        AblationRow(row["variant"], row["test_accuracy"], seconds=[], parameters=row["parameters"])
+        for row in report["rows"]
+    ]
+    assert len(rows) == len(report["variants"])
+    assert all(len(row.test_accuracy) == report["seeds"] == 3 for row in rows)
+    assert markdown(rows) in (ROOT / "docs/results/cue.md").read_text()
+
+
+def test_the_tables_of_networks_are_those_of_their_json():
+    report = json.loads((ROOT / "docs/results/models.json").read_text())
+    assert models_report.markdown(report) in (ROOT / "docs/results/models.md").read_text()
 
 
 def test_the_digits_table_is_that_of_its_json():
