@@ -110,6 +110,12 @@ def test_the_tables_of_the_cue_task_are_those_of_their_json(path):
     assert markdown(rows) in (ROOT / "docs/results/cue.md").read_text()
 
 
+def test_the_table_of_fine_tuning_is_that_of_its_json():
+    report = json.loads((ROOT / "docs/results/finetune.json").read_text())
+    rows = [AblationRow(name, values, seconds=[]) for name, values in report["rows"].items()]
+    assert markdown(rows) in (ROOT / "docs/results/digits.md").read_text()
+
+
 def test_the_tables_of_networks_are_those_of_their_json():
     report = json.loads((ROOT / "docs/results/models.json").read_text())
     assert models_report.markdown(report) in (ROOT / "docs/results/models.md").read_text()
