@@ -237,11 +237,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         >>> load_classifier(path).classes
         ('run', 'walk')
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "best.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path.parent} holds no finished epoch: there is no {path.name} in it")
+    path = weights_file(path)
     metadata = read_metadata(path)
     model = load_checkpoint(path).eval()
     if "classes" not in metadata:
@@ -256,6 +252,21 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         recipe=metadata.get("recipe", {}),
         **{name: metadata[name] for name in of_videos if name in metadata},
     )
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """Return the checkpoint at ``path``: of a run's folder its best weights, else ``path`` itself.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    weights = path / "best.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{path} holds no finished epoch: there is no {weights.name} in it")
+    return weights
 
 
 def describe_images(model: nn.Module, path: Path) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -160,6 +160,23 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and back into the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def own_share(length: int, distributed: bool) -> range:
+    """Return which of ``length`` samples this rank looks at: every so many, from its own number on."""
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    return range(rank, length, world_size)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -190,16 +207,13 @@ def evaluate(
     """
     if len(dataset) == 0:
         raise ValueError("cannot evaluate on an empty data set")
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    share = Subset(dataset, range(rank, len(dataset), world_size))
+    share = Subset(dataset, own_share(len(dataset), distributed))
     loader = DataLoader(share, batch_size=batch_size, num_workers=num_workers)
     num_classes = len(dataset.classes)
     # float64 on the CPU: the sum must not depend on how many ranks share it beyond rounding.
     loss_sum = torch.zeros((), dtype=torch.float64)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         for samples, targets in loader:
             with autocast_for(precision, device):
                 scores = model(samples.to(device))
@@ -208,8 +222,6 @@ def evaluate(
             scores = scores.float().cpu()
             loss_sum += F.cross_entropy(scores, targets, reduction="sum")
             confusion += count_confusions(targets, scores.argmax(1), num_classes)
-    finally:
-        model.train(was_training)
     if distributed:
         loss_sum, confusion = _sum_over_ranks(loss_sum, device), _sum_over_ranks(confusion, device)
     return Evaluation(float(loss_sum) / len(dataset), confusion, tuple(dataset.classes))

@@ -10,8 +10,8 @@ from typing import Any
 
 from nonlocalnn._errors import missing_extra
 from nonlocalnn._files import write_text
-from nonlocalnn.checkpoints import load_checkpoint, read_metadata, save_checkpoint
-from nonlocalnn.classifier import Classifier, load_classifier
+from nonlocalnn.checkpoints import read_metadata, save_checkpoint
+from nonlocalnn.classifier import Classifier, load_classifier, weights_file
 
 _WEIGHTS, _CARD = "model.safetensors", "README.md"
 
@@ -44,11 +44,11 @@ def save_pretrained(source: str | os.PathLike[str], folder: str | os.PathLike[st
         (['README.md', 'model.safetensors'], ('a', 'b'))
     """
     source, folder = Path(source), Path(folder)
-    classifier = load_classifier(source)
-    weights = source / "best.safetensors" if source.is_dir() else source
+    weights = weights_file(source)
+    classifier = load_classifier(weights)
     metrics = source / "metrics.json"
-    found = json.loads(metrics.read_text(encoding="utf-8")) if source.is_dir() and metrics.is_file() else None
-    save_checkpoint(load_checkpoint(weights), folder / _WEIGHTS, metadata=_public(read_metadata(weights)))
+    found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None
+    save_checkpoint(classifier.model, folder / _WEIGHTS, metadata=_public(read_metadata(weights)))
     write_text(folder / _CARD, model_card(classifier, found))
     return folder
 

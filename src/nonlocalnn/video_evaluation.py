@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from nonlocalnn.data.clips import check_positive
 from nonlocalnn.data.video_sets import UNREADABLE, RandomClip, VideoClips
-from nonlocalnn.evaluate import Precision, autocast_for, wrong_scores
+from nonlocalnn.evaluate import Precision, autocast_for, eval_mode, own_share, wrong_scores
 from nonlocalnn.models import ResidualNetwork
 from nonlocalnn.video_figures import (
     MultiLabelEvaluation,
@@ -114,17 +114,15 @@ def evaluate_videos(
     sampling = dataset.sampling
     if isinstance(sampling, RandomClip):
         raise ValueError("videos are evaluated by CentreClip or Views, not by clips at random places")
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    share = own_share(len(dataset), distributed)
     loader = DataLoader(
-        Subset(dataset, range(rank, len(dataset), world_size)),
+        Subset(dataset, share),
         batch_size=max(1, batch_size // sampling.num_views),
         num_workers=num_workers,
     )
-    was_training = model.training
-    model.eval()
     readable = [torch.empty(0, dtype=torch.bool)]
     found = [torch.empty(0, len(dataset.classes))]
-    try:
+    with eval_mode(model):
         for clips, targets in loader if watch is None else watch(loader):
             readable.append(targets.view(len(targets), -1)[:, 0] != UNREADABLE)
             views = clips.view(len(clips), -1, *dataset.sample_shape)[readable[-1]]
@@ -141,9 +139,7 @@ def evaluate_videos(
                 )
             if found[-1].shape[1] != len(dataset.classes):
                 raise wrong_scores(found[-1].shape, len(dataset.classes))
-    finally:
-        model.train(was_training)
-    covered = torch.arange(rank, len(dataset), world_size)[torch.cat(readable)]
+    covered = torch.tensor(share, dtype=torch.int64)[torch.cat(readable)]
     return _summary(dataset, sampling.name, *_gather(covered, torch.cat(found), distributed))
 
 
