@@ -217,7 +217,7 @@ class NonLocalNd(nn.Module):
             phi = theta if is_symmetric else phi.to(g.dtype)
             if self.instantiation == "dot_product":
                 theta, phi, g = (widen(part, self.W_z.weight) for part in (theta, phi, g))
-            y = non_local(theta, phi, g, instantiation=self.instantiation, scale=self._scale())
+            y = non_local(theta, phi, g, instantiation=self.instantiation, scale=self.scale)
         y = ungroup(y, x.shape[0], x.shape[2:], self.extent)
         if self.norm is None:
             return add_projection(y, _layer(self.W_z), x)
@@ -244,15 +244,36 @@ class NonLocalNd(nn.Module):
             >>> NonLocal1d(8).affinity(torch.randn(2, 8, 10)).shape
             torch.Size([2, 10, 5])
         """
-        x = check_map(x, self.in_channels, self._num_sides)
-        theta, phi, _ = self._embed(x, *self._embeddings())
+        theta, phi, _ = self.embed(x)
         return functional.affinity(
             theta,
             phi,
             instantiation=self.instantiation,
             w_f=self.w_f,
-            scale=self._scale(),
+            scale=self.scale,
         )
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return theta, phi and g of a map x, as eq. (1) takes them: pooled, and in groups that see each other.
+
+        Args:
+            x: What :meth:`forward` takes.
+
+        Returns:
+            theta (B * groups, N, D), phi (B * groups, M, D) and g (B * groups, M, E); see :meth:`affinity`
+            for the order of positions. Those of the Gaussian form are x itself, D = in_channels.
+
+        Example:
+            >>> [tuple(part.shape) for part in NonLocal1d(8).embed(torch.randn(2, 8, 10))]
+            [(2, 10, 4), (2, 5, 4), (2, 5, 4)]
+        """
+        x = check_map(x, self.in_channels, self._num_sides)
+        return self._embed(x, *self._embeddings())
+
+    @property
+    def scale(self) -> float | None:
+        """Factor on the logits: 1 / sqrt(inter_channels) with ``use_scale``, else None, which is 1."""
+        return self.inter_channels**-0.5 if self.use_scale else None
 
     def key_sides(self, sides: Sides) -> Sides:
         """Return the sides of the map of keys for an input with these sides."""
@@ -312,9 +333,6 @@ class NonLocalNd(nn.Module):
 
     def _grouped_map(self, x: Tensor) -> Tensor:
         return group(flatten(x), x.shape[2:], self.extent)
-
-    def _scale(self) -> float | None:
-        return self.inter_channels**-0.5 if self.use_scale else None
 
     def extra_repr(self) -> str:
         """Name the settings that the layers do not show."""

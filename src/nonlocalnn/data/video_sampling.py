@@ -85,6 +85,27 @@ class CentreClip:
 
 
 @dataclass(frozen=True)
+class WholeFrames:
+    """For looking at: the clip in the middle, with frames as wide or as high as they are.
+
+    Networks that average over all places take them.
+
+    Args:
+        size: The short side is scaled to it, in pixels.
+    """
+
+    size: int = 256
+
+    def __post_init__(self) -> None:
+        clips.check_positive(size=self.size)
+
+    def take(self, video: VideoReader, *, frames: int, stride: int) -> Tensor:
+        """Return a clip, uint8 (T, H, W, 3)."""
+        indices = clips.centre_indices(video.num_frames, frames=frames, stride=stride)
+        return _read_scaled(video, indices, self.size)
+
+
+@dataclass(frozen=True)
 class Views:
     """For the test: clips at even distances, and squares at even places of each; average what comes out.
 

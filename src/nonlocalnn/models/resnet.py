@@ -20,7 +20,7 @@ ResidualNorm = Literal["batch", "frozen"]
 
 _BATCH_NORMS: tuple[Callable[[int], BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _BLOCKS = (NonLocal1d, NonLocal2d, NonLocal3d)
-_POOLS = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
@@ -152,6 +152,18 @@ class ResidualNetwork(nn.Module):
             bias=False,
         )
         self.bn1 = norm_class(width)
+        pool = _POOLS[num_sides - 1]
+        early = 2 if halves_time_early else 1
+        self.pool1 = (
+            None
+            if small_stem
+            else pool(
+                along(num_sides, 1 if pool1_skips_frames else early, 3),
+                stride=along(num_sides, early, 2),
+                padding=along(num_sides, 0, 1 if pads_pool1 else 0),
+            )
+        )
+        self.pool2 = pool((2, 1, 1)) if num_sides == 3 else None
         channels = width
         for stage, name in enumerate(STAGES):
             bottlenecks = []
@@ -203,13 +215,11 @@ class ResidualNetwork(nn.Module):
         """
         x = _check_input(x, self.num_sides, self._fewest_frames())
         x = F.relu(self.bn1(self.conv1(x)))
-        if not self.small_stem:
-            early = 2 if self.halves_time_early else 1
-            kernel = along(self.num_sides, 1 if self.pool1_skips_frames else early, 3)
-            x = self._pool(x, kernel, along(self.num_sides, early, 2), self.pads_pool1)
+        if self.pool1 is not None:
+            x = self.pool1(x)
         x = self.layer1(x)
-        if self.num_sides == 3:
-            x = self._pool(x, (2, 1, 1), (2, 1, 1), False)
+        if self.pool2 is not None:
+            x = self.pool2(x)
         return self.layer4(self.layer3(self.layer2(x)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,10 +252,6 @@ class ResidualNetwork(nn.Module):
         if not self.halves_time_early:
             return 2
         return 5 if self.pool1_skips_frames else 7
-
-    def _pool(self, x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], pads: bool) -> Tensor:
-        padding = along(self.num_sides, 0, 1 if pads else 0)
-        return _POOLS[self.num_sides - 1](x, kernel, stride, padding)
 
 
 @fx.wrap

@@ -1,0 +1,17 @@
+"""What each position of a running model attends to."""
+
+from nonlocalnn.affinity.capture import capture_affinity
+from nonlocalnn.affinity.effects import EffectMap, class_effects
+from nonlocalnn.affinity.grids import PositionGrid
+from nonlocalnn.affinity.maps import AffinityMap
+from nonlocalnn.affinity.summary import AffinitySummary, summarise
+
+__all__ = [
+    "AffinityMap",
+    "AffinitySummary",
+    "EffectMap",
+    "PositionGrid",
+    "capture_affinity",
+    "class_effects",
+    "summarise",
+]

@@ -1,0 +1,121 @@
+"""Recording the affinity of a running model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnn._errors import near_miss
+from nonlocalnn.affinity.grids import GridTracer, check_position
+from nonlocalnn.affinity.maps import AffinityMap, Query
+from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.functional.positions import ungroup
+
+
+@contextmanager
+def capture_affinity(
+    model: nn.Module, blocks: Sequence[str] | None = None, queries: Sequence[Query] | None = None
+) -> Iterator[Mapping[str, AffinityMap]]:
+    """Record what each position attends to while the model runs.
+
+    Each block's queries and keys are computed once more from the input it sees, next to its own forward
+    pass, whose engine and output stay as they are. A second run replaces the maps of the first. No hook is
+    left behind. It works in train mode, under autocast, and on each rank of a distributed run, whose maps
+    are those of the rank's own samples.
+
+    Args:
+        model: Any module that holds non-local blocks.
+        blocks: Names of the blocks to record, as in ``model.named_modules()``; None is all.
+        queries: Places in the blocks' maps, (n,), (y, x) or (t, y, x), to record only these; None is all.
+
+    Yields:
+        A mapping from block names to :class:`AffinityMap`, in the order in which the blocks ran; it can be
+        read after the context has ended.
+
+    Raises:
+        ValueError: The model has no non-local block, or none of a name asked for; while the model runs, a
+            block has no such query.
+
+    Memory:
+        Queries and keys of the blocks recorded, O((N + M) D) each on the CPU, and the model's input.
+
+    Source:
+        Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018, figure 3.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> model = create_model("nl_digits").eval()
+        >>> with capture_affinity(model) as maps:
+        ...     _ = model(torch.rand(1, 1, 28, 28))
+        >>> maps["nl_1"].affinity.shape, maps["nl_1"].query_shape, maps["nl_1"].key_shape
+        (torch.Size([1, 196, 49]), (14, 14), (7, 7))
+        >>> maps["nl_1"].rows([(3, 4)]).shape, maps["nl_1"].grid.box(3, 4)
+        (torch.Size([1, 1, 7, 7]), ((6.0, 8.0), (8.0, 10.0)))
+    """
+    maps: dict[str, AffinityMap] = {}
+    tracer = GridTracer()
+
+    def record(name: str, block: NonLocalNd, x: Tensor) -> None:
+        maps.pop(name, None)
+        maps[name] = _map_of(block, x, tracer, queries)
+
+    def hook_for(name: str) -> Callable[[Any, Any], None]:
+        return lambda block, inputs: record(name, block, inputs[0])
+
+    found = find_blocks(model, blocks)
+    with ExitStack() as stack:
+        stack.enter_context(tracer.follow(model))
+        for name, block in found.items():
+            stack.callback(block.register_forward_pre_hook(hook_for(name)).remove)
+        yield maps
+
+
+def find_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonLocalNd]:
+    """Return the non-local blocks of these names, or all, in the order of ``model.named_modules()``.
+
+    Raises:
+        ValueError: There is none, or none of a name.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}
+    if not found:
+        raise ValueError("the model has no non-local block, so that there is no affinity to record")
+    for name in () if names is None else names:
+        if name not in found:
+            raise ValueError(
+                f"the model has no non-local block {name!r}{near_miss(name, found)}; "
+                f"it has {', '.join(found)}"
+            )
+    return found if names is None else {name: found[name] for name in names}
+
+
+@torch.no_grad()
+def _map_of(block: NonLocalNd, x: Tensor, tracer: GridTracer, queries: Sequence[Query] | None) -> AffinityMap:
+    theta, phi, _ = block.embed(x)
+    sides = tuple(x.shape[2:])
+    grid = tracer.grid(sides)
+    recorded = None if queries is None else tuple(check_position(query, sides) for query in queries)
+    theta = ungroup(theta, x.shape[0], sides, block.extent)
+    if recorded is not None:
+        theta = theta.unflatten(1, sides)[(slice(None), *torch.tensor(recorded).unbind(1))]
+    return AffinityMap(
+        instantiation=block.instantiation,
+        extent=block.extent,
+        grid=grid,
+        key_grid=grid.pooled(block.key_sides(sides)),
+        theta=_kept(theta, x),
+        phi=_kept(phi, x).unflatten(0, (x.shape[0], -1)),
+        w_f=None if block.w_f is None else block.w_f.detach().to("cpu", copy=True),
+        scale=block.scale,
+        queries=recorded,
+        input=tracer.input,
+    )
+
+
+def _kept(part: Tensor, x: Tensor) -> Tensor:
+    """Return a part of the map on the CPU; not a view of x, which the network may change in place."""
+    is_view = part.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+    return part.to("cpu", copy=is_view)

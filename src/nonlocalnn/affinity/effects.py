@@ -1,0 +1,129 @@
+"""What each attended position does to a class's score, to first order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnn.affinity.capture import capture_affinity, find_blocks
+from nonlocalnn.affinity.maps import AffinityMap, Query
+from nonlocalnn.blocks import NonLocalNd, fold_norm, is_constant
+from nonlocalnn.functional.positions import flatten
+
+
+@dataclass(frozen=True, eq=False)
+class EffectMap:
+    r"""First-order effect of the terms of a block's sums on one score.
+
+    Args:
+        weights: The block's affinity.
+        gradient: The score's gradient with respect to y, (B, P, E).
+        values: g, (B, groups, M, E).
+    """
+
+    weights: AffinityMap
+    gradient: Tensor
+    values: Tensor
+
+    def rows(self, queries: Sequence[Query]) -> Tensor:
+        r"""Return, for some queries, the effect of each key's term, (B, Q, \*key sides), signed.
+
+        .. math:: e_{ij} = \frac{f(x_i, x_j)}{C(x)}
+            \left\langle \frac{\partial s}{\partial y_i}, g(x_j) \right\rangle
+
+        The sum over all queries and keys is what the score s would lose, to first order, if y were zero.
+
+        Args:
+            queries: Places in ``weights.grid.sides``.
+
+        Raises:
+            ValueError: A place does not exist.
+        """
+
+        def weigh(places: Tensor, number: int) -> Tensor:
+            along = self.gradient[:, places] @ self.values[:, number].transpose(1, 2)
+            return self.weights.weigh(places, number) * along
+
+        return self.weights.spread(queries, weigh)
+
+
+def class_effects(
+    model: nn.Module, x: Tensor, *, target: int | None = None, blocks: Sequence[str] | None = None
+) -> dict[str, EffectMap]:
+    r"""Return what each attended position does to the score of a class.
+
+    Weights say where a block looks; an effect says how much the score would change if that term of the sum
+    were a little larger. It is exact in the limit only: scores are no linear functions of y.
+
+    Args:
+        model: Takes x and returns scores (B, K); in eval mode.
+        x: (B, C, \*sides), on the model's device.
+        target: Number of the class; None is each sample's most probable one.
+        blocks: Names of the blocks; None is all.
+
+    Returns:
+        An :class:`EffectMap` for each block that ran.
+
+    Raises:
+        ValueError: The model is in train mode, has no such block, returns no scores (B, K), or has no such
+            class.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> model = create_model("nl_digits").eval()
+        >>> effects = class_effects(model, torch.rand(1, 1, 28, 28), target=3)
+        >>> effects["nl_2"].rows([(0, 0), (6, 6)]).shape
+        torch.Size([1, 2, 3, 3])
+    """
+    if model.training:
+        raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
+    found = find_blocks(model, blocks)
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(_block: nn.Module, given: tuple[Tensor, ...], z: Tensor) -> Tensor:
+            inputs[name], outputs[name] = given[0].detach(), z
+            # Layers that work in place would turn z into their own output.
+            return z.clone()
+
+        return hook
+
+    handles = [block.register_forward_hook(keep(name)) for name, block in found.items()]
+    try:
+        # A gradient to the input, so that frozen models have one.
+        with capture_affinity(model, blocks) as maps, torch.enable_grad():
+            scores = model(x.detach().requires_grad_())
+    finally:
+        for handle in handles:
+            handle.remove()
+    chosen = _chosen(scores, target)
+    names = list(outputs)
+    gradients = torch.autograd.grad(chosen, [outputs[name] for name in names], materialize_grads=True)
+    return {
+        name: _effects_of(found[name], maps[name], inputs[name], gradient)
+        for name, gradient in zip(names, gradients, strict=True)
+    }
+
+
+def _chosen(scores: object, target: int | None) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        raise ValueError("effects are on class scores (B, K), and the model returns something else")
+    if target is not None and not 0 <= target < scores.shape[1]:
+        raise ValueError(f"target must be a class from 0 to {scores.shape[1] - 1}; got {target}")
+    return scores.amax(1).sum() if target is None else scores[:, target].sum()
+
+
+@torch.no_grad()
+def _effects_of(block: NonLocalNd, shown: AffinityMap, x: Tensor, gradient: Tensor) -> EffectMap:
+    weight = block.W_z.weight
+    if block.norm is not None:
+        if not is_constant(block.norm):
+            raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
+        weight, _ = fold_norm(block.W_z, block.norm)
+    _, _, g = block.embed(x)
+    to_y = flatten(gradient).float() @ weight.flatten(1).float()
+    return EffectMap(shown, to_y.cpu(), g.float().cpu().unflatten(0, (x.shape[0], -1)))

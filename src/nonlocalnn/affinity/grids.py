@@ -1,0 +1,228 @@
+"""Where the positions of a map lie in the input: traced through the strides and pools before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Sides = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PositionGrid:
+    """The positions of a map, and where each lies in the input.
+
+    Position i along an axis has its centre at ``centres[axis] + i * steps[axis]``, in input pixels (frames
+    along time), where pixel p is what lies between p and p + 1. Its box is what is nearer to it than to its
+    neighbours. What a position has seen is wider than its box: kernels overlap.
+
+    Args:
+        sides: Positions along each axis: (N,), (H, W) or (T, H, W).
+        input_sides: Sides of the input.
+        steps: Distance from one position to the next, in input pixels or frames.
+        centres: The centre of the first position.
+
+    Example:
+        >>> grid = PositionGrid((7, 7), (28, 28), steps=(4.0, 4.0), centres=(2.0, 2.0))
+        >>> grid.box(0, 3), grid.position(27, 13)
+        (((0.0, 4.0), (12.0, 16.0)), (6, 3))
+    """
+
+    sides: Sides
+    input_sides: Sides
+    steps: tuple[float, ...]
+    centres: tuple[float, ...]
+
+    def centre(self, *position: int) -> tuple[float, ...]:
+        """Return the centre of a position in the input.
+
+        Raises:
+            ValueError: The position does not exist.
+        """
+        place = check_position(position, self.sides)
+        return tuple(
+            first + index * step for index, first, step in zip(place, self.centres, self.steps, strict=True)
+        )
+
+    def box(self, *position: int) -> tuple[tuple[float, float], ...]:
+        """Return (from, to) along each axis of the input, the part of it that is this position's.
+
+        Raises:
+            ValueError: The position does not exist.
+        """
+        return tuple(
+            (max(0.0, centre - step / 2), min(float(side), centre + step / 2))
+            for centre, step, side in zip(self.centre(*position), self.steps, self.input_sides, strict=True)
+        )
+
+    def position(self, *pixel: int) -> Sides:
+        """Return the position nearest to a pixel (of a frame) of the input.
+
+        Raises:
+            ValueError: The pixel is outside the input.
+        """
+        inside = check_position(pixel, self.input_sides, what="pixel")
+        return tuple(
+            # Half-way between two positions is the box of the second, which begins there.
+            min(max(math.floor((index + 0.5 - first) / step + 0.5), 0), side - 1)
+            for index, first, step, side in zip(inside, self.centres, self.steps, self.sides, strict=True)
+        )
+
+    def axis_centres(self) -> tuple[Tensor, ...]:
+        """Return the centres of the positions along each axis, float32, in input pixels or frames."""
+        return tuple(
+            first + step * torch.arange(side)
+            for first, step, side in zip(self.centres, self.steps, self.sides, strict=True)
+        )
+
+    def pooled(self, sides: Sides) -> PositionGrid:
+        """Return the grid after max-pooling by 2 along the axes whose side differs in ``sides``."""
+        is_pooled = [after != before for after, before in zip(sides, self.sides, strict=True)]
+        return PositionGrid(
+            sides,
+            self.input_sides,
+            steps=tuple(
+                2 * step if pooled else step for step, pooled in zip(self.steps, is_pooled, strict=True)
+            ),
+            centres=tuple(
+                first + step / 2 if pooled else first
+                for first, step, pooled in zip(self.centres, self.steps, is_pooled, strict=True)
+            ),
+        )
+
+
+def check_position(position: Sequence[int], sides: Sides, *, what: str = "query") -> Sides:
+    """Return a place in a map with these sides, counted from the beginning.
+
+    Raises:
+        ValueError: It does not exist.
+    """
+    inside = len(position) == len(sides) and all(
+        -side <= place < side for place, side in zip(position, sides, strict=True)
+    )
+    if not inside:
+        raise ValueError(f"{what} must be a place in {sides}; got {tuple(position)}")
+    return tuple(place % side for place, side in zip(position, sides, strict=True))
+
+
+class GridTracer:
+    """Follows, while a model runs, where the positions of its maps lie in its input.
+
+    Each layer that changes the sides of a map moves and widens the positions; lengths that no layer gave
+    (a function instead of a layer made them) are taken to divide the input evenly.
+    """
+
+    def __init__(self) -> None:
+        self.input: Tensor | None = None
+        self._input_sides: Sides = ()
+        # For each axis, counted from the last: (step, centre of the first) of maps that are so long.
+        self._known: list[dict[int, tuple[float, float]]] = []
+
+    @contextmanager
+    def follow(self, model: nn.Module) -> Iterator[None]:
+        """Trace runs of ``model`` while the context lasts."""
+        handles = [model.register_forward_pre_hook(self._start, with_kwargs=True)]
+        for module in model.modules():
+            if isinstance(module, _ConvNd) or not any(True for _ in module.children()):
+                handles.append(module.register_forward_hook(self._pass))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def grid(self, sides: Sides) -> PositionGrid:
+        """Return where the positions of a map with these sides lie in the input of the present run."""
+        if len(self._input_sides) != len(sides):
+            self._begin(sides)
+        placed = [self._placed(len(sides) - axis, side) for axis, side in enumerate(sides)]
+        return PositionGrid(
+            sides,
+            self._input_sides,
+            steps=tuple(step for step, _ in placed),
+            centres=tuple(first for _, first in placed),
+        )
+
+    def _start(self, _model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.input, self._input_sides, self._known = None, (), []
+        for value in (*inputs, *named.values()):
+            if isinstance(value, Tensor) and value.dim() >= 3:
+                # A copy: layers that work in place would change what is shown.
+                self.input = value.detach().cpu().clone()
+                self._begin(tuple(value.shape[2:]))
+                return
+
+    def _begin(self, sides: Sides) -> None:
+        self._input_sides = sides
+        self._known = [{side: (1.0, 0.5)} for side in reversed(sides)]
+
+    def _pass(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        x = inputs[0] if inputs else None
+        if not (isinstance(x, Tensor) and isinstance(output, Tensor)) or x.dim() != output.dim():
+            return
+        before, after = tuple(x.shape[2:]), tuple(output.shape[2:])
+        if not before:
+            return
+        # A model that takes lists of images, or one whose part alone is run: the first layer's input is it.
+        if not self._input_sides:
+            self._begin(before)
+        if len(before) > len(self._input_sides):
+            return
+        for axis, (old, new) in enumerate(zip(before, after, strict=True)):
+            if 0 in (old, new):
+                return
+            from_last = len(before) - axis
+            step, first = self._placed(from_last, old)
+            window = _window(layer, axis, len(before), old, new)
+            if window is None:
+                ratio = old / new
+                moved = step * ratio, first - step / 2 + step * ratio / 2
+            else:
+                stride, shift = window
+                moved = step * stride, first + step * shift
+            self._known[from_last - 1][new] = moved
+
+    def _placed(self, from_last: int, side: int) -> tuple[float, float]:
+        found = self._known[from_last - 1].get(side)
+        if found is not None:
+            return found
+        step = self._input_sides[-from_last] / side
+        return step, step / 2
+
+
+def _window(layer: nn.Module, axis: int, num_axes: int, old: int, new: int) -> tuple[int, float] | None:
+    """Return a layer's stride, and how far its first window's centre is from the first position.
+
+    None for a layer that has no window, such as an adaptive pool or one that makes maps larger.
+    """
+    settings = [getattr(layer, name, None) for name in ("kernel_size", "stride", "dilation")]
+    if isinstance(layer, _ConvTransposeNd) or settings[0] is None or settings[1] is None:
+        return (1, 0.0) if old == new else None
+    kernel, stride, dilation = (_of_axis(1 if value is None else value, axis, num_axes) for value in settings)
+    padding = _of_axis(getattr(layer, "padding", 0), axis, num_axes)
+    if kernel is None or stride is None or dilation is None:
+        return None
+    reach = dilation * (kernel - 1)
+    # Layers that pad in a way of their own ("same") say nothing of use: their output's length does.
+    told = padding is not None and (
+        getattr(layer, "ceil_mode", False) or (old + 2 * padding - reach - 1) // stride + 1 == new
+    )
+    left = padding if told else max(0, (new - 1) * stride + reach + 1 - old) // 2
+    assert left is not None
+    return stride, reach / 2 - left
+
+
+def _of_axis(value: object, axis: int, num_axes: int) -> int | None:
+    """Return a layer's setting along one axis: settings are one number, or one for each axis."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, tuple | list) and len(value) == num_axes and isinstance(value[axis], int):
+        return value[axis]
+    return None
