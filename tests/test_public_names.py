@@ -31,6 +31,7 @@ PUBLIC = [
     "remove_nonlocal_",
     "save_checkpoint",
     "sites",
+    "split_positions",
 ]
 
 

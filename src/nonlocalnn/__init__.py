@@ -8,6 +8,7 @@ from nonlocalnn.classifier import load_classifier
 from nonlocalnn.conversion import convert_nonlocal_
 from nonlocalnn.cost import cost
 from nonlocalnn.finetune import assert_trained, param_groups
+from nonlocalnn.functional import split_positions
 from nonlocalnn.fusion import fuse_
 from nonlocalnn.insertion import InsertionReport, insert_nonlocal_, nonlocal_blocks, remove_nonlocal_, sites
 from nonlocalnn.models import create_model, inflate_, list_models
@@ -38,4 +39,5 @@ __all__ = [
     "remove_nonlocal_",
     "save_checkpoint",
     "sites",
+    "split_positions",
 ]

@@ -6,12 +6,12 @@ import math
 from typing import ClassVar, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from nonlocalnn import functional
 from nonlocalnn._errors import check_choice
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, Instantiation, non_local
-from nonlocalnn.functional.concatenation import rectified_non_local
 from nonlocalnn.functional.positions import (
     Extent,
     Layer,
@@ -30,6 +30,8 @@ from nonlocalnn.functional.positions import (
     ungroup,
     widen,
 )
+from nonlocalnn.functional.sharded import rectified_non_local
+from nonlocalnn.functional.splitting import group_of
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -43,6 +45,7 @@ for _leaf in (
     "flatten",
     "fold",
     "group",
+    "group_of",
     "non_local",
     "pool_map",
     "pool_positions",
@@ -139,7 +142,9 @@ class NonLocalNd(nn.Module):
     ) -> None:
         super().__init__()
         inter_channels = max(1, in_channels // 2) if inter_channels is None else inter_channels
-        self._check_settings(in_channels, inter_channels, instantiation, sub_sample, use_scale, norm, extent)
+        self._check_settings(
+            in_channels, inter_channels, instantiation, sub_sample, use_scale, norm, zero_init, extent
+        )
         self.in_channels = in_channels
         self.inter_channels = inter_channels
         self.instantiation = instantiation
@@ -166,6 +171,7 @@ class NonLocalNd(nn.Module):
         sub_sample: str | None,
         use_scale: bool,
         norm: str | None,
+        zero_init: bool,
         extent: str | int,
     ) -> None:
         for name, value in (("in_channels", in_channels), ("inter_channels", inter_channels)):
@@ -174,6 +180,8 @@ class NonLocalNd(nn.Module):
         check_choice("instantiation", instantiation, INSTANTIATIONS)
         check_choice("sub_sample", sub_sample, ("after", "before", None))
         check_choice("norm", norm, ("batch", None))
+        check_choice("use_scale", use_scale, (True, False))
+        check_choice("zero_init", zero_init, (True, False))
         if use_scale and instantiation not in SOFTMAX_INSTANTIATIONS:
             raise ValueError(
                 f"use_scale scales the logits of the softmax and {instantiation!r} has none: leave it False"
@@ -208,8 +216,9 @@ class NonLocalNd(nn.Module):
                 no multiple of ``extent``.
         """
         x = check_map(x, self.in_channels, self._num_sides)
+        ranks = group_of(x, extent=self.extent, sub_sample=self.sub_sample)
         if self.instantiation == "concatenation":
-            y = self._concatenate(x)
+            y = self._concatenate(x, ranks)
         else:
             theta, phi, g = self._embed(x, *self._embeddings())
             # Under autocast g is narrower than x, which is theta and phi of the Gaussian.
@@ -217,7 +226,9 @@ class NonLocalNd(nn.Module):
             phi = theta if is_symmetric else phi.to(g.dtype)
             if self.instantiation == "dot_product":
                 theta, phi, g = (widen(part, self.W_z.weight) for part in (theta, phi, g))
-            y = non_local(theta, phi, g, instantiation=self.instantiation, scale=self.scale)
+            y = non_local(
+                theta, phi, g, instantiation=self.instantiation, scale=self.scale, process_group=ranks
+            )
         y = ungroup(y, x.shape[0], x.shape[2:], self.extent)
         if self.norm is None:
             return add_projection(y, _layer(self.W_z), x)
@@ -254,7 +265,7 @@ class NonLocalNd(nn.Module):
         )
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return theta, phi and g of a map x, as eq. (1) takes them: pooled, and in groups that see each other.
+        """Return theta, phi and g of a map x as eq. (1) takes them: pooled, and grouped.
 
         Args:
             x: What :meth:`forward` takes.
@@ -283,7 +294,7 @@ class NonLocalNd(nn.Module):
         """Return the sides of one group, the positions that see each other, of a map with these sides."""
         return group_sides(sides, self.extent)
 
-    def _concatenate(self, x: Tensor) -> Tensor:
+    def _concatenate(self, x: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
         """Return y from two scalars a position; theta is never built, nor phi unless it is pooled."""
         theta, phi = self._embeddings()
         assert theta is not None
@@ -295,7 +306,7 @@ class NonLocalNd(nn.Module):
         if pools_phi:
             b = b @ w_phi.unsqueeze(1)
         a, b, g = (widen(part, self.W_z.weight) for part in (a, b, g))
-        return rectified_non_local(a.squeeze(2), b.squeeze(2), g)
+        return rectified_non_local(a.squeeze(2), b.squeeze(2), g, process_group=ranks)
 
     def _embed(
         self, x: Tensor, query_layer: Layer | None, key_layer: Layer | None

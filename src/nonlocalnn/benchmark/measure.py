@@ -161,7 +161,7 @@ def report_own_peak() -> None:
     warm()
     gc.collect()
     device = torch.device(order["device"])
-    print(_cuda_peak(work, device) if device.type == "cuda" else _resident_peak(work))
+    print(_cuda_peak(work, device) if device.type == "cuda" else resident_peak(work))
 
 
 def _cuda_peak(work: Callable[[], object], device: torch.device) -> int:
@@ -173,7 +173,8 @@ def _cuda_peak(work: Callable[[], object], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _resident_peak(work: Callable[[], object]) -> int:
+def resident_peak(work: Callable[[], object]) -> int:
+    """Return how far a call raises this process's resident memory above what was in use, in bytes."""
     if sys.platform == "linux":
         # What was freed while preparing would else be used again, and not be seen to grow.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

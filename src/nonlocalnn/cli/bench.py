@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nonlocalnn._files import write_text
-from nonlocalnn.benchmark import models, models_report, ops
+from nonlocalnn.benchmark import maps, models, models_report, ops, ranks
 from nonlocalnn.benchmark.report import draw_sweep, markdown
 from nonlocalnn.cli.common import command_parser
 from nonlocalnn.functional import INSTANTIATIONS
@@ -21,14 +22,16 @@ def run(words: Sequence[str]) -> int:
         "bench",
         "Time and peak memory of the blocks beside other ways to compute them, each checked against the\n"
         "reference first; or of whole video networks, as they are usually run and torchvision's beside, and\n"
-        "the time of reading clips. 'ops', called again with the same output, goes on where it was stopped;\n"
+        "the time of reading clips; or of looking at a map too large to hold; or of a block whose positions\n"
+        "are split over processes. 'ops', called again with the same output, goes on where it was stopped;\n"
         "its full grid takes an hour on a CPU.",
-        "nonlocalnn bench ops --output runs/bench\n  nonlocalnn bench models",
+        "nonlocalnn bench ops --output runs/bench\n  nonlocalnn bench models\n  nonlocalnn bench maps",
     )
     parser.add_argument(
         "subject",
-        choices=("ops", "models"),
-        help="what to measure: blocks and their operator, or networks and reading clips",
+        choices=("ops", "models", "maps", "ranks"),
+        help="what to measure: blocks and their operator; networks and reading clips; rows of a large map; "
+        "positions split over processes",
     )
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes: shows that it works, not how fast it is"
@@ -46,7 +49,7 @@ def run(words: Sequence[str]) -> int:
         for name in ("form", "device", "dtype"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name} is a setting of 'ops'")
-        table = _models(args)
+        table = _whole(args)
     print(table)
     print(f"results in {args.output}")
     return 0
@@ -76,13 +79,27 @@ def _ops(args: argparse.Namespace) -> str:
     return table
 
 
-def _models(args: argparse.Namespace) -> str:
-    results = args.output / "models.json"
-    report = models.run(
+_TITLES = {
+    "models": "Speed and memory of the networks",
+    "maps": "Looking at large maps",
+    "ranks": "Positions split over processes",
+}
+_SUBJECTS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]] = {
+    "models": (models.run, models_report.markdown),
+    "maps": (maps.run, maps.markdown),
+    "ranks": (ranks.run, ranks.markdown),
+}
+
+
+def _whole(args: argparse.Namespace) -> str:
+    """Measure a subject from its beginning to its end; its report is saved after each row."""
+    measure, table_of = _SUBJECTS[args.subject]
+    results = args.output / f"{args.subject}.json"
+    report = measure(
         quick=args.quick,
         progress=_progress,
         save=lambda report: write_text(results, json.dumps(report, indent=1) + "\n"),
     )
-    table = models_report.markdown(report)
-    write_text(args.output / "models.md", f"# Speed and memory of the networks\n\n{table}\n")
+    table = table_of(report)
+    write_text(args.output / f"{args.subject}.md", f"# {_TITLES[args.subject]}\n\n{table}\n")
     return table

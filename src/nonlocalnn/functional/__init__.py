@@ -7,21 +7,34 @@ gradients.
 
 from __future__ import annotations
 
+import sys
+from numbers import Real
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.functional import concatenation, dot_product, reference, softmax
+from nonlocalnn.functional import concatenation, dot_product, reference, sharded, softmax
+from nonlocalnn.functional.splitting import split_positions
 
 Instantiation = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 Engine = Literal["auto", "reference", "fused"]
 INSTANTIATIONS: tuple[str, ...] = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 SOFTMAX_INSTANTIATIONS: tuple[str, ...] = ("gaussian", "embedded_gaussian")
 _ENGINES = ("auto", "reference", "fused")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-__all__ = ["INSTANTIATIONS", "SOFTMAX_INSTANTIATIONS", "Engine", "Instantiation", "affinity", "non_local"]
+__all__ = [
+    "INSTANTIATIONS",
+    "SOFTMAX_INSTANTIATIONS",
+    "Engine",
+    "Instantiation",
+    "affinity",
+    "non_local",
+    "split_positions",
+]
 
 
 def non_local(
@@ -34,6 +47,7 @@ def non_local(
     scale: float | None = None,
     key_mask: Tensor | None = None,
     engine: Engine = "auto",
+    process_group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     r"""Non-local operation: each query's weighted sum over all keys.
 
@@ -61,6 +75,9 @@ def non_local(
             counts only the others; a row without any key gives zeros.
         engine: "reference" is the equation as written, with the N x M affinity in memory. "fused" never
             holds an N x M tensor. "auto" takes whichever is faster at this size: see :func:`_materialises`.
+        process_group: Processes that hold the other queries and keys. Each gives its own, of any number, and
+            gets y of its queries over all keys; gradients are those of the whole. See
+            :func:`nonlocalnn.split_positions` for blocks.
 
     Returns:
         y, shape (B, N, E), in the type of ``g``.
@@ -79,10 +96,20 @@ def non_local(
         >>> non_local(theta, phi, g, instantiation="dot_product").shape
         torch.Size([2, 6, 3])
     """
-    _check(theta, phi, instantiation, w_f, scale, key_mask)
+    _check(theta, phi, instantiation, w_f, scale, key_mask, needs_key=process_group is None)
     _check_values(phi, g)
     check_choice("engine", engine, _ENGINES)
-    factor = 1.0 if scale is None else scale
+    factor = 1.0 if scale is None else float(scale)
+    if process_group is not None:
+        if key_mask is not None or engine == "reference":
+            raise ValueError(
+                "positions that are split over processes take no key_mask and no engine='reference': leave "
+                "them out"
+            )
+        with torch.autocast(theta.device.type, enabled=False):
+            return sharded.non_local(
+                theta, phi, g, w_f, instantiation=instantiation, scale=factor, group=process_group
+            )
     if key_mask is not None:
         # Zeros, so that whatever a masked key holds, NaN included, reaches neither a sum nor a gradient.
         phi, g = (part.masked_fill(~key_mask.unsqueeze(2), 0.0) for part in (phi, g))
@@ -98,8 +125,11 @@ def non_local(
         if instantiation == "dot_product":
             return dot_product.non_local(theta, phi, g, count=phi.shape[1] if count is None else count)
         assert w_f is not None
-        w_theta, w_phi = w_f.to(theta.dtype).chunk(2)
-        return concatenation.rectified_non_local(theta @ w_theta, phi @ w_phi, g, count_B11=count)
+        # Of float16 these products may pass 65,504, and they are sums of which rounding is not averaged out.
+        wide = torch.promote_types(theta.dtype, torch.float32)
+        w_theta, w_phi = w_f.to(wide).chunk(2)
+        a, b = theta.to(wide) @ w_theta, phi.to(wide) @ w_phi
+        return concatenation.rectified_non_local(a, b, g, count_B11=count)
 
 
 def affinity(
@@ -142,7 +172,7 @@ def affinity(
         (torch.Size([2, 6, 5]), True)
     """
     _check(theta, phi, instantiation, w_f, scale, key_mask)
-    factor = 1.0 if scale is None else scale
+    factor = 1.0 if scale is None else float(scale)
     if key_mask is not None:
         phi = phi.masked_fill(~key_mask.unsqueeze(2), 0.0)
     with torch.autocast(theta.device.type, enabled=False):
@@ -176,13 +206,15 @@ def _check(
     w_f: Tensor | None,
     scale: float | None,
     key_mask: Tensor | None,
+    *,
+    needs_key: bool = True,
 ) -> None:
     check_choice("instantiation", instantiation, INSTANTIATIONS)
     for name, part in (("theta", theta), ("phi", phi)):
         if part.dim() != 3:
             raise ValueError(f"{name} must be (B, positions, channels); got shape {tuple(part.shape)}")
-        if not part.is_floating_point():
-            raise ValueError(f"{name} must be floating point; got {part.dtype}")
+        if part.dtype not in _DTYPES:
+            raise ValueError(f"{name} must be floating point, of 16, 32 or 64 bits; got {part.dtype}")
     if theta.shape[0] != phi.shape[0] or theta.shape[2] != phi.shape[2]:
         raise ValueError(
             "theta (B, N, D) and phi (B, M, D) must agree in B and D; "
@@ -190,16 +222,20 @@ def _check(
         )
     if theta.dtype != phi.dtype:
         raise ValueError(f"theta and phi must have one type; got {theta.dtype} and {phi.dtype}")
-    if phi.shape[1] == 0:
+    if needs_key and phi.shape[1] == 0:
         raise ValueError("phi must hold at least one key; got none")
     if scale is not None and instantiation not in SOFTMAX_INSTANTIATIONS:
         raise ValueError(f"scale has no meaning for {instantiation!r}, which has no logits: leave it None")
+    if scale is not None and not (isinstance(scale, Real) and abs(scale) <= sys.float_info.max):
+        raise ValueError(f"scale must be a finite number; got {scale!r:.40}")
     if instantiation != "concatenation":
         if w_f is not None:
             raise ValueError(f"w_f belongs to 'concatenation' only; got one with {instantiation!r}")
     elif w_f is None or w_f.shape != (2 * theta.shape[2],):
         found = "None" if w_f is None else f"shape {tuple(w_f.shape)}"
         raise ValueError(f"w_f must be (2D,) = ({2 * theta.shape[2]},) for 'concatenation'; got {found}")
+    elif w_f.dtype not in _DTYPES:
+        raise ValueError(f"w_f must be floating point, of 16, 32 or 64 bits; got {w_f.dtype}")
     if key_mask is not None and (key_mask.shape != phi.shape[:2] or key_mask.dtype != torch.bool):
         raise ValueError(
             f"key_mask must be bool, (B, M) = {tuple(phi.shape[:2])}; "

@@ -1,0 +1,111 @@
+"""Blocks whose positions are split over processes: the context they run in, and what fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.distributed as dist
+from torch import Tensor
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.functional.positions import Extent, Sides, pooled_sides
+
+Dim = Literal["N", "T", "H", "W"]
+_DIMS: dict[int, tuple[str, ...]] = {1: ("N",), 2: ("H", "W"), 3: ("T", "H", "W")}
+
+
+@dataclass(frozen=True)
+class _Split:
+    group: dist.ProcessGroup
+    dim: str
+
+
+# The innermost last. A list, not a context variable: torch.compile reads it and guards it.
+_active: list[_Split] = []
+
+
+@contextmanager
+def split_positions(group: dist.ProcessGroup | None = None, *, dim: Dim = "T") -> Iterator[None]:
+    """Let each process of a group hold a part of every map, and non-local blocks see all of it.
+
+    Each rank gives the model its own frames (or rows, or columns): consecutive ones, in rank order, of any
+    number. Blocks exchange what eq. (1) needs, forward and backward; 1x1 convolutions need no neighbour. All
+    other layers see the rank's own part alone, so a network gives what it would give on one process where
+    these look at one frame at a time: C2D without pooling over time, and its last mean, which the caller
+    takes over the ranks. Batch normalisation in train mode has each rank's own statistics.
+
+    A backward pass leaves each rank with its part's share of the gradients of parameters: their sum over the
+    group is the gradient.
+
+    Args:
+        group: The processes; None is all of them. They must run the same blocks in the same order.
+        dim: The axis that is split: "T", "H" or "W" of videos, "H" or "W" of images, "N" of sequences.
+
+    Raises:
+        ValueError: ``dim`` is unknown; or, when a block runs, it has no such axis, its ``extent`` is a number
+            of frames and time is split, or pooling would reach over the border between two ranks.
+
+    Source:
+        The forms of :func:`nonlocalnn.functional.non_local` with a process group; see DESIGN.md.
+
+    Example:
+        >>> import tempfile, torch
+        >>> store = f"file://{tempfile.mkdtemp()}/store"
+        >>> dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        >>> from nonlocalnn import NonLocal3d
+        >>> with split_positions(dim="T"):
+        ...     z = NonLocal3d(8)(torch.randn(1, 8, 4, 6, 6))
+        >>> dist.destroy_process_group()
+    """
+    check_choice("dim", dim, ("N", "T", "H", "W"))
+    chosen = dist.group.WORLD if group is None else group
+    if chosen is None:
+        raise ValueError("there is no process group: call torch.distributed.init_process_group first")
+    _active.append(_Split(chosen, dim))
+    try:
+        yield
+    finally:
+        _active.pop()
+
+
+def group_of(x: Tensor, *, extent: Extent, sub_sample: str | None) -> dist.ProcessGroup | None:
+    """Return the processes among which a block has to exchange keys for a map x, or None for no others.
+
+    Raises:
+        ValueError: The split does not fit the map or the block; see :func:`split_positions`.
+    """
+    if not _active:
+        return None
+    split, sides = _active[-1], tuple(x.shape[2:])
+    dims = _DIMS[len(sides)]
+    if split.dim not in dims:
+        raise ValueError(
+            f"positions are split along {split.dim!r}, and this block's maps have {', '.join(dims)} only"
+        )
+    if isinstance(extent, int) and split.dim == "T":
+        raise ValueError(
+            f"a block with extent={extent} groups frames, which are split over ranks: split H or W, or give "
+            "the block another extent"
+        )
+    _check_pooling(split, sides, dims.index(split.dim), extent, sub_sample)
+    # Each rank has whole groups: what does not see each other need not be exchanged.
+    if (extent == "space" and split.dim == "T") or (extent == "time" and split.dim != "T"):
+        return None
+    return split.group
+
+
+def _check_pooling(split: _Split, sides: Sides, axis: int, extent: Extent, sub_sample: str | None) -> None:
+    side = sides[axis]
+    # One is never pooled, and would be in the whole map: hence the side of 2 in its place.
+    longer = tuple(2 if place == axis else other for place, other in enumerate(sides))
+    if sub_sample is None or pooled_sides(longer, extent)[axis] == 2:
+        return
+    is_last = split.group.rank() == split.group.size() - 1
+    if side == 1 or (side % 2 and not is_last):
+        raise ValueError(
+            f"keys are pooled by 2 along {split.dim!r}, of which this rank holds {side}: every rank must "
+            "hold an even number, the last one any but 1; or use sub_sample=None"
+        )

@@ -1,0 +1,34 @@
+"""Positions split over 1, 2 and 4 processes, beside one process that holds them all."""
+
+import pytest
+import sharded_ranks
+import torch.multiprocessing
+from torch import distributed
+
+import nonlocalnn as nl
+from nonlocalnn.functional.sharded import bytes_moved
+
+
+def on_ranks(world_size, tmp_path, *names):
+    torch.multiprocessing.spawn(
+        sharded_ranks.run, (world_size, str(tmp_path / "store"), names), nprocs=world_size
+    )
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_everything_is_equal_to_one_process(world_size, tmp_path):
+    names = ["operator", "half_precision", "blocks", "network", "traffic"]
+    on_ranks(world_size, tmp_path, *names, *(["subgroups"] if world_size == 4 else []))
+
+
+def test_what_does_not_fit_is_refused_on_every_rank(tmp_path):
+    on_ranks(2, tmp_path, "errors")
+
+
+def test_without_processes():
+    assert not distributed.is_initialized()
+    with pytest.raises(ValueError, match="there is no process group: call torch"):
+        nl.split_positions().__enter__()
+    sizes = {"num_queries": 100, "num_keys": 50, "width": 8, "num_values": 8, "num_ranks": 1}
+    for form in ("gaussian", "dot_product", "concatenation"):
+        assert bytes_moved(form, **sizes) == 0
