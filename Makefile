@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
 
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench browser clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -27,6 +27,9 @@ docs: $(DOCS_READY) ## build the documentation site into site/
 
 bench: $(READY) ## time the engines against the reference
 	$(BIN)/python -m nonlocalnn bench ops
+
+browser: ## install Debian's Chromium for the tests of pages, which are skipped without one
+	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) site runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -109,36 +109,6 @@ def test_print_config_can_be_loaded_again(tmp_path, capsys):
     assert capsys.readouterr().out == text
 
 
-def test_maps_of_files_of_one_name(tmp_path, checkpoint, photo, capsys):
-    (tmp_path / "other").mkdir()
-    other = tmp_path / "other" / photo.name
-    other.write_bytes(photo.read_bytes())
-    folder = tmp_path / "maps"
-    words = ["maps", str(photo), str(other), "--model", str(checkpoint), "--output", str(folder)]
-    assert main([*words, "--blocks", "nl_1", "--queries", "3,4", "13,-1"]) == 0
-    shapes = {str(path.relative_to(folder)): np.load(path).shape for path in folder.rglob("*.npy")}
-    assert shapes == {"photo/nl_1.npy": (1, 196, 49), "photo-2/nl_1.npy": (1, 196, 49)}
-    words[-1] = folder / "more"
-    fails(capsys, *words, "--queries", "13,0", status=1, says="query must be a place in (7, 7); got (13, 0)")
-    assert not (folder / "more").exists()
-
-
-def test_maps_hold_the_model_s_affinity(tmp_path, checkpoint):
-    words = ["maps", "--data", "digits", "--samples", "0", "7", "--model", str(checkpoint)]
-    assert main([*words, "--output", str(tmp_path)]) == 0
-    from nonlocalnn.data import load_dataset
-
-    image, target = load_dataset("digits", "test")[7]
-    model = nl.load_checkpoint(checkpoint).eval()
-    with nl.capture_affinity(model) as maps:
-        model(image[None])
-    folder = tmp_path / f"test-7-class-{target}"
-    for name in ("nl_1", "nl_2"):
-        np.testing.assert_allclose(np.load(folder / f"{name}.npy"), maps[name].affinity, rtol=1e-5, atol=1e-7)
-        assert (folder / f"{name}.png").stat().st_size > 1000
-    assert len(list(tmp_path.iterdir())) == 2
-
-
 def test_predict_folder_skips_nothing_and_reports_the_broken(tmp_path, checkpoint, photo, capsys):
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
@@ -200,9 +170,6 @@ def test_train_and_evaluate_clips(tmp_path, clip_run, capsys, monkeypatch):
     ("words", "says"),
     [
         (["predict", "{photo}", "--model", "{run}"], "{photo} is an image, and the model takes videos"),
-        (["maps", "{photo}", "--model", "{run}"], "{run} was trained on samples of shape (3, 8, 32, 32)"),
-        (["maps", "--data", "cue", "--model", "{run}"], "takes models of images"),
-        (["maps", "--data", "cue", "--model", "{model}"], "those of 'cue' have (3, 8, 28, 28)"),
         (["evaluate", "--data", "digits", "--model", "{run}"], "those of 'digits' have (1, 32, 32)"),
         (["evaluate", "--data", "cue-sequence", "--model", "{run}"], "those of 'cue-sequence' have (3, 384)"),
         (["train", "--data", "cue"], "'nl_digits' takes images, and the samples of 'cue' are clips"),
@@ -250,10 +217,6 @@ def bad_folder(tmp_path):
         (["evaluate", "--model", "{model}", "--data", "mnist", "--data-dir", "{tmp}"], "{tmp}"),
         (["predict", "absent.png", "--model", "{model}"], "absent.png"),
         (["predict", "{corrupt}", "--model", "{model}"], "cannot read image {corrupt}"),
-        (["maps", "{corrupt}", "--model", "{model}"], "cannot read image {corrupt}"),
-        (["maps", "{photo}", "--model", "{model}", "--queries", "99,0"], "query must be a place in (14, 14)"),
-        (["maps", "{photo}", "--model", "{model}", "--blocks", "nl_9"], "no non-local block 'nl_9'"),
-        (["maps", "--data", "digits", "--samples", "9999", "--model", "{model}"], "from 0 to 352"),
         (["predict", "{photo}", "--model", "{corrupt}"], "holds more than tensors, or is damaged"),
         (["convert", "absent.pth", "x.safetensors"], "there is no checkpoint absent.pth"),
         (["ablate", "digits", "--seeds", "0"], "seeds must be at least 1"),

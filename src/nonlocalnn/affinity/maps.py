@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from nonlocalnn.affinity.grids import PositionGrid, Sides, check_position
 from nonlocalnn.functional import Instantiation, affinity
 from nonlocalnn.functional.positions import Extent, group, group_sides
+
+if TYPE_CHECKING:
+    from nonlocalnn.affinity.pictures import Picture
 
 # Weights that are computed at a time where a whole map is gone through: 16 MiB in float32.
 _CHUNK = 2**22
@@ -137,6 +141,34 @@ class AffinityMap:
             parts.append((rows.gather(2, indices), indices))
         weights, indices = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         return weights, torch.stack(torch.unravel_index(indices, self.key_grid.sides), -1)
+
+    def show(self, query: Query | None = None, *, pixels: Tensor | None = None, sample: int = 0) -> Picture:
+        r"""Return a picture of what one query attends to, over the input; notebooks show it by itself.
+
+        Args:
+            query: The query's place in ``grid.sides``; None chooses four where the input has detail.
+            pixels: The input as it looks, (C, \*input sides), in [0, 1]; None is the input that was recorded,
+                from its smallest value to its largest.
+            sample: Which one of the batch.
+
+        Raises:
+            ValueError: The place or the sample does not exist, or the pixels are not those of the input.
+            ImportError: matplotlib is missing.
+
+        Example:
+            >>> import tempfile
+            >>> from nonlocalnn import capture_affinity, create_model
+            >>> model = create_model("nl_digits").eval()
+            >>> with capture_affinity(model) as maps:
+            ...     _ = model(torch.rand(1, 1, 28, 28))
+            >>> picture = maps["nl_1"].show((3, 4))
+            >>> picture.save(tempfile.mkdtemp() + "/map.svg")
+        """
+        # Pictures are made of maps, and few programs make any.
+        from nonlocalnn.affinity.pictures import Picture, draw_rows
+
+        queries = None if query is None else [query]
+        return Picture(draw_rows(self, pixels, queries=queries, sample=sample))
 
     def all_queries(self) -> list[Sides]:
         """Return the places of all queries that were recorded."""

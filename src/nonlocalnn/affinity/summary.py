@@ -20,7 +20,7 @@ class AffinitySummary:
     for the two Gaussian forms. Queries that weigh nothing at all count for nothing.
 
     Args:
-        attended: Mean weight of each key, (B, \*key sides): what is attended most.
+        attended: Mean |w_ij| of each key over the queries, (B, \*key sides): what is attended most.
         entropy: Of the shares, over that of uniform attention, (B,): 0 is one key, 1 all keys alike; NaN
             where a query sees a single key.
         distance: Mean distance in space from a query to what it attends, (B,), in input pixels.
@@ -81,7 +81,7 @@ def summarise(shown: AffinityMap, *, queries: Sequence[Query] | None = None) -> 
     uniform = {"space": 0.0, "time": 0.0}
     for numbers, rows, group, keys in shown.by_group(places):
         weights = shown.weigh(rows, group).float()
-        attended[:, keys] += weights.sum(1) / len(places)
+        attended[:, keys] += weights.abs().sum(1) / len(places)
         sums = weights.abs().sum(2, keepdim=True)
         shares = weights.abs() / sums.clamp(min=torch.finfo(sums.dtype).tiny)
         most = math.log(len(keys)) if len(keys) > 1 else math.nan

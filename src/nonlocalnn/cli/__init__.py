@@ -16,6 +16,8 @@ COMMANDS = {
     "evaluate": "accuracy, a table by class and the confusion matrix of a checkpoint",
     "predict": "class probabilities of image files, as JSON lines",
     "maps": "what each position attends to, as arrays and pictures",
+    "explain": "one HTML file that shows what each position of an input attends to",
+    "explore": "the same pages for new inputs, in the browser",
     "convert": "turn another code base's checkpoint into ours",
     "export": "write a network as a file that onnxruntime or PyTorch runs by itself",
     "data": "look after video files: find broken ones, make small copies",

@@ -3,39 +3,87 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+import math
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity import AffinityMap, capture_affinity
-from nonlocalnn.classifier import Classifier
-from nonlocalnn.cli.common import (
-    add_model_arguments,
-    command_parser,
-    load_image_model,
-    load_samples,
-    progress,
-)
-from nonlocalnn.data import list_datasets, read_image
+from nonlocalnn.affinity.capture import find_blocks
+from nonlocalnn.affinity.grids import Sides, check_position
+from nonlocalnn.affinity.pictures import queries_to_draw
+from nonlocalnn.classifier import Classifier, load_classifier
+from nonlocalnn.cli.common import add_model_arguments, command_parser, load_samples, progress
+from nonlocalnn.data import list_datasets
 from nonlocalnn.evaluate import autocast_for, resolve_device
-from nonlocalnn.explorer import draw_affinity
-from nonlocalnn.predict import find_images
+from nonlocalnn.explorer.map_files import ANIMATIONS, answer_in_words, write_maps
+from nonlocalnn.explorer.shown_input import ShownInput, read_input, take_sample
+from nonlocalnn.predict import most_probable
+
+# Of a whole map in a file: 1 GiB in float32.
+_MOST_NUMBERS = 2**28
+_PLACE = re.compile(r"-?\d+(,-?\d+){0,2}")
 
 
 def run(words: Sequence[str]) -> int:
-    """Write, for each input and block, the affinity as .npy (1, N, M) and a picture."""
+    """Write pictures, rows and a summary of each block; status 1 when an input could not be read."""
+    parser = _parser()
+    args = parser.parse_args(words)
+    if bool(args.inputs) == bool(args.data):
+        parser.error("give either files or --data")
+    if args.whole and args.data:
+        parser.error("--whole is about files; samples of a data set have their own size")
+    loaded = load_classifier(args.model)
+    if args.format in ANIMATIONS and not loaded.takes_videos:
+        raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
+    loaded.model.to(resolve_device(args.device))
+    find_blocks(loaded.model, args.blocks)
+    readers = _readers(args, loaded)
+    failed, taken = 0, set[str]()
+    for read in progress(readers, total=len(readers), label="maps"):
+        try:
+            shown = read()
+            maps, probabilities = _captured(loaded, shown, args)
+        except (ValueError, FileNotFoundError) as error:
+            failed += 1
+            print(f"nonlocalnn maps: {' '.join(str(error).split())}", file=sys.stderr)
+            continue
+        # What one block has and another lacks is refused before anything is written.
+        places = {
+            block: _places(f"{shown.name}, {block}", each, shown.pixels, args) for block, each in maps.items()
+        }
+        folder = args.output / _unused(Path(shown.name).stem, taken)
+        facts = write_maps(
+            folder,
+            shown,
+            maps,
+            queries=places,
+            prediction=most_probable(probabilities, loaded.classes, top=3)["top"],
+            suffix=args.format,
+            all_rows=args.all_rows,
+        )
+        print("\n".join(_table(folder.name, facts)))
+    if done := len(readers) - failed:
+        print(f"{done} input{'' if done == 1 else 's'}, results in {args.output}")
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "maps",
-        "What positions of an image attend to, in each non-local block: an array and a picture.",
+        "What positions of images, videos or sequences attend to, in each non-local block: pictures, arrays "
+        "and a summary.",
         "nonlocalnn maps digit.png --model runs/digits --output runs/maps\n"
+        "  nonlocalnn maps clip.mp4 --model runs/kinetics --pixels 3,112,112 --format gif\n"
         "  nonlocalnn maps --data digits --samples 0 12 --model runs/digits --blocks nl_1 --queries 3,4 9,9",
     )
-    parser.add_argument("inputs", nargs="*", type=Path, help="image files, and folders of them")
+    parser.add_argument("inputs", nargs="*", type=Path, help="images or videos, and folders of them")
     add_model_arguments(parser)
     parser.add_argument("--data", choices=list_datasets(), help="take inputs from a data set instead")
     parser.add_argument("--data-dir", type=Path, help="folder of the data set")
@@ -46,75 +94,119 @@ def run(words: Sequence[str]) -> int:
         "--samples", nargs="+", type=int, default=[0], help="places in the split (default: 0)"
     )
     parser.add_argument("--blocks", nargs="+", help="names of blocks (default: all)")
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--queries",
         nargs="+",
         type=_place,
-        help="positions ROW,COLUMN in the block's map (default: four, chosen where the image has detail)",
+        help="positions in the block's map: N, ROW,COLUMN or TIME,ROW,COLUMN (default: four, chosen where "
+        "the input has detail)",
+    )
+    where.add_argument(
+        "--pixels",
+        nargs="+",
+        type=_place,
+        help="the same as points of the input, of which each block takes its nearest position",
+    )
+    parser.add_argument(
+        "--format",
+        default="png",
+        choices=("png", "svg", *ANIMATIONS),
+        help="of the pictures; gif and mp4 are videos that move, a file a query (default: png)",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="keep the aspect ratio and show all of it, instead of stretching an image and cutting a square "
+        "out of a video",
+    )
+    parser.add_argument(
+        "--all-rows", action="store_true", help="write the rows of all queries, not of those drawn only"
     )
     parser.add_argument("--output", type=Path, default=Path("runs/maps"), help="folder of the results")
-    args = parser.parse_args(words)
-    if bool(args.inputs) == bool(args.data):
-        parser.error("give either image files or --data")
-    loaded, device = load_image_model(args.model), resolve_device(args.device)
-    model = loaded.model.to(device)
-    inputs = list(_from_data(args, loaded) if args.data else _from_files(args, loaded))
-    for name, image in progress(inputs, total=len(inputs), label="maps"):
-        with (
-            capture_affinity(model, args.blocks) as maps,
-            torch.no_grad(),
-            autocast_for(args.precision, device),
-        ):
-            scores = model(image.unsqueeze(0).to(device))
-        answer = loaded.classes[int(scores[0].argmax())]
-        # A query that one block has and another lacks must be refused before anything is written.
-        for shown, query in itertools.product(maps.values(), args.queries or ()):
-            shown.of_query(*query)
-        for block, shown in maps.items():
-            _write(args.output / name, block, image, shown, args.queries, f"{block}, predicted {answer!r}.")
-    print(f"{len(inputs)} inputs, results in {args.output}")
-    return 0
+    return parser
 
 
-def _place(text: str) -> tuple[int, int]:
-    if re.fullmatch(r"-?\d+,-?\d+", text) is None:
-        raise argparse.ArgumentTypeError(f"a query is ROW,COLUMN, as in 3,4; got {text!r}")
-    row, column = text.split(",")
-    return int(row), int(column)
+def _place(text: str) -> Sides:
+    if _PLACE.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(
+            f"a position is N, ROW,COLUMN or TIME,ROW,COLUMN, as in 3,4; got {text!r}"
+        )
+    return tuple(map(int, text.split(",")))
 
 
-def _from_files(args: argparse.Namespace, loaded: Classifier) -> Iterator[tuple[str, Tensor]]:
-    taken: set[str] = set()
-    for path in find_images(args.inputs):
-        image = read_image(path, image_size=loaded.image_size, channels=loaded.channels)
-        # Files of one name from several folders must not overwrite one another.
-        name, number = path.stem, 1
-        while name in taken:
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name)
-        yield name, image
-
-
-def _from_data(args: argparse.Namespace, loaded: Classifier) -> Iterator[tuple[str, Tensor]]:
+def _readers(args: argparse.Namespace, loaded: Classifier) -> list[Callable[[], ShownInput]]:
+    """Return what reads each input, in turn."""
+    if args.data is None:
+        return [partial(read_input, loaded, path, whole=args.whole) for path in loaded.find(args.inputs)]
     dataset = load_samples(loaded, args.data, args.split, data_dir=args.data_dir)
-    for index in args.samples:
-        if not 0 <= index < len(dataset):
-            raise ValueError(f"--samples must be from 0 to {len(dataset) - 1} for this split; got {index}")
-        image, target = dataset[index]
-        yield f"{args.split}-{index}-class-{dataset.classes[target]}", image
+    return [partial(take_sample, dataset, index, split=args.split) for index in args.samples]
 
 
-def _write(
-    folder: Path,
-    block: str,
-    image: Tensor,
-    shown: AffinityMap,
-    queries: Sequence[tuple[int, int]] | None,
-    title: str,
-) -> None:
-    import numpy as np
+def _captured(
+    loaded: Classifier, shown: ShownInput, args: argparse.Namespace
+) -> tuple[Mapping[str, AffinityMap], Tensor]:
+    """Return the maps of one input, and the class probabilities, (K,)."""
+    x = shown.sample.unsqueeze(0).to(loaded.device)
+    try:
+        with (
+            capture_affinity(loaded.model, args.blocks) as maps,
+            torch.no_grad(),
+            autocast_for(args.precision, loaded.device),
+        ):
+            scores = loaded.model(x)[0].float().cpu()
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network does not take {shown.name}, of shape {tuple(shown.sample.shape)}: {error}"
+        ) from error
+    return maps, scores.sigmoid() if loaded.multi_label else scores.softmax(0)
 
-    draw_affinity(image, shown, folder / f"{block}.png", queries=queries, title=title)
-    with atomic_path(folder / f"{block}.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, shown.affinity.numpy())
+
+def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namespace) -> list[Sides]:
+    """Return the queries to draw of a block.
+
+    Raises:
+        ValueError: The block has no such query, or too many rows to write them all.
+    """
+    num_numbers = math.prod(shown.grid.sides) * math.prod(shown.key_shape)
+    if args.all_rows and num_numbers > _MOST_NUMBERS:
+        raise ValueError(
+            f"{name}: a file holds at most {_MOST_NUMBERS:,} numbers and all rows are {num_numbers:,}: leave "
+            "out --all-rows, or name smaller blocks with --blocks"
+        )
+    try:
+        if args.queries:
+            return [check_position(query, shown.grid.sides) for query in args.queries]
+        if args.pixels:
+            return [shown.grid.position(*pixel) for pixel in args.pixels]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return queries_to_draw(shown, pixels)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Return a name for a folder: inputs of one name must not overwrite one another."""
+    unused, number = name, 1
+    while unused in taken:
+        number += 1
+        unused = f"{name}-{number}"
+    taken.add(unused)
+    return unused
+
+
+def _table(name: str, facts: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the table of one input: how widely and how far each block attends."""
+    width = max(map(len, facts["blocks"]), default=0) + 2
+    lines = [
+        f"{name}: {answer_in_words(facts)}",
+        f"  {'block':{width}}{'form':20}{'entropy':>8}{'distance (uniform)':>22}{'frames (uniform)':>20}",
+    ]
+    for block, about in facts["blocks"].items():
+        numbers = {key: "-" if value is None else f"{value:.2f}" for key, value in about["summary"].items()}
+        distance = f"{numbers['distance_pixels']} ({numbers['uniform_distance_pixels']})"
+        frames = f"{numbers['distance_frames']} ({numbers['uniform_distance_frames']})"
+        lines.append(
+            f"  {block:{width}}{about['instantiation']:20}{numbers['entropy']:>8}{distance:>22}"
+            f"{'-' if about['summary']['distance_frames'] is None else frames:>20}"
+        )
+    return lines

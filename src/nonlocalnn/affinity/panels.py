@@ -1,0 +1,215 @@
+"""Parts of pictures of maps: pixels, weights where their keys lie, and marks."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nonlocalnn._errors import missing_extra
+from nonlocalnn.affinity.grids import PositionGrid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUERY_COLOUR = "#39ff14"
+# Inches: bars that are lower have no room for words.
+LOW = 1.0
+# Enough of the picture is seen through the heat to tell what is attended.
+_HEAT_ALPHA = 0.6
+# Inches that a letter is wide, a point of its size.
+_LETTER_WIDTH = 0.0078
+_TITLE_SIZE = 9
+_BAR_WIDTH = 0.1
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The colours of weights.
+
+    Args:
+        colours: The name of matplotlib's colour map.
+        low: What the first colour stands for.
+        high: What the last colour stands for.
+    """
+
+    colours: str
+    low: float
+    high: float
+
+
+def scale_of(weights: Tensor, *, signed: bool) -> Scale:
+    """Return colours from 0 up; for weights with a sign, as far down as up, with 0 in the middle.
+
+    Example:
+        >>> scale_of(torch.tensor([0.25, -0.5]), signed=True)
+        Scale(colours='RdBu_r', low=-0.5, high=0.5)
+        >>> scale_of(torch.zeros(2), signed=False)
+        Scale(colours='inferno', low=0.0, high=1.0)
+    """
+    top = float(weights.abs().max()) or 1.0
+    return Scale("RdBu_r", -top, top) if signed else Scale("inferno", 0.0, top)
+
+
+def new_figure(width: float, height: float, *, title: str = "") -> Figure:
+    """Return an empty figure, which arranges its parts itself.
+
+    Args:
+        width: In inches.
+        height: In inches, the title not included.
+        title: Written above, in as many lines as the width needs.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("matplotlib", "plots", "drawing") from None
+    text = fitted(title, width - 0.3, _TITLE_SIZE)
+    lines = text.count("\n") + 1 if text else 0
+    figure = Figure(figsize=(width, height + 0.18 * lines), layout="constrained", dpi=120)
+    if text:
+        # Names of classes and files may hold dollar signs, which are no formulas.
+        figure.suptitle(text, fontsize=_TITLE_SIZE, parse_math=False)
+    return figure
+
+
+def fitted(text: str, inches: float, size: float) -> str:
+    """Return text broken into lines that are at most so long, in letters of a size in points."""
+    return textwrap.fill(text, max(10, math.floor(inches / (_LETTER_WIDTH * size))))
+
+
+def show_pixels(axis: Any, pixels: Tensor) -> Any:
+    """Show an image, (C, H, W) in [0, 1], such that pixel p lies between p and p + 1; return the layer."""
+    height, width = pixels.shape[1:]
+    pixels = pixels.float().clamp(0, 1)
+    shown = pixels.permute(1, 2, 0) if pixels.shape[0] == 3 else pixels.mean(0)
+    layer = axis.imshow(
+        shown.numpy(), cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest"
+    )
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    return layer
+
+
+def show_heat(axis: Any, heat: Tensor, grid: PositionGrid, scale: Scale) -> Any:
+    """Lay the weights of keys, (h, w), over the image on ``axis``, each over its own box; return the layer.
+
+    What lies in no key's box stays bare.
+    """
+    (top, bottom), (left, right) = (_reach(grid, axis_number) for axis_number in (-2, -1))
+    weights = heat.float()
+    layer = axis.imshow(
+        weights.numpy(),
+        cmap=scale.colours,
+        vmin=scale.low,
+        vmax=scale.high,
+        # One number for all would be applied twice in SVG files, and to the colour bar.
+        alpha=torch.full_like(weights, _HEAT_ALPHA).numpy(),
+        interpolation="nearest",
+        extent=(left, right, bottom, top),
+    )
+    height, width = grid.input_sides[-2:]
+    axis.set(xlim=(0, width), ylim=(height, 0))
+    return layer
+
+
+def _reach(grid: PositionGrid, axis: int) -> tuple[float, float]:
+    """Return from where to where the boxes of a grid would go along an axis if the input did not end."""
+    start = grid.centres[axis] - grid.steps[axis] / 2
+    return start, start + grid.sides[axis] * grid.steps[axis]
+
+
+def add_bar(figure: Figure, layer: Any, axes: Any, label: str, *, inches: float) -> None:
+    """Put a colour bar beside axes that are so many inches high."""
+    bar = figure.colorbar(layer, ax=axes, fraction=0.046, pad=0.02, aspect=inches / _BAR_WIDTH)
+    fill_bar(bar, label, inches=inches)
+
+
+def fill_bar(bar: Any, label: str, *, inches: float) -> None:
+    """Write beside a colour bar that is so many inches high."""
+    bar.ax.tick_params(labelsize=6.5)
+    bar.set_label(fitted(label, inches, 6.5), fontsize=6.5)
+
+
+def mark_box(
+    axis: Any, box: Sequence[tuple[float, float]], number: str = "", *, of_this_frame: bool = True
+) -> None:
+    """Draw the outline of a query's box, ((top, bottom), (left, right)), and its number beside it.
+
+    Args:
+        axis: It shows the image.
+        box: In pixels.
+        number: What to write.
+        of_this_frame: Whether the query lies in this frame; a dashed outline shows its place in others.
+    """
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    (top, bottom), (left, right) = box
+    # Light on dark stays visible on light and dark pictures.
+    around = [withStroke(linewidth=2.2 if of_this_frame else 1.8, foreground="black")]
+    axis.add_patch(
+        Rectangle(
+            (left, top),
+            right - left,
+            bottom - top,
+            fill=False,
+            edgecolor=QUERY_COLOUR,
+            linewidth=1.2 if of_this_frame else 0.9,
+            linestyle="-" if of_this_frame else (0, (2, 2)),
+            path_effects=around,
+        )
+    )
+    if not number:
+        return
+    # The number stands towards the middle, where it is inside the picture.
+    is_low = top + bottom > sum(axis.get_ylim())
+    axis.annotate(
+        number,
+        ((left + right) / 2, top if is_low else bottom),
+        xytext=(0, 2 if is_low else -2),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if is_low else "top",
+        color=QUERY_COLOUR,
+        fontsize=9,
+        fontweight="bold",
+        path_effects=around,
+    )
+
+
+def heat_of_frame(weights: Tensor, grid: PositionGrid, frame: int) -> Tensor:
+    """Return the weights (h, w) of the keys whose box in time holds a frame's centre; else NaN.
+
+    Example:
+        >>> grid = PositionGrid((2, 1, 1), (5, 8, 8), steps=(2.0, 8.0, 8.0), centres=(0.5, 4.0, 4.0))
+        >>> weights = torch.tensor([0.25, 0.75]).view(2, 1, 1)
+        >>> [heat_of_frame(weights, grid, frame).item() for frame in range(5)]
+        [0.25, 0.75, 0.75, nan, nan]
+    """
+    place = math.floor((frame + 0.5 - grid.centres[0]) / grid.steps[0] + 0.5)
+    return weights[place] if 0 <= place < grid.sides[0] else torch.full_like(weights[0], math.nan)
+
+
+def frames_of(box: tuple[float, float], frames: Sequence[int]) -> list[int]:
+    """Return which of some frames have their centre in a position's box in time; else the nearest one.
+
+    Args:
+        box: From when to when, in frames.
+        frames: Those that are shown.
+
+    Example:
+        >>> frames_of((2.0, 4.0), range(8)), frames_of((2.0, 4.0), [0, 4, 9])
+        ([2, 3], [4])
+    """
+    start, end = box
+    inside = [frame for frame in frames if start <= frame + 0.5 < end]
+    return inside or [min(frames, key=lambda frame: abs(frame + 0.5 - (start + end) / 2))]

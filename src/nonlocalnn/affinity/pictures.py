@@ -1,0 +1,267 @@
+"""Pictures of maps: what chosen positions attend to, over the input that the map belongs to."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn._files import atomic_path
+from nonlocalnn.affinity.grids import Sides, check_position
+from nonlocalnn.affinity.images import draw_images
+from nonlocalnn.affinity.maps import AffinityMap, Query
+from nonlocalnn.affinity.sequences import draw_sequences
+from nonlocalnn.affinity.strips import draw_strips
+from nonlocalnn.affinity.summary import AffinitySummary, summarise
+from nonlocalnn.affinity.views import View
+from nonlocalnn.functional import Instantiation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SUFFIXES = (".png", ".svg")
+_MEANINGS: dict[Instantiation, str] = {
+    "gaussian": "share of the attention (a row sums to 1)",
+    "embedded_gaussian": "share of the attention (a row sums to 1)",
+    "dot_product": "signed weight, dot product / number of keys",
+    "concatenation": "weight, ReLU / number of keys",
+}
+_NUM_ARROWS = 5
+_POOLS: dict[int, Callable[[Tensor, Any], Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
+_DRAW = {1: draw_sequences, 2: draw_images, 3: draw_strips}
+
+
+def meaning(instantiation: Instantiation) -> str:
+    """Return what a weight is, in words.
+
+    Example:
+        >>> meaning("gaussian")
+        'share of the attention (a row sums to 1)'
+    """
+    return _MEANINGS[instantiation]
+
+
+def choose_queries(pixels: Tensor, sides: Sides, num_queries: int = 4) -> list[Sides]:
+    r"""Choose positions worth looking at: where the input changes most, far from one another.
+
+    Args:
+        pixels: (C, \*input sides), values in [0, 1].
+        sides: Sides of the queries' map: (n,), (h, w) or (t, h, w).
+        num_queries: How many; there are at most as many as positions.
+
+    Returns:
+        Places in the map, the most detailed first.
+
+    Example:
+        >>> image = torch.zeros(1, 8, 8)
+        >>> image[0, 5, 6] = 1.0
+        >>> choose_queries(image, (4, 4), 1)
+        [(2, 3)]
+    """
+    pool = _POOLS[len(sides)]
+    grey = pixels.float().mean(0, keepdim=True)
+    # The spread within a position's own part of the input; the floor lets flat inputs have queries too.
+    spread = (pool(grey.square(), sides) - pool(grey, sides).square()).clamp(min=0).sqrt()
+    detail = spread.flatten() + 1e-3
+    places = torch.cartesian_prod(*(torch.arange(side) / side for side in sides)).view(-1, len(sides))
+    chosen: list[int] = []
+    score = detail
+    for _ in range(min(num_queries, detail.numel())):
+        chosen.append(int(score.argmax()))
+        distances = (places[:, None] - places[chosen]).square().sum(2)
+        score = detail * distances.amin(1)
+    found = torch.stack(torch.unravel_index(torch.tensor(chosen, dtype=torch.long), sides), 1)
+    return [tuple(place) for place in found.tolist()]
+
+
+def queries_to_draw(shown: AffinityMap, pixels: Tensor) -> list[Sides]:
+    """Return the queries of a picture for which none were named: four, of those that were recorded."""
+    if shown.queries is not None:
+        return list(shown.queries[:4])
+    return choose_queries(pixels, shown.grid.sides)
+
+
+def draw_rows(
+    shown: AffinityMap,
+    pixels: Tensor | None = None,
+    *,
+    queries: Sequence[Query] | None = None,
+    sample: int = 0,
+    title: str = "",
+) -> Figure:
+    r"""Draw what chosen positions attend to, over the input.
+
+    An image: the heat of each query's weights over it. A clip: a strip of its frames for each query, with
+    arrows to the five keys that weigh most, as in figure 3 of the paper; of a clip with more than 16 frames,
+    16 at even distances. A sequence: its channels, shaded where they are attended, above the weights.
+
+    Weights lie where their keys do. Those of the two Gaussian forms and of the concatenation form are at
+    least 0 and shown from 0 up; dot products have a sign, and colours with 0 in their middle. Each query has
+    a scale of its own, since the weights of different queries can differ by orders of magnitude.
+
+    Args:
+        shown: The map of a block.
+        pixels: The input as it looks, (C, \*input sides), in [0, 1], in colour if C is 3, else grey; None is
+            the input that was recorded, from its smallest value to its largest.
+        queries: Places in ``shown.grid.sides``; None chooses four with detail.
+        sample: Which one of the batch.
+        title: Written above.
+
+    Raises:
+        ValueError: A query or the sample does not exist, there is no query, or the pixels are not those of
+            the map's input.
+        ImportError: matplotlib is missing.
+
+    Memory:
+        O(Q M).
+
+    Source:
+        Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018, figure 3.
+
+    Example:
+        >>> from nonlocalnn import capture_affinity, create_model
+        >>> model = create_model("nl_digits").eval()
+        >>> with capture_affinity(model) as maps:
+        ...     _ = model(torch.rand(1, 1, 28, 28))
+        >>> figure = draw_rows(maps["nl_1"], queries=[(3, 4)])
+        >>> [axis.get_title() for axis in figure.axes[:2]]
+        ['input, queries', 'query 1: row 3, column 4']
+    """
+    pixels = _pixels_of(shown, pixels, sample)
+    chosen = queries_to_draw(shown, pixels) if queries is None else queries
+    places = [check_position(place, shown.grid.sides) for place in chosen]
+    if not places:
+        raise ValueError("queries must name at least one place, or be None; got none")
+    views = _views(shown, places, sample)
+    return _DRAW[len(shown.grid.sides)](shown, pixels, views, _titled(title, shown))
+
+
+def _views(shown: AffinityMap, places: Sequence[Sides], sample: int) -> list[View]:
+    rows = shown.rows(places)[sample]
+    values, keys = (part[sample].tolist() for part in shown.top(places, min(_NUM_ARROWS, rows[0].numel())))
+    return [
+        View(
+            weights=rows[number],
+            signed=shown.is_signed,
+            label=meaning(shown.instantiation),
+            query=place,
+            number=str(number + 1),
+            # Keys of other groups, and those that a ReLU cuts off, are not attended at all.
+            top=[
+                (value, tuple(key))
+                for value, key in zip(values[number], keys[number], strict=True)
+                if value != 0
+            ],
+        )
+        for number, place in enumerate(places)
+    ]
+
+
+def draw_attended(
+    shown: AffinityMap,
+    pixels: Tensor | None = None,
+    *,
+    summary: AffinitySummary | None = None,
+    sample: int = 0,
+    title: str = "",
+) -> Figure:
+    r"""Draw what is attended most: the mean weight of each key over all queries, over the input.
+
+    Args:
+        shown: The map of a block.
+        pixels: See :func:`draw_rows`.
+        summary: What :func:`~nonlocalnn.affinity.summarise` has given for the map; None computes it.
+        sample: Which one of the batch.
+        title: Written above.
+
+    Raises:
+        ValueError: The sample does not exist, or the pixels are not those of the map's input.
+        ImportError: matplotlib is missing.
+    """
+    pixels = _pixels_of(shown, pixels, sample)
+    if summary is None:
+        summary = summarise(shown)
+    size = "size of the " if shown.is_signed else ""
+    label = f"mean over the queries: {size}{meaning(shown.instantiation)}"
+    views = [View(weights=summary.attended[sample], signed=False, label=label)]
+    return _DRAW[len(shown.grid.sides)](shown, pixels, views, _titled(title, shown))
+
+
+def _pixels_of(shown: AffinityMap, pixels: Tensor | None, sample: int) -> Tensor:
+    batch = shown.phi.shape[0]
+    if not 0 <= sample < batch:
+        raise ValueError(f"sample must be from 0 to {batch - 1}, one of the map's batch; got {sample}")
+    if pixels is None:
+        if shown.input is None:
+            raise ValueError("the model was given no tensor to draw on: give pixels")
+        pixels = shown.input[sample].float()
+        low, high = pixels.min(), pixels.max()
+        pixels = (pixels - low) / (high - low).clamp(min=torch.finfo(pixels.dtype).tiny)
+    check_pixels(shown, pixels)
+    return pixels
+
+
+def check_pixels(shown: AffinityMap, pixels: Tensor) -> None:
+    """Check that pixels are of the size of a map's input.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if tuple(pixels.shape[1:]) != shown.grid.input_sides:
+        raise ValueError(
+            f"pixels must be (C, {', '.join(map(str, shown.grid.input_sides))}), as the input of the map; "
+            f"got {tuple(pixels.shape)}"
+        )
+
+
+def _titled(title: str, shown: AffinityMap) -> str:
+    keys = " x ".join(map(str, shown.key_grid.sides))
+    form = f"{shown.instantiation}, keys {keys}"
+    return f"{title}; {form}" if title else form
+
+
+class Picture:
+    """A figure that notebooks show by themselves.
+
+    Args:
+        figure: It.
+    """
+
+    def __init__(self, figure: Figure) -> None:
+        self.figure = figure
+
+    def _repr_png_(self) -> bytes:
+        return self._render("png")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file.
+
+        Args:
+            path: It ends in .png or .svg; an existing one is replaced.
+
+        Raises:
+            ValueError: It ends in something else.
+        """
+        suffix = Path(path).suffix.lower()
+        check_choice("the ending of a picture's name", suffix, _SUFFIXES)
+        # Rendered first: no file is begun that cannot be finished.
+        content = self._render(suffix[1:])
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+
+    def _render(self, kind: str) -> bytes:
+        file = io.BytesIO()
+        # The date would make every file of the same picture another.
+        self.figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        return file.getvalue()

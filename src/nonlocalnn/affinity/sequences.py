@@ -1,0 +1,105 @@
+"""Maps over a sequence: its channels above, and the weights below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nonlocalnn.affinity import panels
+from nonlocalnn.affinity.maps import AffinityMap
+from nonlocalnn.affinity.views import View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WIDTH, _HIGH, _LOW = 9.0, 1.1, 0.8
+# Apart for colour-blind people too; the channels' own colours are others.
+_POSITIVE, _NEGATIVE, _QUERY = "#d55e00", "#0072b2", "#117733"
+_MOST_NAMED = 8
+
+
+def draw_sequences(shown: AffinityMap, pixels: Tensor, views: Sequence[View], title: str) -> Figure:
+    """Draw two lines of axes for each view: channels shaded by weight, and the weights as steps."""
+    figure = panels.new_figure(_WIDTH, (_HIGH + _LOW + 0.35) * len(views) + 0.5, title=title)
+    axes = figure.subplots(
+        2 * len(views),
+        1,
+        sharex=True,
+        squeeze=False,
+        gridspec_kw={"height_ratios": [_HIGH, _LOW] * len(views)},
+    )[:, 0]
+    edges = _edges(shown)
+    for view, above, below in zip(views, axes[::2], axes[1::2], strict=True):
+        _draw_channels(above, pixels)
+        _shade(above, view, edges)
+        _draw_steps(below, view, edges)
+        if view.query is None:
+            above.set_title("attended by all queries", fontsize=8, loc="left")
+            continue
+        ((start, end),) = shown.grid.box(*view.query)
+        for axis in (above, below):
+            axis.axvspan(start, end, facecolor=_QUERY, alpha=0.45, edgecolor=_QUERY, linewidth=1.2, zorder=4)
+        above.set_title(
+            f"query {view.number}: position {view.query[0]}", fontsize=8, loc="left", color=_QUERY
+        )
+    axes[-1].set_xlim(0, pixels.shape[1])
+    axes[-1].set_xlabel("position in the input", fontsize=8)
+    if len(pixels) <= _MOST_NAMED:
+        figure.legend(
+            *axes[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=len(pixels),
+            frameon=False,
+            fontsize=7,
+        )
+    return figure
+
+
+def _edges(shown: AffinityMap) -> Tensor:
+    """Return where the boxes of the keys begin and end in the input, (M + 1,)."""
+    grid = shown.key_grid
+    edges = grid.centres[0] + grid.steps[0] * (torch.arange(grid.sides[0] + 1) - 0.5)
+    return edges.clamp(0, grid.input_sides[0])
+
+
+def _draw_channels(axis: Any, pixels: Tensor) -> None:
+    # A value lies in the middle of its place, which goes from n to n + 1.
+    places = torch.arange(pixels.shape[1]) + 0.5
+    for number, channel in enumerate(pixels.float()):
+        axis.plot(places.numpy(), channel.numpy(), linewidth=0.8, label=f"channel {number}", zorder=3)
+    axis.set_ylabel("input", fontsize=7)
+    axis.tick_params(labelsize=6.5)
+
+
+def _shade(axis: Any, view: View, edges: Tensor) -> None:
+    """Colour the ground behind the channels, the stronger the more a key weighs."""
+    from matplotlib.colors import to_rgb
+
+    shares = view.weights.float() / (float(view.weights.abs().max()) or 1.0)
+    colours = torch.empty(1, len(shares), 4)
+    colours[0, :, :3] = torch.where(
+        (shares > 0)[:, None], torch.tensor(to_rgb(_POSITIVE)), torch.tensor(to_rgb(_NEGATIVE))
+    )
+    colours[0, :, 3] = 0.7 * shares.abs()
+    bottom, top = axis.get_ylim()
+    # pcolormesh, since the first and the last box may be cut by the input's ends.
+    axis.pcolormesh(edges.numpy(), [bottom, top], colours.numpy(), zorder=1)
+    axis.set_ylim(bottom, top)
+
+
+def _draw_steps(axis: Any, view: View, edges: Tensor) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    weights = view.weights.float()
+    for part, colour in ((weights.clamp(min=0), _POSITIVE), (weights.clamp(max=0), _NEGATIVE)):
+        if bool(part.any()):
+            axis.stairs(part.numpy(), edges.numpy(), fill=True, color=colour, zorder=2)
+    axis.axhline(0, color="black", linewidth=0.6, zorder=2)
+    scale = panels.scale_of(weights, signed=view.signed)
+    axis.set_ylim(1.08 * scale.low, 1.08 * scale.high)
+    axis.yaxis.set_major_locator(MaxNLocator(3))
+    axis.set_ylabel(panels.fitted(view.label, _LOW + 0.3, 6.5), fontsize=6.5)
+    axis.tick_params(labelsize=6.5)

@@ -1,0 +1,29 @@
+"""What pictures show beside one another: the weights of one query, or those of many in the mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nonlocalnn.affinity.grids import Sides
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    r"""Weights of keys, and whose they are.
+
+    Args:
+        weights: (\*key sides).
+        signed: Whether they can be negative.
+        label: What a weight is.
+        query: Whose weights these are; None for a mean.
+        number: What the query is called.
+        top: The keys that weigh most: weight and place.
+    """
+
+    weights: Tensor
+    signed: bool
+    label: str
+    query: Sides | None = None
+    number: str = ""
+    top: Sequence[tuple[float, Sides]] = ()

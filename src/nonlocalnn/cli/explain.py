@@ -1,0 +1,106 @@
+"""``nonlocalnn explain``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from nonlocalnn._files import write_text
+from nonlocalnn.classifier import Classifier, load_classifier
+from nonlocalnn.cli.common import command_parser, load_samples
+from nonlocalnn.data import list_datasets
+from nonlocalnn.evaluate import resolve_device
+from nonlocalnn.explorer.deletion import Deletion, deletion_test
+from nonlocalnn.explorer.explain import explain
+from nonlocalnn.explorer.page import write_page
+from nonlocalnn.explorer.shown_input import ShownInput, read_input, take_sample
+
+
+def run(words: Sequence[str]) -> int:
+    """Write the page of one input, and with ``--deletion`` what the answer loses without what is attended."""
+    parser = command_parser(
+        "explain",
+        "One HTML file that shows what each position of an image, video or sequence attends to. It opens in "
+        "any browser, without a server or a network.",
+        "nonlocalnn explain clip.mp4 --model runs/kinetics -o clip.html\n"
+        "  nonlocalnn explain --data cue --sample 3 --model runs/cue -o cue.html --deletion",
+    )
+    parser.add_argument("input", nargs="?", type=Path, help="an image, or a video for a model of videos")
+    parser.add_argument(
+        "--model", required=True, type=Path, help="a checkpoint, or the folder of a run (its best weights)"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="the page (default: the input's name with .html)")
+    parser.add_argument("--data", choices=list_datasets(), help="take the input from a data set instead")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
+    parser.add_argument(
+        "--split", default="test", choices=("train", "validation", "test"), help="default: test"
+    )
+    parser.add_argument("--sample", type=int, default=0, help="place in the split (default: 0)")
+    parser.add_argument("--blocks", nargs="+", help="names of blocks (default: all)")
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="keep the aspect ratio and show all of it, instead of stretching an image and cutting a square "
+        "out of a video",
+    )
+    parser.add_argument(
+        "--no-effects",
+        action="store_true",
+        help="leave out what attended positions do to the predicted class: half the rows, half the time",
+    )
+    parser.add_argument(
+        "--deletion",
+        action="store_true",
+        help="take the most and the least attended positions, and random ones, out of the input, and print "
+        "what the predicted class loses; written beside the page as .deletion.json too",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    args = parser.parse_args(words)
+    if (args.input is None) == (args.data is None):
+        parser.error("give either a file or --data")
+    if args.whole and args.data is not None:
+        parser.error("--whole is about files; samples of a data set have their own size")
+    loaded = load_classifier(args.model)
+    loaded.model.to(resolve_device(args.device))
+    shown = _shown(args, loaded)
+    output = Path(f"{Path(shown.name).stem}.html") if args.output is None else args.output
+    document = explain(
+        loaded,
+        shown,
+        title=shown.name,
+        model=args.model.stem,
+        blocks=args.blocks,
+        effects=not args.no_effects,
+    )
+    write_page(document, output)
+    best = document["prediction"][0]
+    size = output.stat().st_size / 1e6
+    answer = f"{best['class']!r}, probability {best['probability']:.3f}"
+    print(f"{shown.name}: {answer}; page {output}, {size:.1f} MB")
+    if args.deletion:
+        found = deletion_test(loaded, shown.sample, blocks=args.blocks)
+        _report(found, best["class"])
+        numbers = [each.as_numbers() for each in found]
+        write_text(output.with_suffix(".deletion.json"), json.dumps(numbers, indent=1) + "\n")
+    return 0
+
+
+def _shown(args: argparse.Namespace, loaded: Classifier) -> ShownInput:
+    if args.data is None:
+        return read_input(loaded, args.input, whole=args.whole)
+    dataset = load_samples(loaded, args.data, args.split, data_dir=args.data_dir)
+    return take_sample(dataset, args.sample, split=args.split)
+
+
+def _report(found: Sequence[Deletion], predicted: str) -> None:
+    print(f"change of the probability of {predicted!r} without a share of the positions")
+    print(f"{'block':20} {'share':>6} {'most':>8} {'least':>8} {'random':>8}")
+    for each in found:
+        numbers = each.as_numbers()
+        spread = "" if numbers["random_sd"] is None else f" +- {numbers['random_sd']:.3f}"
+        print(
+            f"{each.block:20} {each.fraction:>6.0%} {each.most:>+8.3f} {each.least:>+8.3f} "
+            f"{numbers['random_mean']:>+8.3f}{spread}"
+        )

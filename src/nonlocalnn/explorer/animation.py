@@ -1,0 +1,160 @@
+"""Clips that move, with what one of their positions attends to."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn._files import atomic_path
+from nonlocalnn.affinity import AffinityMap, panels
+from nonlocalnn.affinity.grids import check_position
+from nonlocalnn.affinity.maps import Query
+from nonlocalnn.affinity.pictures import check_pixels, meaning
+from nonlocalnn.data.video_pyav import import_av
+from nonlocalnn.explorer.pictures import check_single
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".gif", ".mp4")
+_DPI = 100
+_LEAST_WIDTH = 256
+# Pixels around the frame: the bar and its numbers are at its right.
+_LEFT, _RIGHT, _ABOVE, _BELOW = 10, 110, 26, 10
+# Browsers slow a GIF down whose frames last less than 20 ms.
+_MOST_RATE = 50.0
+
+
+def write_animation(
+    shown: AffinityMap,
+    pixels: Tensor,
+    path: str | os.PathLike[str],
+    *,
+    query: Query,
+    frames_per_second: float = 4.0,
+) -> None:
+    """Write the frames of a clip one after another, with what one position attends to as heat over them.
+
+    The query's box is outlined in its own frames, and dashed in the others. A pixel of the clip becomes a
+    square of whole pixels, such that frames are at least 256 pixels wide.
+
+    Args:
+        shown: A block's map for this one clip.
+        pixels: The clip as it looks, (C, T, H, W), in [0, 1].
+        path: The file: an animation that starts over (.gif), or a video in H.264 (.mp4); an existing one is
+            replaced.
+        query: A place (t, y, x) in ``shown.grid.sides``.
+        frames_per_second: Above 0, at most 50.
+
+    Raises:
+        ValueError: The map is not of one clip, the query does not exist, the pixels are not those of the
+            map's input, the rate is out of range, or the file's ending is another.
+        ImportError: matplotlib, or what writes the file (Pillow or PyAV), is missing.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from nonlocalnn import capture_affinity, create_model
+        >>> model, clip = create_model("nl2_c2d_tiny").eval(), torch.rand(3, 4, 32, 32)
+        >>> with capture_affinity(model, ["layer3.0.nl"]) as maps:
+        ...     _ = model(clip[None])
+        >>> path = Path(tempfile.mkdtemp(), "clip.gif")
+        >>> write_animation(maps["layer3.0.nl"], clip, path, query=(1, 2, 2))
+        >>> path.stat().st_size > 1000
+        True
+    """
+    suffix = Path(path).suffix.lower()
+    check_choice("the ending of an animation's name", suffix, SUFFIXES)
+    check_single(shown)
+    if len(shown.grid.sides) != 3:
+        raise ValueError(f"animations are of clips; the map's input has the sides {shown.grid.input_sides}")
+    if not 0 < frames_per_second <= _MOST_RATE:
+        raise ValueError(
+            f"frames_per_second must be above 0 and at most {_MOST_RATE:g}; got {frames_per_second}"
+        )
+    check_pixels(shown, pixels)
+    place = check_position(query, shown.grid.sides)
+    write = _write_gif if suffix == ".gif" else _write_mp4
+    with atomic_path(path) as temporary:
+        write(_drawn(shown, pixels, place), temporary, frames_per_second)
+
+
+def _drawn(shown: AffinityMap, pixels: Tensor, query: Sequence[int]) -> Iterator[Any]:
+    """Yield every frame as it is drawn: uint8 (height, width, 3), both even."""
+    import numpy as np
+
+    num_frames, height, width = pixels.shape[1:]
+    enlarge = math.ceil(_LEAST_WIDTH / width)
+    figure, axis, bar_axis = _canvas(height * enlarge, width * enlarge)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    weights = shown.of_query(*query)[0]
+    scale = panels.scale_of(weights, signed=shown.is_signed)
+    in_time, *in_space = shown.grid.box(*query)
+    own = panels.frames_of(in_time, range(num_frames))
+    for frame in range(num_frames):
+        axis.clear()
+        panels.show_pixels(axis, pixels[:, frame])
+        heat = panels.heat_of_frame(weights, shown.key_grid, frame)
+        layer = panels.show_heat(axis, heat, shown.key_grid, scale)
+        panels.mark_box(axis, in_space, of_this_frame=frame in own)
+        axis.set_title(f"frame {frame} of {num_frames}", fontsize=9, loc="left", pad=4)
+        if frame == 0:
+            panels.fill_bar(
+                figure.colorbar(layer, cax=bar_axis),
+                meaning(shown.instantiation),
+                inches=height * enlarge / _DPI,
+            )
+        canvas.draw()
+        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _canvas(height: int, width: int) -> tuple[Figure, Any, Any]:
+    """Return a figure of even sides, its axes of exactly ``height`` x ``width`` pixels, and the bar's."""
+    whole_height, whole_width = height + _ABOVE + _BELOW, width + _LEFT + _RIGHT
+    whole_height, whole_width = whole_height + whole_height % 2, whole_width + whole_width % 2
+    figure = panels.new_figure(whole_width / _DPI, whole_height / _DPI)
+    figure.set_layout_engine("none")
+    figure.set_dpi(_DPI)
+    bottom, high = 1 - (_ABOVE + height) / whole_height, height / whole_height
+    axis = figure.add_axes((_LEFT / whole_width, bottom, width / whole_width, high))
+    bar = figure.add_axes(((_LEFT + width + 12) / whole_width, bottom, 12 / whole_width, high))
+    return figure, axis, bar
+
+
+def _write_gif(frames: Iterator[Any], path: Path, rate: float) -> None:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise missing_extra("pillow", "data", "writing a GIF") from None
+
+    def with_few_colours(frame: Any) -> Any:
+        # A GIF has 256 colours a frame. Chosen evenly and dithered they leave the colour bar smooth.
+        image = Image.fromarray(frame)
+        return image.quantize(palette=image.quantize(256, method=Image.Quantize.FASTOCTREE))
+
+    first, *others = map(with_few_colours, frames)
+    first.save(path, "GIF", save_all=True, append_images=others, duration=round(1000 / rate), loop=0)
+
+
+def _write_mp4(frames: Iterator[Any], path: Path, rate: float) -> None:
+    av = import_av()
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = None
+        for image in frames:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
+                stream.height, stream.width = image.shape[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.codec_context.thread_count = 1
+                stream.options = {"crf": "16"}
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        assert stream is not None, "a clip has a frame"
+        container.mux(stream.encode())

@@ -1,0 +1,145 @@
+"""Whether a map means anything for an answer: what it attends to is taken out, and the score looked at."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nonlocalnn.affinity import AffinityMap, PositionGrid, capture_affinity, summarise
+from nonlocalnn.classifier import Classifier
+from nonlocalnn.video_evaluation import class_probabilities
+
+FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What became of the probability of the predicted class when part of the input was taken out.
+
+    Args:
+        block: The block whose keys were ranked.
+        fraction: Share of its keys that was taken out.
+        most: Change of the probability without the most attended ones.
+        least: The same without the least attended ones.
+        random: The same without as many at random, one number a draw.
+    """
+
+    block: str
+    fraction: float
+    most: float
+    least: float
+    random: tuple[float, ...]
+
+    def as_numbers(self) -> dict[str, Any]:
+        """Return the values by name, with the mean and the standard deviation of the random draws."""
+        return {
+            **asdict(self),
+            "random": list(self.random),
+            "random_mean": statistics.fmean(self.random),
+            "random_sd": statistics.stdev(self.random) if len(self.random) > 1 else None,
+        }
+
+
+def deletion_test(
+    loaded: Classifier,
+    sample: Tensor,
+    *,
+    blocks: Sequence[str] | None = None,
+    fractions: Sequence[float] = FRACTIONS,
+    num_random: int = 10,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> list[Deletion]:
+    r"""Take out what each block attends to most, and least, and as much at random, and compare the scores.
+
+    Keys are ranked by their mean \|weight\| over all queries. Those taken out become, in the input, the
+    sample's mean of each channel: each input pixel (of a frame) goes with the key nearest to it. If a map
+    says where the answer came from, the most attended part costs more than a random one, and the least
+    attended less.
+
+    Args:
+        loaded: The classifier, in eval mode.
+        sample: What it takes, (C, \*sides).
+        blocks: Names of the blocks; None is all.
+        fractions: Shares of the keys, between 0 and 1; at least one key is taken out.
+        num_random: Random draws for each share.
+        seed: Of the draws.
+        batch_size: Inputs a forward pass.
+
+    Returns:
+        One :class:`Deletion` a block and share.
+
+    Raises:
+        ValueError: A share is not between 0 and 1, there is no random draw, or the model has no such block.
+
+    Source:
+        The deletion metric, as in Petsiuk, Das, Saenko: RISE, BMVC 2018; with random sets beside it.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> model = create_model("nl_digits").eval()
+        >>> loaded = Classifier(model, classes=tuple("0123456789"), sample_shape=(1, 28, 28), recipe={})
+        >>> found = deletion_test(loaded, torch.rand(1, 28, 28), fractions=(0.1, 0.5), num_random=3)
+        >>> [(each.block, each.fraction, len(each.random)) for each in found][:2]
+        [('nl_1', 0.1, 3), ('nl_1', 0.5, 3)]
+    """
+    if not fractions or not all(0 < fraction < 1 for fraction in fractions):
+        raise ValueError(f"fractions must be numbers between 0 and 1; got {tuple(fractions)}")
+    if num_random < 1:
+        raise ValueError(f"num_random must be at least 1; got {num_random}")
+    x = sample.unsqueeze(0)
+    with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
+        loaded.model(x.to(loaded.device))
+    before = _probabilities(loaded, x, batch_size)
+    predicted = int(before.argmax())
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for name, shown in maps.items():
+        order = _by_attention(shown)
+        for fraction in fractions:
+            number = max(1, round(fraction * len(order)))
+            sets = [order[:number], order[-number:]]
+            sets += [torch.randperm(len(order), generator=generator)[:number] for _ in range(num_random)]
+            masked = torch.stack([_without(sample, keys, shown.key_grid) for keys in sets])
+            after = _probabilities(loaded, masked, batch_size)[:, predicted] - before[0, predicted]
+            most, least, *drawn = after.tolist()
+            found.append(Deletion(name, fraction, most, least, tuple(drawn)))
+    return found
+
+
+def _by_attention(shown: AffinityMap) -> Tensor:
+    """Return the keys, as flat indices, the most attended first."""
+    return summarise(shown).attended[0].flatten().argsort(descending=True)
+
+
+def _without(sample: Tensor, keys: Tensor, grid: PositionGrid) -> Tensor:
+    """Return a sample with the pixels that are nearest to these keys replaced by its mean."""
+    taken = torch.zeros(grid.sides, dtype=torch.bool)
+    taken.view(-1)[keys] = True
+    for axis, side in enumerate(grid.input_sides):
+        # The same point along the other axes: positions are nearest along each axis by itself.
+        origin = [0] * len(grid.sides)
+        nearest = [grid.position(*origin[:axis], pixel, *origin[axis + 1 :])[axis] for pixel in range(side)]
+        taken = taken.index_select(axis, torch.tensor(nearest))
+    mean = sample.flatten(1).mean(1).view(-1, *[1] * len(grid.sides))
+    return torch.where(taken, mean, sample)
+
+
+def _probabilities(loaded: Classifier, inputs: Tensor, batch_size: int) -> Tensor:
+    """Return the class probabilities of each input, (B, K)."""
+    if loaded.takes_videos:
+        return class_probabilities(
+            loaded.model,
+            inputs.unsqueeze(1),
+            multi_label=loaded.multi_label,
+            batch_size=batch_size,
+            device=loaded.device,
+        )
+    with torch.no_grad():
+        parts = [loaded.model(part.to(loaded.device)) for part in inputs.split(batch_size)]
+    return torch.cat(parts).float().softmax(1).cpu()

@@ -1,0 +1,130 @@
+"""The files that tell what one input's positions attend to: pictures, rows of weights, and a summary."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nonlocalnn._files import atomic_path, write_text
+from nonlocalnn.affinity import AffinityMap, AffinitySummary, summarise
+from nonlocalnn.affinity.grids import Sides
+from nonlocalnn.affinity.pictures import Picture, draw_attended, draw_rows
+from nonlocalnn.explorer.animation import write_animation
+from nonlocalnn.explorer.shown_input import ShownInput
+
+ANIMATIONS = ("gif", "mp4")
+_NUM_TOP = 5
+
+
+def write_maps(
+    folder: Path,
+    shown: ShownInput,
+    maps: Mapping[str, AffinityMap],
+    *,
+    queries: Mapping[str, Sequence[Sides]],
+    prediction: Sequence[Mapping[str, Any]],
+    suffix: str = "png",
+    all_rows: bool = False,
+) -> dict[str, Any]:
+    r"""Write what each block of one run shows.
+
+    For a block these are a picture of what the queries attend to (``BLOCK.png``, or an animation a query,
+    ``BLOCK-query-1.gif``), one of what all attend to (``BLOCK-attended.png``), and rows of weights
+    (``BLOCK.npy``); for all blocks ``summary.json``.
+
+    Args:
+        folder: Where; existing files of these names are replaced.
+        shown: The input.
+        maps: The maps of the blocks, of this one input.
+        queries: For each block the places that are drawn.
+        prediction: ``{"class", "probability"}`` of the most probable classes, the first of them first.
+        suffix: "png" or "svg"; for clips also "gif" or "mp4".
+        all_rows: Write the whole map, (N, M) or where an extent makes groups (groups, N, M), and not the
+            rows of the queries, (Q, \*key sides).
+
+    Returns:
+        What is in ``summary.json``: the input's ``input`` (name), ``sides``, ``frame_numbers``, ``seconds``,
+        ``prediction`` and ``truth``; and under ``blocks``, for each, ``instantiation``, ``extent``,
+        ``sides``, ``key_sides``, ``queries`` (``place``, ``box`` in the input, and the ``top`` five keys
+        with ``weight``, ``place`` and ``box``) and ``summary``.
+
+    Memory: rows of the queries; with ``all_rows`` the whole map.
+    """
+    facts: dict[str, Any] = {
+        "input": shown.name,
+        "sides": list(shown.pixels.shape[1:]),
+        "frame_numbers": shown.frame_numbers,
+        "seconds": shown.seconds,
+        "prediction": list(prediction),
+        "truth": shown.truth,
+        "blocks": {},
+    }
+    for block, each in maps.items():
+        summary, places = summarise(each), queries[block]
+        title = f"{block}, {answer_in_words(facts)}"
+        Picture(draw_attended(each, shown.pixels, summary=summary, title=title)).save(
+            # A mean over all queries has no query to follow through the clip.
+            folder / f"{block}-attended.{'png' if suffix in ANIMATIONS else suffix}"
+        )
+        if suffix in ANIMATIONS:
+            for number, place in enumerate(places, 1):
+                write_animation(each, shown.pixels, folder / f"{block}-query-{number}.{suffix}", query=place)
+        else:
+            figure = draw_rows(each, shown.pixels, queries=places, title=title)
+            Picture(figure).save(folder / f"{block}.{suffix}")
+        _save(folder / f"{block}.npy", _whole(each) if all_rows else each.rows(places)[0])
+        facts["blocks"][block] = _described(each, places, summary)
+    write_text(folder / "summary.json", json.dumps(facts, indent=1) + "\n")
+    return facts
+
+
+def answer_in_words(facts: Mapping[str, Any]) -> str:
+    """Return the predicted class, and the true one where that is known, in words.
+
+    Example:
+        >>> answer_in_words({"prediction": [{"class": "3", "probability": 0.974}], "truth": "8"})
+        "predicted '3' (0.97), in truth '8'"
+    """
+    best = facts["prediction"][0]
+    predicted = f"predicted {best['class']!r} ({best['probability']:.2g})"
+    return predicted if facts["truth"] is None else f"{predicted}, in truth {facts['truth']!r}"
+
+
+def _whole(shown: AffinityMap) -> Tensor:
+    weights = shown.affinity
+    return weights[0] if len(weights) == 1 else weights
+
+
+def _save(path: Path, rows: Tensor) -> None:
+    import numpy as np
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, rows.float().numpy())
+
+
+def _described(shown: AffinityMap, places: Sequence[Sides], summary: AffinitySummary) -> dict[str, Any]:
+    k = min(_NUM_TOP, math.prod(shown.key_grid.sides))
+    values, keys = (part[0].tolist() for part in shown.top(places, k))
+    return {
+        "instantiation": shown.instantiation,
+        "extent": shown.extent,
+        "sides": shown.grid.sides,
+        "key_sides": shown.key_grid.sides,
+        "queries": [
+            {
+                "place": place,
+                "box": shown.grid.box(*place),
+                "top": [
+                    {"weight": weight, "place": key, "box": shown.key_grid.box(*key)}
+                    for weight, key in zip(weights, these, strict=True)
+                ],
+            }
+            for place, weights, these in zip(places, values, keys, strict=True)
+        ],
+        "summary": summary.as_numbers(),
+    }

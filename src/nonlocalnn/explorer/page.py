@@ -1,0 +1,81 @@
+"""A page that shows what a network attends to, all in one file that needs nothing else."""
+
+import html
+import json
+import os
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from nonlocalnn._files import write_text
+
+# The scripts of the viewer in the order in which a page must run them: the class, its parts, who uses them.
+SCRIPTS = (
+    "viewer.js",
+    "viewer_geometry.js",
+    "viewer_rows.js",
+    "viewer_colours.js",
+    "viewer_parts.js",
+    "viewer_words.js",
+    "viewer_links.js",
+    "viewer_arrows.js",
+    "viewer_picture.js",
+    "viewer_input.js",
+    "viewer_panel.js",
+)
+STYLES = "viewer.css"
+_FORMAT = 1
+
+
+def build_page(document: Mapping[str, Any]) -> str:
+    """Return the HTML page that shows a document.
+
+    The page holds its scripts, styles and pictures, opens from a disk, and asks no server for anything.
+
+    Args:
+        document: What is shown: title, prediction, frames, and the packed weights of each block.
+
+    Raises:
+        ValueError: The document has another format than 1, or holds a number that is not finite.
+
+    Example:
+        >>> page = build_page({"format": 1, "title": "cat & dog.png", "blocks": []})
+        >>> "<title>cat &amp; dog.png</title>" in page
+        True
+    """
+    if document.get("format") != _FORMAT:
+        raise ValueError(
+            f"the document must have format {_FORMAT}; got {document.get('format')!r}: have it made anew by "
+            "this version of nonlocalnn"
+        )
+    try:
+        data = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:
+        raise ValueError(f"the document must hold finite numbers only: {error}") from None
+    parts = {
+        "title": html.escape(str(document["title"])),
+        "styles": _static(STYLES),
+        # Without any "<" no text of the document can end the script or open a comment.
+        "document": data.replace("<", "\\u003c"),
+        "scripts": "\n".join(f"<script>\n{_static(name)}</script>" for name in SCRIPTS),
+    }
+    # In one pass: what is put in is never searched for names itself.
+    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], _static("page.html"))
+
+
+def write_page(document: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the page of :func:`build_page` to a file.
+
+    Args:
+        document: What is shown.
+        path: The file, ending in .html; missing folders are made.
+
+    Raises:
+        ValueError: As for :func:`build_page`; nothing is written.
+    """
+    write_text(path, build_page(document))
+
+
+def _static(name: str) -> str:
+    return files("nonlocalnn.explorer").joinpath("static", name).read_text(encoding="utf-8")

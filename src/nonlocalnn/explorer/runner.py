@@ -1,0 +1,137 @@
+"""Runs jobs in a worker process, and ends the process when a job is cancelled or passes a limit."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from nonlocalnn.explorer.job import Job, Limits
+from nonlocalnn.explorer.worker import UNKNOWN_FAULT, Explain, Worker
+
+# Seconds between two looks at a running job: is it cancelled, over its time, over its memory?
+_TICK = 0.05
+_START_SECONDS = 300.0
+_DEATH = (
+    "the process that explains ended before it was done: the file may be damaged, or need more memory than "
+    "there is"
+)
+
+
+class Outcome(NamedTuple):
+    """How a job ended: the status of HTTP for who asks for a document, and why there is none."""
+
+    status: int = 200
+    reason: str | None = None
+
+
+class Runner:
+    """Holds a worker process, and starts another whenever it has had to end one.
+
+    Args:
+        models: The checkpoint, or the run's folder, of each model.
+        explain: What makes a document; a function of a module.
+        limits: What jobs may take.
+        is_closing: Whether all is to end.
+
+    Attributes:
+        kinds: "image" or "video" for each model, once they have been loaded.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Path],
+        explain: Explain,
+        *,
+        limits: Limits,
+        is_closing: Callable[[], bool],
+    ) -> None:
+        self.kinds: dict[str, str] = {}
+        self._models, self._explain = dict(models), explain
+        self._limits, self._is_closing = limits, is_closing
+        self._worker: Worker | None = None
+
+    def prepare(self) -> str | None:
+        """See to it that a worker lives and has loaded the models; return why that cannot be."""
+        if self._worker is not None and self._worker.is_alive():
+            return None
+        self.close()
+        self._worker = Worker(self._models, self._explain)
+        deadline = time.monotonic() + _START_SECONDS
+        message = None
+        try:
+            while message is None and time.monotonic() < deadline and not self._is_closing():
+                message = self._worker.receive(_TICK)
+        except (EOFError, OSError):
+            message = {"unusable": "the process that holds the models ended while it loaded them"}
+        if message is not None and "ready" in message:
+            self.kinds = message["ready"]
+            return None
+        self.close()
+        return "the models took too long to load" if message is None else str(message["unusable"])
+
+    def run(self, job: Job) -> Outcome:
+        """Run a job to its end."""
+        # A worker that died while it waited is noticed by what it does not answer, and costs no job.
+        for _ in range(2):
+            problem = self.prepare()
+            if problem is not None:
+                # For the log: it may name files of this machine.
+                print(f"nonlocalnn explore: {problem}", file=sys.stderr)
+                return Outcome(500, "the models could not be loaded again")
+            outcome = self._try(job)
+            if outcome is not None:
+                return outcome
+        return Outcome(500, _DEATH)
+
+    def _try(self, job: Job) -> Outcome | None:
+        """Run a job; None where the worker died before it took it."""
+        worker = self._worker
+        assert worker is not None
+        deadline = time.monotonic() + self._limits.seconds
+        try:
+            worker.send(
+                {"path": str(job.path), "title": job.title, "models": job.models, "folder": str(job.folder)}
+            )
+            while True:
+                message = worker.receive(_TICK) or {}
+                job.step = message.get("step", job.step)
+                if "done" in message:
+                    return Outcome()
+                if "failed" in message:
+                    return Outcome(422 if message["expected"] else 500, message["failed"])
+                fault = self._fault(worker, job, deadline)
+                if fault is not None:
+                    self.close()
+                    return fault
+        except (EOFError, OSError):
+            status = self.close()
+            return None if job.step is None else Outcome(500, f"{_DEATH} (exit status {status})")
+        except Exception:
+            # Whatever a worker may send, the others' jobs go on.
+            traceback.print_exc()
+            self.close()
+            return Outcome(500, UNKNOWN_FAULT)
+
+    def _fault(self, worker: Worker, job: Job, deadline: float) -> Outcome | None:
+        """Return why a running job must stop."""
+        if self._is_closing():
+            return Outcome(503, "the server was stopped")
+        if job.state == "cancelled":
+            return Outcome(409, job.reason)
+        if time.monotonic() > deadline:
+            return Outcome(
+                504, f"it took longer than the {self._limits.seconds:g} seconds that a job may take"
+            )
+        if worker.memory() > self._limits.memory_bytes:
+            mebibytes = self._limits.memory_bytes >> 20
+            return Outcome(422, f"it needs more than the {mebibytes} MiB of memory that a job may take")
+        return None
+
+    def close(self) -> int | None:
+        """End the worker, if there is one, and return its exit status."""
+        worker, self._worker = self._worker, None
+        return None if worker is None else worker.kill()

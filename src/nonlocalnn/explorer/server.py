@@ -1,0 +1,235 @@
+"""The explorer's server: pages, the interface that they use, and one form for every error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nonlocalnn._errors import missing_extra
+from nonlocalnn.explorer.admission import find_input, kinds_of, list_inputs
+from nonlocalnn.explorer.guard import Guard, allowed_hosts
+from nonlocalnn.explorer.job import Job, Refusal
+from nonlocalnn.explorer.jobs import JobQueue
+from nonlocalnn.explorer.page import SCRIPTS, STYLES, build_page
+from nonlocalnn.explorer.uploads import JobRequest, receive_job
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.routing import Route
+    from starlette.types import Receive, Scope, Send
+except ImportError as error:
+    raise missing_extra(error.name or "starlette", "explorer", "the explorer") from None
+
+_MOST_MODELS = 2
+# How long a client that was refused may go on sending before it is cut off, and may pause.
+_DRAIN_SECONDS, _PAUSE_SECONDS = 2.0, 0.25
+_STATIC = ("explorer.css", "explorer.js", STYLES, *SCRIPTS)
+_TYPES = {"css": "text/css", "js": "text/javascript"}
+_ARTICLES = {"image": "an image", "video": "a video"}
+
+
+def create_app(queue: JobQueue, *, inputs: Path | None, host: str) -> Guard:
+    """Return the server as an ASGI application.
+
+    Args:
+        queue: It has been started; close it after the server.
+        inputs: Folder of files to choose from.
+        host: What the server will listen on; requests that call it otherwise, local names apart, are refused.
+    """
+    explorer = _Explorer(queue, inputs)
+    routes = [
+        Route("/", explorer.index),
+        Route("/static/{name}", explorer.static),
+        Route("/api/models", explorer.models),
+        Route("/api/inputs", explorer.inputs),
+        Route("/api/jobs", explorer.submit, methods=["POST"]),
+        Route("/api/jobs/{id}", explorer.job, methods=["GET"]),
+        Route("/api/jobs/{id}", explorer.cancel, methods=["DELETE"]),
+        Route("/api/jobs/{id}/document/{model}", explorer.document),
+        Route("/api/jobs/{id}/page/{model}", explorer.page),
+    ]
+
+    app = Starlette(
+        routes=routes,
+        exception_handlers={Refusal: _refuse, HTTPException: _refuse, Exception: _fail},
+    )
+    hosts, any_address = allowed_hosts(host)
+    return Guard(app, hosts=hosts, any_address=any_address)
+
+
+def make_server(app: Guard) -> uvicorn.Server:
+    """Return what serves the application: ``run(sockets=[...])`` does until a signal comes."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            # A header must not be able to say that a client is another one.
+            proxy_headers=False,
+            ws="none",
+            http="h11",
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+        )
+    )
+
+
+class _Explorer:
+    """What the routes answer."""
+
+    def __init__(self, queue: JobQueue, inputs: Path | None) -> None:
+        self._queue = queue
+        self._inputs = inputs
+        folder = files("nonlocalnn.explorer") / "static"
+        self._static = {name: (folder / name).read_bytes() for name in _STATIC}
+        scripts = "\n".join(f'<script src="/static/{name}" defer></script>' for name in SCRIPTS)
+        self._index = (folder / "explorer.html").read_text(encoding="utf-8").replace("{{scripts}}", scripts)
+
+    async def index(self, _: Request) -> Response:
+        return HTMLResponse(self._index)
+
+    async def static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._static:
+            raise Refusal(404, "there is no such file")
+        return Response(self._static[name], media_type=_TYPES[name.rpartition(".")[2]])
+
+    async def models(self, _: Request) -> Response:
+        listed = [{"name": name, "kind": kind} for name, kind in self._queue.kinds.items()]
+        limits = self._queue.limits
+        return JSONResponse(
+            {"models": listed, "upload_bytes": limits.upload_bytes, "seconds": limits.seconds}
+        )
+
+    async def inputs(self, _: Request) -> Response:
+        found = [] if self._inputs is None else await run_in_threadpool(list_inputs, self._inputs)
+        return JSONResponse({"inputs": found})
+
+    async def submit(self, request: Request) -> Response:
+        # The place in the queue comes first: uploads without one would fill the disk.
+        job = self._queue.reserve("" if request.client is None else request.client.host)
+        try:
+            limit = self._queue.limits.upload_bytes
+            asked = await receive_job(request, job.folder, upload_bytes=limit)
+            models = self._chosen(asked.models)
+            path = await run_in_threadpool(self._path, asked, models)
+            self._queue.submit(job, path, title=asked.title, models=models)
+        finally:
+            self._queue.discard(job)
+        return JSONResponse(self._about(job), 202, headers={"Location": f"/api/jobs/{job.id}"})
+
+    def _chosen(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        models = tuple(dict.fromkeys(names))
+        if any(name not in self._queue.kinds for name in models):
+            raise Refusal(400, f"models are {', '.join(self._queue.kinds)}; another one was asked for")
+        if len(models) > _MOST_MODELS:
+            raise Refusal(400, f"a job takes up to {_MOST_MODELS} models; {len(models)} were asked for")
+        return models
+
+    def _path(self, asked: JobRequest, models: tuple[str, ...]) -> Path:
+        """Return the file that is asked for, if the models take such a file."""
+        path = asked.upload
+        if asked.input is not None and self._inputs is not None:
+            path = find_input(self._inputs, asked.input)
+        if path is None:
+            raise Refusal(404, "there is no such input")
+        kinds = kinds_of(path)
+        if not kinds:
+            raise Refusal(
+                415,
+                f"{asked.title} is none of the images and videos that are read here, whatever its name "
+                "(PNG, JPEG, BMP, WebP, GIF, TIFF; mp4, mov, mkv, webm, avi, mpg, wmv, flv, ogv)",
+            )
+        for name in models:
+            wanted = self._queue.kinds[name]
+            if wanted not in kinds:
+                raise Refusal(
+                    415, f"{asked.title} is {_ARTICLES[kinds[0]]}, and the model {name} takes {wanted}s"
+                )
+        return path
+
+    def _about(self, job: Job) -> dict[str, Any]:
+        return {
+            "id": job.id,
+            "state": job.state,
+            "position": self._queue.position(job),
+            "step": job.step if job.state == "running" else None,
+            "reason": job.reason,
+            "title": job.title,
+            "models": job.models,
+        }
+
+    async def job(self, request: Request) -> Response:
+        return JSONResponse(self._about(self._queue.find(request.path_params["id"])))
+
+    async def cancel(self, request: Request) -> Response:
+        job = self._queue.find(request.path_params["id"])
+        self._queue.cancel(job)
+        return JSONResponse(self._about(job))
+
+    async def document(self, request: Request) -> Response:
+        return Response(await self._read(request), media_type="application/json")
+
+    async def page(self, request: Request) -> Response:
+        content = await self._read(request)
+        page = await run_in_threadpool(lambda: build_page(json.loads(content)))
+        title = self._queue.find(request.path_params["id"]).title
+        name = quote(f"{Path(title).name} {request.path_params['model']}.html", safe="")
+        return HTMLResponse(page, headers={"Content-Disposition": f"attachment; filename*=UTF-8''{name}"})
+
+    async def _read(self, request: Request) -> bytes:
+        identity, model = request.path_params["id"], request.path_params["model"]
+        path = self._queue.document(self._queue.find(identity), model)
+        try:
+            return await run_in_threadpool(path.read_bytes)
+        except FileNotFoundError:
+            # It was dropped a moment ago, and this says so.
+            self._queue.find(identity)
+            raise
+
+
+class _RefusalResponse(JSONResponse):
+    """An error that is sent at once, before the client has sent all; then the connection is closed.
+
+    Closing a connection on which data waits resets it, and a client that first sends all would not see the
+    answer: for a moment, what comes is read and thrown away.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers["Connection"] = "close"
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        until = time.monotonic() + _DRAIN_SECONDS
+        more = True
+        while more and time.monotonic() < until:
+            try:
+                message = await asyncio.wait_for(receive(), _PAUSE_SECONDS)
+            except TimeoutError:
+                break
+            more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, Refusal):
+        retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        response = _RefusalResponse if request.method == "POST" else JSONResponse
+        return response({"error": str(error)}, error.status, headers=retry)
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _fail(_: Request, error: Exception) -> Response:
+    # Starlette raises the error again after this answer, and uvicorn writes it to the log.
+    return JSONResponse({"error": "an unexpected error, which the server's log tells of"}, 500)

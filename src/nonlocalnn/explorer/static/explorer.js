@@ -1,0 +1,261 @@
+"use strict";
+
+// The explorer: choose an input and models, follow the job, show what it made. One job at a time.
+(() => {
+  const MOST_MODELS = 2;
+  // Milliseconds between two looks at a job: soon at first, then at ease.
+  const [FIRST_WAIT, LONGEST_WAIT] = [200, 1500];
+  const element = (id) => document.getElementById(id);
+  const page = {
+    uploadBytes: Infinity,
+    file: null,
+    input: "",
+    job: null,
+    viewers: [],
+  };
+
+  /** Ask the server; throws what it says is wrong. */
+  async function ask(path, options = {}) {
+    let response;
+    try {
+      response = await fetch(path, options);
+    } catch {
+      throw new Error("The server does not answer. Is it still running?");
+    }
+    const answer = await response.json().catch(() => null);
+    if (!response.ok) {
+      const retry = Number(response.headers.get("Retry-After"));
+      const words = answer?.error ?? `the server answered with status ${response.status}`;
+      throw new Error(sentence(words) + (retry ? ` (In about ${retry} s.)` : ""));
+    }
+    if (answer === null) throw new Error("The server's answer is no JSON.");
+    return answer;
+  }
+
+  function sentence(words) {
+    return words.charAt(0).toUpperCase() + words.slice(1) + (/[.!?]$/.test(words) ? "" : ".");
+  }
+
+  function say(words, isProblem = false) {
+    const state = element("state");
+    state.classList.toggle("problem", isProblem);
+    // A screen reader repeats whatever is set, changed or not.
+    if (state.textContent !== words) state.textContent = words;
+  }
+
+  // What is chosen.
+
+  function sizeOf(bytes) {
+    return bytes < 1 << 20 ? `${Math.ceil(bytes / 1024)} KiB` : `${(bytes / (1 << 20)).toFixed(1)} MiB`;
+  }
+
+  function chooseFile(file) {
+    if (!file) return;
+    if (file.size > page.uploadBytes) {
+      say(`${file.name} has ${sizeOf(file.size)}; up to ${sizeOf(page.uploadBytes)} are taken.`, true);
+      return;
+    }
+    page.file = file;
+    page.input = "";
+    element("input").value = "";
+    element("chosen").textContent = `${file.name} (${sizeOf(file.size)})`;
+    say("");
+    update();
+  }
+
+  function chooseInput(name) {
+    page.input = name;
+    if (name) {
+      page.file = null;
+      element("file").value = "";
+    }
+    if (name || !page.file) element("chosen").textContent = name || "Nothing is chosen yet.";
+    update();
+  }
+
+  function chosenModels() {
+    return [...element("models").querySelectorAll("input:checked")].map((box) => box.value);
+  }
+
+  function update() {
+    const models = chosenModels();
+    const isBusy = page.job !== null;
+    for (const box of element("models").querySelectorAll("input")) {
+      box.disabled = isBusy || (!box.checked && models.length >= MOST_MODELS);
+    }
+    const [explainButton, cancelButton] = [element("explain"), element("cancel")];
+    const focused = document.activeElement;
+    explainButton.disabled = isBusy || models.length === 0 || !(page.file || page.input);
+    cancelButton.hidden = !isBusy;
+    element("progress").hidden = !isBusy;
+    // Who works by keyboard must not lose the place with a button that goes.
+    if (isBusy && focused === explainButton) cancelButton.focus();
+    if (!isBusy && focused === cancelButton) explainButton.focus();
+  }
+
+  function listModels(models) {
+    if (models.length > 1) element("models-legend").textContent = "Models, one or two";
+    for (const [number, { name, kind }] of models.entries()) {
+      const label = document.createElement("label");
+      const box = Object.assign(document.createElement("input"), { type: "checkbox", value: name });
+      box.checked = number === 0;
+      box.addEventListener("change", update);
+      const about = Object.assign(document.createElement("span"), { className: "quiet", textContent: `${kind}s` });
+      label.append(box, name, about);
+      element("models").append(label);
+    }
+  }
+
+  function listInputs(inputs) {
+    element("listed").hidden = inputs.length === 0;
+    element("input").append(...inputs.map((name) => new Option(name, name)));
+  }
+
+  // A job, from the button to its result.
+
+  function wordsOf({ state, position, step, reason }) {
+    if (state === "queued") return position === 1 ? "Next in the queue." : `Number ${position} in the queue.`;
+    if (state === "running") return sentence(step ?? "starting");
+    if (state === "cancelled") return "Cancelled.";
+    return state === "failed" ? sentence(reason) : "Done.";
+  }
+
+  async function explain() {
+    const form = new FormData();
+    if (page.file) form.append("file", page.file);
+    else form.append("input", page.input);
+    for (const name of chosenModels()) form.append("models", name);
+    const job = { id: null, cancelled: false, upload: new AbortController() };
+    page.job = job;
+    clear();
+    say(page.file ? "Uploading." : "Sending.");
+    update();
+    try {
+      let about = await ask("/api/jobs", { method: "POST", body: form, signal: job.upload.signal });
+      job.id = about.id;
+      about = await follow(about);
+      say(wordsOf(about), about.state === "failed");
+      if (about.state === "done") await show(about);
+    } catch (error) {
+      if (job.cancelled) say("Cancelled.");
+      else say(error.message, true);
+    }
+    page.job = null;
+    update();
+  }
+
+  async function follow(about) {
+    let wait = FIRST_WAIT;
+    while (["queued", "running"].includes(about.state)) {
+      say(wordsOf(about));
+      await new Promise((resolve) => setTimeout(resolve, wait));
+      wait = Math.min(wait * 1.3, LONGEST_WAIT);
+      about = await ask(`/api/jobs/${about.id}`);
+    }
+    return about;
+  }
+
+  async function cancel() {
+    const { job } = page;
+    if (!job) return;
+    job.cancelled = true;
+    if (job.id === null) {
+      job.upload.abort();
+      return;
+    }
+    try {
+      say(wordsOf(await ask(`/api/jobs/${job.id}`, { method: "DELETE" })));
+    } catch (error) {
+      // It was done a moment ago: its result comes.
+      say(error.message);
+    }
+  }
+
+  // Results: a viewer a model; two show the same place.
+
+  function clear() {
+    for (const viewer of page.viewers) viewer.destroy();
+    page.viewers = [];
+    element("results").replaceChildren();
+    // A link into the last result means nothing in the next.
+    if (location.hash) history.replaceState(null, "", location.pathname);
+  }
+
+  async function show({ id, models }) {
+    const path = (what, model) => `/api/jobs/${id}/${what}/${encodeURIComponent(model)}`;
+    const documents = await Promise.all(models.map((model) => ask(path("document", model))));
+    element("results").classList.toggle("two", models.length > 1);
+    for (const [number, model] of models.entries()) {
+      const section = element("result").content.cloneNode(true).firstElementChild;
+      section.setAttribute("aria-label", model);
+      section.querySelector("h2").textContent = model;
+      section.querySelector("a").href = path("page", model);
+      element("results").append(section);
+      mount(section.querySelector(".viewer"), documents[number], number);
+    }
+  }
+
+  function mount(root, shown, number) {
+    const onQuery = (point, pinned) => {
+      for (const viewer of page.viewers) {
+        if (viewer.data !== shown) viewer.setQuery(sameplace(point, shown, viewer.data), pinned);
+      }
+    };
+    try {
+      page.viewers.push(new NonlocalViewer(root, shown, { deepLinks: number === 0, onQuery }));
+    } catch (error) {
+      // The viewer has said it in its place.
+      console.warn(error.message);
+    }
+  }
+
+  /** The point of another model's input: its frames may be of another size, and more or fewer. */
+  function sameplace(point, from, to) {
+    return point.map((value, axis) => {
+      const [here, there] = [from.input.sides[axis], to.input.sides[axis]];
+      return Math.min(there - 1, Math.floor(((value + 0.5) * there) / here));
+    });
+  }
+
+  // Start.
+
+  function listen() {
+    element("file").addEventListener("change", (event) => chooseFile(event.target.files[0]));
+    element("input").addEventListener("change", (event) => chooseInput(event.target.value));
+    element("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!element("explain").disabled) explain();
+    });
+    element("cancel").addEventListener("click", cancel);
+    // Anywhere on the page: a file that misses its place would replace the page.
+    const over = (isOver) => element("drop").classList.toggle("over", isOver);
+    document.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      over(true);
+    });
+    document.addEventListener("dragleave", (event) => {
+      if (event.relatedTarget === null) over(false);
+    });
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      over(false);
+      if (page.job === null) chooseFile(event.dataTransfer.files[0]);
+    });
+  }
+
+  async function start() {
+    listen();
+    try {
+      const [about, { inputs }] = await Promise.all([ask("/api/models"), ask("/api/inputs")]);
+      page.uploadBytes = about.upload_bytes;
+      element("hint").textContent = `or drop it here (up to ${sizeOf(about.upload_bytes)})`;
+      listModels(about.models);
+      listInputs(inputs);
+    } catch (error) {
+      say(error.message, true);
+    }
+    update();
+  }
+
+  start();
+})();

@@ -1,0 +1,187 @@
+"use strict";
+
+// Panel: everything around the pictures; it shows the viewer's state and passes on what the user sets.
+NonlocalViewer.Panel = (() => {
+  const {
+    element, row, table, details, predictionList, verdict, summaryTable, keyList,
+  } = NonlocalViewer.parts;
+  const TARGETS = {
+    video: ["Frames", "any frame", "place"],
+    image: ["Image", "the image", "place"],
+    sequence: ["Curves", "the curves", "position"],
+  };
+
+  return class Panel {
+    constructor(viewer) {
+      this.viewer = viewer;
+      const { data, root, id } = viewer;
+      const [name, target, place] = TARGETS[data.kind];
+      this.status = element("p", { class: `nl-status nl-${data.kind}-status`, "aria-live": "polite" });
+      this.note = element("p", { class: "nl-note", role: "alert" });
+      this.stage = element("div", { class: "nl-stage" });
+      this.strip = element("div", {
+        class: `nl-strip nl-${data.kind}`, tabindex: "0", role: "application",
+        "aria-label": `${name}: choose what to ask about`, "aria-describedby": `${id}-hint`,
+      });
+      const hint = element("p", { class: "nl-hint", id: `${id}-hint` },
+        `Point at ${target} to ask what that ${place} attends to; click or tap to pin it. ` +
+        "By keyboard: the arrow keys; ? lists all keys.");
+      const side = element("div", { class: "nl-side" }, this.#looks());
+      if (data.prediction.length) {
+        const list = predictionList(data.prediction);
+        side.prepend(element("section", {}, element("h3", {}, "Prediction"), list));
+      }
+      const main = element("div", { class: "nl-main" },
+        this.#choices(), this.status, this.note, this.#scale(), this.stage, this.strip, hint);
+      root.classList.add("nl-viewer");
+      root.replaceChildren(
+        this.#header(), element("div", { class: "nl-columns" }, main, side), this.#tables());
+    }
+
+    /** Show what is chosen; the note is a sentence on what went wrong, or nothing. */
+    update(state, note) {
+      const { viewer } = this;
+      this.blockSelect.value = state.block;
+      if (this.shownBlock !== viewer.block) this.#showBlock();
+      for (const input of this.measures.querySelectorAll("input")) {
+        input.checked = input.value === state.measure;
+      }
+      if (this.playButton) this.playButton.textContent = state.playing ? "Pause" : "Play";
+      if (this.largeBox) this.largeBox.checked = viewer.large;
+      this.stage.hidden = !viewer.large;
+      viewer.root.style.setProperty("--nl-heat", viewer.heat);
+      if (this.note.textContent !== note) this.note.textContent = note;
+      this.note.hidden = !note;
+    }
+
+    /** The colour bar of the row that is drawn. */
+    showScale({ scale, signed }) {
+      const { number } = NonlocalViewer.words;
+      this.scaleLabel.textContent = this.viewer.measure.label;
+      this.scaleBar.style.background = NonlocalViewer.colours.gradient(signed);
+      const ends = signed ? [-scale, 0, scale] : [0, scale / 2, scale];
+      this.scaleEnds.replaceChildren(...ends.map((value) => element("span", {}, number(value))));
+    }
+
+    /** Say what is shown, and write the largest weights down. */
+    tell(weights) {
+      const { words, geometry } = NonlocalViewer;
+      const keys = geometry.strongest(weights, 10);
+      const sentence = words.status(this.viewer, weights, keys[0]);
+      if (this.status.textContent !== sentence) this.status.textContent = sentence;
+      this.weights.body.replaceChildren(...keys.map((key, rank) =>
+        row("td", [String(rank + 1), ...words.keyCells(this.viewer, key), words.number(weights[key])])));
+    }
+
+    /** Take back what was said of another block. */
+    hush() {
+      this.status.textContent = "";
+      this.weights.body.replaceChildren();
+    }
+
+    toggleHelp() {
+      this.help.open = !this.help.open;
+      if (this.help.open) this.help.scrollIntoView({ block: "nearest" });
+    }
+
+    #header() {
+      const { title, model, kind, input } = this.viewer.data;
+      const facts = `${model} \u00b7 ${kind} of ${input.sides.join(" \u00d7 ")}`;
+      const head = element("header", { class: "nl-head" },
+        element("h2", {}, title), element("p", { class: "nl-facts" }, facts));
+      const words = verdict(this.viewer.data);
+      if (words) head.append(element("p", { class: "nl-verdict" }, words));
+      return head;
+    }
+
+    #choices() {
+      const { viewer } = this;
+      this.blockSelect = element("select", {}, ...viewer.data.blocks.map((block) => {
+        const [queries, keys] = [block.sides, block.key_sides].map((sides) => sides.join("\u00d7"));
+        return element("option", { value: block.name }, `${block.name} (${queries} \u2192 ${keys})`);
+      }));
+      viewer.listen(this.blockSelect, "change", () => viewer.selectBlock(this.blockSelect.value));
+      this.measures = element("fieldset", { class: "nl-measures" });
+      viewer.listen(this.measures, "change", (event) => viewer.selectMeasure(event.target.value));
+      const bar = element("div", { class: "nl-choices" },
+        element("label", {}, "Block ", this.blockSelect), this.measures);
+      if (viewer.data.kind === "video") bar.append(this.#player());
+      return bar;
+    }
+
+    #player() {
+      const { viewer } = this;
+      const button = (words, act) => {
+        const made = element("button", { type: "button" }, words);
+        viewer.listen(made, "click", act);
+        return made;
+      };
+      this.playButton = button("Play", () => viewer.togglePlay());
+      const previous = button("Previous", () => viewer.stepFrame(-1));
+      const next = button("Next", () => viewer.stepFrame(1));
+      return element("div", { class: "nl-player", role: "group", "aria-label": "Frames" },
+        previous, this.playButton, next);
+    }
+
+    #slider(name, most, step, value, act) {
+      const shown = element("output", {}, value);
+      const input = element("input", { type: "range", min: 0, max: most, step, value });
+      this.viewer.listen(input, "input", () => {
+        shown.textContent = input.value;
+        act(Number(input.value));
+      });
+      return element("label", { class: "nl-slider" }, element("span", {}, name), input, shown);
+    }
+
+    #looks() {
+      const { viewer } = this;
+      const made = element("section", { class: "nl-looks" }, element("h3", {}, "Drawing"),
+        this.#slider("Arrows", 20, 1, viewer.arrows, (count) => viewer.setArrows(count)),
+        this.#slider("Heat", 1, 0.05, viewer.heat, (opacity) => viewer.setHeat(opacity)));
+      if (viewer.data.kind === "video") {
+        this.largeBox = element("input", { type: "checkbox" });
+        viewer.listen(this.largeBox, "change", () => viewer.setLarge(this.largeBox.checked));
+        made.append(element("label", { class: "nl-check" }, this.largeBox, "Large frame"));
+      }
+      return made;
+    }
+
+    #scale() {
+      this.scaleLabel = element("span", { class: "nl-scale-label" });
+      this.scaleBar = element("div", { class: "nl-scale-bar" });
+      this.scaleEnds = element("div", { class: "nl-scale-ends" });
+      return element("div", { class: "nl-scale" }, this.scaleLabel, this.scaleBar, this.scaleEnds);
+    }
+
+    #tables() {
+      const { data } = this.viewer;
+      const places = { video: ["frames", "row", "column"], image: ["row", "column"], sequence: ["position"] };
+      this.weights = table(
+        "Ten largest weights",
+        "Places are those of a key's centre. Values are stored in steps of the largest over 255, signed " +
+        "ones over 127.", ["", ...places[data.kind], "value"]);
+      this.summary = summaryTable(data);
+      this.help = details("Keys", false, keyList(data.kind));
+      return element("div", { class: "nl-tables" },
+        details("Ten largest weights as text", false, this.weights.whole),
+        details("Summary of the blocks", true, this.summary.whole), this.help);
+    }
+
+    #showBlock() {
+      const { block, id } = this.viewer;
+      this.shownBlock = block;
+      const choices = block.measures.length < 2 ? [] : block.measures.map(({ name }) => {
+        const input = element("input", { type: "radio", name: `${id}-measure`, value: name });
+        return element("label", {}, input, element("span", {}, name));
+      });
+      this.measures.replaceChildren(...choices);
+      if (choices.length) this.measures.prepend(element("legend", {}, "Measure"));
+      this.measures.hidden = choices.length === 0;
+      [...this.summary.body.rows].forEach((line) => {
+        const current = line.cells[0].textContent === block.name;
+        if (current) line.setAttribute("aria-current", "true");
+        else line.removeAttribute("aria-current");
+      });
+    }
+  };
+})();

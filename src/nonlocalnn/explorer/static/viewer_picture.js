@@ -1,0 +1,214 @@
+"use strict";
+
+// Drawing: the frames (or the curves of a sequence), the heat on them, and the arrows over all of them.
+NonlocalViewer.Picture = (() => {
+  const { element, svgElement } = NonlocalViewer.parts;
+
+  /** A frame, its heat, and the place in the strip that both take. */
+  class Surface {
+    constructor(content, sides, caption) {
+      this.frame = 0;
+      this.canvas = element("canvas", { class: "nl-heat", "aria-hidden": "true" });
+      this.screen = element("div", { class: "nl-screen" }, content, this.canvas);
+      // A sequence has no height of its own: the style sheet gives it one.
+      if (content.tagName === "IMG") this.screen.style.aspectRatio = `${sides[2]} / ${sides[1]}`;
+      this.content = content;
+      this.caption = element("figcaption", {}, caption);
+      this.figure = element("figure", { class: "nl-frame" }, this.screen, this.caption);
+      this.sides = sides;
+      this.area = { left: 0, top: 0, width: 0, height: 0 };
+    }
+
+    layout(origin) {
+      const { left, top, width, height } = this.screen.getBoundingClientRect();
+      this.area = { left: left - origin.left, top: top - origin.top, width, height };
+      this.canvas.width = Math.round(width * window.devicePixelRatio);
+      this.canvas.height = Math.round(height * window.devicePixelRatio);
+    }
+
+    clear() {
+      this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+    }
+
+    /** Draw the keys of this frame, cell by cell, where they lie in the input. */
+    draw(block, sheet) {
+      this.clear();
+      const time = NonlocalViewer.geometry.keyTime(block, this.frame);
+      if (time === null) return;
+      const context = this.canvas.getContext("2d");
+      const [, rows, columns] = block.keySides;
+      const [, stepY, stepX] = block.keyGrid.steps;
+      const [, centreY, centreX] = block.keyGrid.centres;
+      const scaleX = this.canvas.width / this.sides[2];
+      const scaleY = this.canvas.height / this.sides[1];
+      context.imageSmoothingEnabled = false;
+      context.drawImage(
+        sheet, 0, time * rows, columns, rows,
+        (centreX - stepX / 2) * scaleX, (centreY - stepY / 2) * scaleY,
+        columns * stepX * scaleX, rows * stepY * scaleY,
+      );
+    }
+
+    /** Where a point of the input lies in the container, in CSS pixels. */
+    at(y, x) {
+      const { left, top, width, height } = this.area;
+      return [left + (x / this.sides[2]) * width, top + (y / this.sides[1]) * height];
+    }
+
+    /** The point under the pointer, on three axes. */
+    pointOf(event) {
+      const { left, top, width, height } = this.screen.getBoundingClientRect();
+      const y = ((event.clientY - top) / height) * this.sides[1];
+      const x = ((event.clientX - left) / width) * this.sides[2];
+      return NonlocalViewer.geometry.clipped([this.frame, y, x], this.sides);
+    }
+  }
+
+  function curves(channels, length) {
+    const extreme = (of) => channels.flat().reduce((found, value) => of(found, value), channels[0]?.[0] ?? 0);
+    const low = extreme(Math.min);
+    const height = extreme(Math.max) - low || 1;
+    const label = `${channels.length} channels of ${length} values`;
+    const drawing = svgElement("svg", {
+      class: "nl-curves", viewBox: `0 -0.05 ${length} 1.1`, preserveAspectRatio: "none",
+      role: "img", "aria-label": label,
+    });
+    const lines = channels.map((values) =>
+      values.map((value, place) => `${place + 0.5},${1 - (value - low) / height}`).join(" "));
+    for (const points of lines) drawing.append(svgElement("polyline", { points, class: "nl-halo" }));
+    lines.forEach((points, channel) =>
+      drawing.append(svgElement("polyline", { points, class: `nl-curve nl-curve-${channel % 4}` })));
+    return drawing;
+  }
+
+  /** An empty picture; few pixels are shown as the squares they are. */
+  function pictureOf(sides, attributes) {
+    const kind = Math.max(sides[1], sides[2]) < 100 ? { class: "nl-coarse" } : {};
+    return element("img", { draggable: "false", ...kind, ...attributes });
+  }
+
+  function surfacesOf(viewer) {
+    const { input, kind } = viewer.data;
+    if (kind === "sequence") {
+      const [channels, length] = [input.channels ?? [], viewer.sides[2]];
+      const caption = `${channels.length} channels, positions 0 to ${length - 1}`;
+      return [new Surface(curves(channels, length), viewer.sides, caption)];
+    }
+    return input.frames.map((source, frame) => {
+      const name = NonlocalViewer.words.frame(viewer, frame);
+      const alt = kind === "video" ? `${name}, of ${input.frames.length}` : viewer.data.title;
+      const image = pictureOf(viewer.sides, { src: source, alt });
+      const surface = new Surface(image, viewer.sides, kind === "video" ? name : "");
+      surface.frame = frame;
+      return surface;
+    });
+  }
+
+  return class Picture {
+    constructor(viewer, strip, stage) {
+      this.viewer = viewer;
+      this.strip = strip;
+      this.surfaces = surfacesOf(viewer);
+      strip.append(...this.surfaces.map((surface) => surface.figure));
+      this.arrows = new NonlocalViewer.Arrows(strip);
+      this.sheet = document.createElement("canvas");
+      if (viewer.data.kind === "video") {
+        this.large = new Surface(pictureOf(viewer.sides, { alt: "" }), viewer.sides, "");
+        this.stage = stage;
+        stage.append(this.large.figure);
+        this.largeArrows = new NonlocalViewer.Arrows(stage);
+      }
+    }
+
+    /** All places to point at. */
+    get screens() {
+      return this.large ? [...this.surfaces, this.large] : this.surfaces;
+    }
+
+    layout() {
+      const count = this.surfaces.length;
+      const width = this.strip.clientWidth;
+      const most = Math.max(Math.floor(width / (width < 600 || count > 12 ? 140 : 200)), 1);
+      // As many in the last row as in the others, where that can be.
+      const columns = Math.ceil(count / Math.ceil(count / most));
+      this.strip.style.setProperty("--nl-columns", columns);
+      const origin = this.strip.getBoundingClientRect();
+      for (const surface of this.surfaces) surface.layout(origin);
+      if (this.viewer.large) this.large.layout(this.stage.getBoundingClientRect());
+    }
+
+    clear() {
+      for (const surface of this.screens) surface.clear();
+      this.arrows.clear();
+      this.largeArrows?.clear();
+    }
+
+    draw({ levels, signed }) {
+      const { block, large, frame } = this.viewer;
+      this.#paintSheet(block, levels, signed);
+      for (const surface of this.surfaces) {
+        surface.draw(block, this.sheet);
+        surface.figure.classList.toggle("nl-staged", large && surface.frame === frame);
+      }
+      const start = this.#queryBox();
+      this.#drawArrows(start, levels, signed);
+      if (large) this.#drawLarge(block, start);
+    }
+
+    /** One pixel a key, the times below each other: the frames are cut out of it. */
+    #paintSheet(block, levels, signed) {
+      const [times, rows, columns] = block.keySides;
+      this.sheet.width = columns;
+      this.sheet.height = times * rows;
+      const colours = new Uint32Array(NonlocalViewer.colours.table(signed).buffer);
+      const first = signed ? 128 : 0;
+      const image = new ImageData(columns, times * rows);
+      const pixels = new Uint32Array(image.data.buffer);
+      for (let key = 0; key < levels.length; key++) pixels[key] = colours[levels[key] + first];
+      this.sheet.getContext("2d").putImageData(image, 0, 0);
+    }
+
+    /** The box of the query's position, on the frame that the user chose if it covers that. */
+    #queryBox() {
+      const { block, query, sides, place } = this.viewer;
+      const { boxOf, centreOf, framesOf, nearestFrame } = NonlocalViewer.geometry;
+      const [time, rows, columns] = boxOf(block.grid, place.position, sides);
+      const centre = centreOf(block.grid, place.position);
+      const [first, last] = framesOf(time);
+      const covered = query[0] >= first && query[0] <= last;
+      return { frame: covered ? query[0] : nearestFrame(centre[0], sides[0]), rows, columns, centre };
+    }
+
+    #drawArrows(start, levels, signed) {
+      const { block, sides, arrows, pinned, data } = this.viewer;
+      const { strongest, keyPosition, centreOf, nearestFrame } = NonlocalViewer.geometry;
+      const keys = strongest(levels, arrows);
+      const ends = keys.map((key) => {
+        const [time, y, x] = centreOf(block.keyGrid, keyPosition(block, key));
+        const tip = this.surfaces[nearestFrame(time, sides[0])].at(y, x);
+        return { tip, share: levels[key] / Math.abs(levels[keys[0]]) };
+      });
+      this.arrows.draw(this.#mark(this.surfaces[start.frame], start), ends, {
+        signed, pinned, arched: data.kind === "sequence",
+      });
+    }
+
+    #mark(surface, { rows, columns, centre }) {
+      const [left, top] = surface.at(rows[0], columns[0]);
+      const [right, bottom] = surface.at(rows[1], columns[1]);
+      return { left, top, right, bottom, centre: surface.at(centre[1], centre[2]) };
+    }
+
+    #drawLarge(block, start) {
+      const { frame, data, pinned } = this.viewer;
+      const surface = this.large;
+      surface.frame = frame;
+      const { src, alt } = this.surfaces[frame].content;
+      if (surface.content.src !== src) Object.assign(surface.content, { src, alt });
+      surface.caption.textContent = NonlocalViewer.words.frame(this.viewer, frame);
+      surface.draw(block, this.sheet);
+      if (start.frame === frame) this.largeArrows.draw(this.#mark(surface, start), [], { pinned });
+      else this.largeArrows.clear();
+    }
+  };
+})();

@@ -1,0 +1,64 @@
+"use strict";
+
+// Decoding: a measure's rows are packed until somebody looks at them.
+NonlocalViewer.decodeRows = (() => {
+  class Rows {
+    #levels;
+    #scales;
+    #keys;
+    #most;
+
+    constructor(levels, scales, keys, signed) {
+      this.#levels = signed ? new Int8Array(levels.buffer) : levels;
+      this.#scales = scales;
+      this.#keys = keys;
+      this.#most = signed ? 127 : 255;
+    }
+
+    /** The bytes of a row, one a key: -127..127 or 0..255. */
+    levels(row) {
+      return this.#levels.subarray(row * this.#keys, (row + 1) * this.#keys);
+    }
+
+    /** The weight that the largest byte stands for. */
+    scale(row) {
+      return this.#scales[row];
+    }
+
+    weights(row) {
+      return Float32Array.from(this.levels(row), (level) => (level / this.#most) * this.#scales[row]);
+    }
+  }
+
+  function bytesOf(base64) {
+    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  }
+
+  async function inflated(bytes) {
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  function scalesOf(bytes) {
+    const view = new DataView(bytes.buffer);
+    return Float32Array.from({ length: bytes.length / 4 }, (_, row) => view.getFloat32(4 * row, true));
+  }
+
+  /** Resolves to the rows; rejects with a sentence for the user. */
+  return async function decodeRows(measure, block) {
+    if (typeof DecompressionStream === "undefined") {
+      throw new Error("This browser is too old to unpack the weights: it has no DecompressionStream.");
+    }
+    const { product } = NonlocalViewer.geometry;
+    const queries = product(block.places.map((along) => along.length));
+    const keys = product(block.keySides);
+    try {
+      const levels = await inflated(bytesOf(measure.rows));
+      const scales = scalesOf(bytesOf(measure.scales));
+      if (levels.length !== queries * keys || scales.length !== queries) throw new RangeError("wrong length");
+      return new Rows(levels, scales, keys, measure.signed);
+    } catch {
+      throw new Error(`The weights of block ${block.name} are damaged: have this page written anew.`);
+    }
+  };
+})();

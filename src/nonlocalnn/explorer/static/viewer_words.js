@@ -1,0 +1,70 @@
+"use strict";
+
+// Words: places and numbers as sentences.
+NonlocalViewer.words = (() => {
+  const FORMS = {
+    gaussian: "Gaussian", embedded_gaussian: "embedded Gaussian", dot_product: "dot product",
+    concatenation: "concatenation",
+  };
+  const EXTENTS = {
+    spacetime: "over space and time", space: "over space, each frame by itself",
+    time: "over time, each place by itself",
+  };
+
+  /** Three significant digits, and a proper minus. */
+  function number(value) {
+    return String(Number(value.toPrecision(3))).replace("-", "\u2212");
+  }
+
+  /** A frame with its number and time in the file. */
+  function frame(viewer, index) {
+    const { frame_numbers: numbers, seconds } = viewer.data.input;
+    const inFile = [];
+    if (numbers) inFile.push(`file frame ${numbers[index]}`);
+    if (seconds) inFile.push(`${seconds[index].toFixed(2)} s`);
+    return `frame ${index}${inFile.length ? ` (${inFile.join(", ")})` : ""}`;
+  }
+
+  function place(viewer, [time, row, column]) {
+    const { kind } = viewer.data;
+    if (kind === "sequence") return `position ${column}`;
+    const inFrame = `row ${row}, column ${column}`;
+    return kind === "video" ? `${frame(viewer, time)}, ${inFrame}` : inFrame;
+  }
+
+  /** What a key covers, as cells of a table: frames, and the row and column of its centre. */
+  function keyCells(viewer, key) {
+    const { block, sides, data } = viewer;
+    const { keyPosition, centreOf, clipped, boxOf, framesOf } = NonlocalViewer.geometry;
+    const position = keyPosition(block, key);
+    const [, row, column] = clipped(centreOf(block.keyGrid, position), sides);
+    if (data.kind === "sequence") return [String(column)];
+    if (data.kind === "image") return [String(row), String(column)];
+    const [first, last] = framesOf(boxOf(block.keyGrid, position, sides)[0]);
+    return [first < last ? `${first}\u2013${last}` : String(first), String(row), String(column)];
+  }
+
+  function keyPlace(viewer, key) {
+    const cells = keyCells(viewer, key);
+    if (cells.length === 1) return `position ${cells[0]}`;
+    const inFrame = `row ${cells.at(-2)}, column ${cells.at(-1)}`;
+    if (cells.length === 2) return inFrame;
+    return `${cells[0].includes("\u2013") ? "frames" : "frame"} ${cells[0]}, ${inFrame}`;
+  }
+
+  /** Block, form, query, strongest key. */
+  function status(viewer, weights, strongest) {
+    const { block, measure, query, pinned } = viewer;
+    const form = FORMS[block.instantiation] ?? block.instantiation;
+    // Images and sequences have no space apart from time.
+    const extent = viewer.data.kind === "video" ? `, ${EXTENTS[block.extent] ?? block.extent}` : "";
+    const kind = measure.name === "affinity" ? "weight" : measure.name;
+    const found = strongest === undefined
+      ? "No key counts at all."
+      : `Its strongest key: ${keyPlace(viewer, strongest)}, with ${kind} ${number(weights[strongest])}.`;
+    const asked = `Query${pinned ? ", pinned" : ""}: ${place(viewer, query)}.`;
+    return `Block ${block.name} (${form}${extent}). ${asked} ${found}`;
+  }
+
+  return { number, frame, place, keyCells, status };
+})();

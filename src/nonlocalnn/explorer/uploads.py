@@ -1,0 +1,153 @@
+"""Receiving a request for a job: a form with a file or the name of an input, counted while it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from nonlocalnn._errors import missing_extra
+from nonlocalnn.explorer.job import Refusal
+
+try:
+    import python_multipart  # noqa: F401 - Starlette's parser asserts it, only once a form comes
+    from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import FormData, UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+    from starlette.requests import ClientDisconnect, Request
+except ImportError as error:
+    raise missing_extra(error.name or "starlette", "explorer", "the explorer") from None
+
+# What a form holds besides its file: names of models, headers, boundaries.
+_FORM_BYTES = 1 << 16
+_MOST_FIELDS = 16
+_UPLOAD_SECONDS = 300.0
+_LONGEST_TITLE = 100
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a form asks for.
+
+    Args:
+        models: Names, as they came.
+        input: Name of an input on the server; None with ``upload``.
+        upload: Where the file that came lies; None with ``input``.
+        title: The file's name, without folders.
+    """
+
+    models: tuple[str, ...]
+    input: str | None
+    upload: Path | None
+    title: str
+
+
+async def receive_job(request: Request, folder: Path, *, upload_bytes: int) -> JobRequest:
+    """Receive the form of a request.
+
+    Args:
+        request: Its body is read.
+        folder: Where to put the file.
+        upload_bytes: Most bytes of the file.
+
+    Raises:
+        Refusal: The body is no form of the right fields (400), is of another type (415), is too large (413)
+            or too slow (408). A declared length that is too large is refused before anything is read, other
+            bodies as soon as they pass it.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise Refusal(415, "a job is a form: send multipart/form-data with file or input, and models")
+    too_large = Refusal(413, f"the file is larger than the {upload_bytes / (1 << 20):g} MiB that are taken")
+    most = upload_bytes + _FORM_BYTES
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > most:
+        raise too_large
+    try:
+        async with asyncio.timeout(_UPLOAD_SECONDS):
+            form = await _parse(request, most, too_large)
+    except TimeoutError:
+        raise Refusal(408, f"the upload took longer than {_UPLOAD_SECONDS:.0f} seconds") from None
+    except MultiPartException as error:
+        raise Refusal(400, f"the form cannot be read: {error.message}") from error
+    except ClientDisconnect:
+        raise Refusal(400, "the upload was broken off") from None
+    try:
+        return await _take(form, folder, upload_bytes, too_large)
+    finally:
+        await form.close()
+
+
+async def _parse(request: Request, most: int, too_large: Refusal) -> FormData:
+    async def counted() -> AsyncGenerator[bytes, None]:
+        received = 0
+        async with aclosing(request.stream()) as stream:
+            async for chunk in stream:
+                received += len(chunk)
+                if received > most:
+                    raise too_large
+                yield chunk
+
+    async with aclosing(counted()) as stream:
+        parser = MultiPartParser(
+            request.headers, stream, max_files=1, max_fields=_MOST_FIELDS, max_part_size=_FORM_BYTES
+        )
+        return await parser.parse()
+
+
+async def _take(form: FormData, folder: Path, upload_bytes: int, too_large: Refusal) -> JobRequest:
+    """Check the fields of a form, and put its file into a folder."""
+    unknown = set(form) - {"file", "input", "models"}
+    if unknown:
+        raise Refusal(400, "the form may have the fields file, input and models, and has another")
+    models, inputs, files = form.getlist("models"), form.getlist("input"), form.getlist("file")
+    names = _texts(models)
+    if not names:
+        raise Refusal(400, "the form must name one model or more in the field models")
+    if len(files) + len(inputs) != 1:
+        raise Refusal(400, "the form must have either one file or one input")
+    if inputs:
+        (name,) = _texts(inputs) or ("",)
+        return JobRequest(names, name, None, name)
+    file = files[0]
+    if not isinstance(file, UploadFile):
+        raise Refusal(400, "the field file must be a file, with a name")
+    if file.size is None or file.size > upload_bytes:
+        raise too_large
+    if file.size == 0:
+        raise Refusal(400, "the file is empty")
+    # It is never opened by the name that it came with.
+    upload = folder / "upload"
+    await run_in_threadpool(_copy, file.file, upload)
+    return JobRequest(names, None, upload, title_of(file.filename or ""))
+
+
+def _texts(values: Sequence[UploadFile | str]) -> tuple[str, ...]:
+    return tuple(value for value in values if isinstance(value, str))
+
+
+def _copy(source: IO[bytes], target: Path) -> None:
+    with target.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+def title_of(name: str) -> str:
+    """Return what to call an uploaded file: its name without folders and without what cannot be printed.
+
+    Args:
+        name: As the browser gave it.
+
+    Example:
+        >>> title_of("C:/holidays/cat.png"), title_of("..")
+        ('cat.png', '..')
+    """
+    last = name.replace("\\", "/").rpartition("/")[2]
+    printable = "".join(character for character in last if character.isprintable()).strip()
+    # The end tells more than the middle.
+    if len(printable) > _LONGEST_TITLE:
+        printable = printable[: _LONGEST_TITLE - 12] + "..." + printable[-9:]
+    return printable or "upload"

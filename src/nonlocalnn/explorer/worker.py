@@ -1,0 +1,199 @@
+"""The process that holds the models and explains one input at a time, and the server's end of it.
+
+Decoders of foreign files run in this process only. What it sends is JSON, which unlike a pickle runs nothing
+in the server whatever a file has made of the process; documents are written to files.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from nonlocalnn.classifier import Classifier, load_classifier
+from nonlocalnn.explorer.admission import check_size
+
+UNKNOWN_FAULT = "it could not be explained: an unexpected error, which the server's log tells of"
+_LONGEST_MESSAGE, _LONGEST_REASON = 1 << 16, 500
+# What may begin a path of the machine in a message: a slash that does not follow a word, or a drive.
+_MACHINE_PATH = re.compile(r"(?<![\w.)])/\w|\b[A-Za-z]:\\")
+_KINDS = {3: "image", 4: "video"}
+
+
+class Explain(Protocol):
+    """What makes a document of one input and one model."""
+
+    def __call__(self, loaded: Classifier, path: Path, *, title: str, model: str) -> dict[str, Any]:
+        """Return the document; ValueError, FileNotFoundError and ImportError have reasons for users."""
+
+
+def run_worker(connection: Connection, models: Mapping[str, Path], explain: Explain) -> None:
+    """Load the models, then explain what is ordered until the other end closes.
+
+    Each message is a JSON object. First comes ``{"ready": {model: "image" or "video"}}``, or
+    ``{"unusable": reason}`` and the end; for each order any number of ``{"step": text}`` and then
+    ``{"done": true}`` or ``{"failed": reason, "expected": whether the input is to blame}``.
+
+    Args:
+        connection: Where orders come from: ``{"path", "title", "models", "folder"}``; the document of model
+            number n is written to ``folder/n.json``.
+        models: The checkpoint, or the run's folder, of each model.
+        explain: What makes a document.
+    """
+    # Ctrl-C reaches the whole group of processes; the server ends this one when it has ended its own work.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        try:
+            loaded = {name: _load(path) for name, path in models.items()}
+        except (OSError, ValueError, ImportError) as error:
+            _send(connection, {"unusable": _one_line(error)})
+            return
+        _send(connection, {"ready": {name: _KINDS[len(each.sample_shape)] for name, each in loaded.items()}})
+        while True:
+            order = json.loads(connection.recv_bytes())
+            _send(connection, _fill(connection, order, loaded, models, explain))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _load(path: Path) -> Classifier:
+    loaded = load_classifier(path)
+    if len(loaded.sample_shape) not in _KINDS:
+        raise ValueError(
+            f"explore takes models of images and videos; {path} was trained on samples of shape "
+            f"{loaded.sample_shape}"
+        )
+    return loaded
+
+
+def _fill(
+    connection: Connection,
+    order: Mapping[str, Any],
+    loaded: Mapping[str, Classifier],
+    models: Mapping[str, Path],
+    explain: Explain,
+) -> dict[str, Any]:
+    """Write the documents that are ordered and return the last message of the order."""
+    path, chosen = Path(order["path"]), order["models"]
+    try:
+        _send(connection, {"step": "checking the file"})
+        for kind in sorted({_KINDS[len(loaded[name].sample_shape)] for name in chosen}):
+            check_size(path, kind=kind)
+        for number, name in enumerate(chosen):
+            _send(connection, {"step": f"explaining with {name} ({number + 1} of {len(chosen)})"})
+            document = explain(loaded[name], path, title=order["title"], model=name)
+            try:
+                content = json.dumps(document, allow_nan=False)
+            except ValueError as error:
+                raise RuntimeError("the document is no JSON") from error
+            Path(order["folder"], f"{number}.json").write_text(content, encoding="utf-8")
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except MemoryError:
+        return {"failed": "it needs more memory than there is: choose a smaller one", "expected": True}
+    except Exception as error:
+        message = _one_line(error)
+        names = {str(path): order["title"], **{str(place): name for name, place in models.items()}}
+        expected = isinstance(error, ValueError | FileNotFoundError | ImportError)
+        reason = without_paths(message, names) if expected else None
+        if reason is None:
+            traceback.print_exc(file=sys.stderr)
+            return {"failed": UNKNOWN_FAULT, "expected": False}
+        print(f"nonlocalnn explore: {message}", file=sys.stderr)
+        return {"failed": reason, "expected": True}
+    return {"done": True}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_LONGEST_REASON]
+
+
+def without_paths(message: str, names: Mapping[str, str]) -> str | None:
+    """Return a message with known paths replaced by names; None where another path of the machine is left.
+
+    Args:
+        message: For users.
+        names: What to show instead of each path.
+
+    Example:
+        >>> without_paths("cannot read /tmp/x1/upload.png: cut", {"/tmp/x1/upload.png": "cat.png"})
+        'cannot read cat.png: cut'
+        >>> without_paths("cannot open '/etc/fonts'", {}) is None
+        True
+    """
+    # Names may look like paths themselves: they come in after the look at what is left.
+    for number, path in enumerate(sorted(names, key=len, reverse=True)):
+        message = message.replace(path, f"\0{number}\0")
+    if _MACHINE_PATH.search(message):
+        return None
+    for number, path in enumerate(sorted(names, key=len, reverse=True)):
+        message = message.replace(f"\0{number}\0", names[path])
+    return message
+
+
+def _send(connection: Connection, message: Mapping[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+class Worker:
+    """The server's end of the process; it starts when this is made.
+
+    Args:
+        models: See :func:`run_worker`.
+        explain: A function of a module, which the process imports.
+    """
+
+    def __init__(self, models: Mapping[str, Path], explain: Explain) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=run_worker, args=(theirs, dict(models), explain), name="explorer-worker", daemon=True
+        )
+        # While it imports its libraries, Ctrl-C would make it print a traceback.
+        resource_tracker.ensure_running()  # it unblocks signals when it starts
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # With this end left open, the process's death would go unnoticed.
+        theirs.close()
+
+    def send(self, order: Mapping[str, Any]) -> None:
+        """Order an input; OSError where the process has died."""
+        _send(self._connection, order)
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next message, None where none comes in time; EOFError or OSError if the process died."""
+        if not self._connection.poll(seconds):
+            return None
+        message: dict[str, Any] = json.loads(self._connection.recv_bytes(_LONGEST_MESSAGE))
+        return message
+
+    def is_alive(self) -> bool:
+        """Return whether the process runs."""
+        return self._process.is_alive()
+
+    def memory(self) -> int:
+        """Return the bytes of memory that the process holds; 0 where the system has no ``/proc``."""
+        try:
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        except OSError:
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def kill(self) -> int | None:
+        """End the process, if it has not ended by itself, and return its exit status."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+        return self._process.exitcode

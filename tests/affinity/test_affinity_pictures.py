@@ -1,0 +1,409 @@
+"""Pictures of maps: the right numbers at the right places."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.patches import ConnectionPatch, Rectangle, StepPatch
+
+import nonlocalnn as nl
+from nonlocalnn.affinity import AffinityMap, PositionGrid, summarise
+from nonlocalnn.affinity.pictures import (
+    Picture,
+    choose_queries,
+    draw_attended,
+    draw_rows,
+    meaning,
+    queries_to_draw,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
+
+# Grids whose boxes neither begin nor end with the input.
+IMAGE = PositionGrid((6, 10), (24, 40), steps=(4.0, 4.0), centres=(0.5, 0.5))
+IMAGE_KEYS = PositionGrid((3, 5), (24, 40), steps=(8.0, 8.0), centres=(2.5, 2.5))
+CLIP = PositionGrid((2, 4, 6), (5, 8, 12), steps=(2.0, 2.0, 2.0), centres=(1.0, 0.5, 0.5))
+CLIP_KEYS = PositionGrid((2, 2, 3), (5, 8, 12), steps=(2.0, 4.0, 4.0), centres=(1.0, 1.5, 1.5))
+SEQUENCE = PositionGrid((8,), (32,), steps=(4.0,), centres=(0.5,))
+SEQUENCE_KEYS = PositionGrid((4,), (32,), steps=(8.0,), centres=(2.5,))
+GRIDS = {1: (SEQUENCE, SEQUENCE_KEYS), 2: (IMAGE, IMAGE_KEYS), 3: (CLIP, CLIP_KEYS)}
+
+
+def planted(num_axes, *, instantiation="gaussian", batch=1, seed=0, **settings):
+    """A map whose theta gives known weights, and these: (B, \\*sides, \\*key sides)."""
+    grid, key_grid = GRIDS[num_axes]
+    num_queries, num_keys = np.prod(grid.sides), np.prod(key_grid.sides)
+    numbers = torch.rand(batch, num_queries, num_keys, generator=torch.Generator().manual_seed(seed)) + 0.01
+    if instantiation == "dot_product":
+        weights = numbers - 0.5
+        theta = weights * num_keys
+    else:
+        weights = numbers / numbers.sum(2, keepdim=True)
+        theta = weights.log()
+    phi = torch.eye(num_keys).expand(batch, 1, -1, -1)
+    shown = AffinityMap(instantiation, "spacetime", grid, key_grid, theta=theta, phi=phi, **settings)
+    return shown, weights.unflatten(2, key_grid.sides).unflatten(1, grid.sides)
+
+
+def pixels(num_axes, channels=3):
+    return torch.rand(channels, *GRIDS[num_axes][0].input_sides)
+
+
+def rectangles(axis):
+    """(left, top, width, height) of each mark."""
+    marks = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
+    # What is marked is seen through; a stretch of a sequence is a band.
+    assert not any(mark.get_fill() and mark.get_alpha() is None for mark in marks)
+    return [(*mark.get_xy(), mark.get_width(), mark.get_height()) for mark in marks]
+
+
+@pytest.mark.parametrize("instantiation", ["gaussian", "dot_product"])
+def test_the_heat_over_an_image_lies_where_the_keys_do(instantiation):
+    shown, weights = planted(2, instantiation=instantiation)
+    image = pixels(2)
+    figure = draw_rows(shown, image, queries=[(2, 7), (0, -10)], title="nl_1")
+    whole, first, second = figure.axes[:3]
+    np.testing.assert_array_equal(whole.images[0].get_array(), image.permute(1, 2, 0))
+    assert tuple(whole.images[0].get_extent()) == (0, 40, 24, 0)
+    for axis, row in ((first, weights[0, 2, 7]), (second, weights[0, 0, 0])):
+        heat = axis.images[1]
+        np.testing.assert_allclose(heat.get_array(), row, rtol=1e-4)
+        # Boxes of 8 x 8 around 2.5: from -1.5 on; the picture ends where the input does.
+        assert tuple(heat.get_extent()) == (-1.5, 38.5, 22.5, -1.5)
+        assert (axis.get_xlim(), axis.get_ylim()) == ((0, 40), (24, 0))
+        top = float(row.abs().max())
+        is_signed = instantiation == "dot_product"
+        assert heat.get_clim() == pytest.approx((-top, top) if is_signed else (0, top))
+        assert heat.get_cmap().name == ("RdBu_r" if is_signed else "inferno")
+    assert rectangles(first) == [(26.5, 6.5, 4, 4)]
+    assert rectangles(second) == [(0, 0, 2.5, 2.5)]
+    assert rectangles(whole) == [*rectangles(first), *rectangles(second)]
+    assert [text.get_text() for text in whole.texts] == ["1", "2"]
+    assert second.get_title() == "query 2: row 0, column 0"
+    label = second.images[1].colorbar.ax.get_ylabel()
+    assert " ".join(label.split()) == meaning(shown.instantiation)
+    assert f"nl_1; {instantiation}, keys 3 x 5" in " ".join(figure.get_suptitle().split())
+
+
+def test_numbers_of_marks_stand_inside_the_picture():
+    shown, _ = planted(2)
+    figure = draw_rows(shown, pixels(2), queries=[(0, 3), (5, 3)])
+    first, second = figure.axes[0].texts
+    assert (first.xy, first.get_va()) == ((12.5, 2.5), "top")
+    assert (second.xy, second.get_va()) == ((12.5, 18.5), "bottom")
+
+
+@pytest.mark.parametrize(("channels", "is_colour"), [(1, False), (2, False), (3, True), (5, False)])
+def test_three_channels_are_colours_and_others_grey(channels, is_colour):
+    shown, _ = planted(2)
+    image = pixels(2, channels)
+    drawn = draw_rows(shown, image, queries=[(0, 0)]).axes[0].images[0].get_array()
+    np.testing.assert_allclose(drawn, image.permute(1, 2, 0) if is_colour else image.mean(0), rtol=1e-6)
+
+
+def test_many_queries_of_an_image_go_into_several_lines():
+    shown, weights = planted(2)
+    queries = [(row, 3) for row in range(6)]
+    figure = draw_rows(shown, pixels(2), queries=queries)
+    panels = figure.axes[:10]
+    assert [axis.get_title() for axis in panels[1:7]] == [
+        f"query {row + 1}: row {row}, column 3" for row in range(6)
+    ]
+    np.testing.assert_allclose(panels[6].images[1].get_array(), weights[0, 5, 3], rtol=1e-4)
+    # Words stand beside the last bar of each line.
+    labels = [axis.images[1].colorbar.ax.get_ylabel() for axis in panels[1:7]]
+    assert [bool(label) for label in labels] == [False, False, False, True, False, True]
+    assert panels[0].get_gridspec().get_geometry() == (2, 5)
+    assert [axis.axison for axis in panels] == [True] * 7 + [False] * 3
+
+
+def test_every_frame_of_a_strip_shows_the_keys_of_its_time():
+    shown, weights = planted(3)
+    clip = pixels(3)
+    figure = draw_rows(shown, clip, queries=[(1, 2, 3), (0, 0, 5)])
+    strips = np.array(figure.axes[:10]).reshape(2, 5)
+    for strip, query in zip(strips, [(1, 2, 3), (0, 0, 5)], strict=True):
+        for frame, axis in enumerate(strip):
+            np.testing.assert_array_equal(axis.images[0].get_array(), clip[:, frame].permute(1, 2, 0))
+            heat = axis.images[1]
+            # Frames 0 and 1, then 2 and 3; frame 4 lies in no key's box.
+            expected = weights[(0, *query)][frame // 2] if frame < 4 else torch.full((2, 3), torch.nan)
+            np.testing.assert_allclose(np.ma.filled(heat.get_array(), np.nan), expected, rtol=1e-4)
+            assert tuple(heat.get_extent()) == (-0.5, 11.5, 7.5, -0.5)
+            assert heat.get_clim() == pytest.approx((0, float(weights[(0, *query)].max())))
+    assert [len(rectangles(axis)) for axis in strips[0]] == [0, 0, 1, 1, 0]
+    assert [len(rectangles(axis)) for axis in strips[1]] == [1, 1, 0, 0, 0]
+    assert rectangles(strips[0, 2]) == [(5.5, 3.5, 2, 2)]
+    assert [axis.get_xlabel() for axis in strips[1]] == [f"frame {frame}" for frame in range(5)]
+    assert [axis.get_ylabel() for axis in strips[:, 0]] == ["query 1\n(1, 2, 3)", "query 2\n(0, 0, 5)"]
+    assert "of 5 frames" not in figure.get_suptitle()
+
+
+def arrows(figure):
+    return [artist for artist in figure.artists if isinstance(artist, ConnectionPatch)]
+
+
+@pytest.mark.parametrize("instantiation", ["gaussian", "dot_product"])
+def test_arrows_lead_from_the_query_to_the_keys_that_weigh_most(instantiation):
+    shown, weights = planted(3, instantiation=instantiation, batch=2, seed=2)
+    figure = draw_rows(shown, pixels(3), queries=[(1, 2, 3)], sample=1)
+    axes = figure.axes[:5]
+    row = weights[1, 1, 2, 3]
+    largest = row.flatten().abs().topk(5)
+    places = torch.stack(torch.unravel_index(largest.indices, row.shape), 1).tolist()
+    drawn = arrows(figure)
+    assert len(drawn) == 5
+    for arrow, (time, row_number, column) in zip(drawn, places, strict=True):
+        assert arrow.coords1 is axes[2].transData
+        assert arrow.xy1 == (6.5, 4.5)
+        assert arrow.coords2 is axes[2 * time].transData
+        left, top = max(0, 4 * column - 0.5), max(0, 4 * row_number - 0.5)
+        right, bottom = 4 * column + 3.5, 4 * row_number + 3.5
+        assert arrow.xy2 == ((left + right) / 2, (top + bottom) / 2)
+        is_negative = float(row[time, row_number, column]) < 0
+        assert arrow.get_linestyle() == (":" if is_negative else "-")
+    widths = [arrow.get_linewidth() for arrow in drawn]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > widths[-1]
+    assert instantiation == "gaussian" or {arrow.get_linestyle() for arrow in drawn} == {":", "-"}
+
+
+def test_no_arrow_leads_to_where_it_begins_or_to_what_weighs_nothing():
+    model = torch.nn.Sequential(nl.NonLocal3d(4, extent="time", sub_sample=None))
+    with nl.capture_affinity(model) as maps:
+        model(torch.randn(1, 4, 4, 2, 2))
+    figure = draw_rows(maps["0"], torch.rand(3, 4, 2, 2), queries=[(1, 0, 1)])
+    # Four keys of 16 share the query's place in space; one of them is the query itself.
+    assert {arrow.xy2 for arrow in arrows(figure)} == {(1.5, 0.5)}
+    ends = [figure.axes.index(axis) for arrow in arrows(figure) for axis in figure.axes[:4]
+            if arrow.coords2 is axis.transData]  # fmt: skip
+    assert sorted(ends) == [0, 2, 3]
+    # Each end has a dot, that of the query too.
+    assert [len(axis.lines) for axis in figure.axes[:4]] == [1, 1, 1, 1]
+
+
+def test_a_long_clip_is_shown_by_16_of_its_frames():
+    grid = PositionGrid((3, 1, 1), (33, 4, 4), steps=(1.0, 4.0, 4.0), centres=(15.5, 2.0, 2.0))
+    theta = torch.eye(3)[None]
+    shown = AffinityMap("dot_product", "spacetime", grid, grid, theta=theta, phi=theta[:, None])
+    figure = draw_rows(shown, torch.rand(3, 33, 4, 4), queries=[(0, 0, 0)])
+    frames = [round(number * 32 / 15) for number in range(16)]
+    assert [axis.get_xlabel() for axis in figure.axes[:16]] == [f"frame {frame}" for frame in frames]
+    assert "16 of 33 frames" in figure.get_suptitle()
+    # The query lies in frame 15, of which 15 is shown; the key's own place gets a dot and no arrow.
+    assert [len(rectangles(axis)) for axis in figure.axes[:16]] == [int(frame == 15) for frame in frames]
+    assert arrows(figure) == []
+
+
+def test_a_mark_is_shown_in_the_nearest_frame_where_its_own_is_left_out():
+    grid = PositionGrid((33, 1, 1), (33, 4, 4), steps=(1.0, 4.0, 4.0), centres=(0.5, 2.0, 2.0))
+    theta = torch.rand(1, 33, 2)
+    shown = AffinityMap("dot_product", "spacetime", grid, grid, theta=theta, phi=theta[:, None])
+    figure = draw_rows(shown, torch.rand(3, 33, 4, 4), queries=[(7, 0, 0), (8, 0, 0)])
+    strips = np.array(figure.axes[:32]).reshape(2, 16)
+    marked = [[column for column, axis in enumerate(strip) if rectangles(axis)] for strip in strips]
+    assert [strips[1, column].get_xlabel() for (column,) in marked] == ["frame 6", "frame 9"]
+
+
+@pytest.mark.parametrize("instantiation", ["gaussian", "dot_product"])
+def test_a_sequence_is_shaded_by_weight_above_steps(instantiation):
+    shown, weights = planted(1, instantiation=instantiation, seed=3)
+    values = pixels(1)
+    figure = draw_rows(shown, values, queries=[(5,), (0,)])
+    above, below, *_ = figure.axes
+    np.testing.assert_allclose(above.lines[1].get_xdata(), np.arange(32) + 0.5)
+    np.testing.assert_allclose(above.lines[1].get_ydata(), values[1])
+    row = weights[0, 5]
+    edges = [0, 6.5, 14.5, 22.5, 30.5]
+    mesh = above.collections[0]
+    np.testing.assert_allclose(mesh.get_coordinates()[0, :, 0], edges)
+    colours = mesh.get_array()[0]
+    np.testing.assert_allclose(colours[:, 3], 0.7 * row.abs() / row.abs().max(), rtol=1e-4)
+    expected = [to_rgb("#d55e00" if weight > 0 else "#0072b2") for weight in row.tolist()]
+    np.testing.assert_allclose(colours[:, :3], expected, rtol=1e-5)
+    steps = [patch for patch in below.patches if isinstance(patch, StepPatch)]
+    total = np.zeros(4)
+    for step in steps:
+        np.testing.assert_allclose(step.get_data().edges, edges)
+        total += step.get_data().values
+    np.testing.assert_allclose(total, row, rtol=1e-4, atol=1e-7)
+    is_signed = instantiation == "dot_product"
+    assert len(steps) == (2 if is_signed else 1)
+    low, high = below.get_ylim()
+    assert low == pytest.approx(-high if is_signed else 0)
+    for axis in (above, below):
+        assert [mark for mark in rectangles(axis) if mark[0] == 18.5 and mark[2] == 4]
+    assert above.get_title(loc="left") == "query 1: position 5"
+    assert figure.axes[2].get_title(loc="left") == "query 2: position 0"
+    assert below.get_xlim() == (0, 32)
+    assert " ".join(below.get_ylabel().split()) == meaning(instantiation)
+
+
+@pytest.mark.parametrize("num_axes", [1, 2, 3], ids=["sequence", "image", "clip"])
+def test_what_is_attended_most_is_the_mean_over_the_queries(num_axes):
+    shown, weights = planted(num_axes, batch=2)
+    mean = weights.flatten(1, num_axes).mean(1)[1]
+    figure = draw_attended(shown, pixels(num_axes), sample=1)
+    if num_axes == 1:
+        (steps,) = [patch for patch in figure.axes[1].patches if isinstance(patch, StepPatch)]
+        drawn, label = steps.get_data().values, figure.axes[1].get_ylabel()
+    else:
+        layer = figure.axes[1 if num_axes == 2 else 3].images[1]
+        last = figure.axes[1 if num_axes == 2 else 4].images[1]
+        drawn, label = layer.get_array(), last.colorbar.ax.get_ylabel()
+        mean = mean if num_axes == 2 else mean[1]
+        assert not any(rectangles(axis) for axis in figure.axes[:2])
+    np.testing.assert_allclose(drawn, mean, rtol=1e-4)
+    assert " ".join(label.split()) == f"mean over the queries: {meaning('gaussian')}"
+    assert not arrows(figure)
+
+
+def test_a_summary_that_is_there_is_drawn():
+    shown, weights = planted(2, instantiation="dot_product")
+    summary = summarise(shown, queries=[(1, 1)])
+    layer = draw_attended(shown, pixels(2), summary=summary).axes[1].images[1]
+    np.testing.assert_allclose(layer.get_array(), weights[0, 1, 1].abs(), rtol=1e-4)
+    # Sizes have no sign.
+    assert layer.get_clim()[0] == 0
+    assert "size of the signed weight" in " ".join(layer.colorbar.ax.get_ylabel().split())
+
+
+def test_without_pixels_the_recorded_input_is_shown_from_its_smallest_value_to_its_largest():
+    recorded = torch.randn(2, 1, 24, 40) * 5
+    shown, weights = planted(2, batch=2, input=recorded)
+    figure = draw_rows(shown, queries=[(1, 2)], sample=1)
+    drawn = figure.axes[0].images[0].get_array()
+    low, high = recorded[1].min(), recorded[1].max()
+    np.testing.assert_allclose(drawn, (recorded[1, 0] - low) / (high - low), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(figure.axes[1].images[1].get_array(), weights[1, 1, 2], rtol=1e-4)
+    flat, _ = planted(2, input=torch.full((1, 1, 24, 40), 3.0))
+    drawn = draw_rows(flat, queries=[(1, 2)]).axes[0].images[0].get_array()
+    np.testing.assert_array_equal(np.ma.filled(drawn, np.nan), np.zeros((24, 40)))
+
+
+def test_queries_are_where_the_input_has_detail_and_apart():
+    image = torch.zeros(1, 24, 40)
+    image[0, 2, 3], image[0, 21, 38] = 1.0, 1.0
+    assert sorted(choose_queries(image, (6, 10), 2)) == [(0, 0), (5, 9)]
+    # What is bright has no detail by that.
+    assert sorted(choose_queries(1 - image, (6, 10), 2)) == [(0, 0), (5, 9)]
+    clip = torch.zeros(3, 8, 16, 16)
+    clip[1, 7, 3, 12], clip[0, 0, 13, 1] = 1.0, 0.8
+    assert choose_queries(clip, (4, 4, 4), 2) == [(3, 0, 3), (0, 3, 0)]
+    sequence = torch.zeros(2, 32)
+    sequence[0, 9], sequence[1, 21] = 1.0, 0.5
+    assert choose_queries(sequence, (8,), 2) == [(2,), (5,)]
+    assert len(set(choose_queries(torch.zeros(1, 24, 40), (6, 10), 5))) == 5
+    assert len(choose_queries(image, (1, 2), 5)) == 2
+    assert len(choose_queries(image, (6, 10))) == 4
+
+
+def test_queries_that_were_recorded_are_drawn():
+    model = nl.create_model("nl_digits").eval()
+    recorded = [(1, 2), (3, 4), (5, 6), (0, 0), (6, 6)]
+    with nl.capture_affinity(model, ["nl_2"], recorded) as maps:
+        model(torch.rand(1, 1, 28, 28))
+    assert queries_to_draw(maps["nl_2"], torch.rand(1, 28, 28)) == recorded[:4]
+    assert draw_rows(maps["nl_2"]).axes[2].get_title() == "query 2: row 3, column 4"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"queries": [(6, 0)]}, r"query must be a place in \(6, 10\); got \(6, 0\)"),
+        ({"queries": []}, "queries must name at least one place"),
+        ({"sample": 2}, "sample must be from 0 to 1"),
+        ({"sample": -1}, "sample must be from 0 to 1"),
+        ({"pixels": torch.rand(1, 40, 24)}, r"pixels must be \(C, 24, 40\).*got \(1, 40, 24\)"),
+        ({"pixels": None}, "no tensor to draw on: give pixels"),
+    ],
+    ids=["query", "no query", "sample", "negative sample", "size", "no input"],
+)
+def test_wrong_settings(settings, says):
+    shown, _ = planted(2, batch=2)
+    with pytest.raises(ValueError, match=says):
+        draw_rows(shown, **{"pixels": pixels(2), **settings})
+    if "queries" not in settings:
+        with pytest.raises(ValueError, match=says):
+            draw_attended(shown, **{"pixels": pixels(2), **settings})
+
+
+@pytest.mark.parametrize("num_axes", [1, 2, 3], ids=["sequence", "image", "clip"])
+def test_no_text_is_cut_off_and_signs_of_money_are_no_formulas(num_axes):
+    shown, _ = planted(num_axes, instantiation="dot_product")
+    title = "a class that costs $5 or $6 " * 9
+    figure = draw_rows(shown, pixels(num_axes), queries=[(0,) * num_axes], title=title)
+    (drawn,) = [text for text in figure.texts if "$5" in text.get_text()]
+    assert not drawn.get_parse_math()
+    figure.draw_without_rendering()
+    assert " ".join(figure.get_suptitle().split()).startswith(title.strip())
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert min(box.x0, box.y0) > -0.01
+    assert box.x1 < width + 0.01
+    assert box.y1 < height + 0.01
+
+
+@pytest.mark.parametrize("num_axes", [2, 3], ids=["image", "clip"])
+def test_words_of_low_bars_stand_in_the_title(num_axes):
+    sides = (1, 8, 40)[3 - num_axes :]
+    grid = PositionGrid(sides, sides, steps=(1.0,) * num_axes, centres=(0.5,) * num_axes)
+    theta = torch.rand(1, 320, 2)
+    shown = AffinityMap("gaussian", "spacetime", grid, grid, theta=theta, phi=theta[:, None])
+    figure = draw_rows(shown, torch.rand(1, *sides), queries=[(0,) * num_axes])
+    axis = figure.axes[num_axes == 2]
+    assert axis.images[1].colorbar.ax.get_ylabel() == ""
+    assert meaning("gaussian") in " ".join(figure.get_suptitle().split())
+
+
+def test_a_map_shows_itself_in_notebooks(tmp_path):
+    shown, weights = planted(2, batch=2, input=torch.rand(2, 1, 24, 40))
+    picture = shown.show((3, 4), sample=1)
+    assert isinstance(picture, Picture)
+    np.testing.assert_allclose(picture.figure.axes[1].images[1].get_array(), weights[1, 3, 4], rtol=1e-4)
+    assert picture._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [axis.get_title()[:7] for axis in shown.show().figure.axes[1:5]] == [
+        f"query {number}" for number in range(1, 5)
+    ]
+    image = torch.rand(1, 24, 40)
+    drawn = shown.show((0, 0), pixels=image).figure.axes[0].images[0].get_array()
+    np.testing.assert_array_equal(drawn, image[0])
+
+
+def test_pictures_are_files_of_the_kind_that_their_name_says(tmp_path):
+    shown, _ = planted(2)
+    picture = Picture(draw_rows(shown, pixels(2), queries=[(0, 0)]))
+    picture.save(tmp_path / "new" / "map.PNG")
+    assert (tmp_path / "new" / "map.PNG").read_bytes().startswith(b"\x89PNG")
+    picture.save(tmp_path / "map.svg")
+    content = (tmp_path / "map.svg").read_text()
+    assert "<svg" in content
+    assert "<dc:date>" not in content
+    with pytest.raises(ValueError, match=r"must be one of '.png', '.svg'; got '.jpg'"):
+        picture.save(tmp_path / "map.jpg")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.svg", "new"]
+
+
+def test_the_heat_is_as_strong_in_svg_as_in_png():
+    """One alpha for a whole layer is applied twice where matplotlib joins layers into one picture."""
+    shown, _ = planted(2)
+    layer = draw_rows(shown, pixels(2), queries=[(0, 0)]).axes[1].images[1]
+    assert np.shape(layer.get_alpha()) == (3, 5)
+    assert layer.colorbar.alpha is None
+
+
+@pytest.mark.parametrize("instantiation", nl.functional.INSTANTIATIONS)
+def test_each_form_says_what_its_weights_are(instantiation):
+    sums_to_one = instantiation in ("gaussian", "embedded_gaussian")
+    assert ("a row sums to 1" in meaning(instantiation)) is sums_to_one
+    assert ("number of keys" in meaning(instantiation)) is not sums_to_one
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    shown, _ = planted(2)
+    for draw in (draw_rows, draw_attended):
+        with pytest.raises(ImportError, match=r"pip install 'nonlocalnn\[plots\]'"):
+            draw(shown, pixels(2))

@@ -1,0 +1,112 @@
+"""``nonlocalnn explain``: the page of an input, the deletion test, and one line where it can't."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from videos import grey_frames, write_video
+
+import nonlocalnn as nl
+from helpers import randomize_
+from nonlocalnn.cli import main
+
+CLASSES = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def digits_model(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "digits.safetensors"
+    facts = {"classes": CLASSES, "image_size": [28, 28], "channels": 1, "recipe": {"data": "digits"}}
+    nl.save_checkpoint(randomize_(nl.create_model("nl_digits")), path, metadata=facts)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips_model(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "clips.safetensors"
+    facts = {"classes": CLASSES, "sample_shape": [3, 8, 32, 32], "stride": 1}
+    nl.save_checkpoint(nl.create_model("nl2_c2d_tiny"), path, metadata=facts)
+    return path
+
+
+def document_of(page):
+    """Return the document that a page holds."""
+    text = page.read_text(encoding="utf-8")
+    found = re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', text, re.S)
+    return json.loads(found[1])
+
+
+def test_a_sample_with_a_deletion_test(digits_model, tmp_path, capsys):
+    page = tmp_path / "pages" / "seven.html"
+    words = ["explain", "--data", "digits", "--sample", "7", "--model", digits_model, "-o", page, "--deletion"]
+    assert main([str(word) for word in words]) == 0
+    document = document_of(page)
+    assert (document["kind"], document["model"]) == ("image", "digits")
+    assert [block["name"] for block in document["blocks"]] == ["nl_1", "nl_2"]
+    assert [each["name"] for each in document["blocks"][0]["measures"]] == ["affinity", "effect"]
+    best = document["prediction"][0]
+    out = capsys.readouterr().out
+    assert f"{best['class']!r}, probability {best['probability']:.3f}; page {page}, 0." in out
+    assert f"change of the probability of {best['class']!r}" in out
+    numbers = json.loads((tmp_path / "pages" / "seven.deletion.json").read_text())
+    assert [(row["block"], row["fraction"]) for row in numbers][:2] == [("nl_1", 0.02), ("nl_1", 0.05)]
+    assert f"{numbers[0]['most']:+.3f}" in out
+
+
+def test_an_image_file_and_the_settings(digits_model, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)).save(path)
+    monkeypatch.chdir(tmp_path)
+    words = ["explain", str(path), "--model", str(digits_model), "--blocks", "nl_2", "--no-effects"]
+    assert main(words) == 0
+    document = document_of(tmp_path / "photo.html")
+    assert (document["title"], document["truth"]) == ("photo.png", None)
+    (block,) = document["blocks"]
+    assert [each["name"] for each in block["measures"]] == ["affinity"]
+    assert not list(tmp_path.glob("*.json"))
+    capsys.readouterr()
+
+
+def test_a_video_and_all_of_its_frame(clips_model, tmp_path, capsys):
+    path = tmp_path / "clip.mp4"
+    write_video(path, grey_frames(12, height=36, width=64))
+    page = tmp_path / "clip.html"
+    assert main(["explain", str(path), "--model", str(clips_model), "-o", str(page)]) == 0
+    document = document_of(page)
+    assert (document["kind"], document["input"]["sides"]) == ("video", [8, 32, 32])
+    assert document["input"]["frame_numbers"] == list(range(2, 10))
+    assert main(["explain", str(path), "--model", str(clips_model), "-o", str(page), "--whole"]) == 0
+    document = document_of(page)
+    assert document["input"]["sides"] == [8, 32, 56]
+    assert document["blocks"][0]["sides"] == [4, 8, 14]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        ([], 2, "give either a file or --data"),
+        (["photo.png", "--data", "digits"], 2, "give either a file or --data"),
+        (["--data", "digits", "--whole"], 2, "--whole is about files"),
+        (["none.png"], 1, "there is no file or folder none.png"),
+        (["--data", "digits", "--sample", "353"], 1, "samples are from 0 to 352 for this split; got 353"),
+        (["--data", "digits", "--blocks", "nl_3"], 1, "no non-local block 'nl_3' (did you mean"),
+        (["--data", "cue"], 1, "the model was trained on samples of shape (1, 28, 28)"),
+        (["text.png"], 1, "cannot read image text.png: it is not an image"),
+        (["."], 1, "one image or video is explained at a time"),
+    ],
+)
+def test_one_line_where_it_cannot(words, status, says, digits_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.png").write_text("no picture")
+    assert main(["explain", *words, "--model", str(digits_model), "-o", "page.html"]) == status
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+    assert status == 2 or error.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()

@@ -1,0 +1,334 @@
+"""``nonlocalnn maps``: what it writes of images, videos and sequences, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import nonlocalnn as nl
+from cli.test_cli import FACTS, fails
+from helpers import randomize_
+from nonlocalnn.affinity import summarise
+from nonlocalnn.classifier import load_classifier
+from nonlocalnn.cli import main, maps
+from nonlocalnn.cli.common import load_samples
+from nonlocalnn.data import load_dataset
+from nonlocalnn.explorer import choose_queries
+from nonlocalnn.explorer.shown_input import read_input
+from videos import write_video
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
+CLASSES = [str(digit) for digit in range(10)]
+OF_CLIPS = {"classes": CLASSES, "sample_shape": [3, 8, 32, 32], "stride": 2}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A model of images whose blocks see much of what the input has."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "digits.safetensors"
+    model = randomize_(nl.create_model("nl_digits", instantiation="dot_product"))
+    nl.save_checkpoint(model, path, metadata={**FACTS, "recipe": {"data": "digits"}})
+    return path
+
+
+@pytest.fixture(scope="module")
+def of_clips(tmp_path_factory):
+    """A model of clips; its blocks are layer2.0.nl, 4 x 8 x 8, and layer3.0.nl, 4 x 4 x 4."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "clips.safetensors"
+    nl.save_checkpoint(nl.create_model("nl2_c2d_tiny", num_classes=10), path, metadata=OF_CLIPS)
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)).save(path)
+    return path
+
+
+@pytest.fixture
+def video(tmp_path):
+    generator = np.random.default_rng(0)
+    frames = [generator.integers(0, 255, (36, 72, 3)).astype(np.uint8) for _ in range(20)]
+    return write_video(tmp_path / "film.mp4", frames)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def captured(checkpoint, sample):
+    model = nl.load_checkpoint(checkpoint).eval()
+    with nl.capture_affinity(model) as found, torch.no_grad():
+        model(sample[None])
+    return found
+
+
+def test_each_block_has_pictures_rows_and_a_summary(tmp_path, checkpoint, capsys):
+    words = ["maps", "--data", "digits", "--samples", "0", "7", "--model", str(checkpoint)]
+    assert main([*words, "--output", str(tmp_path)]) == 0
+    image, target = load_dataset("digits", "test")[7]
+    found = captured(checkpoint, image)
+    folder = tmp_path / f"test-7-class-{target}"
+    assert files(folder) == sorted(
+        [f"nl_{number}{end}" for number in (1, 2) for end in ("-attended.png", ".npy", ".png")]
+        + ["summary.json"]
+    )
+    facts = json.loads((folder / "summary.json").read_text())
+    assert (facts["input"], facts["sides"], facts["truth"]) == (folder.name, [28, 28], str(target))
+    assert (facts["frame_numbers"], facts["seconds"]) == (None, None)
+    printed = capsys.readouterr().out
+    answer = facts["prediction"][0]
+    assert f"{folder.name}: predicted {answer['class']!r} ({answer['probability']:.2g})" in printed
+    assert printed.endswith(f"2 inputs, results in {tmp_path}\n")
+    for name in ("nl_1", "nl_2"):
+        shown, about = found[name], facts["blocks"][name]
+        queries = choose_queries(image, shown.grid.sides)
+        np.testing.assert_allclose(
+            np.load(folder / f"{name}.npy"), shown.rows(queries)[0], rtol=1e-4, atol=1e-6
+        )
+        assert about["instantiation"] == "dot_product"
+        assert about["extent"] == "spacetime"
+        assert about["sides"] == list(shown.grid.sides)
+        assert about["key_sides"] == list(shown.key_grid.sides)
+        assert [tuple(query["place"]) for query in about["queries"]] == queries
+        weights, keys = shown.top(queries, 5)
+        for number, query in enumerate(about["queries"]):
+            assert query["box"] == [list(side) for side in shown.grid.box(*queries[number])]
+            assert [key["weight"] for key in query["top"]] == pytest.approx(
+                weights[0, number].tolist(), rel=1e-4
+            )
+            assert [key["place"] for key in query["top"]] == keys[0, number].tolist()
+            first = query["top"][0]
+            assert first["box"] == [list(side) for side in shown.key_grid.box(*first["place"])]
+        expected = summarise(shown).as_numbers()
+        assert about["summary"].keys() == expected.keys()
+        assert {key for key, value in about["summary"].items() if value is None} == {
+            "distance_frames", "uniform_distance_frames"
+        }  # fmt: skip
+        for key in ("entropy", "distance_pixels", "uniform_distance_pixels"):
+            assert about["summary"][key] == pytest.approx(expected[key], rel=1e-4)
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"  {name} ")][1:]
+        assert line.split() == [
+            name,
+            "dot_product",
+            f"{expected['entropy']:.2f}",
+            f"{expected['distance_pixels']:.2f}",
+            f"({expected['uniform_distance_pixels']:.2f})",
+            "-",
+        ]
+
+
+def test_whole_maps_are_written_when_they_are_asked_for(tmp_path, checkpoint, photo):
+    words = ["maps", str(photo), "--model", str(checkpoint), "--output", str(tmp_path / "out")]
+    assert main([*words, "--all-rows"]) == 0
+    found = captured(checkpoint, read_input(load_classifier(checkpoint), photo).sample)
+    for name, shape in (("nl_1", (196, 49)), ("nl_2", (49, 9))):
+        rows = np.load(tmp_path / "out/photo" / f"{name}.npy")
+        assert rows.shape == shape
+        np.testing.assert_allclose(rows, found[name].affinity[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_whole_map_that_is_too_large_is_refused(tmp_path, checkpoint, photo, capsys, monkeypatch):
+    words = ["maps", photo, "--model", checkpoint, "--output", tmp_path / "out"]
+    monkeypatch.setattr(maps, "_MOST_NUMBERS", 196 * 49)
+    assert main([str(word) for word in [*words, "--all-rows"]]) == 0
+    monkeypatch.setattr(maps, "_MOST_NUMBERS", 196 * 49 - 1)
+    words[-1] = tmp_path / "more"
+    says = "photo.png, nl_1: a file holds at most 9,603 numbers and all rows are 9,604"
+    fails(capsys, *words, "--all-rows", status=1, says=says)
+    assert not (tmp_path / "more").exists()
+    assert main([str(word) for word in words]) == 0
+
+
+def test_files_of_one_name_get_folders_of_their_own(tmp_path, checkpoint, photo):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / photo.name
+    Image.new("L", (9, 9), 255).save(other)
+    folder = tmp_path / "maps"
+    words = ["maps", str(photo), str(other), "--model", str(checkpoint), "--output", str(folder)]
+    assert main([*words, "--blocks", "nl_1", "--queries", "3,4", "13,-1"]) == 0
+    names = ["nl_1-attended.png", "nl_1.npy", "nl_1.png", "summary.json"]
+    assert files(folder) == [f"{name}/{file}" for name in ("photo-2", "photo") for file in names]
+    first, second = (np.load(folder / name / "nl_1.npy") for name in ("photo", "photo-2"))
+    assert first.shape == second.shape == (2, 7, 7)
+    assert not np.allclose(first, second)
+    queries = json.loads((folder / "photo" / "summary.json").read_text())["blocks"]["nl_1"]["queries"]
+    assert [query["place"] for query in queries] == [[3, 4], [13, 13]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        (["--queries", "13,0"], "photo.png, nl_2: query must be a place in (7, 7); got (13, 0)"),
+        (["--queries", "3"], "photo.png, nl_1: query must be a place in (14, 14); got (3,)"),
+        (["--pixels", "28,0"], "photo.png, nl_1: pixel must be a place in (28, 28); got (28, 0)"),
+    ],
+    ids=["one block lacks it", "of a sequence", "outside the input"],
+)
+def test_a_query_that_a_block_lacks_is_refused_before_anything_is_written(
+    tmp_path, checkpoint, photo, capsys, setting, says
+):
+    folder = tmp_path / "out"
+    words = ["maps", photo, "--model", checkpoint, "--output", folder, *setting]
+    fails(capsys, *words, status=1, says=says)
+    assert not folder.exists()
+
+
+def test_a_video_and_points_of_it(tmp_path, of_clips, video, capsys):
+    folder = tmp_path / "out"
+    words = ["maps", str(video), "--model", str(of_clips), "--output", str(folder)]
+    assert main([*words, "--pixels", "7,31,0", "0,0,16", "--format", "svg"]) == 0
+    names = ("layer2.0.nl", "layer3.0.nl")
+    assert files(folder / "film") == sorted(
+        [f"{name}{end}" for name in names for end in ("-attended.svg", ".npy", ".svg")] + ["summary.json"]
+    )
+    shown = read_input(load_classifier(of_clips), video)
+    facts = json.loads((folder / "film/summary.json").read_text())
+    assert facts["frame_numbers"] == list(shown.frame_numbers)
+    assert facts["seconds"] == list(shown.seconds)
+    assert facts["truth"] is None
+    found = captured(of_clips, shown.sample)
+    for name, places in zip(names, ([[3, 7, 0], [0, 0, 4]], [[3, 3, 0], [0, 0, 2]]), strict=True):
+        assert [query["place"] for query in facts["blocks"][name]["queries"]] == places
+        rows = np.load(folder / "film" / f"{name}.npy")
+        np.testing.assert_allclose(rows, found[name].rows(places)[0], rtol=1e-4, atol=1e-7)
+    expected = summarise(found["layer3.0.nl"]).as_numbers()
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  layer3.0.nl"))
+    assert line.split()[-2:] == [
+        f"{expected['distance_frames']:.2f}", f"({expected['uniform_distance_frames']:.2f})"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_prediction_is_what_predict_says(tmp_path, of_clips, video, multi_label):
+    path = tmp_path / "model.safetensors"
+    model = nl.load_checkpoint(of_clips)
+    nl.save_checkpoint(model, path, metadata={**OF_CLIPS, "multi_label": multi_label})
+    words = ["maps", str(video), "--model", str(path), "--output", str(tmp_path / "out")]
+    assert main([*words, "--blocks", "layer3.0.nl", "--queries", "0,0,0"]) == 0
+    facts = json.loads((tmp_path / "out/film/summary.json").read_text())
+    expected = load_classifier(path).predict(video)["top"]
+    assert [row["class"] for row in facts["prediction"]] == [row["class"] for row in expected]
+    for row, other in zip(facts["prediction"], expected, strict=True):
+        assert row["probability"] == pytest.approx(other["probability"], rel=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4"])
+def test_animations_are_a_file_a_query(tmp_path, of_clips, suffix):
+    words = ["maps", "--data", "cue", "--model", str(of_clips), "--output", str(tmp_path)]
+    words += ["--blocks", "layer3.0.nl", "--queries", "3,1,1", "0,0,0", "--format", suffix]
+    assert main(words) == 0
+    (folder,) = tmp_path.iterdir()
+    assert files(folder) == [
+        "layer3.0.nl-attended.png",
+        f"layer3.0.nl-query-1.{suffix}",
+        f"layer3.0.nl-query-2.{suffix}",
+        "layer3.0.nl.npy",
+        "summary.json",
+    ]
+    first, second = (folder / f"layer3.0.nl-query-{number}.{suffix}" for number in (1, 2))
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_whole_videos_are_wider(tmp_path, of_clips, video):
+    words = ["maps", str(video), "--model", str(of_clips), "--blocks", "layer3.0.nl"]
+    assert main([*words, "--whole", "--output", str(tmp_path / "out")]) == 0
+    facts = json.loads((tmp_path / "out/film/summary.json").read_text())
+    assert facts["sides"] == [8, 32, 64]
+    assert facts["blocks"]["layer3.0.nl"]["sides"] == [4, 4, 8]
+
+
+def test_sequences_come_from_data_sets(tmp_path, monkeypatch):
+    model = nn.Sequential(
+        nn.Conv1d(3, 8, 9, 4, 4), nl.NonLocal1d(8), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 10)
+    ).eval()
+    loaded = nl.classifier.Classifier(model, classes=tuple(CLASSES), sample_shape=(3, 384), recipe={})
+    monkeypatch.setattr(maps, "load_classifier", lambda path: loaded)
+    words = ["maps", "--data", "cue-sequence", "--model", "any", "--output", str(tmp_path)]
+    assert main([*words, "--pixels", "200"]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert np.load(folder / "1.npy").shape == (1, 48)
+    facts = json.loads((folder / "summary.json").read_text())
+    assert facts["blocks"]["1"]["queries"][0]["place"] == [50]
+    assert (folder / "1.png").stat().st_size > 1000
+    sample = load_samples(loaded, "cue-sequence", "test", data_dir=None)[0][0]
+    assert facts["sides"] == list(sample.shape[1:])
+
+
+def test_groups_of_an_extent_are_kept_apart_in_whole_maps(tmp_path, monkeypatch):
+    model = nn.Sequential(
+        nn.Conv3d(3, 4, (1, 8, 8), (1, 8, 8)), nl.NonLocal3d(4, extent="space"), nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(), nn.Linear(4, 10),
+    ).eval()  # fmt: skip
+    loaded = nl.classifier.Classifier(model, classes=tuple(CLASSES), sample_shape=(3, 8, 32, 32), recipe={})
+    monkeypatch.setattr(maps, "load_classifier", lambda path: loaded)
+    words = ["maps", "--data", "cue", "--model", "any", "--output", str(tmp_path), "--all-rows"]
+    monkeypatch.setattr(maps, "_MOST_NUMBERS", 8 * 16 * 4)
+    assert main(words) == 0
+    (folder,) = tmp_path.iterdir()
+    assert np.load(folder / "1.npy").shape == (8, 16, 4)
+
+
+def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, checkpoint, photo, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(photo.read_bytes())
+    (folder / "b.png").write_bytes(photo.read_bytes()[:60])
+    words = ["maps", folder, "--model", checkpoint, "--output", tmp_path / "out", "--blocks", "nl_2"]
+    fails(capsys, *words, status=1, says=f"cannot read image {folder / 'b.png'}")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
+    words = ["maps", "--data", "digits", "--samples", "9999", "1", "--model", checkpoint]
+    fails(capsys, *words, "--output", tmp_path / "more", status=1, says="from 0 to 352")
+    assert len(list((tmp_path / "more").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{corrupt}", "--model", "{model}"], "cannot read image {corrupt}"),
+        (["absent.png", "{photo}", "--model", "{model}"], "there is no file or folder absent.png"),
+        (["{video}", "--model", "{model}"], "cannot read image {video}"),
+        (["{photo}", "--model", "{clips}"], "{photo} is an image, and the model takes videos"),
+        (["{photo}", "{photo}", "--model", "{model}", "--blocks", "nl_9"], "no non-local block 'nl_9'"),
+        (["{photo}", "--model", "{model}", "--whole"], "does not take photo.png, of shape (1, 37, 28)"),
+        (["{photo}", "--model", "{model}", "--format", "gif"], "--format gif is for videos"),
+        (["--data", "digits", "--model", "{model}", "--samples", "-1"], "from 0 to 352"),
+        (["--data", "cue", "--model", "{model}"], "those of 'cue' have (3, 8, 28, 28)"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing(
+    words, says, tmp_path, checkpoint, of_clips, photo, video, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    corrupt = tmp_path / "corrupt.png"
+    corrupt.write_bytes(b"\x89PNG\r\n\x1a\n" + b"nonsense" * 9)
+    places = {"model": checkpoint, "clips": of_clips, "photo": photo, "video": video, "corrupt": corrupt}
+    filled = [word.format(**places) for word in words]
+    fails(capsys, "maps", *filled, status=1, says=says.format(**places))
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "give either files or --data"),
+        (["x.png", "--data", "digits"], "give either files or --data"),
+        (["--data", "digits", "--whole"], "--whole is about files"),
+        (["x.png", "--queries", "1,1", "--pixels", "2,2"], "not allowed with argument --queries"),
+        (["x.png", "--queries", "1;1"], "N, ROW,COLUMN or TIME,ROW,COLUMN, as in 3,4; got '1;1'"),
+        (["x.png", "--pixels", "1,2,3,4"], "got '1,2,3,4'"),
+        (["x.png", "--format", "jpg"], "invalid choice: 'jpg'"),
+    ],
+    ids=["nothing", "both", "whole sample", "both kinds of places", "no place", "four axes", "format"],
+)  # fmt: skip
+def test_wrong_calls(words, says, capsys):
+    fails(capsys, "maps", *words, "--model", "absent", status=2, says=says)

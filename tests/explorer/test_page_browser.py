@@ -1,0 +1,260 @@
+"""The page in a browser: what it shows is what was computed."""
+
+import re
+
+import documents
+import numpy as np
+import pytest
+from browser import open_page
+from viewer_page import DESKTOP, VIEWER, assert_shows, current_row, place_of, rest, state
+
+from nonlocalnn.explorer.page import write_page
+
+
+@pytest.mark.parametrize(
+    ("kind", "block", "point"),
+    [
+        ("video", "layer3.4", (0, 0, 0)),
+        ("video", "layer3.4", (5, 20, 40)),
+        ("video", "layer3.4", (6, 55, 83)),
+        ("video", "layer2.3", (3, 30, 61)),
+        ("video", "layer2.3", (7, 55, 83)),
+        ("image", "nl_1", (3, 22)),
+        ("sequence", "nl_1", (101,)),
+    ],
+    ids=str,
+)
+def test_hovering_shows_the_row(opened, shown, kind, block, point):
+    made = shown[kind]
+    with opened(kind) as page:
+        page.evaluate(f"{VIEWER}.selectBlock({block!r})")
+        page.mouse.move(*place_of(page, made, point))
+        rest(page)
+        assert_shows(page, made, block, "affinity", point)
+        assert not state(page)["pinned"]
+
+
+@pytest.mark.parametrize(("kind", "point"), [("video", [7, 28, 42]), ("image", [14, 14]), ("sequence", [60])])
+def test_first_query(opened, shown, kind, point):
+    with opened(kind) as page:
+        block = shown[kind].document["blocks"][0]["name"]
+        assert_shows(page, shown[kind], block, "affinity", point)
+        assert page.title() == page.locator("h2").inner_text() == f"some {kind} <b>"
+        assert "Predicted: 3, 87.4 %. True class: 3, as predicted." in page.locator("header").inner_text()
+        assert page.locator(".nl-classes li").count() == 3
+        assert page.locator(".nl-measures").evaluate("(one) => one.hidden") == (kind != "video")
+        zero, half, most = map(float, page.locator(".nl-scale-ends span").all_inner_texts())
+        assert zero == 0
+        assert [2 * half, most] == pytest.approx([current_row(page).max()] * 2, rel=0.006)
+        assert page.get_by_role("button", name="Play").count() == (kind == "video")
+
+
+@pytest.mark.parametrize("measure", ["affinity", "effect"])
+def test_text_says_the_largest_weights(opened, shown, measure):
+    made, point = shown["video"], (2, 40, 10)
+    with opened("video") as page:
+        page.evaluate(f"{VIEWER}.selectMeasure({measure!r})")
+        page.mouse.move(*place_of(page, made, point))
+        rest(page)
+        page.get_by_text("Ten largest weights").click()
+        rows = page.locator("details").first.locator("tbody tr").all()
+        cells = [row.locator("td").all_inner_texts() for row in rows]
+        sentence = page.get_by_text("Its strongest key").inner_text()
+    true = made.row("layer3.4", measure, point).reshape(4, 4, 3)
+    step = made.steps("layer3.4", measure, point)
+    tenth = np.sort(np.abs(true), axis=None)[-10]
+    assert [rank for rank, *_ in cells] == [str(rank) for rank in range(1, 11)]
+    for _, frames, row, column, value in cells:
+        # Keys of this block cover two frames, 14 rows and 28 columns.
+        first, last = map(int, frames.split("\u2013"))
+        assert last == first + 1
+        weight = true[first // 2, int(row) // 14, int(column) // 28]
+        assert float(value.replace("\u2212", "-")) == pytest.approx(weight, abs=step, rel=0.006)
+        assert abs(weight) >= tenth - 2 * step
+    _, frames, row, column, value = cells[0]
+    word = "weight" if measure == "affinity" else "effect"
+    assert (
+        sentence
+        == "Block layer3.4 (embedded Gaussian, over space and time). Query: frame 2 (file frame 28, 0.93 s), "
+        f"row 40, column 10. Its strongest key: frames {frames}, row {row}, column {column}, "
+        f"with {word} {value}."
+    )
+
+
+def test_signed_measure(opened, shown):
+    made, point = shown["video"], (1, 10, 70)
+    with opened("video") as page:
+        page.get_by_text("effect", exact=True).click()
+        page.mouse.move(*place_of(page, made, point))
+        rest(page)
+        assert_shows(page, made, "layer3.4", "effect", point)
+        assert current_row(page).min() < 0 < current_row(page).max()
+        low, zero, high = page.locator(".nl-scale-ends span").all_inner_texts()
+        assert page.get_by_text("change of the score of class 3").is_visible()
+        signs = page.locator(".nl-arrow").evaluate_all(
+            "(all) => all.map((one) => one.classList.contains('nl-against'))"
+        )
+    assert (low[0], zero) == ("\u2212", "0")
+    true = made.row("layer3.4", "effect", point)
+    assert float(high) == -float(low.replace("\u2212", "-")) == pytest.approx(np.abs(true).max(), rel=0.006)
+    strongest = np.argsort(-np.abs(true))[:5]
+    assert signs[::-1] == (true[strongest] < 0).tolist()
+
+
+def tips(page):
+    """Ends of the arrows in the window, the strongest first."""
+    return page.evaluate(
+        """() => {
+          const drawing = document.querySelector(".nl-strip > .nl-arrows");
+          const { left, top } = drawing.getBoundingClientRect();
+          return [...drawing.querySelectorAll(".nl-arrow")].reverse().map((path) => {
+            const [x, y] = path.getAttribute("d").match(/L([\\d.-]+ [\\d.-]+)L/)[1].split(" ").map(Number);
+            return [left + x, top + y];
+          });
+        }"""
+    )
+
+
+def key_places(page, block, row, count):
+    """Where the middles of the strongest keys are in the window."""
+    grid, found = block["key_grid"], []
+    for key in np.argsort(-row)[:count]:
+        index = np.unravel_index(key, block["key_sides"])
+        time, y, x = (c + i * s for c, i, s in zip(grid["centres"], index, grid["steps"], strict=True))
+        # The earlier of the two frames that a key covers.
+        box = page.locator(".nl-strip .nl-screen").nth(int(time) - 1).bounding_box()
+        found.append([box["x"] + x / 84 * box["width"], box["y"] + y / 56 * box["height"]])
+    return found
+
+
+def test_arrows_end_at_the_strongest_keys_in_any_layout(opened, shown):
+    made, point = shown["video"], (4, 30, 30)
+    row = made.row("layer3.4", "affinity", point)
+    with opened("video") as page:
+        page.mouse.click(*place_of(page, made, point))
+        for width in (1280, 700, 360):
+            page.set_viewport_size({"width": width, "height": 900})
+            rest(page)
+            expected = key_places(page, made.block("layer3.4"), row, 5)
+            np.testing.assert_allclose(tips(page), expected, atol=1)
+        page.set_viewport_size({"width": 1440, "height": 900})
+        rest(page)
+        tops = [box.bounding_box()["y"] for box in page.locator(".nl-strip .nl-screen").all()]
+        # There is room for five in a row, but two rows of four are even.
+        assert [tops.count(top) for top in sorted(set(tops))] == [4, 4]
+        centre = page.locator(".nl-strip .nl-point").bounding_box()
+        box = page.locator(".nl-strip .nl-screen").nth(4).bounding_box()
+        # The query's position is 8 x 12 pixels, and (30, 30) lies in the one whose middle is (28, 30).
+        assert centre["x"] + centre["width"] / 2 == pytest.approx(box["x"] + 30 / 84 * box["width"], abs=1)
+        assert centre["y"] + centre["height"] / 2 == pytest.approx(box["y"] + 28 / 56 * box["height"], abs=1)
+
+
+def test_mark_stays_in_the_frame(opened, shown):
+    made, point = shown["video"], (0, 0, 83)
+    with opened("video") as page:
+        page.evaluate(f"{VIEWER}.selectBlock('layer2.3')")
+        page.mouse.move(*place_of(page, made, point))
+        rest(page)
+        mark = page.locator(".nl-strip .nl-query").evaluate(
+            "(one) => ['x', 'y', 'width', 'height'].map((name) => Number(one.getAttribute(name)))"
+        )
+        box = page.locator(".nl-strip .nl-screen").first.bounding_box()
+    # The position's box is 4 rows around 0.5, and 6 columns around 72.5, the last that is stored.
+    rows, columns = box["height"] / 56, box["width"] / 84
+    np.testing.assert_allclose(mark, [69.5 * columns, 0, 6 * columns, 2.5 * rows], atol=1)
+
+
+def test_boxes_and_times_at_the_edges(opened):
+    with opened("image") as page:
+        boxes, times = page.evaluate(
+            """() => {
+              const { boxOf, keyTime } = NonlocalViewer.geometry;
+              const grid = { steps: [1, 4, 4], centres: [0.5, 1, 3] };
+              const block = { keyGrid: { steps: [2], centres: [3] }, keySides: [2] };
+              const times = [0, 1, 2, 3, 4, 5, 6].map((frame) => keyTime(block, frame));
+              return [boxOf(grid, [0, 0, 1], [1, 4, 8]), times];
+            }"""
+        )
+    assert boxes == [[0, 1], [0, 3], [5, 8]]
+    assert times == [None, None, 0, 0, 1, 1, None]
+
+
+def test_frames_without_keys_stay_clear(browser, tmp_path):
+    made = documents.video()
+    # Four keys in time, a frame each: the last four frames have none.
+    made.block("layer3.4")["key_grid"]["steps"][0] = 1.0
+    made.block("layer3.4")["key_grid"]["centres"][0] = 0.5
+    write_page(made.document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        assert_shows(page, made, "layer3.4", "affinity", (7, 28, 42))
+
+
+@pytest.mark.parametrize("count", [0, 1, 20])
+def test_number_of_arrows(opened, count):
+    with opened("video") as page:
+        page.get_by_label("Arrows").fill(str(count))
+        rest(page)
+        assert page.locator(".nl-strip .nl-arrow").count() == count
+
+
+def test_heat_can_be_taken_away(opened):
+    with opened("image") as page:
+        page.get_by_label("Heat").fill("0")
+        rest(page)
+        assert page.locator("canvas").evaluate("(canvas) => getComputedStyle(canvas).opacity") == "0"
+
+
+def luminance(colour):
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (int(number) / 255 for number in re.findall(r"\d+", colour)[:3])
+    ]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def test_light_and_dark_can_be_read(opened):
+    grounds = []
+    for scheme in ("light", "dark"):
+        with opened("video", color_scheme=scheme) as page:
+            ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            viewer = page.evaluate("getComputedStyle(document.querySelector('.nl-viewer')).backgroundColor")
+            texts = page.locator("p, h2, th, td, button, figcaption, summary, label").evaluate_all(
+                "(all) => all.map((one) => getComputedStyle(one).color)"
+            )
+        grounds.append(luminance(ground))
+        assert ground == viewer
+        for text in set(texts):
+            low, high = sorted((luminance(text), luminance(ground)))
+            assert (high + 0.05) / (low + 0.05) >= 4.5
+    assert grounds[0] > 0.9
+    assert grounds[1] < 0.05
+
+
+def test_colours_get_lighter_in_even_steps(opened):
+    with opened("image") as page:
+        table = page.evaluate("Array.from(NonlocalViewer.colours.table(false))")
+        signed = page.evaluate("Array.from(NonlocalViewer.colours.table(true))")
+    colours = np.array(table).reshape(256, 4)[::15]
+    lightness = np.array([116 * luminance(str(colour[:3].tolist())) ** (1 / 3) - 16 for colour in colours])
+    steps = np.diff(lightness[1:])
+    assert (steps > 0.6 * steps.mean()).all()
+    assert (steps < 1.4 * steps.mean()).all()
+    low, zero, high = np.array(signed).reshape(256, 4)[[1, 128, 255]]
+    assert zero[3] == 0
+    assert low[3] == high[3] == 255
+    assert low[2] > low[0] + 50
+    assert high[0] > high[2] + 50
+
+
+def test_summary(opened):
+    with opened("video") as page:
+        rows = page.get_by_role("table", name="Summary").locator("tr").all()
+        cells = [row.locator("th, td").all_inner_texts() for row in rows]
+        assert cells[0] == ["block", "entropy", "distance in pixels", "distance in frames"]
+        assert cells[1:] == [[name, "0.83", "61.3 (88)", "1.2 (1.25)"] for name in ("layer3.4", "layer2.3")]
+        current = "tr[aria-current] td:first-child"
+        assert page.locator(current).all_inner_texts() == ["layer3.4"]
+        page.get_by_role("combobox").select_option("layer2.3")
+        rest(page)
+        assert page.locator(current).all_inner_texts() == ["layer2.3"]
