@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from affinity.test_affinity_pictures import planted
+from affinity.planted import planted
 from nonlocalnn.explorer import write_animation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from affinity.test_affinity_pictures import planted
+from affinity.planted import planted
 from nonlocalnn.explorer import choose_queries, draw_affinity, draw_confusion
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")

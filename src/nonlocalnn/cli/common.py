@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnn._errors import missing_extra
-from nonlocalnn.classifier import Classifier, load_classifier
+from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import LabelledSamples, load_dataset
 
 
@@ -31,21 +31,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="default: fp32")
-
-
-def load_image_model(path: Path) -> Classifier:
-    """Load a classifier of images; see :func:`load_classifier`.
-
-    Raises:
-        ValueError: It classifies something else.
-    """
-    loaded = load_classifier(path)
-    if len(loaded.sample_shape) != 3:
-        raise ValueError(
-            f"this command takes models of images, (C, H, W); {path} was trained on samples of shape "
-            f"{loaded.sample_shape}, of which evaluate gives the accuracy"
-        )
-    return loaded
 
 
 def load_samples(

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn._files import atomic_path
-from nonlocalnn.affinity import AffinityMap, panels
+from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.grids import check_position
 from nonlocalnn.affinity.maps import Query
-from nonlocalnn.affinity.pictures import check_pixels, meaning
+from nonlocalnn.affinity.pictures import check_pixels, meaning, panels
 from nonlocalnn.data.video_pyav import import_av
 from nonlocalnn.explorer.pictures import check_single
 

@@ -134,8 +134,8 @@
       let about = await ask("/api/jobs", { method: "POST", body: form, signal: job.upload.signal });
       job.id = about.id;
       about = await follow(about);
-      say(wordsOf(about), about.state === "failed");
       if (about.state === "done") await show(about);
+      say(wordsOf(about), about.state === "failed");
     } catch (error) {
       if (job.cancelled) say("Cancelled.");
       else say(error.message, true);

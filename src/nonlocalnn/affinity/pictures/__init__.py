@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity.grids import Sides, check_position
-from nonlocalnn.affinity.images import draw_images
 from nonlocalnn.affinity.maps import AffinityMap, Query
-from nonlocalnn.affinity.sequences import draw_sequences
-from nonlocalnn.affinity.strips import draw_strips
+from nonlocalnn.affinity.pictures.images import draw_images
+from nonlocalnn.affinity.pictures.sequences import draw_sequences
+from nonlocalnn.affinity.pictures.strips import draw_strips
+from nonlocalnn.affinity.pictures.views import View
 from nonlocalnn.affinity.summary import AffinitySummary, summarise
-from nonlocalnn.affinity.views import View
 from nonlocalnn.functional import Instantiation
 
 if TYPE_CHECKING:

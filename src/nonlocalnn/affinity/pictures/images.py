@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from nonlocalnn.affinity import panels
 from nonlocalnn.affinity.maps import AffinityMap
-from nonlocalnn.affinity.views import View
+from nonlocalnn.affinity.pictures import panels
+from nonlocalnn.affinity.pictures.views import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
