@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from videos import grey_frames, write_video
 
 import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.cli import main
+from videos import grey_frames, write_video
 
 CLASSES = [str(digit) for digit in range(10)]
 
@@ -43,7 +43,18 @@ def document_of(page):
 
 def test_a_sample_with_a_deletion_test(digits_model, tmp_path, capsys):
     page = tmp_path / "pages" / "seven.html"
-    words = ["explain", "--data", "digits", "--sample", "7", "--model", digits_model, "-o", page, "--deletion"]
+    words = [
+        "explain",
+        "--data",
+        "digits",
+        "--sample",
+        "7",
+        "--model",
+        digits_model,
+        "-o",
+        page,
+        "--deletion",
+    ]
     assert main([str(word) for word in words]) == 0
     document = document_of(page)
     assert (document["kind"], document["model"]) == ("image", "digits")
