@@ -1,7 +1,7 @@
 """Positions split over 1, 2 and 4 processes, beside one process that holds them all."""
 
 import pytest
-import sharded_ranks
+import split_ranks
 import torch.multiprocessing
 from torch import distributed
 
@@ -11,7 +11,7 @@ from nonlocalnn.functional.sharded import bytes_moved
 
 def on_ranks(world_size, tmp_path, *names):
     torch.multiprocessing.spawn(
-        sharded_ranks.run, (world_size, str(tmp_path / "store"), names), nprocs=world_size
+        split_ranks.run, (world_size, str(tmp_path / "store"), names), nprocs=world_size
     )
 
 
