@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def test_the_names():
-    assert list_datasets() == ["digits", "mnist", "fashion-mnist", "images", "cue", "cue-sequence"]
+    assert list_datasets() == ["digits", "mnist", "fashion-mnist", "images", "shards", "cue", "cue-sequence"]
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,13 @@ def test_the_names():
     [
         ("digitz", {}, r"name must be one of 'digits', .*; got 'digitz' \(did you mean 'digits'\?\)"),
         ("digits", {"data_dir": "data"}, "'digits' is made of scikit-learn's digits and reads no data_dir"),
-        ("digits", {"channels": 1}, "channels applies to 'images' only; 'digits' always has 1"),
-        ("mnist", {"channels": 3}, "channels applies to 'images' only"),
+        ("digits", {"channels": 1}, "channels applies to 'images' and 'shards' only; 'digits' always has 1"),
+        ("mnist", {"channels": 3}, "channels applies to 'images' and 'shards' only"),
         ("cue", {"data_dir": "data"}, "'cue' is made of scikit-learn's digits and reads no data_dir"),
-        ("cue", {"channels": 3}, "channels applies to 'images' only; 'cue' always has 3"),
+        ("cue", {"channels": 3}, "channels applies to 'images' and 'shards' only; 'cue' always has 3"),
         ("cue-sequence", {"image_size": 28}, "'cue-sequence' has no frames and no image_size"),
         ("images", {}, "'images' needs data_dir"),
+        ("shards", {}, "'shards' needs data_dir: the folder that holds the tar archives"),
         ("images", {"data_dir": ".", "channels": 2}, "channels must be one of 1, 3; got 2"),
     ],
 )

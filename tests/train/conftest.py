@@ -1,5 +1,6 @@
 import pytest
 import torch
+from ranks import Ranks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -9,3 +10,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def ranks():
+    """Call with a recipe and each rank's own task to get the answers of all."""
+    processes = Ranks()
+    yield processes
+    processes.close()

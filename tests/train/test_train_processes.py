@@ -1,13 +1,11 @@
+import dataclasses
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from ranks import send, start
 from safetensors.torch import load_file
 from tiny_task import LENGTHS, TinyTask, assert_identical, final_state, tiny_recipe
 
@@ -16,49 +14,15 @@ from nonlocalnn.train import train
 from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.order import epoch_order
 
-SCRIPT = Path(__file__).with_name("tiny_process.py")
 
-
-def start(rank, world_size):
-    paths = os.pathsep.join([*filter(None, sys.path), str(SCRIPT.parent)])
-    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-    return subprocess.Popen(
-        [sys.executable, "-W", "error::UserWarning", str(SCRIPT)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": paths, **ranks},
-        text=True,
-        start_new_session=True,
-    )
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def send(process, recipe, *, resume=False, port=0, **task):
-    job = {"recipe": recipe.to_dict(), "task": task, "resume": resume, "port": port}
-    process.stdin.write(json.dumps(job) + "\n")
-    process.stdin.flush()
-
-
-@pytest.fixture(scope="module")
-def pair():
+@pytest.fixture
+def pair(ranks):
     """Two ranks; call with a recipe and each rank's own task to get both answers."""
-    processes = [start(rank, 2) for rank in range(2)]
 
-    def run(recipe, *tasks, resume=False):
-        port = free_port()
-        for process, task in zip(processes, tasks or ({}, {}), strict=True):
-            send(process, recipe, resume=resume, port=port, **task)
-        return [json.loads(process.stdout.readline()) for process in processes]
+    def run(recipe, *tasks, **job):
+        return ranks(recipe, *(tasks or ({}, {})), **job)
 
-    yield run
-    for process in processes:
-        process.communicate(timeout=30)
-        assert process.returncode == 0
+    return run
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -119,7 +83,7 @@ def test_another_number_of_ranks_goes_on_with_a_warning(pair, tmp_path):
 def test_a_signal_to_the_whole_process_group_saves_and_resumes_bit_for_bit(tmp_path, number):
     whole, parts = tiny_recipe(tmp_path / "whole"), tiny_recipe(tmp_path / "parts", num_workers=2)
     train(whole, task=TinyTask())
-    process = start(0, 1)
+    process = start()
     send(process, parts, delay=0.05)
     for _ in range(9):
         assert process.stdout.readline().startswith("step")
@@ -143,3 +107,34 @@ def test_refuses_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="not there"), process_group("cuda"):
         pass
+
+
+def test_the_log_names_the_slowest_rank(pair, tmp_path):
+    # Whole numbers of binary places, so that sums are exact.
+    recipe = tiny_recipe(tmp_path, epochs=1)
+    pair(recipe, {"seconds": 0.25}, {"seconds": 0.5})
+    row = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (row["slowest_rank"], row["slowest_seconds"], row["fastest_seconds"]) == (1, 3.0, 1.5)
+
+
+def test_seconds_of_ranks_that_are_gone_are_dropped(pair, tmp_path):
+    recipe = tiny_recipe(tmp_path, epochs=1)
+    pair(recipe, {"seconds": 0.25}, {"seconds": 0.5, "stop_at": 2})
+    with pytest.warns(UserWarning, match="goes on with 1"):
+        train(recipe, task=TinyTask(), resume=True)
+    row = json.loads((tmp_path / "log.jsonl").read_text())
+    assert row["slowest_rank"] == 0
+    assert 0 < row["slowest_seconds"] == row["fastest_seconds"] <= row["seconds"]
+
+
+def test_refuses_shared_statistics_on_the_cpu(pair, tmp_path):
+    answers = pair(tiny_recipe(tmp_path, sync_norms=True))
+    assert all("sync_norms needs a GPU for each process" in answer["error"] for answer in answers)
+    assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+def test_shared_statistics_of_one_process_are_its_own(tmp_path):
+    first, second = tiny_recipe(tmp_path / "1", epochs=1), tiny_recipe(tmp_path / "2", epochs=1)
+    train(first, task=TinyTask())
+    train(dataclasses.replace(second, sync_norms=True), task=TinyTask())
+    assert_identical(final_state(first.output), final_state(second.output))

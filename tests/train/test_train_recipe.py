@@ -32,6 +32,9 @@ VIDEO = Recipe(
     iterations=400,
     norm_batches=200,
     keep="last",
+    parallel="fsdp",
+    sync_norms=True,
+    activation_checkpointing=True,
 )
 
 
@@ -73,6 +76,7 @@ def test_survives_json(recipe):
         ({"decay_norms": False}, "decay_norms=False has an effect only with a weight_decay"),
         ({"norm_batches": -1}, "norm_batches must be zero or more"),
         ({"lr_batch_size": 0}, "lr_batch_size must be at least 1"),
+        ({"parallel": "dpp"}, "parallel must be one of 'ddp', 'fsdp'; got 'dpp'"),
         ({"keep": "first"}, "keep must be one of 'best', 'last'"),
         ({"frames": 8}, "frames has an effect only with videos, data one of videos, .*; got data='digits'"),
         ({"data": "cue", "max_broken": 1}, "max_broken has an effect only with videos"),
@@ -93,7 +97,13 @@ def test_refuses_unknown_field():
 
 def test_only_mathematics_counts_as_changed():
     free = Recipe(
-        data_dir=Path("x"), num_workers=2, epochs=99, device="cpu", checkpoint_every=5, output=Path("y")
+        data_dir=Path("x"),
+        num_workers=2,
+        epochs=99,
+        activation_checkpointing=True,
+        device="cpu",
+        checkpoint_every=5,
+        output=Path("y"),
     )
     assert free.changed_fields(Recipe().to_dict()) == []
     assert Recipe(seed=1, batch_size=32).changed_fields(Recipe().to_dict()) == ["batch_size", "seed"]
@@ -109,3 +119,10 @@ def test_more_steps_continue_a_schedule_of_steps():
 def test_the_end_of_a_cosine_is_mathematics():
     saved = Recipe(schedule="cosine").to_dict()
     assert Recipe(schedule="cosine", epochs=20).changed_fields(saved) == ["epochs"]
+
+
+def test_fields_that_a_saved_recipe_lacks_had_their_defaults():
+    saved = Recipe().to_dict()
+    del saved["parallel"], saved["sync_norms"]
+    assert Recipe().changed_fields(saved) == []
+    assert Recipe(parallel="fsdp").changed_fields(saved) == ["parallel"]

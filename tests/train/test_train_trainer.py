@@ -53,6 +53,7 @@ def test_leaves_its_files_and_result(whole):
     assert list(rows[0]) == [
         *("epoch", "step", "lr", "train_loss", "train_accuracy", "validation_loss"),
         *("validation_accuracy", "seconds", "samples_per_second"),
+        *("slowest_rank", "slowest_seconds", "fastest_seconds"),
     ]
     metrics = json.loads((output / "metrics.json").read_text())
     best = max(rows, key=lambda row: row["validation_accuracy"])

@@ -14,6 +14,8 @@ from nonlocalnn.train import Recipe
 
 LENGTHS = {"train": 27, "validation": 10, "test": 9}
 
+TIMES = ("seconds", "samples_per_second", "slowest_rank", "slowest_seconds", "fastest_seconds")
+
 
 class Points(torch.utils.data.Dataset):
     """Random images of three classes; training images get noise from torch's global generator."""
@@ -22,7 +24,7 @@ class Points(torch.utils.data.Dataset):
     channels = 1
     image_size = (5, 7)
 
-    def __init__(self, split, *, augment, poison=()):
+    def __init__(self, split, *, augment, poison=(), double=False):
         generator = torch.Generator().manual_seed(len(split))
         self.split = split
         self.augment = augment and split == "train"
@@ -31,6 +33,7 @@ class Points(torch.utils.data.Dataset):
         self.images = noise + torch.tensor(self.targets)[:, None, None, None]
         for index in poison if split == "train" else ():
             self.images[index] = float("nan")
+        self.images = self.images.to(torch.float64 if double else torch.float32)
         self.reads = 0
 
     def __len__(self):
@@ -59,10 +62,14 @@ class Net(nn.Module):
 
 @dataclass
 class TinyTask:
-    """``stop_at`` sends this process a signal during that call of ``loss``, counted from 1."""
+    """``stop_at`` sends this process a signal during that call of ``loss``, counted from 1.
+
+    ``plain`` leaves out what depends on the number of ranks; ``double`` computes in float64.
+    """
 
     metric = "accuracy"
     plain: bool = False
+    double: bool = False
     poison: tuple[int, ...] = ()
     stop_at: int | None = None
     stop_with: int = signal.SIGTERM
@@ -73,11 +80,11 @@ class TinyTask:
         self.splits = []
 
     def data(self, split):
-        self.splits.append(Points(split, augment=not self.plain, poison=self.poison))
+        self.splits.append(Points(split, augment=not self.plain, poison=self.poison, double=self.double))
         return self.splits[-1]
 
     def model(self, data):
-        return Net(plain=self.plain)
+        return Net(plain=self.plain).to(torch.float64 if self.double else torch.float32)
 
     def loss(self, model, batch):
         self.calls += 1
@@ -109,7 +116,7 @@ def final_state(output):
     """Everything a run must reproduce bit for bit: no times, no paths."""
     state = torch.load(Path(output) / "last.pt", weights_only=True)
     rows = [
-        {name: value for name, value in row.items() if name not in ("seconds", "samples_per_second")}
+        {name: value for name, value in row.items() if name not in TIMES}
         for row in state["position"].pop("rows")
     ]
     return {"learner": state["learner"], "rows": rows, "epoch": state["position"]["epoch"]}

@@ -26,8 +26,13 @@ def run(words: Sequence[str]) -> int:
         example="nonlocalnn train --data digits --epochs 20 --output runs/digits",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--resume_if_any",
+        action="store_true",
+        help="as --resume, but begin where --output holds no run: for commands that are repeated",
+    )
     recipe, parsed = parser.parse_words(words)
-    result = train(recipe, resume=parsed.resume)
+    result = train(recipe, resume="if any" if parsed.resume_if_any else parsed.resume)
     if result.signal_number is not None:
         print(
             f"stopped after {result.steps} steps; everything is saved: go on with --resume --output "

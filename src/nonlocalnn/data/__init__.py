@@ -7,6 +7,7 @@ from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.digits import load_digits
 from nonlocalnn.data.images import IMAGE_SUFFIXES, load_image_folder, read_image
 from nonlocalnn.data.labelled import SPLITS, LabelledImages, LabelledSamples, augmentation
+from nonlocalnn.data.shards import load_shards, write_shards
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "list_datasets",
     "load_dataset",
     "read_image",
+    "write_shards",
 ]
 
-_DATASETS = ("digits", "mnist", "fashion-mnist", "images", "cue", "cue-sequence")
+_DATASETS = ("digits", "mnist", "fashion-mnist", "images", "shards", "cue", "cue-sequence")
+_OWN = ("images", "shards")
 _GENERATED = ("cue", "cue-sequence")
 
 
@@ -28,7 +31,7 @@ def list_datasets() -> list[str]:
 
     Example:
         >>> list_datasets()
-        ['digits', 'mnist', 'fashion-mnist', 'images', 'cue', 'cue-sequence']
+        ['digits', 'mnist', 'fashion-mnist', 'images', 'shards', 'cue', 'cue-sequence']
     """
     return list(_DATASETS)
 
@@ -52,6 +55,7 @@ def load_dataset(
     ``mnist``           handwritten digits, 1 channel              55000 / 5000 / 10000
     ``fashion-mnist``   photographs of clothes, 1 channel          55000 / 5000 / 10000
     ``images``          your own folder, a sub-folder per class    as the folders say, else 80/10/10 %
+    ``shards``          your own tar archives of images            as they are written
     ``cue``             generated clips of real digits, 3          4000 / 500 / 1000
                         channels, 8 frames; no download
     ``cue-sequence``    generated sequences of real digits, 3      4000 / 500 / 1000
@@ -61,18 +65,18 @@ def load_dataset(
     Args:
         name: One of :func:`list_datasets`.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.images`), an error
-            for ``digits`` and what is generated. ``mnist`` and ``fashion-mnist`` default to ``data`` below
-            the current folder, and are downloaded there when missing; ``fashion-mnist`` also looks where
-            Debian's package ``dataset-fashion-mnist`` puts it.
+        data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.images`) and
+            ``shards`` (see :mod:`nonlocalnn.data.shards`), an error for ``digits`` and what is generated.
+            ``mnist`` and ``fashion-mnist`` default to ``data`` below the current folder, and are downloaded
+            there when missing; ``fashion-mnist`` also looks where Debian's package
+            ``dataset-fashion-mnist`` puts it.
         image_size: Side, or (height, width), in pixels, of the images returned, or of the frames of clips; an
-            error for sequences. Default: 28, 224 for ``images`` and 32 for ``cue``. Images are stretched to
-            fit, the aspect ratio is not kept.
+            error for sequences. Default: 28, 224 for ``images`` and ``shards``, 32 for ``cue``. Images are
+            stretched to fit, the aspect ratio is not kept.
         augment: Change each sample at random every time it is read; see :func:`augmentation`. Digits are
-            turned, shifted and scaled; ``fashion-mnist`` and ``images`` are mirrored and shifted, which does
-            not suit a folder of letters or of left and right hands. Of what is generated only the class
-            stays.
-        channels: 3 for colour (default) or 1 for grey; for ``images`` only.
+            turned, shifted and scaled; ``fashion-mnist``, ``images`` and ``shards`` are mirrored and shifted,
+            which does not suit letters or left and right hands. Of what is generated only the class stays.
+        channels: 3 for colour (default) or 1 for grey; for ``images`` and ``shards`` only.
 
     Returns:
         The split.
@@ -92,19 +96,22 @@ def load_dataset(
     """
     check_choice("name", name, _DATASETS)
     check_choice("split", split, SPLITS)
-    if channels is not None and name != "images":
+    if channels is not None and name not in _OWN:
         number = 3 if name in _GENERATED else 1
-        raise ValueError(f"channels applies to 'images' only; {name!r} always has {number}: leave it out")
+        raise ValueError(
+            f"channels applies to 'images' and 'shards' only; {name!r} always has {number}: leave it out"
+        )
     if data_dir is not None and name in ("digits", *_GENERATED):
         raise ValueError(f"{name!r} is made of scikit-learn's digits and reads no data_dir: leave it out")
     if name == "digits":
         return load_digits(split, image_size=image_size, augment=augment)
     if name in _GENERATED:
         return load_cue(name, split, image_size=image_size, augment=augment)
-    if name == "images":
+    if name in _OWN:
         if data_dir is None:
-            raise ValueError("'images' needs data_dir: the folder that holds one sub-folder per class")
-        return load_image_folder(
+            what = "one sub-folder per class" if name == "images" else "the tar archives"
+            raise ValueError(f"{name!r} needs data_dir: the folder that holds {what}")
+        return (load_image_folder if name == "images" else load_shards)(
             data_dir,
             split,
             image_size=image_size,

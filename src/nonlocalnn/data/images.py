@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 from torch import Tensor
@@ -68,19 +68,30 @@ def read_image(
     """
     check_choice("channels", channels, (1, 3))
     size = None if image_size is None else check_image_size(image_size)
-    image, file_format = _decode(path)
+    return decode_image(path, name=os.fspath(path), image_size=size, channels=channels)
+
+
+def decode_image(
+    source: str | os.PathLike[str] | BinaryIO,
+    *,
+    name: str,
+    image_size: tuple[int, int] | None,
+    channels: int,
+) -> Tensor:
+    """Return an image as :func:`read_image` does, from a path or an open file that errors call ``name``."""
+    image, file_format = _decode(source, name)
     try:
         tensor = _to_tensor(image, file_format, channels)
     except ValueError as error:
-        raise _unreadable(path, str(error)) from error
-    return tensor if size is None else resize_image(tensor, size)
+        raise _unreadable(name, str(error)) from error
+    return tensor if image_size is None else resize_image(tensor, image_size)
 
 
-def _unreadable(path: str | os.PathLike[str], reason: str) -> ValueError:
-    return ValueError(f"cannot read image {os.fspath(path)}: {reason}")
+def _unreadable(name: str, reason: str) -> ValueError:
+    return ValueError(f"cannot read image {name}: {reason}")
 
 
-def _decode(path: str | os.PathLike[str]) -> tuple["Image.Image", str | None]:
+def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Image.Image", str | None]:
     """Return the image, upright, and the name that Pillow has for its file format.
 
     Raises:
@@ -93,17 +104,17 @@ def _decode(path: str | os.PathLike[str]) -> tuple["Image.Image", str | None]:
     except ImportError as error:
         raise missing_extra("pillow", "data", "reading images") from error
     try:
-        with Image.open(path) as opened:
+        with Image.open(source) as opened:
             return ImageOps.exif_transpose(opened), opened.format
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"no such image: {os.fspath(path)}") from error
+        raise FileNotFoundError(f"no such image: {name}") from error
     except UnidentifiedImageError as error:
-        raise _unreadable(path, "it is not an image, or of a kind that Pillow does not know") from error
+        raise _unreadable(name, "it is not an image, or of a kind that Pillow does not know") from error
     # On damaged bytes Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         # The text of a system's error repeats the path.
         system = error.strerror if isinstance(error, OSError) else None
-        raise _unreadable(path, system or str(error) or type(error).__name__) from error
+        raise _unreadable(name, system or str(error) or type(error).__name__) from error
 
 
 def _to_tensor(image: "Image.Image", file_format: str | None, channels: int) -> Tensor:

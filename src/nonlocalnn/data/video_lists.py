@@ -12,6 +12,10 @@ from pathlib import Path
 from nonlocalnn._errors import near_miss
 from nonlocalnn.data.video import VIDEO_SUFFIXES, frame_paths
 
+# Indices give classes their names, up to the largest: a slip of the pen must not make a million million.
+_MOST_CLASSES = 1_000_000
+_LONGEST_REASON = 500
+
 
 @dataclass(frozen=True)
 class Span:
@@ -98,7 +102,7 @@ class VideoList:
 
 def bad_row(path: Path, line: int, what: str) -> ValueError:
     """Return the error for a row that cannot be understood; lines count from 1."""
-    return ValueError(f"{path}, line {line}: {what}")
+    return ValueError(f"{path}, line {line}: {what[:_LONGEST_REASON]}")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -264,11 +268,14 @@ def read_video_list(
         raise bad_row(
             path, line, "labels must be indices on every line, or names on every line; here they change"
         )
-    targets = [int(label) for _, _, label in rows]
-    names = tuple(map(str, range(max(targets) + 1)) if classes is None else classes)
+    # Only so many digits: Python refuses to make a number of thousands of them.
+    targets = [int(label[:30]) for _, _, label in rows]
+    most = _MOST_CLASSES if classes is None else len(classes)
+    names = tuple(map(str, range(min(max(targets) + 1, most))) if classes is None else classes)
     for (line, _, _), target in zip(rows, targets, strict=True):
         if not 0 <= target < len(names):
-            upper = "up" if classes is None else f"to {len(names) - 1}, the indices of the classes"
+            upper = f"to {most - 1}" + ("" if classes is None else ", the indices of the classes")
+            upper = "up" if classes is None and target < 0 else upper
             raise bad_row(path, line, f"labels must be from 0 {upper}; got {target}")
     return VideoList(tuple(video for _, video, _ in rows), tuple(targets), names)
 

@@ -15,7 +15,6 @@ from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.train.ablation_tables import Variant, folder_name, tables
-from nonlocalnn.train.checkpoint import has_state
 from nonlocalnn.train.recipe import Recipe
 from nonlocalnn.train.task import ClassificationTask
 from nonlocalnn.train.trainer import train
@@ -152,7 +151,7 @@ def ablate(
     runs: dict[str, list[dict[str, Any]]] = {}
     for variant, recipe in plan(base, table=table, num_seeds=num_seeds):
         task = None if variant.gamma is None else GammaTask(recipe, variant.gamma)
-        result = train(recipe, task=task, resume=has_state(recipe.output), progress=progress)
+        result = train(recipe, task=task, resume="if any", progress=progress)
         if result.interrupted:
             raise KeyboardInterrupt
         metrics = json.loads((recipe.output / "metrics.json").read_text(encoding="utf-8"))

@@ -28,6 +28,8 @@ class Position:
         sums: Sums over those steps of what each of them logged.
         seconds: Time those steps took.
         rows: The log, one row for each epoch done.
+        own_seconds: Of each rank, the time of those steps until it first waited for the others; on as many
+            ranks as train now.
     """
 
     epoch: int = 0
@@ -35,6 +37,7 @@ class Position:
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    own_seconds: list[float] = field(default_factory=list)
 
     @property
     def steps(self) -> int:

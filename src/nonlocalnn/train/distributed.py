@@ -1,17 +1,23 @@
 """One training run on several processes, as torchrun starts them."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
 
 from nonlocalnn.evaluate import resolve_device
+
+# A rank may read, download or write alone while the others wait; NCCL's own 10 minutes are short for that.
+_PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,10 @@ class Group:
         if self.is_main:
             self.barrier()
 
+    def agree(self, value: bool) -> bool:
+        """Return the main rank's value on every rank."""
+        return bool(self.gather(torch.tensor([float(value)], device=self.device))[0][0])
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.is_distributed:
@@ -94,11 +104,12 @@ def without_sync(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[Group]:
+def process_group(device: str, *, sharded: bool = False) -> Iterator[Group]:
     """Join the processes that torchrun started; without torchrun, be the only one.
 
     Args:
         device: "auto", "cpu", "cuda" or, for a single process, "cuda:N".
+        sharded: Whether the network will lie in shards: a single process is a group of one then.
 
     Raises:
         ValueError: The device is not there, or "cuda:N" was asked of several processes.
@@ -112,21 +123,29 @@ def process_group(device: str) -> Iterator[Group]:
         (0, 1, True)
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
-        yield Group(0, 1, resolve_device(device))
-        return
     resolved = resolve_device(device)
+    if world_size == 1 and not sharded:
+        yield Group(0, 1, resolved)
+        return
+    # A single process needs nobody to tell it where the others are.
+    alone: dict[str, Any] = {}
+    if world_size == 1:
+        alone = {"store": HashStore(), "rank": 0, "world_size": 1}
     if resolved.type == "cuda":
-        if ":" in device:
+        if world_size > 1 and ":" in device:
             raise ValueError(
                 f"device {device!r} names one GPU for {world_size} processes: use 'cuda', one GPU for each"
             )
-        resolved = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        if ":" not in device:
+            resolved = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(resolved)
-        dist.init_process_group("nccl", device_id=resolved)
+        dist.init_process_group("nccl", device_id=resolved, timeout=_PATIENCE, **alone)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=_PATIENCE, **alone)
     try:
         yield Group(dist.get_rank(), world_size, resolved)
     finally:
         dist.destroy_process_group()
+        # What is left of the group waits for its threads when it is freed. In a process that is forked later,
+        # such as a reader of data, those threads do not exist, and freeing it there would wait for ever.
+        gc.collect()

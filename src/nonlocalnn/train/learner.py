@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from nonlocalnn.evaluate import autocast_for
-from nonlocalnn.train.distributed import Group, without_sync
+from nonlocalnn.train.distributed import Group
 from nonlocalnn.train.optimizer import build_optimizer
 from nonlocalnn.train.order import Samples, mix
+from nonlocalnn.train.parallel import Replicated, Sharded, units
 from nonlocalnn.train.recipe import Recipe
+from nonlocalnn.train.recompute import recompute_
+from nonlocalnn.train.sharded_state import read_tensors
 from nonlocalnn.train.signals import StopRequest
+from nonlocalnn.train.stopwatch import Stopwatch
 from nonlocalnn.train.task import Task
 
 Part = tuple[Sequence[Tensor], Tensor]
@@ -41,10 +45,12 @@ class StepReport:
     Args:
         logs: Means over the whole batch, "loss" among them.
         signal_number: The signal that asked any rank to stop; 0 for none.
+        own_seconds: Of each rank, the time until it first waited for the others.
     """
 
     logs: dict[str, float]
     signal_number: int
+    own_seconds: list[float]
 
 
 class Learner:
@@ -56,18 +62,17 @@ class Learner:
         recipe: The run's recipe.
         group: The processes of the run.
         samples: The training data, for the names of samples in errors.
+
+    Attributes:
+        network: How the network lies on the ranks.
+        model: The network; its parameters are shards where the recipe says so.
     """
 
     def __init__(
         self, model: nn.Module, *, task: Task[Any], recipe: Recipe, group: Group, samples: Samples
     ) -> None:
-        self.model = model.to(group.device)
-        for module in model.modules():
-            # Maps take the layout of the kernels; networks over clips train faster in this one. For 1x1x1
-            # kernels both layouts are the same numbers in the same order, but not to DDP.
-            if isinstance(module, nn.Conv3d) and max(module.kernel_size) > 1:
-                module.to(memory_format=torch.channels_last_3d)
-        self._shared = group.wrap(self.model)
+        self.network = _laid_out(model, recipe, group)
+        self.model = self.network.model
         self._task = task
         self._recipe = recipe
         self._group = group
@@ -89,6 +94,50 @@ class Learner:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
 
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the state of the gradient scaler, as JSON values."""
+        return self._scaler.state_dict()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of :meth:`state_dict` by name, shards where the network lies in shards."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        flat = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for parameter, state in self._optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    flat[f"optimizer.{names[parameter]}.{key}"] = value
+        return flat
+
+    def load_tensors(self, folder: Path, scaler: dict[str, Any]) -> None:
+        """Take over what :meth:`tensors` and :meth:`scaler_state` gave; every rank must call this.
+
+        Args:
+            folder: The state's folder.
+            scaler: State of the gradient scaler.
+
+        Raises:
+            CheckpointError: The tensors cannot be read.
+        """
+        own = self.model.state_dict()
+        parameters = dict(self.model.named_parameters())
+
+        def like(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+            part, _, rest = name.partition(".")
+            if part == "model":
+                return own[rest]
+            parameter = parameters[rest.rpartition(".")[0]]
+            # What an optimiser keeps for each number lies as the parameter does; counts of steps do not.
+            if parameter.shape == shape:
+                return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+            return torch.zeros(shape, dtype=dtype)
+
+        for name, value in read_tensors(folder, like).items():
+            part, _, rest = name.partition(".")
+            if part == "optimizer":
+                owner, _, key = rest.rpartition(".")
+                self._optimizer.state[parameters[owner]][key] = value
+        self._scaler.load_state_dict(scaler)
+
     def step(
         self, parts: Iterator[Part], *, step: int, place: str, lr: float, stop: StopRequest
     ) -> StepReport:
@@ -107,20 +156,21 @@ class Learner:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        logs, indices = self._backward(parts, step)
+        logs, indices, seconds = self._backward(parts, step)
         self._scaler.unscale_(self._optimizer)
-        parameters = [each for each in self.model.parameters() if each.grad is not None]
-        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        norm = self.network.gradient_norm()
         # One exchange a step tells every rank how all of them fared: they stop together or not at all.
         found = torch.stack([norm.double(), *logs.values()])
-        rows = self._group.gather(torch.cat([found.new_tensor([stop.signal_number]), found]))
-        self._check_finite(rows, indices, place)
+        rows = self._group.gather(torch.cat([found.new_tensor([stop.signal_number, seconds]), found]))
+        signals, own_seconds, norms, *columns = zip(*rows, strict=True)
+        self._check_finite(norms[0], columns[0], indices, place)
         if self._recipe.clip_norm is not None:
+            parameters = [each for each in self.model.parameters() if each.grad is not None]
             nn.utils.clip_grads_with_norm_(parameters, self._recipe.clip_norm, norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)][2:]
-        return StepReport(dict(zip(logs, means, strict=True)), int(max(row[0] for row in rows)))
+        means = [sum(column) / len(rows) for column in columns]
+        return StepReport(dict(zip(logs, means, strict=True)), int(max(signals)), list(own_seconds))
 
     def average_norms(self, parts: Iterable[Part], *, seed: int) -> None:
         """Give batch normalisation the mean statistics of some batches, in place of running ones.
@@ -134,37 +184,41 @@ class Learner:
         with autocast_for(self._recipe.precision, device):
             update_bn((batch[0] for batch, _ in parts), self.model, device)
 
-    def _backward(self, parts: Iterator[Part], step: int) -> tuple[dict[str, Tensor], list[int]]:
-        """Leave the whole batch's mean gradient; return this rank's mean logs and its samples."""
+    def _backward(self, parts: Iterator[Part], step: int) -> tuple[dict[str, Tensor], list[int], float]:
+        """Leave the whole batch's mean gradient; return this rank's mean logs, samples and own seconds."""
         self._optimizer.zero_grad()
-        self._shared.train()
+        self.network.shared.train()
         accumulate, device = self._recipe.accumulate, self._group.device
+        watch = Stopwatch(device)
         totals: dict[str, Tensor] = {}
         indices: list[int] = []
         for number in range(accumulate):
+            watch.start()
             batch, part_indices = next(parts)
             indices += part_indices.tolist()
             # Dropout's numbers follow from the position alone: there is no generator state to save, and how
             # the batch was read cannot shift them. Hence the seed comes after the batch.
             torch.manual_seed(mix(self._recipe.seed, "model", step, number, self._group.rank))
-            # Ranks exchange gradients once a step, with the last part.
             last = number == accumulate - 1
-            with nullcontext() if last else without_sync(self._shared):
+            with self.network.part(last=last):
+                if isinstance(self.network, Sharded):
+                    watch.stop()  # the forward pass waits for the others' shards
                 with autocast_for(self._recipe.precision, device):
                     loss, logs = self._task.loss(
-                        self._shared, [each.to(device, non_blocking=True) for each in batch]
+                        self.network.shared, [each.to(device, non_blocking=True) for each in batch]
                     )
+                if last:
+                    watch.stop()  # the backward pass waits for the others' gradients
                 self._scaler.scale(loss / accumulate).backward()
             for name, value in {"loss": loss, **logs}.items():
                 share = value.detach().double() / accumulate
                 totals[name] = totals[name] + share if name in totals else share
-        return totals, indices
+        return totals, indices, watch.seconds()
 
-    def _check_finite(self, rows: list[list[float]], indices: list[int], place: str) -> None:
-        losses = [row[2] for row in rows]
+    def _check_finite(self, norm: float, losses: Sequence[float], indices: list[int], place: str) -> None:
         what = "loss" if not all(map(math.isfinite, losses)) else "gradient"
         # The scaler of fp16 meets overflowing gradients by skipping the step and lowering its scale.
-        if what == "gradient" and (self._scaler.is_enabled() or math.isfinite(rows[0][1])):
+        if what == "gradient" and (self._scaler.is_enabled() or math.isfinite(norm)):
             return
         mine = indices if what == "gradient" or not math.isfinite(losses[self._group.rank]) else []
         ids = self._group.gather_names([self._samples.sample_id(index) for index in mine])
@@ -174,3 +228,20 @@ class Learner:
             "The last saved state is untouched: lower lr, set clip_norm, or look at these samples",
             ids,
         )
+
+
+def _laid_out(model: nn.Module, recipe: Recipe, group: Group) -> Replicated | Sharded:
+    """Return the network on the group's device, as the recipe lays it out."""
+    sharded = recipe.parallel == "fsdp"
+    for module in model.modules():
+        # Maps take the layout of the kernels; networks over clips train faster in this one. For 1x1x1
+        # kernels both layouts are the same numbers in the same order, but not to DDP.
+        if isinstance(module, nn.Conv3d) and max(module.kernel_size) > 1 and not sharded:
+            module.to(memory_format=torch.channels_last_3d)
+    if recipe.activation_checkpointing:
+        recompute_(units(model))
+    if recipe.sync_norms and group.is_distributed:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if sharded:
+        return Sharded(model, group, precision=recipe.precision)
+    return Replicated(model.to(group.device), group)

@@ -21,11 +21,12 @@ def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
     Args:
         folder: The run's folder.
-        rows: Numbers by name; all rows have the names of the first.
+        rows: Numbers by name. A row of an older version may lack names; its fields are empty then.
     """
     write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    names = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(table, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "log.csv", table.getvalue())

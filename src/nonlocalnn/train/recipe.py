@@ -16,7 +16,19 @@ from nonlocalnn.data.video_named import VIDEO_SETS
 
 # Fields that say where and how often, not what is computed: a resumed run may change them.
 _FREE_FIELDS = frozenset(
-    {"data_dir", "num_workers", "decoder", "epochs", "iterations", "device", "checkpoint_every", "output"}
+    {
+        *(
+            "data_dir",
+            "num_workers",
+            "decoder",
+            "epochs",
+            "iterations",
+            "device",
+            "checkpoint_every",
+            "output",
+        ),
+        "activation_checkpointing",
+    }
 )
 _PATHS = ("data_dir", "start_from", "output")
 _TUPLES = ("milestones", "short_sides")
@@ -84,6 +96,11 @@ class Recipe:
         keep: Which weights are kept as ``best.safetensors`` and tested: "best", of the epoch with the best
             validation score, or "last".
         precision: "fp32", or "bf16" or "fp16" for automatic mixed precision.
+        parallel: How several processes share a network: "ddp", it is whole on each, or "fsdp", each holds a
+            shard of its parameters, gradients and optimiser state.
+        sync_norms: Whether batch normalisation takes its statistics over all processes; on GPUs only.
+        activation_checkpointing: Whether the backward pass computes the insides of bottlenecks again, so that
+            they need no memory; of a network without any, the insides of its children.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: Seed of the weights, the order of the data, augmentation and dropout.
         checkpoint_every: Optimiser steps between saves inside an epoch; None saves at each epoch's end only.
@@ -137,6 +154,9 @@ class Recipe:
     norm_batches: int = 0
     keep: Literal["best", "last"] = "best"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    sync_norms: bool = False
+    activation_checkpointing: bool = False
     device: str = "auto"
     seed: int = 0
     checkpoint_every: int | None = None
@@ -158,6 +178,7 @@ class Recipe:
         check_choice("test_views", self.test_views, (1, 30))
         check_choice("decoder", self.decoder, BACKENDS)
         check_choice("keep", self.keep, ("best", "last"))
+        check_choice("parallel", self.parallel, ("ddp", "fsdp"))
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is None:
             raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got {self.device!r}")
         try:
@@ -261,7 +282,8 @@ class Recipe:
         """Return the fields that change the mathematics and differ from those of ``saved``.
 
         Args:
-            saved: What :meth:`to_dict` gave for the recipe to compare with.
+            saved: What :meth:`to_dict` gave for the recipe to compare with. A field that it lacks, being of
+                an older version, had its default.
 
         Example:
             >>> Recipe(epochs=9, lr=0.1).changed_fields(Recipe().to_dict())
@@ -269,9 +291,8 @@ class Recipe:
         """
         # The cosine ends with the run, so there the length of the run shapes every step before.
         free = _FREE_FIELDS - {"epochs", "iterations"} if self.schedule == "cosine" else _FREE_FIELDS
-        return [
-            name for name, value in self.to_dict().items() if name not in free and saved.get(name) != value
-        ]
+        before = {**Recipe().to_dict(), **saved}
+        return [name for name, value in self.to_dict().items() if name not in free and before[name] != value]
 
 
 def _no_effect(name: str, switch: str, needed: str, actual: str) -> ValueError:

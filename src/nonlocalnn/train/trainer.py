@@ -15,15 +15,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from nonlocalnn._files import write_text
-from nonlocalnn.checkpoints import load_checkpoint, save_checkpoint
-from nonlocalnn.train.checkpoint import Position, TrainingState, has_state, read_state, write_state
+from nonlocalnn.checkpoints import load_checkpoint
+from nonlocalnn.train.checkpoint import Position, TrainingState
 from nonlocalnn.train.distributed import Group, process_group
+from nonlocalnn.train.keeping import Keeper, best_row
 from nonlocalnn.train.learner import Learner, Part
-from nonlocalnn.train.log import Bar, progress_bar, write_log
+from nonlocalnn.train.log import Bar, progress_bar
 from nonlocalnn.train.optimizer import learning_rate
 from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix, steps_per_epoch
 from nonlocalnn.train.recipe import Recipe
 from nonlocalnn.train.result import TrainResult
+from nonlocalnn.train.resuming import Resume, state_to_resume
 from nonlocalnn.train.signals import StopRequest, leave_signals_to_parent, stop_on_signal
 from nonlocalnn.train.starting import start_from_
 from nonlocalnn.train.task import Task
@@ -31,14 +33,19 @@ from nonlocalnn.train.video_task import task_for
 
 
 def train(
-    recipe: Recipe, *, task: Task[Any] | None = None, resume: bool = False, progress: bool | None = None
+    recipe: Recipe,
+    *,
+    task: Task[Any] | None = None,
+    resume: Resume = False,
+    progress: bool | None = None,
 ) -> TrainResult:
     """Train a network and test the best of its epochs once.
 
     The folder ``recipe.output`` receives ``recipe.json``; ``log.jsonl`` and ``log.csv``, a row an epoch;
     ``last.pt``, from which the run can be resumed, and ``last.previous.pt``, the one before; the weights
     ``last.safetensors`` and ``best.safetensors``, the first of the epochs with the best validation score; and
-    at the end ``metrics.json``. Each file is replaced as a whole.
+    at the end ``metrics.json``. Each file is replaced as a whole. With ``parallel="fsdp"`` the states are
+    folders, ``last`` and ``last.previous``.
 
     SIGTERM or SIGINT ends the run after the step under way, with everything saved. On the CPU, a run that was
     stopped anywhere and resumed on as many processes and threads gives the weights of one that never stopped,
@@ -47,38 +54,51 @@ def train(
     Args:
         recipe: What to do.
         task: What is learnt; None is the classification that ``recipe`` names.
-        resume: Go on with the run in ``recipe.output``; one that is finished only returns its result.
+        resume: Go on with the run in ``recipe.output``; one that is finished only returns its result. With
+            "if any" a run begins where there is none, so that one command both begins and goes on.
         progress: True shows a bar on stderr and False nothing; None shows a bar on a terminal, and a line an
             epoch elsewhere.
 
     Raises:
         ValueError: The folder holds a run and ``resume`` is False; the recipe or the data is not that of the
-            run to resume; or the batch does not divide among the ranks, or is larger than the data.
+            run to resume; the batch does not divide among the ranks, or is larger than the data; or
+            ``sync_norms`` is asked of several processes on the CPU.
         FileNotFoundError: ``resume`` is True and there is no run.
         CheckpointError: The run's saved states are damaged.
         NonFiniteLossError: The loss or the gradient is no longer finite.
     """
     chosen: Task[Any] = task_for(recipe) if task is None else task
-    with process_group(recipe.device) as group, stop_on_signal() as stop:
-        state = read_state(recipe.output) if resume else None
-        if state is None:
-            _check_unused(recipe.output)
-        else:
-            state.check(recipe)
-            metrics = recipe.output / "metrics.json"
-            if state.position.is_end_of(recipe) and metrics.exists():
-                recorded = json.loads(metrics.read_text(encoding="utf-8"))
-                return TrainResult.from_metrics(recipe.output, recorded, metric=chosen.metric)
-        # Every rank has looked at the folder before the main one writes to it.
-        group.barrier()
-        # The caller's random numbers are not the run's business, nor the reverse.
-        with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
-            return _Run(recipe, chosen, group, state).finish(stop, progress)
+    sharded = recipe.parallel == "fsdp"
+    with process_group(recipe.device, sharded=sharded) as group, stop_on_signal() as stop:
+        # In a function of its own, so that no network outlives the group of processes that it lies on.
+        return _train(recipe, chosen, group, stop, resume, progress)
 
 
-def _check_unused(folder: Path) -> None:
-    if has_state(folder) or any((folder / name).exists() for name in ("best.safetensors", "metrics.json")):
-        raise ValueError(f"{folder} already holds a run: use --resume to go on, or another --output")
+def _train(
+    recipe: Recipe, task: Task[Any], group: Group, stop: StopRequest, resume: Resume, progress: bool | None
+) -> TrainResult:
+    _check_device(recipe, group)
+    state = state_to_resume(recipe.output, group, resume)
+    if state is not None:
+        state.check(recipe)
+        metrics = recipe.output / "metrics.json"
+        if state.position.is_end_of(recipe) and metrics.exists():
+            recorded = json.loads(metrics.read_text(encoding="utf-8"))
+            return TrainResult.from_metrics(recipe.output, recorded, metric=task.metric)
+    # Every rank has looked at the folder before the main one writes to it.
+    group.barrier()
+    # The caller's random numbers are not the run's business, nor the reverse.
+    devices = [group.device] if group.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), closing(_Run(recipe, task, group, state)) as run:
+        return run.finish(stop, progress)
+
+
+def _check_device(recipe: Recipe, group: Group) -> None:
+    if recipe.sync_norms and group.is_distributed and group.device.type != "cuda":
+        raise ValueError(
+            "sync_norms needs a GPU for each process, since PyTorch exchanges the statistics of batch "
+            "normalisation on GPUs only: leave it out, or train in one process"
+        )
 
 
 def _notes(recipe: Recipe) -> list[str]:
@@ -92,7 +112,7 @@ def _notes(recipe: Recipe) -> list[str]:
 
 
 class _Run:
-    """A run under way on one rank. ``last.pt`` is the truth; every other file follows from it."""
+    """A run under way on one rank. Its saved state is the truth; every other file follows from it."""
 
     def __init__(self, recipe: Recipe, task: Task[Any], group: Group, state: TrainingState | None) -> None:
         self.recipe = recipe
@@ -117,21 +137,28 @@ class _Run:
         self.learner = Learner(model, task=task, recipe=recipe, group=group, samples=self.train_data)
         self.position = Position()
         if state is not None:
-            self.learner.load_state_dict(state.learner)
+            if recipe.parallel == "fsdp":
+                self.learner.load_tensors(state.learner["folder"], state.learner["scaler"])
+            else:
+                self.learner.load_state_dict(state.learner)
             self.position = state.position
             if state.world_size != group.world_size and group.is_main:
                 warnings.warn(
                     f"the run was on {state.world_size} processes and goes on with {group.world_size}: the "
                     "batches stay the same, the bits do not",
                     UserWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
         if group.is_main:
             write_text(recipe.output / "recipe.json", json.dumps(recipe.to_dict(), indent=2) + "\n")
             (recipe.output / "metrics.json").unlink(missing_ok=True)
-            if state is not None:
-                # The process may have died between the state and the files that follow from it.
-                self._write_followers()
+        self.keeper = Keeper(recipe, task=task, learner=self.learner, group=group, samples=self.train_data)
+        if state is not None:
+            self.keeper.write_followers(self.position)
+
+    def close(self) -> None:
+        """Let what is being saved come to its end."""
+        self.keeper.close()
 
     @property
     def steps(self) -> int:
@@ -145,15 +172,8 @@ class _Run:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The log's row of the epoch to keep: the first of the best, where a NaN is worst; or the last."""
-        if self.recipe.keep == "last":
-            return self.position.rows[-1] if self.position.rows else None
-        name = f"validation_{self.task.metric}"
-        return max(
-            self.position.rows,
-            key=lambda row: -math.inf if math.isnan(row[name]) else row[name],
-            default=None,
-        )
+        """The log's row of the epoch to keep."""
+        return best_row(self.position.rows, metric=self.task.metric, keep=self.recipe.keep)
 
     def finish(self, stop: StopRequest, progress: bool | None) -> TrainResult:
         """Train the epochs that are left and test, or stop at a signal."""
@@ -166,7 +186,8 @@ class _Run:
             while self.steps < self.num_steps or self.position.step:
                 signal_number = self._train_epoch(stop, bar)
                 if signal_number:
-                    self._save()
+                    self.keeper.save(self.position)
+                    self.keeper.finish()
                     best = self.best or {}
                     return TrainResult(
                         output=self.recipe.output,
@@ -199,12 +220,15 @@ class _Run:
                     lr=learning_rate(self.recipe, self.steps, steps_per_epoch=self.steps_per_epoch),
                     stop=stop,
                 )
-                sums = self.position.sums
+                sums, own = self.position.sums, self.position.own_seconds
+                if len(own) != self.group.world_size:
+                    own = [0.0] * self.group.world_size
                 self.position = replace(
                     self.position,
                     step=self.position.step + 1,
                     sums={name: sums.get(name, 0.0) + value for name, value in report.logs.items()},
                     seconds=self.position.seconds + time.perf_counter() - began,
+                    own_seconds=[sum(pair) for pair in zip(own, report.own_seconds, strict=True)],
                 )
                 bar.set_postfix_str(f"epoch {self.position.epoch + 1} loss {report.logs['loss']:.4f}")
                 bar.update(1)
@@ -212,7 +236,7 @@ class _Run:
                     return report.signal_number
                 every = self.recipe.checkpoint_every
                 if every and self.steps % every == 0 and not self._is_epoch_done():
-                    self._save()
+                    self.keeper.save(self.position)
         return 0
 
     def _is_epoch_done(self) -> bool:
@@ -250,9 +274,12 @@ class _Run:
             f"validation_{self.task.metric}": found[self.task.metric],
             "seconds": position.seconds,
             "samples_per_second": done * self.recipe.batch_size / position.seconds,
+            "slowest_rank": position.own_seconds.index(max(position.own_seconds)),
+            "slowest_seconds": max(position.own_seconds),
+            "fastest_seconds": min(position.own_seconds),
         }
         self.position = Position(epoch=position.epoch + 1, rows=[*position.rows, row])
-        self._save()
+        self.keeper.save(self.position)
 
     def _average_norms(self) -> None:
         """Average the statistics of norms anew; validation and the saved weights have those."""
@@ -263,50 +290,25 @@ class _Run:
             with closing(self._parts(epoch=epoch, start_step=0)) as parts:
                 self.learner.average_norms(islice(parts, number), seed=mix(self.recipe.seed, "norms", epoch))
 
-    def _evaluate(self, data: Any) -> dict[str, Any]:
+    def _evaluate(self, data: Any, *, saved: Path | None = None) -> dict[str, Any]:
+        """Evaluate the network, with its own weights or those of a file."""
+        # The copy of a sharded network, of which this makes use, may still be on its way to a file.
+        self.keeper.finish()
         self.group.share_buffers(self.learner.model)
-        return self.task.evaluate(
-            self.learner.model, data, device=self.group.device, distributed=self.group.is_distributed
-        )
-
-    def _save(self) -> None:
-        if self.group.is_main:
-            state = TrainingState(
-                recipe=self.recipe.to_dict(),
-                num_samples=len(self.train_data),
-                world_size=self.group.world_size,
-                position=self.position,
-                learner=self.learner.state_dict(),
+        with self.learner.network.whole() as model:
+            if saved is not None:
+                load_checkpoint(saved, model=model)
+            return self.task.evaluate(
+                model, data, device=self.group.device, distributed=self.group.is_distributed
             )
-            write_state(self.recipe.output, state)
-            self._write_followers()
-        # torchrun ends the other processes once one has ended: none may leave while the main one writes.
-        self.group.barrier()
-
-    def _write_followers(self) -> None:
-        folder, position, best = self.recipe.output, self.position, self.best
-        write_log(folder, position.rows)
-        metadata = {
-            **self.task.metadata(self.train_data),
-            "recipe": self.recipe.to_dict(),
-            "epoch": position.epoch,
-            "step": self.steps,
-        }
-        if position.step == 0 and best is not None:
-            name = f"validation_{self.task.metric}"
-            metadata[name] = position.rows[-1][name]
-            if best["epoch"] == position.epoch:
-                save_checkpoint(self.learner.model, folder / "best.safetensors", metadata=metadata)
-        save_checkpoint(self.learner.model, folder / "last.safetensors", metadata=metadata)
 
     def _test(self) -> TrainResult:
         """Test the best weights and record the result."""
         best = self.best
         assert best is not None, "an epoch was trained"
-        load_checkpoint(self.recipe.output / "best.safetensors", model=self.learner.model)
         with self.group.main_first():
             test_data = self.task.data("test")
-        found = self._evaluate(test_data)
+        found = self._evaluate(test_data, saved=self.recipe.output / "best.safetensors")
         device = self.group.device
         metric = f"validation_{self.task.metric}"
         metrics = {

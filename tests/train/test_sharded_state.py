@@ -1,0 +1,213 @@
+"""The state of a sharded run on disk: at every moment there is a whole one."""
+
+import json
+import os
+import pickle
+import shutil
+import zlib
+from contextlib import nullcontext
+
+import pytest
+import torch
+from tiny_task import TinyTask, tiny_recipe
+
+from nonlocalnn.checkpoints import CheckpointError
+from nonlocalnn.train import train
+from nonlocalnn.train.checkpoint import Position, TrainingState
+from nonlocalnn.train.distributed import process_group
+from nonlocalnn.train.sharded_state import (
+    ShardedWriter,
+    has_sharded_state,
+    read_sharded_state,
+    read_tensors,
+)
+
+
+@pytest.fixture
+def group():
+    with process_group("cpu", sharded=True) as group:
+        yield group
+
+
+@pytest.fixture
+def writer(tmp_path, group):
+    writer = ShardedWriter(tmp_path, group)
+    yield writer
+    writer.close()
+
+
+def state(step):
+    return TrainingState(
+        recipe={"seed": 1},
+        num_samples=9,
+        world_size=2,
+        position=Position(epoch=2, step=step, sums={"loss": 0.1 + 0.2}, rows=[{"loss": float("inf")}]),
+        learner={"scaler": {"scale": 65536.0}},
+    )
+
+
+def write(writer, *steps):
+    for step in steps:
+        writer.start(state(step), {"weight": torch.full((1000,), float(step))})
+    writer.finish()
+
+
+def tensors(folder):
+    return read_tensors(folder, lambda name, shape, dtype: torch.empty(shape, dtype=dtype))
+
+
+def test_reads_what_it_wrote(tmp_path, group, writer):
+    assert not has_sharded_state(tmp_path)
+    write(writer, 3)
+    found = read_sharded_state(tmp_path, group)
+    assert found.position == state(3).position
+    assert (found.recipe, found.num_samples, found.world_size) == ({"seed": 1}, 9, 2)
+    assert found.learner == {"scaler": {"scale": 65536.0}, "folder": tmp_path / "last"}
+    torch.testing.assert_close(tensors(tmp_path / "last"), {"weight": torch.full((1000,), 3.0)})
+
+
+def test_keeps_the_state_before_and_nothing_else(tmp_path, writer):
+    write(writer, 1, 2, 3)
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "last.previous"}
+    values = [tensors(tmp_path / name)["weight"][0].item() for name in ("last", "last.previous")]
+    assert values == [3.0, 2.0]
+
+
+def test_writes_what_was_there_when_it_began(tmp_path, writer):
+    weight = torch.ones(1 << 20)
+    writer.start(state(1), {"weight": weight})
+    weight.zero_()
+    writer.finish()
+    assert bool((tensors(tmp_path / "last")["weight"] == 1).all())
+
+
+def flip_a_bit(folder):
+    (path,) = folder.glob("*.distcp")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def cut(folder):
+    (path,) = folder.glob("*.distcp")
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def lose_a_file(folder):
+    (path,) = folder.glob("*.distcp")
+    path.unlink()
+
+
+def lose_the_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+def cut_the_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:40])
+
+
+def empty_the_description(folder):
+    (folder / ".metadata").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_bit, r"last is damaged: the checksum of __0_0\.distcp is wrong"),
+        (cut, "the checksum of"),
+        (lose_a_file, r"last is not whole: __0_0\.distcp is missing"),
+        (lose_the_manifest, r"last is not whole: manifest\.json is missing"),
+        (cut_the_manifest, r"manifest\.json cannot be read"),
+        (empty_the_description, r"the checksum of \.metadata is wrong"),
+        (shutil.rmtree, r"last is not whole: manifest\.json is missing"),
+    ],
+)
+def test_falls_back_to_the_state_before(tmp_path, group, writer, damage, message):
+    write(writer, 3, 4)
+    damage(tmp_path / "last")
+    with pytest.warns(UserWarning, match=message + r".*; going on from the older .*last\.previous"):
+        assert read_sharded_state(tmp_path, group).position.step == 3
+    shutil.rmtree(tmp_path / "last.previous")
+    with pytest.raises(CheckpointError, match=message):
+        read_sharded_state(tmp_path, group)
+
+
+def test_refuses_another_format(tmp_path, group, writer):
+    write(writer, 3)
+    path = tmp_path / "last" / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(CheckpointError, match="not a sharded training state of format 1"):
+        read_sharded_state(tmp_path, group)
+
+
+class Harm:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_runs_nothing_that_a_description_names(tmp_path, group, writer):
+    write(writer, 3)
+    description, manifest = tmp_path / "last" / ".metadata", tmp_path / "last" / "manifest.json"
+    description.write_bytes(pickle.dumps(Harm(tmp_path / "harm")))
+    facts = json.loads(manifest.read_text())
+    content = description.read_bytes()
+    facts["files"][".metadata"] = [len(content), zlib.crc32(content)]
+    manifest.write_text(json.dumps(facts))
+    assert read_sharded_state(tmp_path, group).position.step == 3
+    with pytest.raises(CheckpointError, match=r"\.metadata cannot be read: it asks for posix\.mkdir"):
+        tensors(tmp_path / "last")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_what_cannot_be_written_is_said_and_the_state_before_stays(tmp_path, group, writer, monkeypatch):
+    write(writer, 3)
+
+    def refuse(*arguments, **named):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nonlocalnn.train.sharded_state.write_text", refuse)
+        writer.start(state(4), {"weight": torch.ones(3)})
+        with pytest.raises(OSError, match=r"could not be put into .*: OSError: no space left"):
+            writer.finish()
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data", refuse)
+        writer.start(state(4), {"weight": torch.ones(3)})
+        with pytest.raises(OSError, match=r"could not be written to .*last\.new"):
+            writer.finish()
+    assert read_sharded_state(tmp_path, group).position.step == 3
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing after it is done."""
+
+
+@pytest.mark.parametrize("survived", range(3), ids=["before", "between", "after"])
+def test_dying_at_a_renaming_leaves_a_whole_state(tmp_path, monkeypatch, survived):
+    whole = tiny_recipe(tmp_path / "whole", parallel="fsdp", epochs=1)
+    train(whole, task=TinyTask())
+    parts = tiny_recipe(tmp_path / "parts", parallel="fsdp", epochs=1, checkpoint_every=2)
+    replace, calls = os.replace, []
+
+    def die(source, target):
+        if "last" in (os.path.basename(source), os.path.basename(target)):
+            calls.append(source)
+            # The first state takes one renaming, each later one two.
+            if len(calls) > 1 + survived:
+                raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(Killed):
+            train(parts, task=TinyTask())
+    older = pytest.warns(UserWarning, match="going on from the older") if survived == 1 else nullcontext()
+    with older:
+        assert train(parts, task=TinyTask(), resume=True).steps == 6
+    with process_group("cpu", sharded=True):
+        first, second = (tensors(recipe.output / "last") for recipe in (whole, parts))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
