@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nonlocalnn.benchmark import models_report
+from nonlocalnn.benchmark import maps, models_report, ranks
 from nonlocalnn.benchmark import report as benchmark_report
 from nonlocalnn.cli import COMMANDS, main
 from nonlocalnn.train.ablation import AblationRow, markdown
@@ -119,6 +119,23 @@ def test_the_table_of_fine_tuning_is_that_of_its_json():
 def test_the_tables_of_networks_are_those_of_their_json():
     report = json.loads((ROOT / "docs/results/models.json").read_text())
     assert models_report.markdown(report) in (ROOT / "docs/results/models.md").read_text()
+
+
+def test_the_tables_of_what_maps_show_are_those_of_their_json(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import attended_cue
+
+    page = (ROOT / "docs/results/maps.md").read_text()
+    report = json.loads((ROOT / "docs/results/attended-cue.json").read_text())
+    assert len(report["rows"]) == 24
+    assert attended_cue.attention_table(report) in page
+    assert attended_cue.deletion_table(report) in page
+    assert maps.markdown(json.loads((ROOT / "docs/results/maps.json").read_text())) in page
+
+
+def test_the_tables_of_ranks_are_those_of_their_json():
+    report = json.loads((ROOT / "docs/results/ranks.json").read_text())
+    assert ranks.markdown(report) in (ROOT / "docs/results/ranks.md").read_text()
 
 
 def test_the_digits_table_is_that_of_its_json():

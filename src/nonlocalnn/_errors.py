@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 _MOST_LISTED = 12
+_LONGEST_VALUE = 200
 
 
 def near_miss(value: object, allowed: Iterable[str]) -> str:
@@ -24,7 +25,35 @@ def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     if len(allowed) > _MOST_LISTED:
         listed += f" and {len(allowed) - _MOST_LISTED} more"
     hint = near_miss(value, [choice for choice in allowed if isinstance(choice, str)])
-    raise ValueError(f"{name} must be one of {listed}; got {value!r}{hint}")
+    raise ValueError(f"{name} must be one of {listed}; got {repr(value)[:_LONGEST_VALUE]}{hint}")
+
+
+def check_whole(name: str, value: object, *, least: int = 1, most: int = 2**40) -> None:
+    """Check that ``value`` is a whole number from ``least`` to ``most``.
+
+    Raises:
+        ValueError: It is not.
+
+    Example:
+        >>> check_whole("width", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: width must be a whole number from 1 to 1099511627776; got 0
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(
+            f"{name} must be a whole number from {least} to {most}; got {repr(value)[:_LONGEST_VALUE]}"
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """Return what another library's error says, in one line of 300 letters at most; else its kind.
+
+    Example:
+        >>> one_line(ValueError(f"first{chr(10)}  second"))
+        'first second'
+    """
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def missing_extra(library: str, extra: str, purpose: str) -> ImportError:

@@ -38,6 +38,9 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 SubSample = Literal["after", "before"] | None
 Norm = Literal["batch"] | None
 
+# A matrix of a million by a million fits into no memory.
+_MOST_CHANNELS = 2**20
+
 # torch.fx then records each as one node instead of tracing through its arithmetic on shapes.
 for _leaf in (
     "add_projection",
@@ -175,8 +178,11 @@ class NonLocalNd(nn.Module):
         extent: str | int,
     ) -> None:
         for name, value in (("in_channels", in_channels), ("inter_channels", inter_channels)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+            if not isinstance(value, int) or not 1 <= value <= _MOST_CHANNELS:
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1; got {repr(value)[:80]} (at most "
+                    f"{_MOST_CHANNELS})"
+                )
         check_choice("instantiation", instantiation, INSTANTIATIONS)
         check_choice("sub_sample", sub_sample, ("after", "before", None))
         check_choice("norm", norm, ("batch", None))
@@ -304,7 +310,7 @@ class NonLocalNd(nn.Module):
         pools_phi = self.sub_sample == "after"
         a, b, g = self._embed(x, fold(theta, w_theta), phi if pools_phi else fold(phi, w_phi))
         if pools_phi:
-            b = b @ w_phi.unsqueeze(1)
+            b = b @ w_phi.unsqueeze(1).to(b.dtype)
         a, b, g = (widen(part, self.W_z.weight) for part in (a, b, g))
         return rectified_non_local(a.squeeze(2), b.squeeze(2), g, process_group=ranks)
 

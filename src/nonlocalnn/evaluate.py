@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn._readers import Batches, leave_signals_to_parent
 
 if TYPE_CHECKING:
     from nonlocalnn.data import LabelledSamples
@@ -208,13 +209,15 @@ def evaluate(
     if len(dataset) == 0:
         raise ValueError("cannot evaluate on an empty data set")
     share = Subset(dataset, own_share(len(dataset), distributed))
-    loader = DataLoader(share, batch_size=batch_size, num_workers=num_workers)
+    loader = DataLoader(
+        share, batch_size=batch_size, num_workers=num_workers, worker_init_fn=leave_signals_to_parent
+    )
     num_classes = len(dataset.classes)
     # float64 on the CPU: the sum must not depend on how many ranks share it beyond rounding.
     loss_sum = torch.zeros((), dtype=torch.float64)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     with eval_mode(model):
-        for samples, targets in loader:
+        for samples, targets in Batches(loader):
             with autocast_for(precision, device):
                 scores = model(samples.to(device))
             if scores.shape != (len(targets), num_classes):

@@ -73,6 +73,8 @@ def find_sites(model: nn.Module, after: Sequence[str] | str) -> dict[str, nn.Mod
     }
     chosen: dict[str, str] = {}
     for request in [after] if isinstance(after, str) else after:
+        if not isinstance(request, str):
+            raise ValueError(f"after must hold names of modules, as in ['layer3.4']; got {request!r}")
         matches = _by_regex(request, candidates) if isinstance(after, str) else _by_name(request, candidates)
         if not matches:
             raise ValueError(f"the model has no module {request!r}{_near_names(request, candidates)}")

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from nonlocalnn._readers import Batches, leave_signals_to_parent
 from nonlocalnn.data.clips import check_positive
 from nonlocalnn.data.video_sets import UNREADABLE, RandomClip, VideoClips
 from nonlocalnn.evaluate import Precision, autocast_for, eval_mode, own_share, wrong_scores
@@ -85,7 +86,7 @@ def evaluate_videos(
     precision: Precision = "fp32",
     num_workers: int = 0,
     distributed: bool = False,
-    watch: Callable[[DataLoader[Any]], Iterable[Any]] | None = None,
+    watch: Callable[[Batches], Iterable[Any]] | None = None,
 ) -> VideoEvaluation:
     """Run ``model`` over the views of each video in eval mode and return what it found.
 
@@ -119,11 +120,12 @@ def evaluate_videos(
         Subset(dataset, share),
         batch_size=max(1, batch_size // sampling.num_views),
         num_workers=num_workers,
+        worker_init_fn=leave_signals_to_parent,
     )
     readable = [torch.empty(0, dtype=torch.bool)]
     found = [torch.empty(0, len(dataset.classes))]
     with eval_mode(model):
-        for clips, targets in loader if watch is None else watch(loader):
+        for clips, targets in Batches(loader) if watch is None else watch(Batches(loader)):
             readable.append(targets.view(len(targets), -1)[:, 0] != UNREADABLE)
             views = clips.view(len(clips), -1, *dataset.sample_shape)[readable[-1]]
             if len(views) > 0:

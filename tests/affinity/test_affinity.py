@@ -82,7 +82,7 @@ def test_rows_are_those_of_the_whole_map(instantiation, sides):
 
 def test_queries_that_do_not_exist():
     shown = captured(nl.NonLocal2d(4), torch.randn(1, 4, 6, 11))
-    for wrong in ((6, 0), (0, 11), (0,), (-7, 0)):
+    for wrong in ((6, 0), (0, 11), (0,), (-7, 0), (0.5, 1)):
         with pytest.raises(ValueError, match=r"query must be a place in \(6, 11\)"):
             shown.of_query(*wrong)
 
@@ -234,6 +234,8 @@ def test_no_tensor_of_n_times_m(monkeypatch):
 
 
 def test_wrong_calls():
+    with pytest.raises(ValueError, match="queries must name at least one place; None records all"):
+        captured(nl.NonLocal2d(4), torch.randn(1, 4, 6, 11), [])
     with (
         pytest.raises(ValueError, match="the model has no non-local block"),
         nl.capture_affinity(nn.Linear(2, 2)),

@@ -37,8 +37,8 @@ def capture_affinity(
         read after the context has ended.
 
     Raises:
-        ValueError: The model has no non-local block, or none of a name asked for; while the model runs, a
-            block has no such query.
+        ValueError: The model has no non-local block, or none of a name asked for, or ``queries`` is empty;
+            while the model runs, a block has no such query.
 
     Memory:
         Queries and keys of the blocks recorded, O((N + M) D) each on the CPU, and the model's input.
@@ -56,6 +56,8 @@ def capture_affinity(
         >>> maps["nl_1"].rows([(3, 4)]).shape, maps["nl_1"].grid.box(3, 4)
         (torch.Size([1, 1, 7, 7]), ((6.0, 8.0), (8.0, 10.0)))
     """
+    if queries is not None and len(queries) == 0:
+        raise ValueError("queries must name at least one place; None records all")
     maps: dict[str, AffinityMap] = {}
     tracer = GridTracer()
 

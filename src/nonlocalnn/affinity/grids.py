@@ -105,11 +105,12 @@ def check_position(position: Sequence[int], sides: Sides, *, what: str = "query"
         ValueError: It does not exist.
     """
     inside = len(position) == len(sides) and all(
-        -side <= place < side for place, side in zip(position, sides, strict=True)
+        hasattr(place, "__index__") and -side <= place < side
+        for place, side in zip(position, sides, strict=True)
     )
     if not inside:
         raise ValueError(f"{what} must be a place in {sides}; got {tuple(position)}")
-    return tuple(place % side for place, side in zip(position, sides, strict=True))
+    return tuple(int(place) % side for place, side in zip(position, sides, strict=True))
 
 
 class GridTracer:

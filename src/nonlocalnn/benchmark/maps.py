@@ -19,10 +19,8 @@ CHANNELS = 64
 _TASKS: Mapping[str, Callable[[AffinityMap], object]] = {
     "one row": lambda shown: shown.rows([(3, 4)]),
     "100 rows": lambda shown: shown.rows([(3, column % shown.grid.sides[1]) for column in range(100)]),
-    "five keys of each of 1,000 queries": lambda shown: shown.top(
-        [(place % shown.grid.sides[0], place % shown.grid.sides[1]) for place in range(1000)], 5
-    ),
-    "summary over all queries": summarise,
+    "five keys of each of 1,000 queries": lambda shown: shown.top(_thousand(shown), 5),
+    "summary over 1,000 queries": lambda shown: summarise(shown, queries=_thousand(shown)),
 }
 
 
@@ -76,6 +74,11 @@ def prepare(form: Instantiation, side: int, task: str) -> tuple[Callable[[], obj
         lambda: _TASKS[task](_recorded(form, 8)),
         lambda: _TASKS[task](_recorded(form, side)),
     )
+
+
+def _thousand(shown: AffinityMap) -> list[tuple[int, int]]:
+    height, width = shown.grid.sides
+    return [(place % height, place % width) for place in range(1000)]
 
 
 def _recorded(form: Instantiation, side: int) -> AffinityMap:

@@ -10,11 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from nonlocalnn._errors import one_line
 from nonlocalnn.checkpoints import alexhex7, caffe2, mmaction2, slowfast
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
 from nonlocalnn.checkpoints.native import is_safetensors, read_metadata, read_native
 from nonlocalnn.checkpoints.source import Source
-from nonlocalnn.checkpoints.state import CheckpointError, State, check_fit, load_state, read_pickle
+from nonlocalnn.checkpoints.state import (
+    CheckpointError,
+    State,
+    check_fit,
+    check_numbers,
+    load_state,
+    read_pickle,
+)
 from nonlocalnn.models import create_model, inflate_
 
 SOURCES = (caffe2.SOURCE, slowfast.SOURCE, mmaction2.SOURCE)
@@ -140,6 +148,7 @@ def import_checkpoint(
 
 def _read(path: Path, clip: str | None, *, needs_config: bool) -> _Content:
     config, state = read_native(path) if is_safetensors(path) else (None, read_pickle(path))
+    check_numbers(state, str(path))
     source = next((source for source in SOURCES if source.recognises(state)), None)
     if source is not None:
         return _read_network(path, source, state, clip, needs_config=needs_config)
@@ -208,7 +217,7 @@ def _build(content: _Content, path: Path, *, dot_product: bool, allow_partial: b
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(f"{path} has a configuration that builds no model: {error}") from None
+        raise CheckpointError(f"{path} has a configuration that builds no model: {one_line(error)}") from None
 
 
 def _dot_product(overrides: dict[str, Any], path: Path) -> str:

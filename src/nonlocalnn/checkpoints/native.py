@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
 from nonlocalnn.checkpoints.state import CheckpointError, State
 
@@ -49,7 +50,10 @@ def save_checkpoint(
     # Clones, since safetensors refuses tensors that share memory.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata=header)
+        try:
+            save_file(state, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def read_native(path: Path) -> tuple[dict[str, Any] | None, State]:
         with safe_open(path, framework="pt") as file:
             return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
 
 
 def is_safetensors(path: Path) -> bool:
@@ -95,7 +99,7 @@ def _read_header(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
 
 
 def _from_header(header: dict[str, str], field: str, path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -103,8 +107,10 @@ def _from_header(header: dict[str, str], field: str, path: str | os.PathLike[str
         return None
     try:
         value = json.loads(header.get(field, "null"))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} has a damaged header: {field} is not JSON: {error}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} has a damaged header: {field} is not JSON: {one_line(error)}"
+        ) from None
     if value is not None and not isinstance(value, dict):
         raise CheckpointError(
             f"{path} has a damaged header: {field} is a {type(value).__name__}, not an object"

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nonlocalnn._errors import one_line
 from nonlocalnn.checkpoints import restricted_pickle
 
 State = dict[str, Tensor]
@@ -77,19 +78,19 @@ def _read_torch(path: Path) -> object:
         ) from None
     except Exception as error:  # what a damaged file raises is anybody's guess
         raise CheckpointError(
-            f"{path} is no checkpoint that torch.save wrote, or is damaged: {error}"
+            f"{path} is no checkpoint that torch.save wrote, or is damaged: {one_line(error)}"
         ) from None
 
 
 def _check_zip(path: Path) -> None:
     """Refuse a zip file that unpacks to more than it has: ``torch.save`` does not compress."""
-    if not zipfile.is_zipfile(path):
-        return  # an older file, or a cut one, which torch.load refuses
     try:
+        if not zipfile.is_zipfile(path):
+            return  # an older file, or a cut one, which torch.load refuses
         with zipfile.ZipFile(path) as file:
             unpacked = sum(entry.file_size for entry in file.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
     if unpacked > path.stat().st_size:
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: its {path.stat().st_size} bytes "
@@ -103,12 +104,26 @@ def _read_arrays(path: Path) -> object:
         content = restricted_pickle.loads(path.read_bytes())
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, or is damaged, and was not read: {error}"
+            f"{path} holds more than tensors, or is damaged, and was not read: {one_line(error)}"
         ) from None
     blobs = content.get("blobs", content) if isinstance(content, dict) else content
     if not isinstance(blobs, dict):
         return blobs
     return {key: value for key, value in blobs.items() if not _OF_TRAINING.search(str(key))}
+
+
+def check_numbers(state: Mapping[str, Tensor], source: str) -> None:
+    """Check that tensors are what weights are: numbers in memory, one a place, and real.
+
+    Raises:
+        CheckpointError: One is not; the message names it.
+    """
+    for key, value in state.items():
+        if value.is_meta or value.is_complex() or value.is_quantized or value.layout != torch.strided:
+            raise CheckpointError(
+                f"{source} must hold plain tensors of real numbers; {key} is {value.layout}, "
+                f"{value.dtype}, on {value.device}"
+            )
 
 
 def load_state(

@@ -61,7 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         if debug:
             raise
-        return _complain(f"nonlocalnn {name}: {' '.join(str(error).split())}", _FAILURE)
+        return _complain(f"nonlocalnn {name}: {_said(error)}", _FAILURE)
+
+
+def _said(error: Exception) -> str:
+    """Return an error's message in one line; of one that a reading process raised, not its traceback."""
+    text = str(error).strip()
+    if text.startswith("Caught ") and "DataLoader worker" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def _overview() -> str:

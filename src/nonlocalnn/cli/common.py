@@ -49,7 +49,7 @@ def load_samples(
         split,
         data_dir=data_dir,
         image_size=loaded.image_size if has_size else None,
-        channels=loaded.channels if name == "images" else None,
+        channels=loaded.channels if name in ("images", "shards") else None,
     )
     if dataset.sample_shape != loaded.sample_shape:
         raise ValueError(

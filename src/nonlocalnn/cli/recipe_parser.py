@@ -43,9 +43,14 @@ class RecipeParser(ArgumentParser):
         """Return the recipe and all that was parsed; exits with status 2 on a wrong flag.
 
         Raises:
-            ValueError: The fields do not go together.
+            ValueError: The fields do not go together, or a file is not UTF-8.
         """
-        parsed = self.parse_args([_with_underscores(word) for word in words])
+        try:
+            parsed = self.parse_args([_with_underscores(word) for word in words])
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"--config must be a file of text in UTF-8; byte {error.start} is not"
+            ) from error
         names = {field.name for field in dataclasses.fields(Recipe)}
         given: dict[str, Any] = {key: value for key, value in parsed.as_dict().items() if key in names}
         return Recipe.from_dict(given), parsed

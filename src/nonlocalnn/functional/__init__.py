@@ -8,7 +8,6 @@ gradients.
 from __future__ import annotations
 
 import sys
-from numbers import Real
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.functional import concatenation, dot_product, reference, sharded, softmax
+from nonlocalnn.functional.positions import FLOATS
 from nonlocalnn.functional.splitting import split_positions
 
 Instantiation = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
@@ -24,7 +24,6 @@ Engine = Literal["auto", "reference", "fused"]
 INSTANTIATIONS: tuple[str, ...] = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 SOFTMAX_INSTANTIATIONS: tuple[str, ...] = ("gaussian", "embedded_gaussian")
 _ENGINES = ("auto", "reference", "fused")
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 __all__ = [
     "INSTANTIATIONS",
@@ -213,8 +212,8 @@ def _check(
     for name, part in (("theta", theta), ("phi", phi)):
         if part.dim() != 3:
             raise ValueError(f"{name} must be (B, positions, channels); got shape {tuple(part.shape)}")
-        if part.dtype not in _DTYPES:
-            raise ValueError(f"{name} must be floating point, of 16, 32 or 64 bits; got {part.dtype}")
+        if part.dtype not in FLOATS:
+            raise ValueError(f"{name} must be floating point; got {part.dtype}, not one of 16, 32 or 64 bits")
     if theta.shape[0] != phi.shape[0] or theta.shape[2] != phi.shape[2]:
         raise ValueError(
             "theta (B, N, D) and phi (B, M, D) must agree in B and D; "
@@ -226,7 +225,7 @@ def _check(
         raise ValueError("phi must hold at least one key; got none")
     if scale is not None and instantiation not in SOFTMAX_INSTANTIATIONS:
         raise ValueError(f"scale has no meaning for {instantiation!r}, which has no logits: leave it None")
-    if scale is not None and not (isinstance(scale, Real) and abs(scale) <= sys.float_info.max):
+    if scale is not None and not (isinstance(scale, int | float) and abs(scale) <= sys.float_info.max):
         raise ValueError(f"scale must be a finite number; got {scale!r:.40}")
     if instantiation != "concatenation":
         if w_f is not None:
@@ -234,8 +233,8 @@ def _check(
     elif w_f is None or w_f.shape != (2 * theta.shape[2],):
         found = "None" if w_f is None else f"shape {tuple(w_f.shape)}"
         raise ValueError(f"w_f must be (2D,) = ({2 * theta.shape[2]},) for 'concatenation'; got {found}")
-    elif w_f.dtype not in _DTYPES:
-        raise ValueError(f"w_f must be floating point, of 16, 32 or 64 bits; got {w_f.dtype}")
+    elif w_f.dtype not in FLOATS:
+        raise ValueError(f"w_f must be floating point; got {w_f.dtype}, not one of 16, 32 or 64 bits")
     if key_mask is not None and (key_mask.shape != phi.shape[:2] or key_mask.dtype != torch.bool):
         raise ValueError(
             f"key_mask must be bool, (B, M) = {tuple(phi.shape[:2])}; "

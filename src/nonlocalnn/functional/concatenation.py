@@ -218,8 +218,9 @@ class _Sums:
         a_BS = queries.values_BS
         # k(i), the number of keys with b_j > -a_i: those with a + b of exactly 0 are out.
         k_BS = torch.searchsorted(-keys.values_BS, a_BS)
-        run_BS = k_BS // _RUN_LENGTH
         batch, num_runs, length = keys.runs_BRL.shape
+        # NaN is sought beyond the last run; there as elsewhere it makes NaN of the query's y.
+        run_BS = (k_BS // _RUN_LENGTH).clamp(max=num_runs - 1)
         run_BS1 = run_BS.unsqueeze(2)
         near_BSL = a_BS.unsqueeze(2) + keys.runs_BRL.gather(1, run_BS1.expand(-1, -1, length))
         places_K = torch.arange(length + 2, device=a_BS.device)

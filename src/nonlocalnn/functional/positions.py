@@ -18,6 +18,8 @@ from torch.nn import functional as F
 Layer = tuple[Tensor, Tensor | None]  # weight and bias of a convolution
 Extent = Literal["spacetime", "space", "time"] | int
 Sides = torch.Size | tuple[int, ...]
+# What the engines and PyTorch's layers compute in; there are narrower types, for storing only.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -35,8 +37,8 @@ def check_map(x: Tensor, in_channels: int, num_sides: int) -> Tensor:
         )
     if x.shape[1] != in_channels:
         raise ValueError(f"the block was made for {in_channels} channels; got {x.shape[1]}: {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"x must be floating point; got {x.dtype}")
+    if x.dtype not in FLOATS:
+        raise ValueError(f"x must be floating point; got {x.dtype}, not one of 16, 32 or 64 bits")
     if 0 in x.shape[2:]:
         raise ValueError(f"every side of x must be at least 1; got shape {tuple(x.shape)}")
     return x

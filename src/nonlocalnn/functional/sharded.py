@@ -25,8 +25,9 @@ from torch.autograd.function import once_differentiable
 
 from nonlocalnn.functional import concatenation
 
-# Logits that are computed at a time: 32 MiB in float32.
-_BLOCK_NUMBERS = 2**23
+# Logits that are computed at a time: 4 MiB in float32, of which the backward pass has a handful. More would
+# be as much as a rank's share of a large map.
+_BLOCK_NUMBERS = 2**20
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,10 @@ def non_local(
     """Return y of this rank's queries over the keys of all ranks, (B, N, E), in the type of g."""
     if instantiation == "concatenation":
         assert w_f_2D is not None
-        w_theta, w_phi = w_f_2D.to(theta_BND.dtype).chunk(2)
-        return rectified_non_local(theta_BND @ w_theta, phi_BMD @ w_phi, g_BME, process_group=group)
+        wide = torch.promote_types(theta_BND.dtype, torch.float32)
+        w_theta, w_phi = w_f_2D.to(wide).chunk(2)
+        a_BN, b_BM = theta_BND.to(wide) @ w_theta, phi_BMD.to(wide) @ w_phi
+        return rectified_non_local(a_BN, b_BM, g_BME, process_group=group).to(g_BME.dtype)
     ranks = Ranks.of(phi_BMD, g_BME.shape[2], group)
     if instantiation == "dot_product":
         wide = torch.promote_types(g_BME.dtype, torch.float32)

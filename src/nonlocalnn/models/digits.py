@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nonlocalnn._errors import check_whole
 from nonlocalnn.blocks import NonLocal2d, Norm, SubSample
 from nonlocalnn.functional import Instantiation
+
+_LARGEST = 65536  # pixels a side
 
 
 class DigitsNetwork(nn.Module):
@@ -33,7 +36,7 @@ class DigitsNetwork(nn.Module):
         zero_init: See :class:`nonlocalnn.blocks.NonLocalNd`.
 
     Raises:
-        ValueError: ``image_size`` is below 8, or a block's setting does not fit.
+        ValueError: ``image_size`` is below 8, or another setting does not fit.
 
     Example:
         >>> import torch
@@ -55,9 +58,15 @@ class DigitsNetwork(nn.Module):
         zero_init: bool = True,
     ) -> None:
         super().__init__()
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if min(height, width) < 8:
-            raise ValueError(f"image_size must be at least 8, three halvings; got {image_size}")
+        check_whole("num_classes", num_classes)
+        check_whole("in_channels", in_channels)
+        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if len(sides) != 2 or not all(isinstance(side, int) and 8 <= side <= _LARGEST for side in sides):
+            raise ValueError(
+                f"image_size must be at least 8, three halvings, and at most {_LARGEST}: a side, or "
+                f"height and width; got {repr(image_size)[:80]}"
+            )
+        height, width = sides
 
         def block(channels: int) -> nn.Module:
             if not blocks:

@@ -11,6 +11,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 Placement = Mapping[str, Sequence[int]]
 
 _DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_LONGEST = 256  # bottlenecks of a stage
 # The paper puts one block right before the last bottleneck of res4, five into res3 and res4 after every
 # second one (every seventh of res4 at depth 101), ten after every one. Which ten at depth 101 it does not
 # say: every fourth of res4, as gluon-cv chose, makes ten.
@@ -35,8 +36,12 @@ def stage_lengths(depth: int | Sequence[int]) -> tuple[int, ...]:
             raise ValueError(f"depth must be 50, 101 or the lengths of four stages; got {depth}")
         return _DEPTHS[depth]
     lengths = tuple(depth)
-    if len(lengths) != 4 or not all(isinstance(length, int) and length >= 1 for length in lengths):
-        raise ValueError(f"depth must be 50, 101 or four lengths of at least 1; got {lengths}")
+    # A file may ask for any number, and even without memory each bottleneck takes a millisecond.
+    if len(lengths) != 4 or not all(isinstance(each, int) and 1 <= each <= _LONGEST for each in lengths):
+        raise ValueError(
+            f"depth must be 50, 101 or four lengths of at least 1 and at most {_LONGEST}; "
+            f"got {repr(lengths)[:80]}"
+        )
     return lengths
 
 
@@ -56,6 +61,8 @@ def block_places(
             )
         chosen: Placement = _PLACEMENTS[depth, blocks] if blocks and isinstance(depth, int) else {}
     else:
+        if not isinstance(blocks, Mapping):
+            raise ValueError(f'blocks must be a number or places, as in {{"layer2": [1, 3]}}; got {blocks!r}')
         chosen = blocks
     for name, places in chosen.items():
         check_choice("stage", name, STAGES)

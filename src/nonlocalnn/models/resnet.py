@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from nonlocalnn._errors import check_choice
+from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn.blocks import BatchNorm, NonLocal1d, NonLocal2d, NonLocal3d, SubSample
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.positions import Extent
@@ -119,6 +119,13 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         check_choice("inflation", inflation, ("3x1x1", "3x3x3", None))
         check_choice("norm", norm, ("batch", "frozen"))
+        check_whole("num_classes", num_classes)
+        check_whole("in_channels", in_channels)
+        check_whole("width", width, most=2**20)
+        if window is not None:
+            check_whole("window", window)
+        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must be from 0 to 1; got {repr(dropout)[:80]}")
         if num_sides not in (1, 2, 3):
             raise ValueError(f"num_sides must be 1 (sequences), 2 (images) or 3 (video); got {num_sides!r}")
         if num_sides != 3 and (inflation is not None or halves_time_early or layer2_extent is not None):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.train.recipe import Recipe
@@ -111,7 +112,10 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "learner": state.learner,
     }
     with atomic_path(newest) as temporary:
-        torch.save(payload, temporary)
+        try:
+            torch.save(payload, temporary)
+        except RuntimeError as error:
+            raise OSError(f"cannot write {newest}: {one_line(error)}") from error
         # Only now, with the new state written: at every moment one of the two names is a whole state.
         if newest.exists():
             os.replace(newest, previous)
@@ -150,15 +154,18 @@ def _read(path: Path) -> TrainingState:
         payload = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # What a damaged file raises depends on the damage: OSError, EOFError, RuntimeError, KeyError, ...
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from error
     if payload is None:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
     if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a training state of format {_FORMAT}")
-    return TrainingState(
-        recipe=payload["recipe"],
-        num_samples=payload["num_samples"],
-        world_size=payload["world_size"],
-        position=Position(**payload["position"]),
-        learner=payload["learner"],
-    )
+    try:
+        return TrainingState(
+            recipe=payload["recipe"],
+            num_samples=payload["num_samples"],
+            world_size=payload["world_size"],
+            position=Position(**payload["position"]),
+            learner=payload["learner"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} lacks a part of a training state: {one_line(error)}") from error

@@ -47,13 +47,3 @@ def stop_on_signal() -> Iterator[StopRequest]:
         for number, handler in old.items():
             # None stands for a handler that C code installed, which Python cannot name.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def leave_signals_to_parent(worker_id: int) -> None:
-    """Make a reading process ignore SIGINT and SIGTERM.
-
-    A terminal or a scheduler signals the whole process group; a reader that died of it would take the
-    training process along before it has saved. Readers end when the training process does.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

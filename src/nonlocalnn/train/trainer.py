@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from nonlocalnn._files import write_text
+from nonlocalnn._files import remove_parts, write_text
+from nonlocalnn._readers import Batches, leave_signals_to_parent
 from nonlocalnn.checkpoints import load_checkpoint
 from nonlocalnn.train.checkpoint import Position, TrainingState
 from nonlocalnn.train.distributed import Group, process_group
@@ -26,7 +27,7 @@ from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix
 from nonlocalnn.train.recipe import Recipe
 from nonlocalnn.train.result import TrainResult
 from nonlocalnn.train.resuming import Resume, state_to_resume
-from nonlocalnn.train.signals import StopRequest, leave_signals_to_parent, stop_on_signal
+from nonlocalnn.train.signals import StopRequest, stop_on_signal
 from nonlocalnn.train.starting import start_from_
 from nonlocalnn.train.task import Task
 from nonlocalnn.train.video_task import task_for
@@ -150,6 +151,7 @@ class _Run:
                     stacklevel=5,
                 )
         if group.is_main:
+            remove_parts(recipe.output)
             write_text(recipe.output / "recipe.json", json.dumps(recipe.to_dict(), indent=2) + "\n")
             (recipe.output / "metrics.json").unlink(missing_ok=True)
         self.keeper = Keeper(recipe, task=task, learner=self.learner, group=group, samples=self.train_data)
@@ -258,7 +260,7 @@ class _Run:
             pin_memory=self.group.device.type == "cuda",
             worker_init_fn=leave_signals_to_parent,
         )
-        yield from loader
+        yield from Batches(loader)
 
     def _end_epoch(self) -> None:
         """Validate, and close the epoch with a row of the log and a saved state."""
