@@ -115,7 +115,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
         try:
             torch.save(payload, temporary)
         except RuntimeError as error:
-            raise OSError(f"cannot write {newest}: {one_line(error)}") from error
+            raise OSError(f"cannot write {newest}; is the disk full? {one_line(error)}") from error
         # Only now, with the new state written: at every moment one of the two names is a whole state.
         if newest.exists():
             os.replace(newest, previous)
