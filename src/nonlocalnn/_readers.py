@@ -34,9 +34,19 @@ class Batches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        iterator = iter(self._loader)
+        iterator = self._begin()
         try:
             yield from iterator
         finally:
             if self._loader.num_workers:
-                iterator._shutdown_workers()  # type: ignore[attr-defined]
+                iterator._shutdown_workers()
+
+    def _begin(self) -> Any:
+        """Start the readers with signals held back: one that came before they ignore it would end them."""
+        if not self._loader.num_workers or not hasattr(signal, "pthread_sigmask"):
+            return iter(self._loader)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            return iter(self._loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
