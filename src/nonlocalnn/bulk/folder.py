@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nonlocalnn._files import atomic_path, write_text
+from nonlocalnn._files import atomic_path, remove_parts, write_text
 from nonlocalnn.bulk.claims import Claims
 from nonlocalnn.bulk.path_list import PathList
-
-_TEMPORARY = (".part-*.part", ".manifest.json.*.part", ".failed.txt.*.part")
 
 
 @dataclass(frozen=True)
@@ -110,9 +108,7 @@ class OutputFolder:
                         )
             failed = sum(row["failed"] for row in rows)
             write_text(self.manifest, _json({**self.run, "failed": failed, "parts": rows}))
-            for pattern in _TEMPORARY:
-                for left_over in self.path.glob(pattern):
-                    left_over.unlink(missing_ok=True)
+            remove_parts(self.path)
         return 0, failed
 
     def _are_there(self) -> Iterator[bool]:

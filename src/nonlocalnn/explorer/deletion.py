@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nonlocalnn.affinity import AffinityMap, PositionGrid, capture_affinity, summarise
 from nonlocalnn.classifier import Classifier
-from nonlocalnn.video_evaluation import class_probabilities
+from nonlocalnn.explorer.shown_input import ask
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -95,7 +95,7 @@ def deletion_test(
     x = sample.unsqueeze(0)
     with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
         loaded.model(x.to(loaded.device))
-    before = _probabilities(loaded, x, batch_size)
+    before = ask(loaded, x, batch_size=batch_size)
     predicted = int(before.argmax())
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -106,7 +106,7 @@ def deletion_test(
             sets = [order[:number], order[-number:]]
             sets += [torch.randperm(len(order), generator=generator)[:number] for _ in range(num_random)]
             masked = torch.stack([_without(sample, keys, shown.key_grid) for keys in sets])
-            after = _probabilities(loaded, masked, batch_size)[:, predicted] - before[0, predicted]
+            after = ask(loaded, masked, batch_size=batch_size)[:, predicted] - before[0, predicted]
             most, least, *drawn = after.tolist()
             found.append(Deletion(name, fraction, most, least, tuple(drawn)))
     return found
@@ -128,18 +128,3 @@ def _without(sample: Tensor, keys: Tensor, grid: PositionGrid) -> Tensor:
         taken = taken.index_select(axis, torch.tensor(nearest))
     mean = sample.flatten(1).mean(1).view(-1, *[1] * len(grid.sides))
     return torch.where(taken, mean, sample)
-
-
-def _probabilities(loaded: Classifier, inputs: Tensor, batch_size: int) -> Tensor:
-    """Return the class probabilities of each input, (B, K)."""
-    if loaded.takes_videos:
-        return class_probabilities(
-            loaded.model,
-            inputs.unsqueeze(1),
-            multi_label=loaded.multi_label,
-            batch_size=batch_size,
-            device=loaded.device,
-        )
-    with torch.no_grad():
-        parts = [loaded.model(part.to(loaded.device)) for part in inputs.split(batch_size)]
-    return torch.cat(parts).float().softmax(1).cpu()

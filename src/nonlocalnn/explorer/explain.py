@@ -19,9 +19,8 @@ from nonlocalnn._errors import missing_extra
 from nonlocalnn.affinity import AffinityMap, EffectMap, capture_affinity, class_effects, summarise
 from nonlocalnn.affinity.pictures import meaning
 from nonlocalnn.classifier import Classifier
-from nonlocalnn.explorer.shown_input import ShownInput, read_input
+from nonlocalnn.explorer.shown_input import ShownInput, ask, read_input
 from nonlocalnn.predict import most_probable
-from nonlocalnn.video_evaluation import class_probabilities
 
 # Bytes of compressed rows. In base64 they are a third more, and a page of 10 MB has frames as well.
 _MOST_BYTES = 7_000_000
@@ -118,10 +117,7 @@ def explain(
 def _probabilities(loaded: Classifier, x: Tensor) -> Tensor:
     """Return the class probabilities that ``predict`` gives, (K,)."""
     try:
-        if loaded.takes_videos:
-            return class_probabilities(loaded.model, x, multi_label=loaded.multi_label, device=loaded.device)
-        with torch.no_grad():
-            return loaded.model(x).float().softmax(1)[0].cpu()
+        return ask(loaded, x)[0]
     except RuntimeError as error:
         raise ValueError(
             f"the network does not take an input of shape {tuple(x.shape[1:])}: {error}"

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nonlocalnn.classifier import Classifier
@@ -13,6 +14,7 @@ from nonlocalnn.data import LabelledSamples, clips, read_image
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.video import open_video
 from nonlocalnn.data.video_sampling import CentreClip, WholeFrames
+from nonlocalnn.video_evaluation import class_probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,27 @@ class ShownInput:
     frame_numbers: tuple[int, ...] | None = None
     seconds: tuple[float, ...] | None = None
     truth: str | None = None
+
+
+def ask(loaded: Classifier, inputs: Tensor, *, batch_size: int = 8) -> Tensor:
+    r"""Return the class probabilities that ``predict`` gives for each of some inputs, (B, K), on the CPU.
+
+    Args:
+        loaded: The classifier.
+        inputs: What it takes, (B, C, \*sides).
+        batch_size: Inputs a forward pass.
+    """
+    if loaded.takes_videos:
+        return class_probabilities(
+            loaded.model,
+            inputs.unsqueeze(1),
+            multi_label=loaded.multi_label,
+            batch_size=batch_size,
+            device=loaded.device,
+        )
+    with torch.no_grad():
+        parts = [loaded.model(part.to(loaded.device)) for part in inputs.split(batch_size)]
+    return torch.cat(parts).float().softmax(1).cpu()
 
 
 def read_input(loaded: Classifier, path: str | os.PathLike[str], *, whole: bool = False) -> ShownInput:
