@@ -1,11 +1,11 @@
 """Two ranks of which the second is hurt."""
 
-import socket
-
 from fault_data import image_folder
 from fault_points import Fault
 from fault_rows import LONG, Row
 from fault_runs import end_of, results
+
+from meeting import meeting_point
 
 
 def two_ranks(bench, faults, *, torchrun):
@@ -37,14 +37,14 @@ def two_ranks(bench, faults, *, torchrun):
 def _ranks(bench, words, output, torchrun, fault=None):
     if torchrun:
         return [bench.run(words, output, fault=fault, ranks=2)]
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    store, meeting = meeting_point()
+    names = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
     # Both look for the state before either starts.
-    environments = [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    processes = [bench.start(words, output, fault=fault, environment=each) for each in environments]
-    return [end_of(process) for process in processes]
+    processes = [bench.start(words, output, fault=fault, environment={**meeting, **each}) for each in names]
+    ended = [end_of(process) for process in processes]
+    # The ranks have met in it until here.
+    del store
+    return ended
 
 
 RANK_FAULTS = {

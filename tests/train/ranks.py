@@ -2,10 +2,11 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from meeting import meeting_point
 
 SCRIPT = Path(__file__).with_name("tiny_process.py")
 
@@ -22,18 +23,11 @@ def start():
     )
 
 
-def send(process, recipe, *, rank=0, world_size=1, resume=False, seconds=None, port=0, **task):
+def send(process, recipe, *, environment=None, resume=False, seconds=None, **task):
     job = {"recipe": recipe.to_dict(), "task": task, "resume": resume, "seconds": seconds}
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-    job["environment"] = {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in names.items()}}
+    job["environment"] = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", **(environment or {})}
     process.stdin.write(json.dumps(job) + "\n")
     process.stdin.flush()
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 class Ranks:
@@ -46,10 +40,26 @@ class Ranks:
         """Train on one rank for each of ``tasks``, its arguments of TinyTask; return the ranks' answers."""
         while len(self._processes) < len(tasks):
             self._processes.append(start())
-        port, mine = free_port(), self._processes[: len(tasks)]
+        store, meeting = meeting_point()
+        mine = self._processes[: len(tasks)]
         for rank, (process, task) in enumerate(zip(mine, tasks, strict=True)):
-            send(process, recipe, rank=rank, world_size=len(tasks), port=port, **job, **task)
-        return [json.loads(process.stdout.readline()) for process in mine]
+            names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(tasks))}
+            send(process, recipe, environment={**meeting, **names}, **job, **task)
+        answers = [self._answer(process) for process in mine]
+        # The ranks have met in it until here.
+        del store
+        return answers
+
+    def _answer(self, process):
+        line = process.stdout.readline()
+        if not line:
+            # The others wait for the one that died; the next test gets new ones.
+            ended, self._processes = self._processes, []
+            for each in ended:
+                each.kill()
+                each.communicate()
+            raise RuntimeError("a rank died: what it said is in the captured output")
+        return json.loads(line)
 
     def close(self):
         for process in self._processes:

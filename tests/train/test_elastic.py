@@ -29,7 +29,8 @@ def command(output):
         "--output": output,
     }
     flags = [str(word) for pair in words.items() for word in pair]
-    runner = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    # One for the kill; the others in case another process takes the port that torchrun chose for its workers.
+    runner = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3"]
     return [sys.executable, "-m", *runner, "-m", "nonlocalnn", "train", *flags, "--resume-if-any"]
 
 
