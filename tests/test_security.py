@@ -4,6 +4,7 @@ import ast
 import os
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import nonlocalnn
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
+from nonlocalnn.cli import main
 from nonlocalnn.train.checkpoint import read_state
 
 SOURCE = Path(nonlocalnn.__file__).parent
@@ -213,3 +215,24 @@ def test_pickles_of_weights_import_nothing(tmp_path):
     with pytest.raises(CheckpointError, match=r"it asks for antigravity\.fly"):
         load_checkpoint(tmp_path / "x.pkl")
     assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "last.pt"])
+def test_a_file_that_unpacks_to_more_than_it_is_is_not_unpacked(tmp_path, name):
+    torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "whole")
+    with zipfile.ZipFile(tmp_path / "whole") as whole, zipfile.ZipFile(tmp_path / name, "w") as packed:
+        for entry in whole.namelist():
+            packed.writestr(entry, whole.read(entry), compress_type=zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=r"its \d+ bytes claim to unpack to 4\d{6}"):
+        read_state(tmp_path) if name == "last.pt" else load_checkpoint(tmp_path / name)
+
+
+def test_a_recipe_of_aliases_is_not_unpacked(tmp_path, capsys):
+    """A few lines of these would be a thousand million strings."""
+    lines = ["a0: &a0 [" + ", ".join(["x"] * 9) + "]"]
+    lines += [f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 9) + "]" for n in range(1, 9)]
+    (tmp_path / "recipe.yaml").write_text("\n".join([*lines, "data: *a8"]))
+    assert main(["train", "--config", str(tmp_path / "recipe.yaml"), "--print-config"]) == 2
+    words = capsys.readouterr().err
+    assert words.endswith("aliases, such as *a0 on line 2, must be written out\n")
+    assert len(words) < 10_000

@@ -63,7 +63,7 @@ def _is_of_torch(path: Path) -> bool:
 
 
 def _read_torch(path: Path) -> object:
-    _check_zip(path)
+    check_zip(path)
     try:
         # weights_only refuses every class but tensors and plain containers: reading runs no code.
         with warnings.catch_warnings():
@@ -82,8 +82,12 @@ def _read_torch(path: Path) -> object:
         ) from None
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse a zip file that unpacks to more than it has: ``torch.save`` does not compress."""
+def check_zip(path: Path) -> None:
+    """Refuse a zip file that unpacks to more than it has: ``torch.save`` does not compress.
+
+    Raises:
+        CheckpointError: It does, or its list of parts is damaged.
+    """
     try:
         if not zipfile.is_zipfile(path):
             return  # an older file, or a cut one, which torch.load refuses

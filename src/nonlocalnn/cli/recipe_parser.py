@@ -12,9 +12,22 @@ from nonlocalnn._errors import missing_extra
 from nonlocalnn.train import Recipe
 
 try:
-    from jsonargparse import ArgumentParser, Namespace
+    import yaml
+    from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 except ImportError:
     raise missing_extra("jsonargparse", "train", "training from the command line") from None
+
+
+def _load_without_aliases(text: str) -> Any:
+    """Read YAML; no field needs an alias, and a few lines of them unpack to more than memory holds."""
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            line = token.start_mark.line + 1
+            raise yaml.YAMLError(f"aliases, such as *{token.value} on line {line}, must be written out")
+    return get_loader("yaml")(text)
+
+
+set_loader("recipe", _load_without_aliases, exceptions=(yaml.YAMLError,))
 
 
 class RecipeParser(ArgumentParser):
@@ -30,7 +43,12 @@ class RecipeParser(ArgumentParser):
     """
 
     def __init__(self, *, name: str, description: str, example: str) -> None:
-        super().__init__(prog=f"nonlocalnn {name}", description=description, epilog=f"example: {example}")
+        super().__init__(
+            prog=f"nonlocalnn {name}",
+            description=description,
+            epilog=f"example: {example}",
+            parser_mode="recipe",
+        )
         self.add_argument("--config", action="config", help="YAML or JSON file of the fields below")
         self.add_class_arguments(Recipe)
 

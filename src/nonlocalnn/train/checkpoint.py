@@ -13,6 +13,7 @@ import torch
 from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
 from nonlocalnn.checkpoints import CheckpointError
+from nonlocalnn.checkpoints.state import check_zip
 from nonlocalnn.train.recipe import Recipe
 
 _FORMAT = 1
@@ -147,6 +148,7 @@ def read_state(folder: Path) -> TrainingState:
 def _read(path: Path) -> TrainingState:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
+    check_zip(path)
     try:
         # torch.load does not compare the checksums; a flipped bit in a weight would go unseen.
         with zipfile.ZipFile(path) as archive:
