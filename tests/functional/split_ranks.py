@@ -56,6 +56,36 @@ def operator(rank, world_size):
             close(part.grad, whole.grad.split(count, 1)[rank], form)
 
 
+def masked(rank, world_size):
+    """The same with key masks: some keys, one on the last rank alone, none; what is masked may be NaN."""
+    queries, keys = QUERIES[:world_size], KEYS[:world_size]
+    mask = torch.rand(3, sum(keys)) < 0.6
+    mask[1], mask[1, -1], mask[2] = False, True, False
+    for form in INSTANTIATIONS:
+        shapes = ((sum(queries), WIDTH), (sum(keys), WIDTH), (sum(keys), VALUES))
+        wholes = [3 * torch.randn(3, *shape, dtype=torch.float64) for shape in shapes]
+        for whole in wholes[1:]:
+            whole[~mask] = torch.nan
+        w_f = torch.randn(2 * WIDTH, dtype=torch.float64) if form == "concatenation" else None
+        settings = {"instantiation": form, "w_f": w_f}
+        dy = torch.randn(3, sum(queries), VALUES, dtype=torch.float64)
+        expected_of = [whole.clone().requires_grad_() for whole in wholes]
+        expected = non_local(*expected_of, key_mask=mask, engine="reference", **settings)
+        expected.backward(dy)
+        counts = (queries, keys, keys)
+        mine = [
+            whole.split(count, 1)[rank].clone().requires_grad_()
+            for whole, count in zip(wholes, counts, strict=True)
+        ]
+        own = mask.split(keys, 1)[rank]
+        y = non_local(*mine, key_mask=own, process_group=dist.group.WORLD, **settings)
+        y.backward(dy.split(queries, 1)[rank])
+        close(y, expected.split(queries, 1)[rank], form)
+        assert not y[2].any()
+        for part, whole, count in zip(mine, expected_of, counts, strict=True):
+            close(part.grad, whole.grad.split(count, 1)[rank], form)
+
+
 def half_precision(rank, world_size):
     """bfloat16 in, bfloat16 out, sums in float32."""
     queries, keys = QUERIES[:world_size], KEYS[:world_size]
@@ -152,10 +182,10 @@ def errors(rank, world_size):
     group = dist.group.WORLD
     part = torch.randn(1, 2, 3)
     one = {"instantiation": "dot_product", "process_group": group}
-    refused("take no key_mask", non_local, part, part, part, key_mask=torch.ones(1, 2, dtype=bool), **one)
-    refused(
-        "take no key_mask and no engine='reference'", non_local, part, part, part, engine="reference", **one
-    )
+    mask = torch.ones(1, 2, dtype=bool) if rank else None
+    says = "all ranks must have one number of key masks, 0 or 1 each; they have [0, 1]"
+    refused(says, non_local, part, part, part, key_mask=mask, **one)
+    refused("take no engine='reference'", non_local, part, part, part, engine="reference", **one)
     empty = torch.randn(1, 0, 3)
     refused("phi must hold at least one key on some rank; got none", non_local, part, empty, empty, **one)
     sized = torch.randn(1 + rank, 2, 3)

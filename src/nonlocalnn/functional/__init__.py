@@ -75,8 +75,8 @@ def non_local(
         engine: "reference" is the equation as written, with the N x M affinity in memory. "fused" never
             holds an N x M tensor. "auto" takes whichever is faster at this size: see :func:`_materialises`.
         process_group: Processes that hold the other queries and keys. Each gives its own, of any number, and
-            gets y of its queries over all keys; gradients are those of the whole. See
-            :func:`nonlocalnn.split_positions` for blocks.
+            gets y of its queries over all keys; gradients are those of the whole. Either all give a
+            ``key_mask`` of their own keys or none does. See :func:`nonlocalnn.split_positions` for blocks.
 
     Returns:
         y, shape (B, N, E), in the type of ``g``.
@@ -99,21 +99,24 @@ def non_local(
     _check_values(phi, g)
     check_choice("engine", engine, _ENGINES)
     factor = 1.0 if scale is None else float(scale)
-    if process_group is not None:
-        if key_mask is not None or engine == "reference":
-            raise ValueError(
-                "positions that are split over processes take no key_mask and no engine='reference': leave "
-                "them out"
-            )
-        with torch.autocast(theta.device.type, enabled=False):
-            return sharded.non_local(
-                theta, phi, g, w_f, instantiation=instantiation, scale=factor, group=process_group
-            )
+    if process_group is not None and engine == "reference":
+        raise ValueError("positions that are split over processes take no engine='reference': leave it out")
     if key_mask is not None:
         # Zeros, so that whatever a masked key holds, NaN included, reaches neither a sum nor a gradient.
         phi, g = (part.masked_fill(~key_mask.unsqueeze(2), 0.0) for part in (phi, g))
     # The engines choose their own types: autocast would make the float32 products that they ask for float16.
     with torch.autocast(theta.device.type, enabled=False):
+        if process_group is not None:
+            return sharded.non_local(
+                theta,
+                phi,
+                g,
+                w_f,
+                instantiation=instantiation,
+                scale=factor,
+                key_mask_BM=key_mask,
+                group=process_group,
+            )
         if engine == "reference" or (engine == "auto" and _materialises(theta, phi, g, instantiation)):
             return reference.non_local(
                 theta, phi, g, w_f, instantiation=instantiation, scale=factor, key_mask_BM=key_mask
