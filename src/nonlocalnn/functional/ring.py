@@ -9,6 +9,7 @@ one more: what is added to its logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,9 +20,9 @@ from torch.autograd.function import once_differentiable
 
 from nonlocalnn.functional.exchange import Ranks
 
-# Logits that are computed at a time: 4 MiB in float32, of which the backward pass has a handful. More would
-# be as much as a rank's share of a large map.
-_BLOCK_NUMBERS = 2**20
+# Logits that are computed at a time: 1 MiB in float32, of which the backward pass has a handful. They stay in
+# the cache, and are little beside a rank's share of a large map.
+_TILE_NUMBERS = 2**18
 
 
 def ring_softmax(
@@ -70,12 +71,12 @@ class _Ring(torch.autograd.Function):
         largest_BN1 = torch.full_like(total_BN1, torch.finfo(dtype).min)
         for keys in _round(keys_BMK.contiguous(), ranks):
             g = _parts(keys, theta_BND, num_values, dtype)[1]
-            for rows, logits in _logits(theta_BND, keys, num_values, scale, dtype):
+            for rows, columns, logits in _tiles(theta_BND, keys, num_values, scale, dtype):
                 top = torch.maximum(largest_BN1[:, rows], logits.amax(2, keepdim=True))
                 shrink = torch.exp(largest_BN1[:, rows] - top)
                 weights = torch.exp(logits.sub_(top))
                 total_BN1[:, rows] = total_BN1[:, rows] * shrink + weights.sum(2, keepdim=True)
-                y_BNE[:, rows] = y_BNE[:, rows] * shrink + weights @ g
+                y_BNE[:, rows] = y_BNE[:, rows] * shrink + weights @ g[:, columns]
                 largest_BN1[:, rows] = top
         y_BNE /= total_BN1
         ctx.save_for_backward(theta_BND, keys_BMK, y_BNE, largest_BN1 + total_BN1.log())
@@ -95,13 +96,14 @@ class _Ring(torch.autograd.Function):
         for step, keys in enumerate(_round(keys_BMK.contiguous(), ranks)):
             phi, g, _ = _parts(keys, theta_BND, num_values, dtype)
             dphi, dg, _ = _parts(dkeys, theta_BND, num_values, dtype)
-            for rows, logits in _logits(theta_BND, keys, num_values, ctx.scale, dtype):
+            for rows, columns, logits in _tiles(theta_BND, keys, num_values, ctx.scale, dtype):
                 weights = torch.exp(logits.sub_(log_sum_BN1[:, rows]))
                 dy = dy_BNE[:, rows]
-                dg += weights.transpose(1, 2) @ dy
-                dlogits = weights.mul_(dy @ g.transpose(1, 2) - mean_BN1[:, rows]).mul_(ctx.scale)
-                dtheta_BND[:, rows] += dlogits @ phi
-                dphi += dlogits.transpose(1, 2) @ theta_BND[:, rows].to(dtype)
+                dg[:, columns] += weights.transpose(1, 2) @ dy
+                dweights = (dy @ g[:, columns].transpose(1, 2)).sub_(mean_BN1[:, rows])
+                dlogits = weights.mul_(dweights).mul_(ctx.scale)
+                dtheta_BND[:, rows] += dlogits @ phi[:, columns]
+                dphi[:, columns] += dlogits.transpose(1, 2) @ theta_BND[:, rows].to(dtype)
             dkeys = _passed(dkeys, ranks, step)
         return dtheta_BND.to(theta_BND.dtype), dkeys.to(keys_BMK.dtype), None, None, None
 
@@ -146,19 +148,21 @@ def _share_like(keys_BMK: Tensor, ranks: Ranks, step: int) -> Tensor:
     return keys_BMK.new_empty(keys_BMK.shape[0], count, keys_BMK.shape[2])
 
 
-def _logits(
+def _tiles(
     theta_BND: Tensor, keys_BMK: Tensor, num_values: int, scale: float, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (queries, their logits with these keys), block by block; nothing where there is no key."""
-    batch, num_queries, _ = theta_BND.shape
-    num_keys = keys_BMK.shape[1]
-    if not num_keys:
-        return
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield (some of the queries, some of the keys, their logits) until all pairs were there."""
     phi_BMD, _, bias_BM1 = _parts(keys_BMK, theta_BND, num_values, dtype)
-    most = max(1, _BLOCK_NUMBERS // max(1, batch * num_keys))
-    for start in range(0, num_queries, most):
-        rows = slice(start, min(start + most, num_queries))
-        logits = (theta_BND[:, rows].to(dtype) @ phi_BMD.transpose(1, 2)).mul_(scale)
-        if bias_BM1.shape[2]:
-            logits += bias_BM1.transpose(1, 2)
-        yield rows, logits
+    side = max(1, math.isqrt(_TILE_NUMBERS // max(1, theta_BND.shape[0])))
+    for rows in _slices(theta_BND.shape[1], side):
+        theta = theta_BND[:, rows].to(dtype)
+        for columns in _slices(keys_BMK.shape[1], side):
+            logits = (theta @ phi_BMD[:, columns].transpose(1, 2)).mul_(scale)
+            if bias_BM1.shape[2]:
+                logits += bias_BM1[:, columns].transpose(1, 2)
+            yield rows, columns, logits
+
+
+def _slices(length: int, most: int) -> Iterator[slice]:
+    for start in range(0, length, most):
+        yield slice(start, min(start + most, length))
