@@ -54,6 +54,7 @@ ALLOWED_IMPORTS = {
         "checkpoints/restricted_pickle.py",
     ): "a subclass whose find_class knows six names, none imported",
     ("subprocess", "benchmark/measure.py"): "starts Python on this library, to measure in a fresh process",
+    ("subprocess", "benchmark/training.py"): "starts trainings by this library's command",
     ("subprocess", "benchmark/about.py"): "asks git for the commit that was measured",
     ("pickle", "train/sharded_state.py"): "a subclass whose find_class knows a fixed list of names",
     ("tarfile", "data/shard_index.py"): "reads members where they lie; nothing is unpacked to disk",

@@ -17,7 +17,10 @@ import nonlocalnn
 _LIBRARIES = ("timm", "mmcv-lite", "mmcv", "torchvision", "av", "torchcodec")
 
 # Of benchmark/, what can change no time of a block.
-_UNRELATED = ("report.py", "models.py", "models_report.py", "networks.py", "decoding.py")
+_UNRELATED = (
+    *("report.py", "models.py", "models_report.py", "networks.py", "decoding.py"),
+    *("maps.py", "ranks.py", "training.py"),
+)
 
 
 def about(*, device: str, dtype: str, quick: bool) -> dict[str, Any]:

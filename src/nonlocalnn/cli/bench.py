@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnn._files import write_text
-from nonlocalnn.benchmark import maps, models, models_report, ops, ranks
+from nonlocalnn.benchmark import maps, models, models_report, ops, ranks, training
 from nonlocalnn.benchmark.report import draw_sweep, markdown
 from nonlocalnn.cli.common import command_parser
 from nonlocalnn.functional import INSTANTIATIONS
@@ -23,15 +23,15 @@ def run(words: Sequence[str]) -> int:
         "Time and peak memory of the blocks beside other ways to compute them, each checked against the\n"
         "reference first; or of whole video networks, as they are usually run and torchvision's beside, and\n"
         "the time of reading clips; or of looking at a map too large to hold; or of a block whose positions\n"
-        "are split over processes. 'ops', called again with the same output, goes on where it was stopped;\n"
-        "its full grid takes an hour on a CPU.",
+        "are split over processes; or of trainings on one process and on two. 'ops', called again with the\n"
+        "same output, goes on where it was stopped; its full grid takes an hour on a CPU.",
         "nonlocalnn bench ops --output runs/bench\n  nonlocalnn bench models\n  nonlocalnn bench maps",
     )
     parser.add_argument(
         "subject",
-        choices=("ops", "models", "maps", "ranks"),
+        choices=("ops", *_SUBJECTS),
         help="what to measure: blocks and their operator; networks and reading clips; rows of a large map; "
-        "positions split over processes",
+        "positions split over processes; training on processes",
     )
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes: shows that it works, not how fast it is"
@@ -83,11 +83,13 @@ _TITLES = {
     "models": "Speed and memory of the networks",
     "maps": "Looking at large maps",
     "ranks": "Positions split over processes",
+    "training": "Training on one process and on two",
 }
 _SUBJECTS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]] = {
     "models": (models.run, models_report.markdown),
     "maps": (maps.run, maps.markdown),
     "ranks": (ranks.run, ranks.markdown),
+    "training": (training.run, training.markdown),
 }
 
 
