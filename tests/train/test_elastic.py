@@ -103,3 +103,25 @@ def test_a_state_of_an_older_version_goes_on(tmp_path):
     assert head.endswith("slowest_rank,slowest_seconds,fastest_seconds")
     assert first.endswith(",,,")
     assert second.split(",")[-3] == "0"
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_damaged_state_never_takes_the_place_of_a_whole_one(tmp_path, parallel):
+    recipe = tiny_recipe(tmp_path, parallel=parallel, checkpoint_every=2)
+    train(recipe, task=TinyTask(stop_at=9))
+    newest, older = ("last", "last.previous") if parallel == "fsdp" else ("last.pt", "last.previous.pt")
+    large = max(
+        (tmp_path / newest).rglob("*"), key=lambda path: path.stat().st_size, default=tmp_path / newest
+    )
+    os.truncate(large, large.stat().st_size // 2)
+    kept = contents(tmp_path / older)
+    with pytest.warns(UserWarning, match="going on from the older"):
+        train(recipe, task=TinyTask(stop_at=1), resume=True)
+    # Were the damaged one kept as the state before, a kill inside this save would have left nothing whole.
+    assert contents(tmp_path / older) == kept
+    assert train(recipe, task=TinyTask(), resume=True).steps == 18
+
+
+def contents(state):
+    paths = sorted(state.iterdir()) if state.is_dir() else [state]
+    return {path.name: path.read_bytes() for path in paths}

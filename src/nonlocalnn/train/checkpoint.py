@@ -63,6 +63,7 @@ class TrainingState:
         world_size: Processes that trained.
         position: How far the run has come.
         learner: Weights, optimiser and scaler.
+        instead_of: The newer state that was there and is damaged; None where this is the newest.
     """
 
     recipe: dict[str, Any]
@@ -70,6 +71,7 @@ class TrainingState:
     world_size: int
     position: Position
     learner: dict[str, Any]
+    instead_of: Path | None = None
 
     def check(self, recipe: Recipe) -> None:
         """Check that ``recipe`` goes on with what this state began.
@@ -142,7 +144,7 @@ def read_state(folder: Path) -> TrainingState:
         reason = error
     state = _read(previous)
     warnings.warn(f"{reason}; going on from the older {previous}", UserWarning, stacklevel=2)
-    return state
+    return dataclasses.replace(state, instead_of=newest)
 
 
 def _read(path: Path) -> TrainingState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -34,3 +35,16 @@ def state_to_resume(folder: Path, group: Group, resume: Resume) -> TrainingState
     if has_state(folder) or has_sharded_state(folder) or any((folder / name).exists() for name in names):
         raise ValueError(f"{folder} already holds a run: use --resume to go on, or another --output")
     return None
+
+
+def remove_damaged(state: TrainingState) -> None:
+    """Remove the damaged state in whose place ``state`` was read.
+
+    The next save would keep it as the one before, and remove the only whole one for that. All ranks must have
+    read what they need; one of them calls this.
+    """
+    damaged = state.instead_of
+    if damaged is not None and damaged.is_dir():
+        shutil.rmtree(damaged)
+    elif damaged is not None:
+        damaged.unlink(missing_ok=True)

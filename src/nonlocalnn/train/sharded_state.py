@@ -134,11 +134,13 @@ class ShardedWriter:
 
     def _put_in_place(self, state: TrainingState, files: dict[str, list[int]]) -> None:
         newest, previous, unfinished = (self._folder / name for name in (_NEWEST, _PREVIOUS, _UNFINISHED))
-        facts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
         manifest = {
             "format": _FORMAT,
-            **facts,
+            "recipe": state.recipe,
+            "num_samples": state.num_samples,
+            "world_size": state.world_size,
             "position": dataclasses.asdict(state.position),
+            "learner": state.learner,
             "files": {**files, ".metadata": _fingerprint(unfinished / ".metadata")},
         }
         # Last of all: a folder with a manifest is a whole one.
@@ -172,7 +174,7 @@ def read_sharded_state(folder: Path, group: Group) -> TrainingState:
     state = _read(previous, group)
     if group.is_main:
         warnings.warn(f"{reason}; going on from the older {previous}", UserWarning, stacklevel=2)
-    return state
+    return dataclasses.replace(state, instead_of=newest)
 
 
 def read_tensors(folder: Path, like: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:

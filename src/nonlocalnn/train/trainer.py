@@ -26,7 +26,7 @@ from nonlocalnn.train.optimizer import learning_rate
 from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix, steps_per_epoch
 from nonlocalnn.train.recipe import Recipe
 from nonlocalnn.train.result import TrainResult
-from nonlocalnn.train.resuming import Resume, state_to_resume
+from nonlocalnn.train.resuming import Resume, remove_damaged, state_to_resume
 from nonlocalnn.train.signals import StopRequest, stop_on_signal
 from nonlocalnn.train.starting import start_from_
 from nonlocalnn.train.task import Task
@@ -151,6 +151,8 @@ class _Run:
                     stacklevel=5,
                 )
         if group.is_main:
+            if state is not None:
+                remove_damaged(state)
             remove_parts(recipe.output)
             write_text(recipe.output / "recipe.json", json.dumps(recipe.to_dict(), indent=2) + "\n")
             (recipe.output / "metrics.json").unlink(missing_ok=True)
