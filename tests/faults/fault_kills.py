@@ -6,9 +6,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-import torch
 from fault_process import orphans
-from fault_runs import differences, end_of, results, steps_done, temporaries
+from fault_runs import differences, end_of, results, saved_state, steps_done, temporaries
 
 # A reader looks every 5 seconds whether its parent lives; a busy machine takes longer.
 _READERS_LEAVE = 60
@@ -128,15 +127,17 @@ def phase(output, before):
     left, recipe_time = _look(output)
     new = sorted(left.keys() - before[0].keys())
     if new:
-        return "in the writing of " + new[0][1:].rsplit(".", 2)[0]
+        names = [name[1:].rsplit(".", 2)[0] for name in new if name != "last.new"]
+        return "in the writing of " + (names[0] if names else "the shards")
     if recipe_time == before[1]:
         return "start-up"
-    state, weights = output / "last.pt", output / "last.safetensors"
-    if not state.exists():
+    states, weights = [output / "last.pt", output / "last/manifest.json"], output / "last.safetensors"
+    times = [path.stat().st_mtime_ns for path in states if path.exists()]
+    if not times:
         return "before the first save"
-    if not weights.exists() or weights.stat().st_mtime_ns < state.stat().st_mtime_ns:
+    if not weights.exists() or weights.stat().st_mtime_ns < times[0]:
         return "between the state and the files that follow"
-    saved = torch.load(state, weights_only=True)
+    saved = saved_state(output)
     position, recipe = saved["position"], json.loads((output / "recipe.json").read_text())
     if position["epoch"] == recipe["epochs"]:
         return "test, or the end"

@@ -8,19 +8,20 @@ from fault_runs import end_of, results
 from meeting import meeting_point
 
 
-def two_ranks(bench, faults, *, torchrun):
+def two_ranks(bench, faults, *, torchrun, parallel="ddp"):
     """Hurt the second of two ranks, then let both go on.
 
     Args:
         bench: Where to run.
         faults: By name; each with ``rank=1``.
         torchrun: Whether torchrun starts the ranks; else they are forked, and each ends as it may.
+        parallel: How the network lies on them.
 
     Returns:
         The row, and how each rank, or torchrun, ended, by name.
     """
-    row, stops = Row("two ranks" + (", torchrun" if torchrun else "")), {}
-    words = (*image_folder(bench.folder / "images"), *LONG)
+    row, stops = Row(f"two ranks, {parallel}" + (", torchrun" if torchrun else "")), {}
+    words = (*image_folder(bench.folder / "images"), *LONG, "--parallel", parallel)
     whole = bench.place()
     assert {each.status for each in _ranks(bench, words, whole, torchrun)} == {0}
     for name, fault in faults.items():

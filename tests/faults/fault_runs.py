@@ -101,7 +101,7 @@ def end_of(process):
 
 def results(output):
     """Return everything that a run must reproduce bit for bit: no times, no paths."""
-    state = torch.load(output / "last.pt", weights_only=True)
+    state = saved_state(output)
     metrics = json.loads((output / "metrics.json").read_text())
     log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     found = {
@@ -143,18 +143,37 @@ def differences(first, second, place=""):
     return [] if first == second else [place]
 
 
+def saved_state(output, name="last"):
+    """Return the state of a run, or the one before with "last.previous"; None where there is none.
+
+    Of a sharded one "learner" holds the bytes of the shards.
+    """
+    whole, shards = output / f"{name}.pt", output / name
+    if whole.exists():
+        return torch.load(whole, weights_only=True)
+    if not (shards / "manifest.json").exists():
+        return None
+    manifest = json.loads((shards / "manifest.json").read_text())
+    return {**manifest, "learner": {path.name: path.read_bytes() for path in shards.glob("*.distcp")}}
+
+
 def temporaries(output):
-    """Return the temporary files in a run's folder: names and sizes in bytes."""
+    """Return the temporary files and folders in a run's folder: names and sizes in bytes."""
     if not output.is_dir():
         return {}
-    kept = r"recipe\.json|metrics\.json|log\.(jsonl|csv)|last(\.previous)?\.pt|(best|last)\.safetensors"
-    return {path.name: path.stat().st_size for path in output.iterdir() if not re.fullmatch(kept, path.name)}
+    kept = r"recipe\.json|metrics\.json|log\.(jsonl|csv)|last(\.previous)?(\.pt)?|(best|last)\.safetensors"
+    return {path.name: _size(path) for path in output.iterdir() if not re.fullmatch(kept, path.name)}
+
+
+def _size(path):
+    return sum(map(_size, path.iterdir())) if path.is_dir() else path.stat().st_size
 
 
 def steps_done(output):
     """Return the steps of the newest saved state that is whole; 0 where there is none."""
-    for name in ("last.pt", "last.previous.pt"):
-        if (output / name).exists():
-            position = torch.load(output / name, weights_only=True)["position"]
+    for name in ("last", "last.previous"):
+        state = saved_state(output, name)
+        if state is not None:
+            position = state["position"]
             return (position["rows"][-1]["step"] if position["rows"] else 0) + position["step"]
     return 0

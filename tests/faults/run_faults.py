@@ -57,6 +57,20 @@ def killed_at_random(bench, *, kills, seed):
     return list(rows.values())
 
 
+def killed_in_shards(bench, *, kills, seed):
+    """Kill runs with sharded states, which are written in the background, until there were so many kills."""
+    row = Row("SIGKILL at random moments, sharded states, forked")
+    for number in itertools.count():
+        if row.injected.total() >= kills:
+            break
+        draw = random.Random(f"{seed} shards {number}")
+        free = ("--checkpoint_every", str(1 + number % 2))
+        found = interrupt_until_finished(bench, (*_WORDS, "--parallel", "fsdp"), draw, free=free)
+        _count(row, found, {"checkpoint_every": free[1]})
+    row.notes += _leftovers(row)
+    return [row]
+
+
 def stopped_at_random(bench, *, runs, seed):
     """Send SIGTERM and SIGINT at random moments, half of them twice."""
     row = Row("SIGTERM and SIGINT at random moments, half of them twice")
@@ -96,6 +110,7 @@ def _leftovers(row):
 def _cases(bench, kills, seed):
     """Yield the functions that return rows, in order."""
     yield lambda: killed_at_random(bench, kills=kills, seed=seed)
+    yield lambda: killed_in_shards(bench, kills=kills // 4, seed=seed)
     yield lambda: stopped_at_random(bench, runs=12, seed=seed)
     yield lambda: [fault_data_cases.stopped_while_validating(bench, num_workers=(0, 2))]
     yield lambda: [fault_cases.die_in_saves(bench, fault_cases.all_save_moments(), [fault_cases.LAST_STATE])]
@@ -105,6 +120,7 @@ def _cases(bench, kills, seed):
     yield lambda: [fault_data_cases.lost_videos(bench, num_workers=(0, 2))[0]]
     yield lambda: [fault_cases.damaged_states(bench)[0]]
     yield lambda: [two_ranks(bench, RANK_FAULTS, torchrun=True)[0]]
+    yield lambda: [two_ranks(bench, RANK_FAULTS, torchrun=True, parallel="fsdp")[0]]
     yield lambda: [fault_data_cases.not_finite(bench, num_workers=(0, 2))[0]]
     yield lambda: [fault_data_cases.cut_videos(bench)[0]]
     yield lambda: [fault_cases.clock_set_back(bench)]

@@ -33,6 +33,14 @@ def test_killed_again_and_again_ends_bit_for_bit(bench, fresh):
     assert sum((each.endings for each in found), Counter()).keys() == {"SIGKILL", "finished"}
 
 
+def test_killed_with_sharded_states_ends_bit_for_bit(bench):
+    free = ("--checkpoint_every", "1")
+    words = (*DIGITS, "--parallel", "fsdp")
+    found = interrupt_until_finished(bench, words, random.Random(7), free=free, most=3)
+    check([found])
+    assert found.endings == {"SIGKILL": 3, "finished": 1}
+
+
 def test_killed_with_readers_leaves_no_process_and_ends_bit_for_bit(bench):
     check(hurt(bench, at_least=1, seed=5, free=("--checkpoint_every", "2", "--num_workers", "2")))
 
