@@ -9,16 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import Client, save_image, save_models, wait_until
+from serving import Client, save_image, wait_until
 
 from nonlocalnn.cli.explore import parse_models, run
 
 PROGRAM = "import sys; from nonlocalnn.cli.explore import run; sys.exit(run(sys.argv[1:]))"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
 
 
 def start(*words, temporary):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from browser import open_page
 from PIL import Image
-from serving import CLASSES, save_models, serve
+from serving import CLASSES, serve
 
 import nonlocalnn as nl
 from nonlocalnn.explorer.job import Limits
@@ -45,13 +45,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory, folder):
-    models = save_models(tmp_path_factory.mktemp("models"))
-    models["wide"] = models["clips"].with_name("wide.safetensors")
+def address(models, tmp_path_factory, folder):
+    wide = tmp_path_factory.mktemp("models") / "wide.safetensors"
     facts = {"classes": CLASSES, "sample_shape": [3, 4, 48, 48], "stride": 1}
-    nl.save_checkpoint(nl.load_checkpoint(models["clips"]), models["wide"], metadata=facts)
+    nl.save_checkpoint(nl.load_checkpoint(models["clips"]), wide, metadata=facts)
     limits = Limits(upload_bytes=1 << 20)
-    with serve(models, fake_explain.explain, inputs=folder, limits=limits) as (port, _):
+    with serve({**models, "wide": wide}, fake_explain.explain, inputs=folder, limits=limits) as (port, _):
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -89,7 +88,9 @@ def test_a_file_is_uploaded_explained_and_saved(explorer, folder):
         ready(page)
         button = page.get_by_role("button", name="Explain")
         assert button.is_disabled()
-        page.get_by_label("Upload a file").set_input_files(folder / "real-squares.png")
+        upload = page.get_by_label("Upload a file")
+        assert "up to 1.0 MiB" in page.locator(f"#{upload.get_attribute('aria-describedby')}").inner_text()
+        upload.set_input_files(folder / "real-squares.png")
         assert page.get_by_text("real-squares.png (1 KiB)").is_visible()
         explain(page)
         page.locator(".nl-viewer .nl-screen").first.wait_for()
@@ -112,6 +113,13 @@ def test_two_models_show_the_same_place(explorer):
         explain(page)
         screens = page.locator(".nl-screen")
         screens.nth(1).wait_for()
+        for name in ("first", "second"):
+            assert page.get_by_role("link", name=f"Save as page: {name}").is_visible()
+            page.get_by_role("region", name=name).get_by_text(f"Its strongest key in {name}: row").wait_for()
+        levels = page.locator("h1, h2, h3, h4").evaluate_all(
+            "(all) => all.map((one) => one.tagName).join('')"
+        )
+        assert levels == "H1" + 2 * "H2H3H4H4"
         left, right = (section.bounding_box() for section in page.locator(".result").all())
         assert left["y"] == right["y"]
         assert left["x"] + left["width"] <= right["x"]
@@ -168,6 +176,12 @@ def test_a_job_is_cancelled_and_another_takes_its_turn(explorer, folder):
         page.get_by_role("button", name="Cancel").wait_for(state="hidden")
         assert page.evaluate("() => document.activeElement.id") == "explain"
         assert page.get_by_role("progressbar").count() == 0
+        # The button has the focus again if the job was sent from elsewhere in the form, too.
+        page.get_by_label("first").press("Enter")
+        page.get_by_role("button", name="Cancel").wait_for()
+        assert page.evaluate("() => document.activeElement.id") == "cancel"
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Cancel").wait_for(state="hidden")
         upload.set_input_files(folder / "real-squares.png")
         explain(page)
 
@@ -208,6 +222,7 @@ def test_what_is_refused_is_said(browser, address, name, words):
         page.get_by_label("or choose one of the server's").select_option(name)
         page.get_by_role("button", name="Explain").click()
         page.get_by_role("status").get_by_text(words).wait_for()
+        assert page.get_by_role("status").inner_text().startswith(words)
         assert page.locator("#state.problem").count() == 1
         assert page.get_by_role("button", name="Explain").is_enabled()
 

@@ -10,18 +10,13 @@ from dataclasses import replace
 
 import fake_explain
 import pytest
-from serving import save_image, save_models, wait_until
+from serving import save_image, wait_until
 
 import nonlocalnn as nl
 from nonlocalnn.explorer.job import Limits, Refusal
 from nonlocalnn.explorer.jobs import JobQueue
 
 LIMITS = Limits(queued=3, queued_per_client=2)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return save_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def test_pinning(opened, shown):
             return tuple(found["query"]), found["pinned"]
 
         assert at(first, page.mouse.click) == (first, True)
-        assert "Query, pinned: frame 1" in page.get_by_text("Its strongest key").inner_text()
+        assert "Query, pinned: frame 1" in page.locator(".nl-status").inner_text()
         assert at(second, page.mouse.move) == (first, True)
         assert_shows(page, made, "layer3.4", "affinity", first)
         assert at(second, page.mouse.click) == (second, True)

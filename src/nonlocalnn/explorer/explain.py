@@ -78,7 +78,8 @@ def explain(
         Keys ``format``, ``title``, ``model``, ``kind``, ``prediction``, ``truth``, ``input`` and ``blocks``.
 
     Raises:
-        ValueError: The network does not take an input of this size, or has no such block.
+        ValueError: The network does not take an input of this size, has no such block, or gives no finite
+            answer.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -92,6 +93,7 @@ def explain(
     """
     x = shown.sample.unsqueeze(0).to(loaded.device)
     probabilities = _probabilities(loaded, x)
+    answer = most_probable(probabilities, loaded.classes, top=5)
     maps: Mapping[str, AffinityMap]
     found: Mapping[str, EffectMap] = {}
     if effects:
@@ -100,7 +102,6 @@ def explain(
     else:
         with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
             loaded.model(x)
-    answer = most_probable(probabilities, loaded.classes, top=5)
     sides = tuple(shown.sample.shape[1:])
     return {
         "format": 1,

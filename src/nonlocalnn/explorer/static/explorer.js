@@ -33,7 +33,10 @@
   }
 
   function sentence(words) {
-    return words.charAt(0).toUpperCase() + words.slice(1) + (/[.!?]$/.test(words) ? "" : ".");
+    // A file keeps its name as it is.
+    const name = page.file?.name ?? page.input.split("/").pop();
+    const first = name && words.startsWith(name) ? words.charAt(0) : words.charAt(0).toUpperCase();
+    return first + words.slice(1) + (/[.!?]$/.test(words) ? "" : ".");
   }
 
   function say(words, isProblem = false) {
@@ -80,16 +83,16 @@
   function update() {
     const models = chosenModels();
     const isBusy = page.job !== null;
+    const focused = document.activeElement;
     for (const box of element("models").querySelectorAll("input")) {
       box.disabled = isBusy || (!box.checked && models.length >= MOST_MODELS);
     }
     const [explainButton, cancelButton] = [element("explain"), element("cancel")];
-    const focused = document.activeElement;
     explainButton.disabled = isBusy || models.length === 0 || !(page.file || page.input);
     cancelButton.hidden = !isBusy;
     element("progress").hidden = !isBusy;
-    // Who works by keyboard must not lose the place with a button that goes.
-    if (isBusy && focused === explainButton) cancelButton.focus();
+    // Who works by keyboard must not lose the place with what goes: Enter works in a model's box, too.
+    if (isBusy && focused?.disabled) cancelButton.focus();
     if (!isBusy && focused === cancelButton) explainButton.focus();
   }
 
@@ -189,20 +192,23 @@
       const section = element("result").content.cloneNode(true).firstElementChild;
       section.setAttribute("aria-label", model);
       section.querySelector("h2").textContent = model;
-      section.querySelector("a").href = path("page", model);
+      const link = section.querySelector("a");
+      link.href = path("page", model);
+      link.setAttribute("aria-label", `Save as page: ${model}`);
       element("results").append(section);
-      mount(section.querySelector(".viewer"), documents[number], number);
+      mount(section.querySelector(".viewer"), documents[number], number, models.length > 1);
     }
   }
 
-  function mount(root, shown, number) {
+  function mount(root, shown, number, isOneOfTwo) {
     const onQuery = (point, pinned) => {
       for (const viewer of page.viewers) {
         if (viewer.data !== shown) viewer.setQuery(sameplace(point, shown, viewer.data), pinned);
       }
     };
     try {
-      page.viewers.push(new NonlocalViewer(root, shown, { deepLinks: number === 0, onQuery }));
+      const options = { deepLinks: number === 0, onQuery, level: 3, named: isOneOfTwo };
+      page.viewers.push(new NonlocalViewer(root, shown, options));
     } catch (error) {
       // The viewer has said it in its place.
       console.warn(error.message);

@@ -24,15 +24,16 @@ class NonlocalViewer {
    * @param {object} data The document, of format 1.
    * @param {object} options deepLinks: read and write the address's fragment. onQuery: called with
    *   (point, pinned) when the user changes either, but not for setQuery(), so that two can follow each other.
+   *   level: of the title among the page's headings. named: what is said names the model.
    */
-  constructor(root, data, { deepLinks = true, onQuery = null } = {}) {
+  constructor(root, data, { deepLinks = true, onQuery = null, level = 2, named = false } = {}) {
     const problem = NonlocalViewer.#problemOf(data);
     if (problem) {
       root.textContent = problem;
       throw new Error(problem);
     }
     const { geometry, Panel, Picture } = NonlocalViewer;
-    Object.assign(this, { root, data, deepLinks, onQuery });
+    Object.assign(this, { root, data, deepLinks, onQuery, level, named });
     Object.assign(this, { arrows: 5, heat: 0.7, pinned: false, large: false });
     this.id = `nl-viewer-${NonlocalViewer.#made++}`;
     NonlocalViewer.#mounted.set(root, this);

@@ -66,8 +66,8 @@ NonlocalViewer.listenToKeys = (viewer) => {
 
   viewer.listen(viewer.root, "keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
-    // Selects, sliders and buttons have keys of their own.
-    if (event.target.closest("select, input, button, summary") && event.key !== "Escape") return;
+    // Selects, sliders and buttons have keys of their own, and so has a table that scrolls.
+    if (event.target.closest("select, input, button, summary, .nl-wide") && event.key !== "Escape") return;
     if (obey(event.key)) event.preventDefault();
   });
 };

@@ -16,7 +16,10 @@ NonlocalViewer.Panel = (() => {
       this.viewer = viewer;
       const { data, root, id } = viewer;
       const [name, target, place] = TARGETS[data.kind];
-      this.status = element("p", { class: `nl-status nl-${data.kind}-status`, "aria-live": "polite" });
+      // Apart, so that a screen reader says only what is new.
+      this.sentences = [0, 1, 2].map(() => element("span", {}));
+      this.status = element("p", { class: `nl-status nl-${data.kind}-status`, "aria-live": "polite" },
+        ...this.sentences.flatMap((sentence) => [sentence, " "]));
       this.note = element("p", { class: "nl-note", role: "alert" });
       this.stage = element("div", { class: "nl-stage" });
       this.strip = element("div", {
@@ -25,11 +28,11 @@ NonlocalViewer.Panel = (() => {
       });
       const hint = element("p", { class: "nl-hint", id: `${id}-hint` },
         `Point at ${target} to ask what that ${place} attends to; click or tap to pin it. ` +
-        "By keyboard: the arrow keys; ? lists all keys.");
+        "By keyboard: the arrow keys; ? lists all keys below.");
       const side = element("div", { class: "nl-side" }, this.#looks());
       if (data.prediction.length) {
         const list = predictionList(data.prediction);
-        side.prepend(element("section", {}, element("h3", {}, "Prediction"), list));
+        side.prepend(element("section", {}, this.#heading("Prediction"), list));
       }
       const main = element("div", { class: "nl-main" },
         this.#choices(), this.status, this.note, this.#scale(), this.stage, this.strip, hint);
@@ -67,15 +70,14 @@ NonlocalViewer.Panel = (() => {
     tell(weights) {
       const { words, geometry } = NonlocalViewer;
       const keys = geometry.strongest(weights, 10);
-      const sentence = words.status(this.viewer, weights, keys[0]);
-      if (this.status.textContent !== sentence) this.status.textContent = sentence;
+      this.#say(words.status(this.viewer, weights, keys[0]));
       this.weights.body.replaceChildren(...keys.map((key, rank) =>
         row("td", [String(rank + 1), ...words.keyCells(this.viewer, key), words.number(weights[key])])));
     }
 
     /** Take back what was said of another block. */
     hush() {
-      this.status.textContent = "";
+      this.#say(["", "", ""]);
       this.weights.body.replaceChildren();
     }
 
@@ -84,11 +86,23 @@ NonlocalViewer.Panel = (() => {
       if (this.help.open) this.help.scrollIntoView({ block: "nearest" });
     }
 
+    #say(sentences) {
+      for (const [number, sentence] of sentences.entries()) {
+        const place = this.sentences[number];
+        if (place.textContent !== sentence) place.textContent = sentence;
+      }
+    }
+
+    #heading(words) {
+      return element(`h${this.viewer.level + 1}`, { class: "nl-heading" }, words);
+    }
+
     #header() {
       const { title, model, kind, input } = this.viewer.data;
       const facts = `${model} \u00b7 ${kind} of ${input.sides.join(" \u00d7 ")}`;
       const head = element("header", { class: "nl-head" },
-        element("h2", {}, title), element("p", { class: "nl-facts" }, facts));
+        element(`h${this.viewer.level}`, { class: "nl-title" }, title),
+        element("p", { class: "nl-facts" }, facts));
       const words = verdict(this.viewer.data);
       if (words) head.append(element("p", { class: "nl-verdict" }, words));
       return head;
@@ -124,7 +138,8 @@ NonlocalViewer.Panel = (() => {
     }
 
     #slider(name, most, step, value, act) {
-      const shown = element("output", {}, value);
+      // A screen reader reads it off the slider.
+      const shown = element("output", { "aria-hidden": "true" }, value);
       const input = element("input", { type: "range", min: 0, max: most, step, value });
       this.viewer.listen(input, "input", () => {
         shown.textContent = input.value;
@@ -135,7 +150,7 @@ NonlocalViewer.Panel = (() => {
 
     #looks() {
       const { viewer } = this;
-      const made = element("section", { class: "nl-looks" }, element("h3", {}, "Drawing"),
+      const made = element("section", { class: "nl-looks" }, this.#heading("Drawing"),
         this.#slider("Arrows", 20, 1, viewer.arrows, (count) => viewer.setArrows(count)),
         this.#slider("Heat", 1, 0.05, viewer.heat, (opacity) => viewer.setHeat(opacity)));
       if (viewer.data.kind === "video") {
@@ -159,7 +174,7 @@ NonlocalViewer.Panel = (() => {
       this.weights = table(
         "Ten largest weights",
         "Places are those of a key's centre. Values are stored in steps of the largest over 255, signed " +
-        "ones over 127.", ["", ...places[data.kind], "value"]);
+        "ones over 127.", ["rank", ...places[data.kind], "value"]);
       this.summary = summaryTable(data);
       this.help = details("Keys", false, keyList(data.kind));
       return element("div", { class: "nl-tables" },

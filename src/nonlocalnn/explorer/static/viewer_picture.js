@@ -200,12 +200,15 @@ NonlocalViewer.Picture = (() => {
     }
 
     #drawLarge(block, start) {
-      const { frame, data, pinned } = this.viewer;
+      const { frame, pinned, state: { playing } } = this.viewer;
       const surface = this.large;
       surface.frame = frame;
       const { src, alt } = this.surfaces[frame].content;
       if (surface.content.src !== src) Object.assign(surface.content, { src, alt });
-      surface.caption.textContent = NonlocalViewer.words.frame(this.viewer, frame);
+      // Frames that play are too many to be read out.
+      surface.caption.setAttribute("aria-live", playing ? "off" : "polite");
+      const caption = NonlocalViewer.words.frame(this.viewer, frame);
+      if (surface.caption.textContent !== caption) surface.caption.textContent = caption;
       surface.draw(block, this.sheet);
       if (start.frame === frame) this.largeArrows.draw(this.#mark(surface, start), [], { pinned });
       else this.largeArrows.clear();

@@ -52,18 +52,19 @@ NonlocalViewer.words = (() => {
     return `${cells[0].includes("\u2013") ? "frames" : "frame"} ${cells[0]}, ${inFrame}`;
   }
 
-  /** Block, form, query, strongest key. */
+  /** Three sentences: the block and its form, the query, the strongest key. */
   function status(viewer, weights, strongest) {
     const { block, measure, query, pinned } = viewer;
     const form = FORMS[block.instantiation] ?? block.instantiation;
     // Images and sequences have no space apart from time.
     const extent = viewer.data.kind === "video" ? `, ${EXTENTS[block.extent] ?? block.extent}` : "";
     const kind = measure.name === "affinity" ? "weight" : measure.name;
+    const inModel = viewer.named ? ` in ${viewer.data.model}` : "";
+    const largest = () => `${keyPlace(viewer, strongest)}, with ${kind} ${number(weights[strongest])}`;
     const found = strongest === undefined
-      ? "No key counts at all."
-      : `Its strongest key: ${keyPlace(viewer, strongest)}, with ${kind} ${number(weights[strongest])}.`;
+      ? `No key counts at all${inModel}.` : `Its strongest key${inModel}: ${largest()}.`;
     const asked = `Query${pinned ? ", pinned" : ""}: ${place(viewer, query)}.`;
-    return `Block ${block.name} (${form}${extent}). ${asked} ${found}`;
+    return [`Block ${block.name} (${form}${extent}).`, asked, found];
   }
 
   return { number, frame, place, keyCells, status };
