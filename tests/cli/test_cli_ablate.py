@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from one_line import fails
 from PIL import Image
 
 from nonlocalnn.cli import main
@@ -79,8 +80,5 @@ def test_all_tables_of_the_digits_are_one(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line(words, says, tmp_path, capsys):
-    assert main(["ablate", *words, "--output", str(tmp_path / "runs")]) == 1
-    error = capsys.readouterr().err
-    assert says in error
-    assert error.count("\n") == 1
+    fails(capsys, "ablate", *words, "--output", tmp_path / "runs", status=1, says=says)
     assert not (tmp_path / "runs").exists()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from one_line import fails
 from PIL import Image
 
 import nonlocalnn as nl
@@ -16,6 +17,7 @@ from nonlocalnn.cli.predict import _own_device
 
 pytest.importorskip("fcntl")
 FACTS = {"classes": [str(digit) for digit in range(10)], "sample_shape": [1, 28, 28]}
+SECOND_OF_TWO = {"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}
 NAMES = [f"{number:02}.png" for number in range(14)]
 
 
@@ -84,12 +86,8 @@ def test_failures_are_named_and_every_rerun_says_so(place, tmp_path, capsys):
 
 def test_other_settings_are_refused_in_one_line(place, tmp_path, capsys):
     assert main(words(place, tmp_path, "--num-workers", "0")) == 0
-    capsys.readouterr()
-    assert main(words(place, tmp_path, "--batch-size", "3")) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(
-        f"nonlocalnn predict: {tmp_path} holds results of another run: settings batch_size"
-    )
+    says = f"predict: {tmp_path} holds results of another run: settings batch_size"
+    fails(capsys, *words(place, tmp_path, "--batch-size", "3"), status=1, says=says)
 
 
 def test_a_root(place, tmp_path):
@@ -123,7 +121,9 @@ def test_two_processes_as_torchrun_starts_them(place, tmp_path):
         assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_who_leaves_before_the_end_has_not_failed_and_shows_no_bar(place, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Settings of the calls of ``predict_list``, which does nothing and has left two parts to others."""
     asked = []
 
     def pretend(*paths, **settings):
@@ -131,6 +131,12 @@ def test_who_leaves_before_the_end_has_not_failed_and_shows_no_bar(place, tmp_pa
         return BulkResult(14, 0, 0, unfinished=2, failed=None, failures=tmp_path / "failed.txt")
 
     monkeypatch.setattr("nonlocalnn.cli.predict.predict_list", pretend)
+    return asked
+
+
+def test_who_leaves_before_the_end_has_not_failed_and_shows_no_bar(
+    place, tmp_path, asked, monkeypatch, capsys
+):
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert main(words(place, tmp_path)) == 0
@@ -141,22 +147,23 @@ def test_who_leaves_before_the_end_has_not_failed_and_shows_no_bar(place, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("variables", "first"),
+    ("variables", "rank", "world_size"),
     [
-        ({"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "3", "SLURM_PROCID": "0"}, 1),
-        ({"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}, 2),
+        ({"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}, 1, 3),
+        ({"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}, 2, 4),
+        # srun started torchrun on each of two machines.
+        ({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", **SECOND_OF_TWO}, 3, 4),
         # In a batch script, outside of srun, nothing says which process this is.
-        ({"SLURM_NTASKS": "4"}, 0),
+        ({"SLURM_NTASKS": "4"}, 0, 1),
     ],
-    ids=["torchrun", "srun", "sbatch"],
+    ids=["torchrun", "srun", "torchrun in srun", "sbatch"],
 )
-def test_where_a_process_begins(place, tmp_path, monkeypatch, variables, first):
+def test_which_process_this_is(place, tmp_path, asked, monkeypatch, variables, rank, world_size):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    run = words(place, tmp_path, "--shard-size", "2", "--num-workers", "0")
-    assert main(run) == 0
-    written = sorted(tmp_path.glob("part-*"), key=lambda path: path.stat().st_mtime_ns)
-    assert written[0].name == f"part-{first:06}.jsonl"
+    assert main(words(place, tmp_path)) == 0
+    (settings,) = asked
+    assert (settings["rank"], settings["world_size"]) == (rank, world_size)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +187,7 @@ def test_one_gpu_for_all_is_refused(place, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv(name, value)
     run = words(place, tmp_path)
     run[run.index("cpu")] = "cuda:1"
-    assert main(run) == 1
-    assert "names one GPU for 2 processes: use 'cuda', one GPU for each" in capsys.readouterr().err
+    fails(capsys, *run, status=1, says="names one GPU for 2 processes: use 'cuda', one GPU for each")
 
 
 @pytest.mark.parametrize(
@@ -199,8 +205,7 @@ def test_one_gpu_for_all_is_refused(place, tmp_path, monkeypatch, capsys):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_wrong_calls(arguments, says, capsys):
-    assert main(["predict", *arguments, "--model", "m"]) == 2
-    assert says in capsys.readouterr().err
+    fails(capsys, "predict", *arguments, "--model", "m", status=2, says=says)
 
 
 def test_progress_counts_lines(place, tmp_path, monkeypatch):

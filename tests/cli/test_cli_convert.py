@@ -5,10 +5,13 @@ import json
 import pickle
 import zipfile
 
+import pytest
 import torch
+from one_line import fails
 from safetensors.torch import save_file
 
 import nonlocalnn as nl
+from alexhex7 import TheirNetwork, randomized
 from foreign_video_networks import MMAction2, Official, SlowFast
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.cli import main
@@ -27,12 +30,29 @@ def convert(*words):
     return main(["convert", *map(str, words)])
 
 
-def fails(capsys, *words, says):
-    assert convert(*words) == 1
-    err = capsys.readouterr().err
-    assert says in err
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
+def refuses(capsys, *words, says):
+    fails(capsys, "convert", *words, status=1, says=says)
+
+
+@pytest.mark.parametrize("dot_product", [False, True])
+def test_the_digits_of_alexhex7(tmp_path, capsys, dot_product):
+    theirs = randomized("dot_product" if dot_product else "embedded_gaussian")
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    words = [tmp_path / "theirs.pth", tmp_path / "ours.safetensors"]
+    assert convert(*words, *["--dot-product"] * dot_product) == 0
+    ours = nl.load_checkpoint(tmp_path / "ours.safetensors").eval()
+    x = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(ours(x), theirs(x))
+    capsys.readouterr()
+    assert main(["evaluate", "--model", str(tmp_path / "ours.safetensors"), "--data", "digits",
+                 "--output", str(tmp_path / "evaluation")]) == 0  # fmt: skip
+    assert "on 353 samples of digits/test" in capsys.readouterr().out
+
+
+def test_the_dot_product_of_what_is_none(tmp_path, capsys):
+    torch.save(TheirNetwork("gaussian").state_dict(), tmp_path / "theirs.pth")
+    words = (tmp_path / "theirs.pth", tmp_path / "ours.safetensors", "--dot-product")
+    refuses(capsys, *words, says="holds blocks of the kind 'gaussian'")
 
 
 def test_what_was_found_is_said(tmp_path, capsys):
@@ -110,20 +130,20 @@ def test_weights_of_images(tmp_path, capsys, monkeypatch):
 def test_each_error_is_one_line(tmp_path, capsys):
     ours = tmp_path / "ours.safetensors"
     network = official(tmp_path / "weights.pkl")
-    fails(capsys, tmp_path / "weights.pkl", ours, says="give clip, one of 8x8, 32x2, 32x4, 128x1")
+    refuses(capsys, tmp_path / "weights.pkl", ours, says="give clip, one of 8x8, 32x2, 32x4, 128x1")
     words = (tmp_path / "weights.pkl", ours, "--clip")
-    fails(capsys, *words, "9x9", says="clip must be one of '8x8'")
+    refuses(capsys, *words, "9x9", says="clip must be one of '8x8'")
     (tmp_path / "two.txt").write_text("run\nrun\n")
     named = (*words, "8x8", "--classes", tmp_path / "two.txt")
-    fails(capsys, *named, says="must name 7 different classes")
-    fails(capsys, *named, "--to", "slowfast", says="leave it out with --to")
-    fails(capsys, *words, "8x8", "--model", "i3d_r50_8x8", says="leave them out where one is given")
-    fails(capsys, tmp_path / "weights.pkl", ours, "--model", "i3d_r50_9x9", says="model must be one of")
+    refuses(capsys, *named, says="must name 7 different classes")
+    refuses(capsys, *named, "--to", "slowfast", says="leave it out with --to")
+    refuses(capsys, *words, "8x8", "--model", "i3d_r50_8x8", says="leave them out where one is given")
+    refuses(capsys, tmp_path / "weights.pkl", ours, "--model", "i3d_r50_9x9", says="model must be one of")
     del network.state["res3_0_branch2a_w"]
     network.state["stranger"] = torch.zeros(1)
     blobs = {key: value.numpy() for key, value in network.state.items()}
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps(blobs, protocol=2))
-    fails(capsys, *words, "8x8", says="missing keys: layer2.0.conv1.weight; unexpected keys: stranger")
+    refuses(capsys, *words, "8x8", says="missing keys: layer2.0.conv1.weight; unexpected keys: stranger")
     assert not ours.exists()
     assert convert(*words, "8x8", "--allow-partial") == 0
     out = capsys.readouterr().out
@@ -137,11 +157,11 @@ def test_damaged_files_are_one_line(tmp_path, capsys):
     official(tmp_path / "x_8x8.pkl")
     data = (tmp_path / "x_8x8.pkl").read_bytes()
     (tmp_path / "cut_8x8.pkl").write_bytes(data[: len(data) // 2])
-    fails(capsys, tmp_path / "cut_8x8.pkl", ours, says="or is damaged, and was not read")
+    refuses(capsys, tmp_path / "cut_8x8.pkl", ours, says="or is damaged, and was not read")
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", b"\0" * 10_000_000)
-    fails(capsys, tmp_path / "bomb.pth", ours, says="claim to unpack to 10000000")
+    refuses(capsys, tmp_path / "bomb.pth", ours, says="claim to unpack to 10000000")
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
-    fails(capsys, tmp_path / "plain.safetensors", ours, says="does not say what builds its model")
-    fails(capsys, tmp_path / "absent.pkl", ours, says="there is no checkpoint")
+    refuses(capsys, tmp_path / "plain.safetensors", ours, says="does not say what builds its model")
+    refuses(capsys, tmp_path / "absent.pkl", ours, says="there is no checkpoint")
     assert not ours.exists()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from one_line import fails
 
 import nonlocalnn as nl
 from helpers import randomize_
@@ -12,7 +13,7 @@ from nonlocalnn.export import METADATA_KEY
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
+def small(tmp_path):
     path = tmp_path / "digits.safetensors"
     facts = {"classes": list("0123456789"), "sample_shape": [1, 8, 8]}
     model = randomize_(nl.create_model("nl_digits", image_size=8))
@@ -20,9 +21,9 @@ def checkpoint(tmp_path):
     return path
 
 
-def test_the_file_is_named_after_the_model(checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_file_is_named_after_the_model(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["export", str(checkpoint), "--format", "pt2"]) == 0
+    assert main(["export", str(small), "--format", "pt2"]) == 0
     printed = capsys.readouterr().out
     assert "digits.pt2: pt2" in printed
     assert "embedded_gaussian: scaled_dot_product_attention" in printed
@@ -32,7 +33,7 @@ def test_the_file_is_named_after_the_model(checkpoint, tmp_path, monkeypatch, ca
     assert json.loads(extra[f"{METADATA_KEY}.json"])["classes"] == list("0123456789")
     x = torch.rand(4, 1, 8, 8)
     with torch.no_grad():
-        expected = nl.load_checkpoint(checkpoint).eval()(x)
+        expected = nl.load_checkpoint(small).eval()(x)
         torch.testing.assert_close(program.module()(x), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -44,14 +45,10 @@ def test_the_file_is_named_after_the_model(checkpoint, tmp_path, monkeypatch, ca
         (["--output", "model.pt2"], "must end in .onnx"),
     ],
 )
-def test_failures_are_one_line(checkpoint, capsys, words, says):
-    assert main(["export", str(checkpoint), *words]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("nonlocalnn export: ")
-    assert says in error
-    assert error.count("\n") == 1
+def test_failures_are_one_line(small, capsys, words, says):
+    fails(capsys, "export", small, *words, status=1, says=says)
 
 
-def test_an_unknown_format_is_a_wrong_call(checkpoint, capsys):
-    assert main(["export", str(checkpoint), "--format", "torchscript"]) == 2
-    assert "invalid choice: 'torchscript'" in capsys.readouterr().err
+def test_an_unknown_format_is_a_wrong_call(small, capsys):
+    words = ("export", small, "--format", "torchscript")
+    fails(capsys, *words, status=2, says="invalid choice: 'torchscript'")

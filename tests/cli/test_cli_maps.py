@@ -1,7 +1,6 @@
-"""``nonlocalnn maps``: what it writes of images, videos and sequences, and what it refuses."""
+"""``nonlocalnn maps``: what it writes of images, videos and sequences."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,53 +9,17 @@ from PIL import Image
 from torch import nn
 
 import nonlocalnn as nl
-from cli.test_cli import FACTS, fails
-from helpers import randomize_
 from nonlocalnn.affinity import summarise
+from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.classifier import load_classifier
 from nonlocalnn.cli import main, maps
 from nonlocalnn.cli.common import load_samples
 from nonlocalnn.data import load_dataset
 from nonlocalnn.explorer import choose_queries
 from nonlocalnn.explorer.shown_input import read_input
-from videos import write_video
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 CLASSES = [str(digit) for digit in range(10)]
-OF_CLIPS = {"classes": CLASSES, "sample_shape": [3, 8, 32, 32], "stride": 2}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A model of images whose blocks see much of what the input has."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "digits.safetensors"
-    model = randomize_(nl.create_model("nl_digits", instantiation="dot_product"))
-    nl.save_checkpoint(model, path, metadata={**FACTS, "recipe": {"data": "digits"}})
-    return path
-
-
-@pytest.fixture(scope="module")
-def of_clips(tmp_path_factory):
-    """A model of clips; its blocks are layer2.0.nl, 4 x 8 x 8, and layer3.0.nl, 4 x 4 x 4."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "clips.safetensors"
-    nl.save_checkpoint(nl.create_model("nl2_c2d_tiny", num_classes=10), path, metadata=OF_CLIPS)
-    return path
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    Image.fromarray(np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)).save(path)
-    return path
-
-
-@pytest.fixture
-def video(tmp_path):
-    generator = np.random.default_rng(0)
-    frames = [generator.integers(0, 255, (36, 72, 3)).astype(np.uint8) for _ in range(20)]
-    return write_video(tmp_path / "film.mp4", frames)
 
 
 def files(folder):
@@ -135,18 +98,6 @@ def test_whole_maps_are_written_when_they_are_asked_for(tmp_path, checkpoint, ph
         np.testing.assert_allclose(rows, found[name].affinity[0], rtol=1e-4, atol=1e-6)
 
 
-def test_a_whole_map_that_is_too_large_is_refused(tmp_path, checkpoint, photo, capsys, monkeypatch):
-    words = ["maps", photo, "--model", checkpoint, "--output", tmp_path / "out"]
-    monkeypatch.setattr(maps, "_MOST_NUMBERS", 196 * 49)
-    assert main([str(word) for word in [*words, "--all-rows"]]) == 0
-    monkeypatch.setattr(maps, "_MOST_NUMBERS", 196 * 49 - 1)
-    words[-1] = tmp_path / "more"
-    says = "photo.png, nl_1: a file holds at most 9,603 numbers and all rows are 9,604"
-    fails(capsys, *words, "--all-rows", status=1, says=says)
-    assert not (tmp_path / "more").exists()
-    assert main([str(word) for word in words]) == 0
-
-
 def test_files_of_one_name_get_folders_of_their_own(tmp_path, checkpoint, photo):
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / photo.name
@@ -161,24 +112,6 @@ def test_files_of_one_name_get_folders_of_their_own(tmp_path, checkpoint, photo)
     assert not np.allclose(first, second)
     queries = json.loads((folder / "photo" / "summary.json").read_text())["blocks"]["nl_1"]["queries"]
     assert [query["place"] for query in queries] == [[3, 4], [13, 13]]
-
-
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [
-        (["--queries", "13,0"], "photo.png, nl_2: query must be a place in (7, 7); got (13, 0)"),
-        (["--queries", "3"], "photo.png, nl_1: query must be a place in (14, 14); got (3,)"),
-        (["--pixels", "28,0"], "photo.png, nl_1: pixel must be a place in (28, 28); got (28, 0)"),
-    ],
-    ids=["one block lacks it", "of a sequence", "outside the input"],
-)
-def test_a_query_that_a_block_lacks_is_refused_before_anything_is_written(
-    tmp_path, checkpoint, photo, capsys, setting, says
-):
-    folder = tmp_path / "out"
-    words = ["maps", photo, "--model", checkpoint, "--output", folder, *setting]
-    fails(capsys, *words, status=1, says=says)
-    assert not folder.exists()
 
 
 def test_a_video_and_points_of_it(tmp_path, of_clips, video, capsys):
@@ -209,8 +142,9 @@ def test_a_video_and_points_of_it(tmp_path, of_clips, video, capsys):
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_the_prediction_is_what_predict_says(tmp_path, of_clips, video, multi_label):
     path = tmp_path / "model.safetensors"
+    facts = {name: read_metadata(of_clips)[name] for name in ("classes", "sample_shape", "stride")}
     model = nl.load_checkpoint(of_clips)
-    nl.save_checkpoint(model, path, metadata={**OF_CLIPS, "multi_label": multi_label})
+    nl.save_checkpoint(model, path, metadata={**facts, "multi_label": multi_label})
     words = ["maps", str(video), "--model", str(path), "--output", str(tmp_path / "out")]
     assert main([*words, "--blocks", "layer3.0.nl", "--queries", "0,0,0"]) == 0
     facts = json.loads((tmp_path / "out/film/summary.json").read_text())
@@ -274,61 +208,3 @@ def test_groups_of_an_extent_are_kept_apart_in_whole_maps(tmp_path, monkeypatch)
     assert main(words) == 0
     (folder,) = tmp_path.iterdir()
     assert np.load(folder / "1.npy").shape == (8, 16, 4)
-
-
-def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, checkpoint, photo, capsys):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for name in ("a.png", "c.png"):
-        (folder / name).write_bytes(photo.read_bytes())
-    (folder / "b.png").write_bytes(photo.read_bytes()[:60])
-    words = ["maps", folder, "--model", checkpoint, "--output", tmp_path / "out", "--blocks", "nl_2"]
-    fails(capsys, *words, status=1, says=f"cannot read image {folder / 'b.png'}")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c"]
-    words = ["maps", "--data", "digits", "--samples", "9999", "1", "--model", checkpoint]
-    fails(capsys, *words, "--output", tmp_path / "more", status=1, says="from 0 to 352")
-    assert len(list((tmp_path / "more").iterdir())) == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["{corrupt}", "--model", "{model}"], "cannot read image {corrupt}"),
-        (["absent.png", "{photo}", "--model", "{model}"], "there is no file or folder absent.png"),
-        (["{video}", "--model", "{model}"], "cannot read image {video}"),
-        (["{photo}", "--model", "{clips}"], "{photo} is an image, and the model takes videos"),
-        (["{photo}", "{photo}", "--model", "{model}", "--blocks", "nl_9"], "no non-local block 'nl_9'"),
-        (["{photo}", "--model", "{model}", "--whole"], "does not take photo.png, of shape (1, 37, 28)"),
-        (["{photo}", "--model", "{model}", "--format", "gif"], "--format gif is for videos"),
-        (["--data", "digits", "--model", "{model}", "--samples", "-1"], "from 0 to 352"),
-        (["--data", "cue", "--model", "{model}"], "those of 'cue' have (3, 8, 28, 28)"),
-    ],
-    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
-)  # fmt: skip
-def test_bad_input_is_one_line_and_leaves_nothing(
-    words, says, tmp_path, checkpoint, of_clips, photo, video, capsys, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    corrupt = tmp_path / "corrupt.png"
-    corrupt.write_bytes(b"\x89PNG\r\n\x1a\n" + b"nonsense" * 9)
-    places = {"model": checkpoint, "clips": of_clips, "photo": photo, "video": video, "corrupt": corrupt}
-    filled = [word.format(**places) for word in words]
-    fails(capsys, "maps", *filled, status=1, says=says.format(**places))
-    assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ([], "give either files or --data"),
-        (["x.png", "--data", "digits"], "give either files or --data"),
-        (["--data", "digits", "--whole"], "--whole is about files"),
-        (["x.png", "--queries", "1,1", "--pixels", "2,2"], "not allowed with argument --queries"),
-        (["x.png", "--queries", "1;1"], "N, ROW,COLUMN or TIME,ROW,COLUMN, as in 3,4; got '1;1'"),
-        (["x.png", "--pixels", "1,2,3,4"], "got '1,2,3,4'"),
-        (["x.png", "--format", "jpg"], "invalid choice: 'jpg'"),
-    ],
-    ids=["nothing", "both", "whole sample", "both kinds of places", "no place", "four axes", "format"],
-)  # fmt: skip
-def test_wrong_calls(words, says, capsys):
-    fails(capsys, "maps", *words, "--model", "absent", status=2, says=says)

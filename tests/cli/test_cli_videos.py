@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from one_line import fails
 from PIL import Image
 
 import nonlocalnn as nl
@@ -175,14 +176,10 @@ def test_what_does_not_go_together(place, capsys, tmp_path, monkeypatch, words, 
         words = [*words, "--output", str(tmp_path)]
         if "digits" not in words:
             words += ["--data-dir", "data"]
-    assert main(words) == 1
-    captured = capsys.readouterr()
-    assert says in captured.err
-    assert captured.err.count("\n") == 1
+    fails(capsys, *words, status=1, says=says)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_another_number_of_views_is_refused(command, capsys):
-    assert main([command, "clip.mp4", "--model", "model", "--views", "3"]) == 2
-    assert "--views" in capsys.readouterr().err
+    fails(capsys, command, "clip.mp4", "--model", "model", "--views", "3", status=2, says="--views")
