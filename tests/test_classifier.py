@@ -175,6 +175,59 @@ def test_files_that_hold_no_classifier(folder, tmp_path):
         nl.load_classifier(tmp_path / "bare.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"classes": []}, "classes must be a list of names; got \\[\\]"),
+        ({"classes": ["a", 2]}, "classes must be a list of names"),
+        ({"sample_shape": None}, "sample_shape must be .* got None"),
+        ({"sample_shape": None, "channels": 3, "image_size": 28}, "sample_shape must be .* got None"),
+        ({"sample_shape": [3]}, "sample_shape must be"),
+        ({"sample_shape": [3, "8", 8]}, "each number of sample_shape must be a whole number .* got '8'"),
+        ({"sample_shape": [3, 8, 0]}, "each number of sample_shape must be a whole number"),
+        ({"stride": 0}, "stride must be a whole number"),
+        ({"test_size": "large"}, "test_size must be a whole number"),
+        ({"mean": [1.0, 2.0]}, "mean must be one number, or one for each"),
+        ({"standard_deviation": 0}, "standard_deviation must be greater than 0"),
+        ({"standard_deviation": "one"}, "standard_deviation must be one number, or one for each"),
+        ({"mean": "123"}, "mean must be one number, or one for each"),
+        ({"multi_label": 1}, "multi_label must be true or false; got 1"),
+        ({"recipe": ["digits"]}, "recipe must be an object"),
+    ],
+    ids=str,
+)
+def test_facts_that_are_none(tmp_path, facts, says):
+    whole = {"classes": ["a", "b"], "sample_shape": [3, 8, 32, 32]}
+    path = tmp_path / "clips.safetensors"
+    nl.save_checkpoint(nl.create_model("c2d_tiny", num_classes=2), path, metadata={**whole, **facts})
+    with pytest.raises(nl.CheckpointError, match=rf"clips.safetensors does not say what .*{says}"):
+        nl.load_classifier(path)
+
+
+@pytest.mark.parametrize(("kind", "file"), [("videos", "files/a.mp4"), ("images", "image.png")])
+def test_an_answer_that_is_not_finite_is_an_error(folder, kind, file):
+    loaded = nl.load_classifier(folder / f"{kind}.safetensors")
+    with torch.no_grad():
+        next(loaded.model.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match="the model's answer is not finite"):
+        loaded.predict(folder / file)
+
+
+def test_as_many_classes_as_outputs(tmp_path):
+    path = tmp_path / "clips.safetensors"
+    facts = {"classes": ["a", "b"], "sample_shape": [3, 8, 32, 32]}
+    nl.save_checkpoint(nl.create_model("c2d_tiny", num_classes=3), path, metadata=facts)
+    with pytest.raises(nl.CheckpointError, match="names 2 classes of a model with 3"):
+        nl.load_classifier(path)
+
+
+def test_facts_of_older_files(tmp_path):
+    path = tmp_path / "images.safetensors"
+    facts = {"classes": list("0123456789"), "channels": 1, "image_size": [28, 28]}
+    nl.save_checkpoint(nl.create_model("nl_digits"), path, metadata=facts)
+    assert nl.load_classifier(path).sample_shape == (1, 28, 28)
+
+
 def test_a_run_s_folder_is_its_best_weights(folder, tmp_path):
     (tmp_path / "best.safetensors").write_bytes((folder / "images.safetensors").read_bytes())
     loaded = nl.load_classifier(str(tmp_path))

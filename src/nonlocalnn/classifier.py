@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from nonlocalnn.data.clips import ChannelValues, check_positive
 from nonlocalnn.data.video import FRAME_SUFFIXES
 from nonlocalnn.data.video_files import find_videos
 from nonlocalnn.evaluate import Precision
-from nonlocalnn.models import DigitsNetwork
+from nonlocalnn.model_facts import checked_facts, describe_images
 from nonlocalnn.predict import find_images, predict
 from nonlocalnn.video_prediction import predict_videos
 
@@ -242,16 +242,11 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     model = load_checkpoint(path).eval()
     if "classes" not in metadata:
         metadata = {**describe_images(model, path), **metadata}
-    # Files written before there were clips give the two parts of an image's shape.
-    shape = metadata.get("sample_shape") or [metadata["channels"], *metadata["image_size"]]
-    of_videos = ("stride", "test_size", "mean", "standard_deviation", "multi_label")
-    return Classifier(
-        model=model,
-        classes=tuple(metadata["classes"]),
-        sample_shape=tuple(shape),
-        recipe=metadata.get("recipe", {}),
-        **{name: metadata[name] for name in of_videos if name in metadata},
-    )
+    facts = checked_facts(metadata, path)
+    num_outputs = cast(dict[str, Any], model.config)["num_classes"]
+    if num_outputs != len(facts["classes"]):
+        raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
+    return Classifier(model, **facts)
 
 
 def weights_file(path: str | os.PathLike[str]) -> Path:
@@ -267,22 +262,3 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     if not weights.is_file():
         raise FileNotFoundError(f"{path} holds no finished epoch: there is no {weights.name} in it")
     return weights
-
-
-def describe_images(model: nn.Module, path: Path) -> dict[str, Any]:
-    """Return the metadata that a checkpoint of another code base lacks: class numbers, 28x28 pixels.
-
-    Raises:
-        CheckpointError: The model is not the digit network, so that nothing is known of its input.
-    """
-    if not isinstance(model, DigitsNetwork):
-        raise CheckpointError(f"{path} does not say which classes and image size its model was trained on")
-    last = model.fc[-1]
-    assert isinstance(last, nn.Linear)
-    first = model.conv_1[0]
-    assert isinstance(first, nn.Conv2d)
-    return {
-        "classes": [str(number) for number in range(last.out_features)],
-        "image_size": [28, 28],
-        "channels": first.in_channels,
-    }

@@ -83,7 +83,7 @@ def predict(
             rows = iter(scores.float().softmax(1).cpu())
         for path, image in zip(chunk, images, strict=True):
             if isinstance(image, Tensor):
-                yield {"path": str(path), **most_probable(next(rows), classes, top=top)}
+                yield {"path": str(path), **answer(next(rows), classes, top=top)}
             else:
                 yield {"path": str(path), "error": str(image)}
 
@@ -95,6 +95,14 @@ def _read(path: str | os.PathLike[str], image_size: tuple[int, int], channels: i
         return error
 
 
+def answer(probabilities: Tensor, classes: Sequence[str], *, top: int) -> dict[str, Any]:
+    """Return :func:`most_probable`, or ``{"error": reason}`` where there is no answer."""
+    try:
+        return most_probable(probabilities, classes, top=top)
+    except ValueError as error:
+        return {"error": str(error)}
+
+
 def most_probable(probabilities: Tensor, classes: Sequence[str], *, top: int) -> dict[str, Any]:
     """Return the most probable class, and those that follow.
 
@@ -103,10 +111,18 @@ def most_probable(probabilities: Tensor, classes: Sequence[str], *, top: int) ->
         classes: The K class names.
         top: How many classes to list, at most K.
 
+    Raises:
+        ValueError: A probability is not finite.
+
     Example:
         >>> most_probable(torch.tensor([0.25, 0.75]), ["run", "walk"], top=1)
         {'class': 'walk', 'probability': 0.75, 'top': [{'class': 'walk', 'probability': 0.75}]}
     """
+    if not bool(probabilities.isfinite().all()):
+        raise ValueError(
+            "the model's answer is not finite (NaN or infinity): its weights are damaged, or its values grew "
+            "beyond the precision"
+        )
     values, indices = probabilities.topk(min(top, len(classes)))
     listed = [
         {"class": classes[index], "probability": value}

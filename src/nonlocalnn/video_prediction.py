@@ -13,7 +13,7 @@ from nonlocalnn.data import clips
 from nonlocalnn.data.video import VideoDecodeError, open_video
 from nonlocalnn.data.video_sampling import choose_sampling
 from nonlocalnn.evaluate import Precision
-from nonlocalnn.predict import most_probable
+from nonlocalnn.predict import answer
 from nonlocalnn.video_evaluation import class_probabilities
 
 
@@ -89,5 +89,5 @@ def predict_videos(
         yield {
             "path": str(path),
             "views": sampling.name,
-            **most_probable(probabilities, classes, top=top),
+            **answer(probabilities, classes, top=top),
         }

@@ -17,7 +17,7 @@ from nonlocalnn.data.clips import normalize_clip
 from nonlocalnn.data.video import FRAME_SUFFIXES, open_video
 from nonlocalnn.data.video_sampling import CentreClip, Views, choose_sampling
 from nonlocalnn.evaluate import Precision, autocast_for
-from nonlocalnn.predict import most_probable
+from nonlocalnn.predict import answer
 from nonlocalnn.video_evaluation import class_probabilities
 
 # Of a batch: what was read of it, stacked, and for each of its files what was wrong with it, if anything.
@@ -122,7 +122,7 @@ class Asker:
 
     def _answer(self, probabilities: Tensor) -> dict[str, Any]:
         seen = {} if self.views is None else {"views": choose_sampling(self.views).name}
-        return {**seen, **most_probable(probabilities, self.classifier.classes, top=self.top)}
+        return {**seen, **answer(probabilities, self.classifier.classes, top=self.top)}
 
     @torch.no_grad()
     def _probabilities(self, samples: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import nn
 
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
-from nonlocalnn.classifier import describe_images
 from nonlocalnn.cli.common import command_parser
+from nonlocalnn.model_facts import describe_images
 from nonlocalnn.models import ResidualNetwork, create_model
 
 

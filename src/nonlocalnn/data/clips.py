@@ -10,6 +10,7 @@ places along the long side, without mirroring.
 Frames are uint8 (T, H, W, 3) until :func:`normalize_clip` makes them what a network takes.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -252,17 +253,23 @@ def normalize_clip(
 
 
 def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues) -> None:
-    """Check that each is one number or three, and that deviations are greater than 0.
+    """Check that each is one finite number or three, and that deviations are greater than 0.
 
     Raises:
         ValueError: They are not.
     """
     for name, value in (("mean", mean), ("standard_deviation", standard_deviation)):
-        if isinstance(value, Sequence) and len(value) != 3:
-            raise ValueError(f"{name} must be one number, or one for each of the 3 channels; got {value}")
-    deviations = standard_deviation if isinstance(standard_deviation, Sequence) else [standard_deviation]
-    if min(deviations) <= 0:
-        raise ValueError(f"standard_deviation must be greater than 0; got {standard_deviation}")
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if len(numbers) not in (1, 3) or not all(_is_finite(number) for number in numbers):
+            raise ValueError(
+                f"{name} must be one number, or one for each of the 3 channels; got {value!r:.100}"
+            )
+        if name == "standard_deviation" and min(numbers) <= 0:
+            raise ValueError(f"standard_deviation must be greater than 0; got {standard_deviation}")
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
 
 
 def _by_channel(value: ChannelValues) -> float | Tensor:
