@@ -58,7 +58,7 @@ ALLOWED_IMPORTS = {
     ("subprocess", "benchmark/about.py"): "asks git for the commit that was measured",
     ("pickle", "train/sharded_state.py"): "a subclass whose find_class knows a fixed list of names",
     ("tarfile", "data/shard_index.py"): "reads members where they lie; nothing is unpacked to disk",
-    ("tarfile", "data/shards.py"): "writes archives",
+    ("tarfile", "data/shard_writing.py"): "writes archives",
     ("ctypes", "benchmark/measure.py"): "gives memory back to the system before it is measured",
     ("multiprocessing", "explorer/worker.py"): "spawns the process that decodes files; it sends JSON",
     ("multiprocessing", "cli/data.py"): "spawns processes that check and shrink videos",

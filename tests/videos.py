@@ -22,6 +22,12 @@ def grey_frames(num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH):
         yield np.full((height, width, 3), level(number), dtype=np.uint8)
 
 
+def noise(seed, num_frames=12):
+    """Frames whose every pixel differs, so that no other place or time looks the same."""
+    first = np.random.default_rng(seed).integers(0, 256, (36, 44, 3), dtype=np.uint8)
+    return [np.roll(first, 3 * number, axis=1) for number in range(num_frames)]
+
+
 def write_video(
     path, images=None, *, codec="libx264", rate=RATE, times=None, options=None, **container_options
 ):
@@ -74,4 +80,17 @@ def cut(source, target, share=0.5):
     """Copy the first part of a file."""
     content = source.read_bytes()
     target.write_bytes(content[: int(len(content) * share)])
+    return target
+
+
+def damaged(source, target, place, length=30):
+    """Copy a file with zeros somewhere among its frames; place is from 0 to 1."""
+    content = bytearray(source.read_bytes())
+    start = content.index(b"mdat" if source.suffix == ".mp4" else b"movi")
+    size = int.from_bytes(content[start - 4 : start], "big")
+    if source.suffix == ".avi":
+        size = int.from_bytes(content[start - 4 : start], "little")
+    middle = start + int(size * place)
+    content[middle : middle + length] = bytes(length)
+    target.write_bytes(content)
     return target

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nonlocalnn.data import clips
-from nonlocalnn.data.video import VideoDecodeError, open_video
+from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, open_video
 from nonlocalnn.data.video_sampling import choose_sampling
 from nonlocalnn.evaluate import Precision
 from nonlocalnn.predict import answer
@@ -19,7 +19,7 @@ from nonlocalnn.video_evaluation import class_probabilities
 
 def predict_videos(
     model: nn.Module,
-    paths: Iterable[str | os.PathLike[str]],
+    paths: Iterable[str | os.PathLike[str] | ArchivedVideo],
     *,
     classes: Sequence[str],
     frames: int,
@@ -42,7 +42,7 @@ def predict_videos(
 
     Args:
         model: Takes (B, 3, T, H, W) and returns scores (B, K).
-        paths: Video files, or folders of frame images.
+        paths: Video files, folders of frame images, or videos in archives.
         classes: The K class names.
         frames: Frames of a clip, T.
         stride: Frames from one of a clip to the next.

@@ -3,8 +3,10 @@
 import pytest
 
 from nonlocalnn.cli.data import run
+from nonlocalnn.data import load_dataset, write_shards
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.video import open_video
+from nonlocalnn.data.video_named import load_video_set
 from videos import cut, grey_frames, write_video
 
 
@@ -94,11 +96,11 @@ def test_help_names_every_flag(capsys):
         run(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for word in ("example", "nonlocalnn data", "--short-side", "--workers", "--backend"):
+    for word in ("nonlocalnn data", "--short-side", "--workers", "--backend", "--videos", "--per-shard"):
         assert word in text
 
 
-@pytest.mark.parametrize("words", [[], ["chekc"], ["check"], ["shrink", "a"]])
+@pytest.mark.parametrize("words", [[], ["chekc"], ["check"], ["shrink", "a"], ["shards", "a"]])
 def test_wrong_calls(words, capsys):
     with pytest.raises(SystemExit) as caught:
         run(words)
@@ -151,3 +153,59 @@ def test_writing_generated_videos_and_going_on(tmp_path, capsys):
 def test_a_wrong_number_of_generated_videos(tmp_path):
     with pytest.raises(ValueError, match="--samples must be at least 1; got 0"):
         run(["cue", str(tmp_path), "--samples", "0"])
+
+
+@pytest.fixture
+def classes(whole, tmp_path):
+    """Return a folder of five videos for training, of which one is cut, and one for the test."""
+    folder = tmp_path / "classes"
+    for number in range(5):
+        write_video(folder / "train" / f"{number % 2}" / f"{number}.mp4", grey_frames(2))
+    cut(whole / "c.mp4", folder / "train" / "1" / "3.mp4", 0.8)
+    for name in "01":
+        write_video(folder / "test" / name / "a.mkv", grey_frames(1))
+    return folder
+
+
+def test_videos_are_put_into_archives(classes, tmp_path, capsys):
+    output = tmp_path / "archives"
+    words = ["shards", str(classes), str(output), "--videos", "--per-shard", "3"]
+    assert run(words) == 0
+    assert capsys.readouterr().out == (
+        f"train: 5 videos in archives in {output}\ntest: 2 videos in archives in {output}\n"
+    )
+    assert len(list(output.glob("train-*.tar"))) == 2
+    found = load_video_set("videos", "train", data_dir=output)
+    files = load_video_set("videos", "train", data_dir=classes)
+    assert [part.read() for part in found.paths] == [path.read_bytes() for path in files.paths]
+    with pytest.raises(ValueError, match="must hold no archives yet"):
+        run(words)
+
+
+def test_archives_are_checked(classes, tmp_path, capsys):
+    write_shards(classes, tmp_path / "archives", kind="videos")
+    archives = [str(tmp_path / "archives" / f"{split}-000000.tar") for split in ("train", "test")]
+    assert run(["check", *archives, str(classes / "test"), "--workers", "2"]) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"cannot read video {archives[0]}/00000004.mp4: it is cut")
+    assert last == "9 videos, 1 broken"
+    assert run(["check", archives[1], "--workers", "1"]) == 0
+    with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*none\.tar"):
+        run(["check", str(tmp_path / "none.tar")])
+
+
+def test_images_are_put_into_archives(tmp_path, capsys):
+    from PIL import Image
+
+    for split in ("train", "validation", "test"):
+        (tmp_path / "images" / split / "cat").mkdir(parents=True)
+        Image.new("L", (8, 8), 50).save(tmp_path / "images" / split / "cat" / "1.png")
+    output = tmp_path / "archives"
+    assert run(["shards", str(tmp_path / "images"), str(output)]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == f"test: 1 images in archives in {output}"
+    assert len(load_dataset("shards", "test", data_dir=output)) == 1
+
+
+def test_a_wrong_number_of_samples_an_archive(tmp_path):
+    with pytest.raises(ValueError, match="--per-shard must be at least 1; got 0"):
+        run(["shards", str(tmp_path), str(tmp_path / "archives"), "--per-shard", "0"])

@@ -2,9 +2,14 @@
 
 import pytest
 
-from nonlocalnn.data.containers import is_cut
+from nonlocalnn.data import containers
 
 ADDED_UP = ("plain.mp4", "faststart.mp4", "plain.mkv", "vp9.webm", "mpeg4.avi")
+
+
+def is_cut(path):
+    with path.open("rb") as file:
+        return containers.is_cut(file)
 
 
 @pytest.mark.parametrize("name", ADDED_UP)

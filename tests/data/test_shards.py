@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from archives import pack
 from nonlocalnn.data import load_dataset, write_shards
 from nonlocalnn.data.shard_index import read_index
 from nonlocalnn.data.shards import load_shards
@@ -21,17 +22,6 @@ def picture(value):
     buffer = io.BytesIO()
     Image.new("RGB", (6, 5), (value, 0, 0)).save(buffer, "png")
     return buffer.getvalue()
-
-
-def pack(path, members, **header):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            for field, value in header.items():
-                setattr(info, field, value)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 GOOD = [("a.png", picture(1)), ("a.cls", b"0"), ("b.png", picture(2)), ("b.cls", b"dog\n")]
@@ -236,26 +226,28 @@ def test_an_image_that_cannot_be_read_is_named(root):
 
 def test_the_index_saves_reading_the_archive(root, monkeypatch):
     path = pack(root / "test-0.tar", GOOD)
-    first = read_index(path)
+    first = read_index(path, kind="images")
     assert [(each.key, each.label) for each in first] == [("a", 0), ("b", "dog")]
 
     def refuse(*arguments, **named):
         raise AssertionError("the archive was read again")
 
     monkeypatch.setattr(tarfile, "open", refuse)
-    assert read_index(path) == first
+    assert read_index(path, kind="images") == first
 
 
-@pytest.mark.parametrize("change", ["size", "time", "index", "format"])
+@pytest.mark.parametrize("change", ["size", "time", "index", "format", "kind"])
 def test_an_index_that_is_out_of_date_is_made_again(root, change):
     path = pack(root / "test-0.tar", GOOD[:2])
-    read_index(path)
+    read_index(path, kind="images")
     index = Path(f"{path}.index.json")
     kept = json.loads(index.read_text())
     if change == "index":
         index.write_text(index.read_text()[:-20])
     elif change == "format":
         index.write_text(json.dumps({**kept, "format": 0, "samples": []}))
+    elif change == "kind":
+        index.write_text(json.dumps({**kept, "kind": "videos", "samples": []}))
     else:
         stamp = path.stat().st_mtime_ns
         # Archives are filled up to 10,240 bytes: a longer member makes a longer one.
@@ -263,7 +255,7 @@ def test_an_index_that_is_out_of_date_is_made_again(root, change):
         pack(path, [*more, ("z.png", picture(3)), ("z.cls", b"1")])
         os.utime(path, ns=(stamp, stamp + (change == "time")))
     expected = "z" if change in ("size", "time") else "a"
-    assert [each.key for each in read_index(path)] == [expected]
+    assert [each.key for each in read_index(path, kind="images")] == [expected]
     assert json.loads(index.read_text())["size"] == path.stat().st_size
 
 
@@ -274,7 +266,7 @@ def test_an_index_that_cannot_be_written_is_done_without(root, monkeypatch):
         raise PermissionError("read-only")
 
     monkeypatch.setattr("nonlocalnn.data.shard_index.write_text", refuse)
-    assert len(read_index(path)) == 2
+    assert len(read_index(path, kind="images")) == 2
     assert [each.name for each in root.iterdir() if each.name.endswith(".json")] == []
 
 
@@ -292,6 +284,25 @@ def test_missing_archives(root, names, message):
         load_shards(root, "test")
 
 
+def test_two_archives_of_one_number(root):
+    for name in ("test-0.tar", "test-000000.tar"):
+        pack(root / name, GOOD)
+    with pytest.raises(ValueError, match=r"one archive of each number; it has test-0\S*\.tar and test-0"):
+        load_shards(root, "test")
+
+
+def test_archives_without_samples(root):
+    pack(root / "test-0.tar", [("notes.txt", b"nothing")])
+    with pytest.raises(ValueError, match="must hold images in its archives of 'test'; they hold none"):
+        load_shards(root, "test")
+
+
+def test_an_archive_of_videos(root):
+    pack(root / "test-0.tar", [("a.mp4", b"x"), ("a.cls", b"0")])
+    with pytest.raises(ValueError, match=r"must hold images; it holds videos: load it as 'videos'"):
+        load_shards(root, "test")
+
+
 def test_missing_folder_or_classes(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         load_shards(tmp_path / "nowhere", "test")
@@ -304,10 +315,3 @@ def test_wrong_classes(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(ValueError, match="must hold class names, a line each, and none twice"):
         load_shards(tmp_path, "test")
-
-
-def test_writing_refuses_what_would_mix(folders, tmp_path):
-    with pytest.raises(ValueError, match="must hold no archives yet"):
-        write_shards(folders[0], folders[1])
-    with pytest.raises(ValueError, match="samples_per_shard must be at least 1; got 0"):
-        write_shards(folders[0], tmp_path, samples_per_shard=0)

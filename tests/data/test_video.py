@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nonlocalnn.data import video as video_module
+from nonlocalnn.data import video_source
 from nonlocalnn.data.video import VideoDecodeError, open_video
-from videos import HEIGHT, NUM_FRAMES, WIDTH, cut, level, numbers, write_video
+from videos import HEIGHT, NUM_FRAMES, WIDTH, cut, damaged, level, numbers, write_video
 
 WELL_KNOWN = ("plain.mp4", "faststart.mp4", "fragments.mp4", "plain.mkv", "vp9.webm", "uneven.mp4")
 SEEKABLE = (*WELL_KNOWN, "slow.flv", "stream.ts")
@@ -158,25 +158,12 @@ def test_pyav_says_what_is_wrong(videos):
 
 
 def test_a_file_that_may_not_be_read(videos, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(file):
+        raise PermissionError(13, "Permission denied", file.name)
 
-    monkeypatch.setattr(video_module, "is_cut", refuse)
+    monkeypatch.setattr(video_source, "is_cut", refuse)
     with pytest.raises(VideoDecodeError, match=r"plain\.mp4: Permission denied"):
         open_video(videos / "plain.mp4")
-
-
-def damaged(source, target, place, length=30):
-    """Copy a file with zeros somewhere among its frames; place is from 0 to 1."""
-    content = bytearray(source.read_bytes())
-    start = content.index(b"mdat" if source.suffix == ".mp4" else b"movi")
-    size = int.from_bytes(content[start - 4 : start], "big")
-    if source.suffix == ".avi":
-        size = int.from_bytes(content[start - 4 : start], "little")
-    middle = start + int(size * place)
-    content[middle : middle + length] = bytes(length)
-    target.write_bytes(content)
-    return target
 
 
 def error_of(video, index):

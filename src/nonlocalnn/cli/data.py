@@ -18,21 +18,34 @@ import torch
 from nonlocalnn.cli.common import command_parser, progress
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.labelled import SPLITS
-from nonlocalnn.data.video import BACKENDS, VideoDecodeError
+from nonlocalnn.data.shard_writing import write_shards
+from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoPath
 from nonlocalnn.data.video_files import check_video, find_videos, shrink_video, write_clip
+from nonlocalnn.data.video_named import archived_videos
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def run(words: Sequence[str]) -> int:
-    """Look after video files or make some; status 1 when some are broken, which are listed."""
+    """Look after files of data or make some; status 1 when videos are broken, which are listed."""
+    args = _parser().parse_args(words)
+    if args.action == "cue":
+        return _cue(args)
+    if args.action == "shards":
+        return _shards(args)
+    if args.workers < 1:
+        raise ValueError(f"--workers must be at least 1; got {args.workers}")
+    return _check(args) if args.action == "check" else _shrink(args)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "data",
-        "Look after video files, or make some. Broken ones are listed on standard output, one a line with\n"
-        "the reason, and the status is 1.",
+        "Look after video files, make some, or put images or videos into archives. Broken videos are listed\n"
+        "on standard output, one a line with the reason, and the status is 1.",
         "nonlocalnn data check videos/\n  nonlocalnn data shrink videos/ small/ --short-side 256\n"
-        "  nonlocalnn data cue generated/ --samples 200",
+        "  nonlocalnn data shards small/ archives/ --videos\n  nonlocalnn data cue generated/ --samples 200",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
@@ -40,7 +53,9 @@ def run(words: Sequence[str]) -> int:
         help="decode every frame and list the videos that are cut or damaged",
         description="Decode every frame and list the videos that are cut or damaged.",
     )
-    check.add_argument("inputs", nargs="+", type=Path, metavar="PATH", help="videos, and folders of them")
+    check.add_argument(
+        "inputs", nargs="+", type=Path, metavar="PATH", help="videos, folders and .tar archives"
+    )
     check.add_argument("--backend", default="pyav", choices=BACKENDS, help="what decodes (default: pyav)")
     shrink = actions.add_parser(
         "shrink",
@@ -63,16 +78,24 @@ def run(words: Sequence[str]) -> int:
     )
     cue.add_argument("target", type=Path, metavar="TARGET", help="the folder to fill")
     cue.add_argument("--samples", type=int, help="the first so many of each split (default: all)")
+    shards = actions.add_parser(
+        "shards",
+        help="put a folder of images or videos into tar archives; called again, go on where it was stopped",
+        description="Put images, or with --videos videos, into numbered tar archives with their classes, as\n"
+        "they are. Called again after it was stopped, it goes on with the archives that are missing.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shards.add_argument(
+        "source", type=Path, metavar="SOURCE", help="the --data-dir of --data images, or of --data videos"
+    )
+    shards.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to fill")
+    shards.add_argument("--videos", action="store_true", help="SOURCE holds videos, not images")
+    shards.add_argument("--per-shard", type=int, default=1000, help="samples an archive (default: 1000)")
     for action in (check, shrink):
         action.add_argument("--workers", type=int, default=_cores(), help="processes (default: one a core)")
-    usages = "".join(action.format_usage() for action in (check, shrink, cue))
+    usages = "".join(action.format_usage() for action in (check, shrink, shards, cue))
     parser.epilog = f"{usages}\n{parser.epilog}"
-    args = parser.parse_args(words)
-    if args.action == "cue":
-        return _cue(args)
-    if args.workers < 1:
-        raise ValueError(f"--workers must be at least 1; got {args.workers}")
-    return _check(args) if args.action == "check" else _shrink(args)
+    return parser
 
 
 def _cores() -> int:
@@ -80,7 +103,7 @@ def _cores() -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    paths = find_videos(args.inputs)
+    paths = [video for each in args.inputs for video in _videos_of(each)]
     broken = 0
     for reason in _in_processes(
         partial(check_video, backend=args.backend), paths, workers=args.workers, label="check"
@@ -90,6 +113,10 @@ def _check(args: argparse.Namespace) -> int:
             print(reason, flush=True)
     print(f"{len(paths)} videos, {broken} broken")
     return 1 if broken else 0
+
+
+def _videos_of(path: Path) -> Sequence[VideoPath]:
+    return archived_videos(path) if path.suffix == ".tar" and path.is_file() else find_videos([path])
 
 
 def _shrink(args: argparse.Namespace) -> int:
@@ -141,6 +168,22 @@ def _cue(args: argparse.Namespace) -> int:
             clip, target = samples[index]
             write_clip(clip, args.target / split / samples.classes[target] / f"{index:04}.mp4")
         print(f"{split}: {number} generated videos in {args.target / split}")
+    return 0
+
+
+def _shards(args: argparse.Namespace) -> int:
+    if args.per_shard < 1:
+        raise ValueError(f"--per-shard must be at least 1; got {args.per_shard}")
+    kind = "videos" if args.videos else "images"
+    counts = write_shards(
+        args.source,
+        args.output,
+        kind=kind,
+        samples_per_shard=args.per_shard,
+        watch=lambda paths: progress(paths, total=len(paths), label="shards"),
+    )
+    for split, number in counts.items():
+        print(f"{split}: {number} {kind} in archives in {args.output}")
     return 0
 
 

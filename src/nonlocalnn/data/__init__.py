@@ -7,7 +7,8 @@ from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.digits import load_digits
 from nonlocalnn.data.images import IMAGE_SUFFIXES, load_image_folder, read_image
 from nonlocalnn.data.labelled import SPLITS, LabelledImages, LabelledSamples, augmentation
-from nonlocalnn.data.shards import load_shards, write_shards
+from nonlocalnn.data.shard_writing import write_shards
+from nonlocalnn.data.shards import load_shards
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 
 __all__ = [

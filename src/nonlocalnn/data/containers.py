@@ -5,7 +5,6 @@ shorter one, and ends early without an error.
 """
 
 import os
-from pathlib import Path
 from typing import BinaryIO
 
 # What may stand at the top level of mp4 and mov files; anything else is taken for bytes after their end.
@@ -14,14 +13,14 @@ _ISO_BOXES = frozenset(
 )
 
 
-def is_cut(path: str | os.PathLike[str]) -> bool | None:
+def is_cut(file: BinaryIO) -> bool | None:
     """Return whether a video file ends before its container says.
 
     The sizes that are written in the file are added up; nothing is decoded. Known are mp4, mov and their
     relatives (boxes), avi (the list of frames) and Matroska and webm (the segment).
 
     Args:
-        path: The file.
+        file: The file, open, or its bytes as one.
 
     Returns:
         ``None`` where the container is of another kind, or leaves its size open as a live recording does.
@@ -30,32 +29,33 @@ def is_cut(path: str | os.PathLike[str]) -> bool | None:
         OSError: The file cannot be read.
 
     Example:
-        >>> import pathlib, tempfile
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.mp4"
-        >>> _ = path.write_bytes(bytes([0, 0, 0, 8]) + b"moov" + bytes([0, 0, 0, 100]) + b"mdat")
-        >>> is_cut(path)
+        >>> import io
+        >>> is_cut(io.BytesIO(bytes([0, 0, 0, 8]) + b"moov" + bytes([0, 0, 0, 100]) + b"mdat"))
         True
     """
-    size = Path(path).stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(12)
-        if start[4:8] in _ISO_BOXES:
-            return _iso_is_cut(file, size)
-        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
-            return _avi_is_cut(file, size)
-        if start[:4] == b"\x1a\x45\xdf\xa3":
-            return _matroska_is_cut(file, size)
+    size = file.seek(0, os.SEEK_END)
+    start = _start(file)
+    if start[4:8] in _ISO_BOXES:
+        return _iso_is_cut(file, size)
+    if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        return _avi_is_cut(file, size)
+    if start[:4] == b"\x1a\x45\xdf\xa3":
+        return _matroska_is_cut(file, size)
     return None
 
 
-def may_leave_frames_out(path: str | os.PathLike[str]) -> bool:
+def may_leave_frames_out(file: BinaryIO) -> bool:
     """Return whether a file is of a kind, mp4 or mov, whose edit list may skip frames that it holds.
 
     Raises:
         OSError: The file cannot be read.
     """
-    with open(path, "rb") as file:
-        return file.read(12)[4:8] in _ISO_BOXES
+    return _start(file)[4:8] in _ISO_BOXES
+
+
+def _start(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(12)
 
 
 def _iso_is_cut(file: BinaryIO, size: int) -> bool | None:

@@ -1,4 +1,4 @@
-"""Reading frames of videos: files, and folders of frame images.
+"""Reading frames of videos: files, by themselves or in archives, and folders of frame images.
 
 :func:`open_video` gives a :class:`VideoReader`, whatever decodes. Frames are named by their place in order of
 presentation, from 0. A video is read whole or not at all: a file that is cut, or a frame that does not
@@ -17,8 +17,22 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.data.containers import is_cut, may_leave_frames_out
 from nonlocalnn.data.images import read_image
+from nonlocalnn.data.video_source import ArchivedVideo, VideoDecodeError, VideoPath, find_source, unreadable
+
+__all__ = [
+    "BACKENDS",
+    "FRAME_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "ArchivedVideo",
+    "FrameFolder",
+    "VideoDecodeError",
+    "VideoPath",
+    "VideoReader",
+    "check_frame_size",
+    "frame_paths",
+    "open_video",
+]
 
 BACKENDS = ("pyav", "torchcodec")
 VIDEO_SUFFIXES = (
@@ -28,42 +42,13 @@ VIDEO_SUFFIXES = (
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-class VideoDecodeError(ValueError):
-    """A video that cannot be read, or cannot be read whole.
-
-    Args:
-        message: What is wrong, with the path.
-        path: The video; ``None`` where the error has come from a worker process of a ``DataLoader``, which
-            carries over the message only.
-        frame: Index of the first frame that failed; ``None`` when it is the file that fails.
-
-    Example:
-        >>> error = unreadable(Path("a.mp4"), "it is damaged there", frame=7)
-        >>> print(error)
-        cannot read frame 7 of video a.mp4: it is damaged there
-        >>> error.path.name, error.frame
-        ('a.mp4', 7)
-    """
-
-    def __init__(self, message: str, *, path: Path | None = None, frame: int | None = None) -> None:
-        super().__init__(message)
-        self.path = path
-        self.frame = frame
-
-
-def unreadable(path: Path, reason: str, *, frame: int | None = None) -> VideoDecodeError:
-    """Return the error for a video, or one of its frames, that cannot be read."""
-    what = "video" if frame is None else f"frame {frame} of video"
-    return VideoDecodeError(f"cannot read {what} {path}: {reason}", path=path, frame=frame)
-
-
 class VideoReader(ABC):
     """An open video.
 
     It is a context manager, and closes its file at the end. A subclass decodes (:meth:`decode`).
 
     Args:
-        path: The file or folder.
+        path: The file, folder or part of an archive.
         num_frames: How many frames it has.
         frames_per_second: Their mean rate; ``None`` where nothing says.
         size: (H, W) of its frames in pixels, upright.
@@ -76,7 +61,7 @@ class VideoReader(ABC):
     """
 
     def __init__(
-        self, path: Path, *, num_frames: int, frames_per_second: float | None, size: tuple[int, int]
+        self, path: VideoPath, *, num_frames: int, frames_per_second: float | None, size: tuple[int, int]
     ) -> None:
         self.path = path
         self.num_frames = num_frames
@@ -130,8 +115,8 @@ class VideoReader(ABC):
         self.close()
 
 
-def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> VideoReader:
-    """Open a video file, or a folder of frame images.
+def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "pyav") -> VideoReader:
+    """Open a video file, by itself or in an archive, or a folder of frame images.
 
     ==============  =======================================================================================
     backend         what
@@ -142,10 +127,11 @@ def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> VideoR
 
     Frames are turned upright where the file says how it was held, and converted to RGB; pixels that are not
     square stay as they are. A folder is read with Pillow, whatever the backend: the images that lie in it
-    (.jpg, .jpeg, .png) sorted by name, with numbers by their value, all of one size.
+    (.jpg, .jpeg, .png) sorted by name, with numbers by their value, all of one size. A file in an archive is
+    read into memory, in one piece, and decoded from there.
 
     Args:
-        path: The file or folder.
+        path: The file or folder, or the part of an archive.
         backend: What decodes files.
 
     Returns:
@@ -153,8 +139,8 @@ def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> VideoR
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
-        VideoDecodeError: The file is empty, is cut, is not a video or holds no video stream; or the folder
-            holds no frames.
+        VideoDecodeError: The file is empty, is cut, is not a video or holds no video stream; its archive is
+            not there or was cut; or the folder holds no frames.
         ValueError: ``backend`` is unknown.
         ImportError: The backend's library is missing.
 
@@ -169,64 +155,19 @@ def open_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> VideoR
         12 (5, 7) tensor([11,  2], dtype=torch.uint8)
     """
     check_choice("backend", backend, BACKENDS)
-    path = Path(path)
-    if path.is_dir():
-        return FrameFolder(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such video: {path}")
-    try:
-        if path.stat().st_size == 0:
-            raise unreadable(path, "the file is empty")
-        cut = is_cut(path)
-    except OSError as error:
-        raise unreadable(path, error.strerror or str(error)) from error
-    if cut:
-        raise unreadable(path, "it is cut, its container declares more than the file holds: fetch it again")
+    if not isinstance(path, ArchivedVideo):
+        path = Path(path)
+        if path.is_dir():
+            return FrameFolder(path)
+    source = find_source(path)
     # The backends' modules build on this one.
     if backend == "torchcodec":
         from nonlocalnn.data.video_torchcodec import TorchCodecReader
 
-        return TorchCodecReader(path, known_whole=cut is False)
+        return TorchCodecReader(source)
     from nonlocalnn.data.video_pyav import PyAVReader
 
-    return PyAVReader(path, known_whole=cut is False)
-
-
-def check_count(path: Path, *, found: int, declared: int, known_whole: bool) -> None:
-    """Check that a file holds as many frames as its container declares.
-
-    Args:
-        path: The file.
-        found: Frames that it holds.
-        declared: Frames that its container declares; 0 where it does not.
-        known_whole: Whether all its bytes are known to be there.
-
-    Raises:
-        VideoDecodeError: It holds fewer.
-    """
-    if known_whole and may_leave_frames_out(path):
-        return
-    if found < declared:
-        raise unreadable(
-            path,
-            f"it is cut or damaged, its container declares {declared} frames and holds {found}: fetch it "
-            "again",
-        )
-
-
-def check_seconds(path: Path, *, found: float, declared: float, known_whole: bool) -> None:
-    """Check that what a file holds ends when its container says, or less than a second before.
-
-    Containers round what they declare, and not all of them alike.
-
-    Raises:
-        VideoDecodeError: It ends earlier, and its bytes are not known to be all there.
-    """
-    if not known_whole and found + 1 < declared:
-        raise unreadable(
-            path,
-            f"it is cut, its container declares {declared:.1f} seconds and holds {found:.1f}: fetch it again",
-        )
+    return PyAVReader(source)
 
 
 def frame_paths(folder: Path) -> list[Path]:
@@ -274,7 +215,7 @@ class FrameFolder(VideoReader):
         """See :meth:`VideoReader.decode`."""
         return [check_frame_size(self, self._frame(self.path, index), index) for index in indices]
 
-    def _frame(self, path: Path, index: int) -> Tensor:
+    def _frame(self, path: VideoPath, index: int) -> Tensor:
         try:
             image = read_image(self._paths[index], image_size=None, channels=3)
         except (ValueError, FileNotFoundError) as error:

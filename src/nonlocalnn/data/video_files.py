@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nonlocalnn._files import atomic_path
 from nonlocalnn.data.clips import check_positive
-from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoDecodeError, VideoReader, open_video
+from nonlocalnn.data.video import VIDEO_SUFFIXES, ArchivedVideo, VideoDecodeError, VideoReader, open_video
 from nonlocalnn.data.video_lists import is_video
 from nonlocalnn.data.video_pyav import PyAVReader, import_av
 
@@ -56,11 +56,11 @@ def find_videos(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def check_video(path: str | os.PathLike[str], *, backend: str = "pyav") -> str | None:
+def check_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "pyav") -> str | None:
     """Decode every frame of a video and return why that fails; ``None`` when it does not.
 
     Args:
-        path: The file or folder.
+        path: The file or folder, or the part of an archive.
         backend: See :func:`~nonlocalnn.data.video.open_video`.
 
     Raises:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn.data.video import VIDEO_SUFFIXES, frame_paths
+from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoPath, frame_paths
 
 # Indices give classes their names, up to the largest: a slip of the pen must not make a million million.
 _MOST_CLASSES = 1_000_000
@@ -37,7 +37,7 @@ class VideoList:
     """Videos and what each shows.
 
     Args:
-        paths: The file of each video, or the folder of its frames.
+        paths: The file of each video, the folder of its frames, or its part of an archive.
         targets: Index of each video's class; with ``multi_label`` a tuple of indices, which may be empty.
         classes: Names of the classes.
         multi_label: Whether a video may show several classes, or none.
@@ -52,7 +52,7 @@ class VideoList:
         (2, ((1,), (0,)))
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[VideoPath, ...]
     targets: tuple[int, ...] | tuple[tuple[int, ...], ...]
     classes: tuple[str, ...]
     multi_label: bool = False

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.data.labelled import SPLITS
+from nonlocalnn.data.shard_index import Member, find_archives, read_index, read_split
+from nonlocalnn.data.video import ArchivedVideo
 from nonlocalnn.data.video_benchmarks import (
     read_charades_csv,
     read_hmdb51_split,
@@ -16,6 +18,10 @@ from nonlocalnn.data.video_benchmarks import (
 from nonlocalnn.data.video_lists import VideoList, load_video_folder, read_video_list
 
 VIDEO_SETS = ("videos", "kinetics", "ucf101", "hmdb51", "charades")
+# Of one's own videos: what a split may be called, and which others serve where it is missing.
+_OWN_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+_STANDS_IN = {"train": (), "validation": ("test",), "test": ("validation",)}
+_LIST_SUFFIXES = (".txt", ".csv")
 
 
 def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | None) -> VideoList:
@@ -26,7 +32,8 @@ def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | 
     ============  ==========================================================================================
     ``videos``    your own: folders ``train``, ``validation`` and ``test`` with a folder per class; or lists
                   ``train.txt``, ``validation.txt`` and ``test.txt`` (or ``.csv``) of paths in ``data_dir``,
-                  see :func:`~nonlocalnn.data.video_lists.read_video_list`
+                  see :func:`~nonlocalnn.data.video_lists.read_video_list`; or ``classes.txt`` and archives
+                  ``train-000000.tar`` and so on, see :mod:`nonlocalnn.data.shard_index`
     ``kinetics``  ``train.csv`` and ``val.csv``, and the folders ``train`` and ``val`` of videos, with or
                   without a folder per class
     ``ucf101``    ``ucfTrainTestlist`` and ``UCF-101``; split 1
@@ -38,7 +45,8 @@ def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | 
     ``val`` is taken for ``validation``. Sets without a test split are tested on their validation split, and
     sets without a validation split validate on their test split, as is usual with them: keep the last weights
     there and not the best, or the test is no test. Public sets lose videos over the years: those that are not
-    there are left out of their lists, with a warning that counts them.
+    there are left out of their lists, with a warning that counts them. Videos in archives come in the order
+    in which they lie there; archives beside folders or lists of splits are an error.
 
     Args:
         name: One of ``VIDEO_SETS``.
@@ -46,8 +54,9 @@ def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | 
         data_dir: The folder.
 
     Raises:
-        ValueError: An argument is unknown or missing, or a list cannot be understood.
-        FileNotFoundError: There is no such folder, or a list is missing.
+        ValueError: An argument is unknown or missing, a list cannot be understood, or archives are damaged or
+            are not the only form of the videos.
+        FileNotFoundError: There is no such folder, or a list or an archive is missing.
     """
     check_choice("name", name, VIDEO_SETS)
     check_choice("split", split, SPLITS)
@@ -69,23 +78,89 @@ def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | 
     return there
 
 
+def load_own_splits(data_dir: str | os.PathLike[str]) -> dict[str, VideoList]:
+    """List the splits that a folder of the set ``videos`` holds; none stands in for another.
+
+    Raises:
+        ValueError: As :func:`load_video_set`.
+        FileNotFoundError: There is no such folder, or it holds no split.
+    """
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder of videos: {folder}")
+    found = {split: _first_of(folder, names) for split, names in _OWN_NAMES.items()}
+    held = {split: videos for split, videos in found.items() if videos is not None}
+    if not held:
+        raise _no_split(folder, "train")
+    return held
+
+
 def _own(folder: Path, split: str) -> VideoList:
-    names = {"train": ("train",), "validation": ("validation", "val", "test")}
-    wanted = names.get(split, ("test", "validation", "val"))
-    for name in wanted:
+    for each in (split, *_STANDS_IN[split]):
+        videos = _first_of(folder, _OWN_NAMES[each])
+        if videos is not None:
+            return videos
+    raise _no_split(folder, split)
+
+
+def _no_split(folder: Path, split: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{folder} has no {split} split: it must hold a folder {split} with a folder per class, "
+        f"a list {split}.txt of paths and labels, or archives {split}-000000.tar"
+    )
+
+
+def _first_of(folder: Path, names: tuple[str, ...]) -> VideoList | None:
+    """Return the videos of the first split that is there."""
+    _check_one_form(folder)
+    for name in names:
         if (folder / name).is_dir():
             videos = load_video_folder(folder / name)
             if name != "train" and (folder / "train").is_dir():
                 _check_same_classes(videos, load_video_folder(folder / "train"), folder / name)
             return videos
-        for suffix in (".txt", ".csv"):
+        for suffix in _LIST_SUFFIXES:
             if (folder / f"{name}{suffix}").is_file():
                 classes = None if name == "train" else _own(folder, "train").classes
                 return read_video_list(folder / f"{name}{suffix}", root=folder, classes=classes)
-    raise FileNotFoundError(
-        f"{folder} has no {split} split: it must hold a folder {wanted[0]} with a folder per class, "
-        f"or a list {wanted[0]}.txt of paths and labels"
+        if find_archives(folder, name):
+            return _archived(folder, name)
+    return None
+
+
+def _check_one_form(folder: Path) -> None:
+    names = [name for names in _OWN_NAMES.values() for name in names]
+    archives = [path for name in names for path in find_archives(folder, name).values()]
+    others = [folder / f"{name}{suffix}" for name in names for suffix in ("", *_LIST_SUFFIXES)]
+    for other in others if archives else ():
+        if other.exists():
+            raise ValueError(
+                f"{folder} must hold its videos in one form; it has the archive {archives[0].name} and "
+                f"{other.name}: move one of them"
+            )
+
+
+def archived_videos(archive: Path) -> list[ArchivedVideo]:
+    """Return the videos of an archive in the order in which they lie there.
+
+    Raises:
+        ValueError: The archive is damaged, or holds something else; see
+            :func:`~nonlocalnn.data.shard_index.read_index`.
+    """
+    return [_part(archive, member) for member in read_index(archive, kind="videos")]
+
+
+def _archived(folder: Path, split: str) -> VideoList:
+    classes, samples = read_split(folder, split, kind="videos")
+    return VideoList(
+        tuple(_part(archive, member) for archive, member, _ in samples),
+        tuple(target for _, _, target in samples),
+        classes,
     )
+
+
+def _part(archive: Path, member: Member) -> ArchivedVideo:
+    return ArchivedVideo(archive, f"{member.key}{member.suffix}", start=member.start, size=member.size)
 
 
 def _check_same_classes(videos: VideoList, train: VideoList, folder: Path) -> None:

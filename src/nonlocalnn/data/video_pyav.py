@@ -1,15 +1,16 @@
 """Videos through PyAV, which brings FFmpeg's libraries with it."""
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nonlocalnn._errors import missing_extra
-from nonlocalnn.data.video import VideoReader, check_count, check_frame_size, check_seconds, unreadable
+from nonlocalnn.data.video import VideoReader, check_frame_size
+from nonlocalnn.data.video_source import VideoPath, VideoSource, unreadable
 
 # A packet of these holds one frame, so that the packets' times tell the frames' without decoding. Others hide
 # frames in packets of their own (VP8), or put two into one and none into the next (MPEG-4 in avi).
@@ -35,7 +36,7 @@ def import_av() -> Any:
 
 
 @contextmanager
-def _clear_errors(path: Path, frame: int | None = None) -> Iterator[None]:
+def _clear_errors(path: VideoPath, frame: int | None = None) -> Iterator[None]:
     """Turn what FFmpeg says of a file into a :class:`VideoDecodeError`."""
     av = import_av()
     try:
@@ -58,8 +59,7 @@ class PyAVReader(VideoReader):
     Reading on from where the last reading ended needs neither.
 
     Args:
-        path: The file, which is there and not empty.
-        known_whole: Whether all bytes that the container declares are known to be there.
+        source: The file, or its bytes.
 
     Attributes:
         times: When each frame is shown, in units of ``time_base``, ascending; ``None`` in files of the second
@@ -74,20 +74,21 @@ class PyAVReader(VideoReader):
     times: list[int] | None = None
     time_base: Any = None
 
-    def __init__(self, path: Path, *, known_whole: bool) -> None:
-        self.path = path
+    def __init__(self, source: VideoSource) -> None:
+        self.path = source.path
+        self._source = source
         self._av = import_av()
         self._container: Any = None
         try:
-            with _clear_errors(path):
-                num_frames, first = self._survey(known_whole)
+            with _clear_errors(self.path):
+                num_frames, first = self._survey()
                 height, width, _ = _upright(first).shape
         except BaseException:
             self.close()
             raise
         rate = self._stream.average_rate or self._stream.guessed_rate
         super().__init__(
-            path,
+            self.path,
             num_frames=num_frames,
             frames_per_second=float(rate) if rate else None,
             size=(height, width),
@@ -122,12 +123,17 @@ class PyAVReader(VideoReader):
 
     def _open(self) -> Any:
         try:
-            return self._av.open(str(self.path))
+            return self._av.open(self._file())
         except UnicodeDecodeError:
             # Up to version 18 a title that is not UTF-8 stops PyAV; later ones do not know the argument.
-            return self._av.open(str(self.path), metadata_errors="ignore")
+            return self._av.open(self._file(), metadata_errors="ignore")
 
-    def _survey(self, known_whole: bool) -> tuple[int, Any]:
+    def _file(self) -> str | io.BytesIO:
+        """Return what PyAV opens; bytes in memory from their start, and without a copy of them."""
+        content = self._source.content
+        return str(self.path) if content is None else io.BytesIO(content)
+
+    def _survey(self) -> tuple[int, Any]:
         """Count the frames, note their times if they can be told from packets, and return the first frame."""
         times: list[int | None] = []
         keyframes, num_packets, end = [], 0, 0.0
@@ -144,9 +150,9 @@ class PyAVReader(VideoReader):
             # An edit list discards what it leaves out.
             if not packet.is_discard:
                 times.append(packet.pts)
-        check_count(self.path, found=num_packets, declared=self._stream.frames, known_whole=known_whole)
+        self._source.check_count(found=num_packets, declared=self._stream.frames)
         ends = (self._container.start_time or 0) + (self._container.duration or 0)
-        check_seconds(self.path, found=end, declared=ends / self._av.time_base, known_whole=known_whole)
+        self._source.check_seconds(found=end, declared=ends / self._av.time_base)
         self._restart()
         first = next(self._decoded, None)
         if first is None:

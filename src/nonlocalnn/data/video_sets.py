@@ -1,7 +1,6 @@
 """Clips of labelled videos as a data set that torch's ``DataLoader`` reads."""
 
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch.utils.data import Dataset
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.data import clips
-from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoReader, open_video
+from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoPath, VideoReader, open_video
 from nonlocalnn.data.video_lists import VideoList
 from nonlocalnn.data.video_sampling import CentreClip, RandomClip, Views
 
@@ -62,6 +61,7 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> folder = Path(tempfile.mkdtemp())
         >>> for number in range(9):
@@ -109,11 +109,11 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
         return len(self.videos)
 
     def sample_id(self, index: int) -> str:
-        """Return the path of video ``index``."""
+        """Return the path of video ``index``; in an archive, that of the archive and its name there."""
         return str(self.videos.paths[index])
 
     @property
-    def broken(self) -> list[Path]:
+    def broken(self) -> list[VideoPath]:
         """The videos that could not be read so far."""
         return [self.videos.paths[index] for index in self._is_broken.nonzero().flatten().tolist()]
 

@@ -1,12 +1,12 @@
 """Videos through torchcodec, which uses the FFmpeg that is installed on the system."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nonlocalnn.data.video import VideoReader, check_count, check_frame_size, check_seconds, unreadable
+from nonlocalnn.data.video import VideoReader, check_frame_size
+from nonlocalnn.data.video_source import VideoSource, unreadable
 
 # What its C++ raises, for anything that is wrong.
 _ERRORS = (RuntimeError, ValueError, IndexError)
@@ -14,8 +14,8 @@ _ERRORS = (RuntimeError, ValueError, IndexError)
 _NOT_LOADED = "Could not load libtorchcodec"
 
 
-def _open(path: Path) -> Any:
-    """Return torchcodec's decoder of a file.
+def _open(source: VideoSource) -> Any:
+    """Return torchcodec's decoder of a file, or of its bytes.
 
     Raises:
         VideoDecodeError: torchcodec cannot read the file.
@@ -24,7 +24,8 @@ def _open(path: Path) -> Any:
     try:
         from torchcodec.decoders import VideoDecoder
 
-        return VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        video = str(source.path) if source.content is None else source.content
+        return VideoDecoder(video, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
     except ImportError as error:
         raise ImportError(
             "the backend 'torchcodec' needs the library 'torchcodec', which is not installed: "
@@ -36,7 +37,7 @@ def _open(path: Path) -> Any:
                 "the backend 'torchcodec' finds no FFmpeg, or was built for another torch: install FFmpeg "
                 "and the torchcodec that fits torch, or use the backend 'pyav'"
             ) from error
-        raise unreadable(path, f"torchcodec says: {_first_line(error)}") from error
+        raise unreadable(source.path, f"torchcodec says: {_first_line(error)}") from error
 
 
 class TorchCodecReader(VideoReader):
@@ -47,16 +48,16 @@ class TorchCodecReader(VideoReader):
     and patched over, which ``pyav`` does.
 
     Args:
-        path: The file, which is there and not empty.
-        known_whole: Whether all bytes that the container declares are known to be there.
+        source: The file, or its bytes.
 
     Raises:
         VideoDecodeError: It cannot be read, or holds no frame.
         ImportError: torchcodec is missing, or does not find FFmpeg.
     """
 
-    def __init__(self, path: Path, *, known_whole: bool) -> None:
-        self._decoder = _open(path)
+    def __init__(self, source: VideoSource) -> None:
+        path = source.path
+        self._decoder = _open(source)
         try:
             height, width, _ = self._decoder.get_frame_at(0).data.shape
         except _ERRORS as error:
@@ -66,11 +67,11 @@ class TorchCodecReader(VideoReader):
         about = self._decoder.metadata
         # It would report a file that was cut as a shorter one.
         declared, seconds = about.num_frames_from_header or 0, about.duration_seconds_from_header or 0.0
-        if not known_whole and not declared and not seconds:
+        if not source.known_whole and not declared and not seconds:
             raise unreadable(path, "torchcodec cannot tell whether it is whole: use the backend 'pyav'")
-        check_count(path, found=len(self._decoder), declared=declared, known_whole=known_whole)
+        source.check_count(found=len(self._decoder), declared=declared)
         ends = (about.begin_stream_seconds_from_header or 0.0) + seconds
-        check_seconds(path, found=about.end_stream_seconds, declared=ends, known_whole=known_whole)
+        source.check_seconds(found=about.end_stream_seconds, declared=ends)
         super().__init__(
             path,
             num_frames=len(self._decoder),
