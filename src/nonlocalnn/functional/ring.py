@@ -20,9 +20,10 @@ from torch.autograd.function import once_differentiable
 
 from nonlocalnn.functional.exchange import Ranks
 
-# Logits that are computed at a time: 1 MiB in float32, of which the backward pass has a handful. They stay in
-# the cache, and are little beside a rank's share of a large map.
-_TILE_NUMBERS = 2**18
+# Logits that are computed at a time, of which the backward pass has a handful. On a CPU 1 MiB in float32:
+# that stays in the cache and is little beside a rank's share of a large map. Elsewhere 64 MiB: starting a
+# small product takes as long as a larger one.
+_TILE_NUMBERS, _TILE_NUMBERS_ELSEWHERE = 2**18, 2**24
 
 
 def ring_softmax(
@@ -153,7 +154,8 @@ def _tiles(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield (some of the queries, some of the keys, their logits) until all pairs were there."""
     phi_BMD, _, bias_BM1 = _parts(keys_BMK, theta_BND, num_values, dtype)
-    side = max(1, math.isqrt(_TILE_NUMBERS // max(1, theta_BND.shape[0])))
+    numbers = _TILE_NUMBERS if theta_BND.device.type == "cpu" else _TILE_NUMBERS_ELSEWHERE
+    side = max(1, math.isqrt(numbers // max(1, theta_BND.shape[0])))
     for rows in _slices(theta_BND.shape[1], side):
         theta = theta_BND[:, rows].to(dtype)
         for columns in _slices(keys_BMK.shape[1], side):
