@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nonlocalnn.benchmark import maps, models_report, ranks
+from nonlocalnn.benchmark import maps, models_report, ranks, training
 from nonlocalnn.benchmark import report as benchmark_report
 from nonlocalnn.cli import COMMANDS, main
 from nonlocalnn.train.ablation import AblationRow, markdown
@@ -136,6 +136,11 @@ def test_the_tables_of_what_maps_show_are_those_of_their_json(monkeypatch):
 def test_the_tables_of_ranks_are_those_of_their_json():
     report = json.loads((ROOT / "docs/results/ranks.json").read_text())
     assert ranks.markdown(report) in (ROOT / "docs/results/ranks.md").read_text()
+
+
+def test_the_table_of_trainings_is_that_of_its_json():
+    report = json.loads((ROOT / "docs/results/training.json").read_text())
+    assert training.markdown(report) in (ROOT / "docs/results/training.md").read_text()
 
 
 def test_the_digits_table_is_that_of_its_json():

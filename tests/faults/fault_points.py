@@ -14,6 +14,7 @@ import shutil
 import signal
 import tempfile
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import torch
@@ -235,4 +236,6 @@ def _turn_back_the_clock():
 def _be_nobody():
     """Let permissions count: root may do everything."""
     if os.geteuid() == 0:
+        # At its end a reader removes a socket, which was made before.
+        Finalize(None, os.seteuid, args=(0,), exitpriority=1000)
         os.seteuid(NOBODY)

@@ -321,5 +321,7 @@ def _check_gradients(call, arguments, settings, result, mask):
         if gradient is None or right is None:
             assert all(each is None or not each.any() for each in (gradient, right))
             continue
-        reach = 1e-9 * (1 + right.abs().amax() if right.numel() else 1)
+        # The two dot products whose difference is the gradient of a logit are rounded before they are scaled.
+        scaled = 1e-13 * abs(call.scale or 1)
+        reach = scaled + 1e-9 * (1 + right.abs().amax() if right.numel() else 1)
         assert torch.allclose(gradient, right, rtol=1e-9, atol=float(reach)), "a gradient is wrong"
