@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written beside their place, then renamed."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +45,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+# safetensors writes beside the path that it is given, under such a name, and renames.
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what :func:`atomic_path` had begun in a folder when its process was killed."""
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+    for part in folder.glob(".*"):
+        if part.name.endswith(".part") or _OF_SAFETENSORS.fullmatch(part.name):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -1,0 +1,37 @@
+"""What a killed process leaves beside the files that it writes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nonlocalnn._files import remove_parts
+
+# The system kills a process that writes beyond this size, unless it has said otherwise, as Python does.
+KILLED = """
+import resource, signal, sys
+import torch
+from nonlocalnn.checkpoints import save_checkpoint
+
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+save_checkpoint(torch.nn.Linear(100, 100), sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to kill a process in mid-write")
+def test_parts_of_a_killed_save_are_removed(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "last.safetensors")])
+    assert done.returncode < 0
+    # Ours, and the one that safetensors writes beside it.
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_parts(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_kept(tmp_path):
+    for name in ("last.safetensors", ".hidden", ".tmp", ".tmp-notes", "x.part"):
+        (tmp_path / name).touch()
+    remove_parts(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
