@@ -107,6 +107,13 @@ def cut_the_manifest(folder):
     path.write_text(path.read_text()[:40])
 
 
+def lose_a_part_of_the_manifest(folder):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["position"]
+    path.write_text(json.dumps(manifest))
+
+
 def empty_the_description(folder):
     (folder / ".metadata").write_bytes(b"")
 
@@ -119,6 +126,7 @@ def empty_the_description(folder):
         (lose_a_file, r"last is not whole: __0_0\.distcp is missing"),
         (lose_the_manifest, r"last is not whole: manifest\.json is missing"),
         (cut_the_manifest, r"manifest\.json cannot be read"),
+        (lose_a_part_of_the_manifest, r"manifest\.json lacks a part of a training state: 'position'"),
         (empty_the_description, r"the checksum of \.metadata is wrong"),
         (shutil.rmtree, r"last is not whole: manifest\.json is missing"),
     ],

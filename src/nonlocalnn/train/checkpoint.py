@@ -6,7 +6,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -73,6 +73,29 @@ class TrainingState:
     learner: dict[str, Any]
     instead_of: Path | None = None
 
+    def to_values(self) -> dict[str, Any]:
+        """Return what is saved, in plain containers; :meth:`from_values` is the way back."""
+        return {
+            "recipe": self.recipe,
+            "num_samples": self.num_samples,
+            "world_size": self.world_size,
+            "position": dataclasses.asdict(self.position),
+            "learner": self.learner,
+        }
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], path: Path) -> Self:
+        """Return the state of which ``path`` holds the values.
+
+        Raises:
+            CheckpointError: One is missing.
+        """
+        try:
+            names = ("recipe", "num_samples", "world_size", "learner")
+            return cls(position=Position(**values["position"]), **{name: values[name] for name in names})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} lacks a part of a training state: {one_line(error)}") from error
+
     def check(self, recipe: Recipe) -> None:
         """Check that ``recipe`` goes on with what this state began.
 
@@ -106,14 +129,7 @@ def has_state(folder: Path) -> bool:
 def write_state(folder: Path, state: TrainingState) -> None:
     """Write ``last.pt``; the one before it stays as ``last.previous.pt``."""
     newest, previous = (folder / name for name in _NAMES)
-    payload = {
-        "format": _FORMAT,
-        "recipe": state.recipe,
-        "num_samples": state.num_samples,
-        "world_size": state.world_size,
-        "position": dataclasses.asdict(state.position),
-        "learner": state.learner,
-    }
+    payload = {"format": _FORMAT, **state.to_values()}
     with atomic_path(newest) as temporary:
         try:
             torch.save(payload, temporary)
@@ -163,13 +179,4 @@ def _read(path: Path) -> TrainingState:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
     if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a training state of format {_FORMAT}")
-    try:
-        return TrainingState(
-            recipe=payload["recipe"],
-            num_samples=payload["num_samples"],
-            world_size=payload["world_size"],
-            position=Position(**payload["position"]),
-            learner=payload["learner"],
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} lacks a part of a training state: {one_line(error)}") from error
+    return TrainingState.from_values(payload, path)

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from nonlocalnn._files import write_text
 from nonlocalnn.checkpoints import CheckpointError
-from nonlocalnn.train.checkpoint import Position, TrainingState
+from nonlocalnn.train.checkpoint import TrainingState
 from nonlocalnn.train.distributed import Group
 
 _FORMAT = 1
@@ -136,11 +136,7 @@ class ShardedWriter:
         newest, previous, unfinished = (self._folder / name for name in (_NEWEST, _PREVIOUS, _UNFINISHED))
         manifest = {
             "format": _FORMAT,
-            "recipe": state.recipe,
-            "num_samples": state.num_samples,
-            "world_size": state.world_size,
-            "position": dataclasses.asdict(state.position),
-            "learner": state.learner,
+            **state.to_values(),
             "files": {**files, ".metadata": _fingerprint(unfinished / ".metadata")},
         }
         # Last of all: a folder with a manifest is a whole one.
@@ -228,13 +224,8 @@ def _read(folder: Path, group: Group) -> TrainingState:
         raise CheckpointError(problems[0])
     if manifest.get("format") != _FORMAT:
         raise CheckpointError(f"{folder} is not a sharded training state of format {_FORMAT}")
-    return TrainingState(
-        recipe=manifest["recipe"],
-        num_samples=manifest["num_samples"],
-        world_size=manifest["world_size"],
-        position=Position(**manifest["position"]),
-        learner={**manifest["learner"], "folder": folder},
-    )
+    state = TrainingState.from_values(manifest, folder / _MANIFEST)
+    return dataclasses.replace(state, learner={**state.learner, "folder": folder})
 
 
 class _Reader(FileSystemReader):
