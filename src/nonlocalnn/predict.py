@@ -78,14 +78,29 @@ def predict(
         readable = [image for image in images if isinstance(image, Tensor)]
         rows: Iterator[Tensor] = iter(())
         if readable:
-            with autocast_for(precision, device):
-                scores = model(torch.stack(readable).to(device))
-            rows = iter(scores.float().softmax(1).cpu())
+            rows = iter(image_probabilities(model, torch.stack(readable), device=device, precision=precision))
         for path, image in zip(chunk, images, strict=True):
             if isinstance(image, Tensor):
                 yield {"path": str(path), **answer(next(rows), classes, top=top)}
             else:
                 yield {"path": str(path), "error": str(image)}
+
+
+@torch.no_grad()
+def image_probabilities(
+    model: nn.Module, images: Tensor, *, device: torch.device | str, precision: Precision = "fp32"
+) -> Tensor:
+    """Return the class probabilities of a batch of images, float32 (B, K), on the CPU.
+
+    Args:
+        model: Takes (B, C, H, W) and returns scores (B, K).
+        images: (B, C, H, W).
+        device: Where the model is.
+        precision: "fp32", "bf16" or "fp16".
+    """
+    with autocast_for(precision, device):
+        scores: Tensor = model(images.to(device))
+    return scores.float().softmax(1).cpu()
 
 
 def _read(path: str | os.PathLike[str], image_size: tuple[int, int], channels: int) -> Tensor | Exception:

@@ -16,8 +16,8 @@ from nonlocalnn.data import read_image
 from nonlocalnn.data.clips import normalize_clip
 from nonlocalnn.data.video import FRAME_SUFFIXES, open_video
 from nonlocalnn.data.video_sampling import CentreClip, Views, choose_sampling
-from nonlocalnn.evaluate import Precision, autocast_for
-from nonlocalnn.predict import answer
+from nonlocalnn.evaluate import Precision
+from nonlocalnn.predict import answer, image_probabilities
 from nonlocalnn.video_evaluation import class_probabilities
 
 # Of a batch: what was read of it, stacked, and for each of its files what was wrong with it, if anything.
@@ -124,13 +124,10 @@ class Asker:
         seen = {} if self.views is None else {"views": choose_sampling(self.views).name}
         return {**seen, **answer(probabilities, self.classifier.classes, top=self.top)}
 
-    @torch.no_grad()
     def _probabilities(self, samples: Tensor) -> Tensor:
         loaded = self.classifier
         if self.views is None:
-            with autocast_for(self.precision, loaded.device):
-                scores = loaded.model(samples.to(loaded.device))
-            return scores.float().softmax(1).cpu()
+            return image_probabilities(loaded.model, samples, device=loaded.device, precision=self.precision)
         return class_probabilities(
             loaded.model,
             normalize_clip(samples, mean=loaded.mean, standard_deviation=loaded.standard_deviation),

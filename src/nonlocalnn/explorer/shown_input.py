@@ -14,6 +14,7 @@ from nonlocalnn.data import LabelledSamples, clips, read_image
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.video import open_video
 from nonlocalnn.data.video_sampling import CentreClip, WholeFrames
+from nonlocalnn.predict import image_probabilities
 from nonlocalnn.video_evaluation import class_probabilities
 
 
@@ -54,9 +55,8 @@ def ask(loaded: Classifier, inputs: Tensor, *, batch_size: int = 8) -> Tensor:
             batch_size=batch_size,
             device=loaded.device,
         )
-    with torch.no_grad():
-        parts = [loaded.model(part.to(loaded.device)) for part in inputs.split(batch_size)]
-    return torch.cat(parts).float().softmax(1).cpu()
+    parts = inputs.split(batch_size)
+    return torch.cat([image_probabilities(loaded.model, part, device=loaded.device) for part in parts])
 
 
 def read_input(loaded: Classifier, path: str | os.PathLike[str], *, whole: bool = False) -> ShownInput:
