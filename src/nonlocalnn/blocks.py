@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -14,9 +14,9 @@ from nonlocalnn._errors import check_choice
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, Instantiation, non_local
 from nonlocalnn.functional.positions import (
     Extent,
-    Layer,
     Sides,
     add_projection,
+    as_map,
     check_map,
     flatten,
     fold,
@@ -25,16 +25,27 @@ from nonlocalnn.functional.positions import (
     pool_map,
     pool_positions,
     pooled_sides,
-    project,
     project_back,
     ungroup,
     widen,
 )
 from nonlocalnn.functional.sharded import rectified_non_local
 from nonlocalnn.functional.splitting import group_of
+from nonlocalnn.layers import (
+    BatchNorm,
+    Convolution,
+    call_unnarrowed,
+    does_more,
+    embedded,
+    first_parameter,
+    fold_norm,
+    has_global_hooks,
+    is_constant,
+    is_plain,
+    is_traced,
+    weights_of,
+)
 
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 SubSample = Literal["after", "before"] | None
 Norm = Literal["batch"] | None
 
@@ -44,6 +55,7 @@ _MOST_CHANNELS = 2**20
 # torch.fx then records each as one node instead of tracing through its arithmetic on shapes.
 for _leaf in (
     "add_projection",
+    "as_map",
     "check_map",
     "flatten",
     "fold",
@@ -53,34 +65,12 @@ for _leaf in (
     "pool_map",
     "pool_positions",
     "pooled_sides",
-    "project",
     "project_back",
     "rectified_non_local",
     "ungroup",
     "widen",
 ):
     torch.fx.wrap(_leaf)
-
-
-def is_constant(norm: nn.Module) -> bool:
-    """Return whether a norm is a batch normalisation by running statistics: one factor and term a channel."""
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
-        return False
-    return not norm.training and norm.running_mean is not None and norm.affine
-
-
-def fold_norm(layer: Convolution, norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    r"""Return weight and bias of a convolution with the constant norm after it folded in.
-
-    .. math:: W' = \operatorname{diag}(\gamma / \sigma)\, W, \quad b' = \gamma (b - \mu) / \sigma + \beta
-    """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    wide = torch.promote_types(layer.weight.dtype, torch.float32)
-    factor = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps).rsqrt()
-    weight = layer.weight * factor.view(-1, *[1] * (layer.weight.dim() - 1))
-    mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
-    return weight.to(layer.weight.dtype), (norm.bias - factor * mean).to(layer.weight.dtype)
 
 
 class NonLocalNd(nn.Module):
@@ -223,25 +213,29 @@ class NonLocalNd(nn.Module):
         """
         x = check_map(x, self.in_channels, self._num_sides)
         ranks = group_of(x, extent=self.extent, sub_sample=self.sub_sample)
+        plain = self._has_plain_layers(x)
         if self.instantiation == "concatenation":
-            y = self._concatenate(x, ranks)
+            y = self._concatenate(x, ranks, plain)
         else:
-            theta, phi, g = self._embed(x, *self._embeddings())
+            theta, phi, g = self._embed(x, *self._embeddings(plain))
             # Under autocast g is narrower than x, which is theta and phi of the Gaussian.
             is_symmetric, theta = phi is theta, theta.to(g.dtype)
             phi = theta if is_symmetric else phi.to(g.dtype)
             if self.instantiation == "dot_product":
-                theta, phi, g = (widen(part, self.W_z.weight) for part in (theta, phi, g))
+                theta, phi, g = (widen(part, first_parameter(self.W_z)) for part in (theta, phi, g))
             y = non_local(
                 theta, phi, g, instantiation=self.instantiation, scale=self.scale, process_group=ranks
             )
         y = ungroup(y, x.shape[0], x.shape[2:], self.extent)
+        if not plain:
+            z = call_unnarrowed(self.W_z, as_map(y, x))
+            return x + (z if self.norm is None else self.norm(z)).to(x.dtype)
         if self.norm is None:
-            return add_projection(y, _layer(self.W_z), x)
+            return add_projection(y, weights_of(self.W_z), x)
         # A graph traced by torch.fx keeps the norm as it is: it may be switched to train mode later.
-        if is_constant(self.norm) and not _is_traced(x):
+        if is_constant(self.norm) and not does_more(self.norm) and not is_traced(x):
             return add_projection(y, fold_norm(self.W_z, self.norm), x)
-        z = self.norm(project_back(y, _layer(self.W_z), x))
+        z = self.norm(project_back(y, weights_of(self.W_z), x))
         return x + z.to(x.dtype)
 
     def affinity(self, x: Tensor) -> Tensor:
@@ -285,7 +279,7 @@ class NonLocalNd(nn.Module):
             [(2, 10, 4), (2, 5, 4), (2, 5, 4)]
         """
         x = check_map(x, self.in_channels, self._num_sides)
-        return self._embed(x, *self._embeddings())
+        return self._embed(x, *self._embeddings(self._has_plain_layers(x)))
 
     @property
     def scale(self) -> float | None:
@@ -300,46 +294,63 @@ class NonLocalNd(nn.Module):
         """Return the sides of one group, the positions that see each other, of a map with these sides."""
         return group_sides(sides, self.extent)
 
-    def _concatenate(self, x: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
-        """Return y from two scalars a position; theta is never built, nor phi unless it is pooled."""
-        theta, phi = self._embeddings()
-        assert theta is not None
-        assert phi is not None
+    def _has_plain_layers(self, x: Tensor) -> bool:
+        """Return whether the weights of theta, phi, g and W_z say all that calling these layers would do.
+
+        Weights are read where that is so, which is faster. Else the layers are called: adapters, hooks,
+        pruning, parametrizations, and whoever shards or moves weights only when a layer is called.
+        """
+        device = None if is_traced(x) else x.device
+        layers = (self.theta, self.phi, self.g, self.W_z)
+        return not has_global_hooks() and all(
+            layer is None or is_plain(layer, self._conv, device) for layer in layers
+        )
+
+    def _concatenate(self, x: Tensor, ranks: dist.ProcessGroup | None, plain: bool) -> Tensor:
+        """Return y from two scalars a position; plain layers build no theta, and phi only to pool it."""
+        theta, phi, g = self._embeddings(plain)
         assert self.w_f is not None
         w_theta, w_phi = self.w_f[: self.inter_channels], self.w_f[self.inter_channels :]
-        pools_phi = self.sub_sample == "after"
-        a, b, g = self._embed(x, fold(theta, w_theta), phi if pools_phi else fold(phi, w_phi))
-        if pools_phi:
+        folds_phi = plain and self.sub_sample != "after"
+        if plain:
+            theta = fold(theta, w_theta)
+        a, b, g = self._embed(x, theta, fold(phi, w_phi) if folds_phi else phi, g)
+        if not plain:
+            a = a @ w_theta.unsqueeze(1).to(a.dtype)
+        if not folds_phi:
             b = b @ w_phi.unsqueeze(1).to(b.dtype)
-        a, b, g = (widen(part, self.W_z.weight) for part in (a, b, g))
+        a, b, g = (widen(part, first_parameter(self.W_z)) for part in (a, b, g))
         return rectified_non_local(a.squeeze(2), b.squeeze(2), g, process_group=ranks)
 
     def _embed(
-        self, x: Tensor, query_layer: Layer | None, key_layer: Layer | None
+        self, x: Tensor, theta_layer: Any, phi_layer: Any, g_layer: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries, the keys and g, pooled and grouped; without layers the first two are x itself.
 
         They are one and the same tensor where that is all that they are.
         """
-        g_layer = _layer(self.g)
-        if query_layer is None or key_layer is None:
+        if theta_layer is None or phi_layer is None:
             keys = x if self.sub_sample is None else pool_map(x, self.extent)
             theta = self._grouped_map(x)
             phi = theta if self.sub_sample is None else self._grouped_map(keys)
-            g = project(keys if self.sub_sample == "before" else x, g_layer)[0]
+            (g,) = embedded(keys if self.sub_sample == "before" else x, g_layer)
             return theta, phi, self._pooled(g, x)
         if self.sub_sample == "before":
-            keys, theta = pool_map(x, self.extent), project(x, query_layer)[0]
-            phi, g = project(keys, key_layer, g_layer)
+            (theta,) = embedded(x, theta_layer)
+            phi, g = embedded(pool_map(x, self.extent), phi_layer, g_layer)
         else:
-            theta, phi, g = project(x, query_layer, key_layer, g_layer)
+            theta, phi, g = embedded(x, theta_layer, phi_layer, g_layer)
         theta = group(theta, x.shape[2:], self.extent)
         return theta, self._pooled(phi, x), self._pooled(g, x)
 
-    def _embeddings(self) -> tuple[Layer, Layer] | tuple[None, None]:
-        if self.theta is None or self.phi is None:
-            return None, None
-        return _layer(self.theta), _layer(self.phi)
+    def _embeddings(self, plain: bool) -> tuple[Any, Any, Any]:
+        """Return theta, phi and g: as weights where they are plain, else as the layers themselves."""
+        theta, phi, g = self.theta, self.phi, self.g
+        if not plain:
+            return theta, phi, g
+        if theta is None or phi is None:
+            return None, None, weights_of(g)
+        return weights_of(theta), weights_of(phi), weights_of(g)
 
     def _pooled(self, positions: Tensor, x: Tensor) -> Tensor:
         """Return the positions of the keys, sub-sampled where that is still to do, and grouped."""
@@ -357,14 +368,6 @@ class NonLocalNd(nn.Module):
             f"instantiation={self.instantiation!r}, sub_sample={self.sub_sample!r}, "
             f"use_scale={self.use_scale}, extent={self.extent!r}"
         )
-
-
-def _layer(convolution: Convolution) -> Layer:
-    return convolution.weight, convolution.bias
-
-
-def _is_traced(x: object) -> bool:
-    return isinstance(x, torch.fx.Proxy)
 
 
 class NonLocal1d(NonLocalNd):

@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from nonlocalnn.blocks import Convolution, NonLocalNd, fold_norm, is_constant
+from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.layers import Convolution, does_more, fold_norm, is_constant
 from nonlocalnn.models.bottleneck import Bottleneck, FrozenNorm
 from nonlocalnn.models.resnet import ResidualNetwork
 
@@ -23,7 +24,7 @@ def fuse_(model: nn.Module) -> nn.Module:
     ``nn.Sequential``. The outputs in eval mode stay the same up to rounding, with one pass over each map
     less. A block's ``norm`` is None afterwards and other norms are ``nn.Identity``; the state dict lacks
     their keys: save a model that is to be trained on before. All else stays as it is, and so do
-    convolutions that a model uses in several places.
+    convolutions that a model uses in several places, or that have hooks or parametrizations.
 
     Args:
         model: In eval mode; what has no norm is left alone.
@@ -82,6 +83,9 @@ def _neighbours(owner: nn.Module) -> Iterator[tuple[str, str]]:
         layer, norm = children.get(layer_name), children.get(norm_name)
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm | FrozenNorm):
             continue
-        # What has children of its own, such as an inserted block or an activation, does more than its class.
-        if isinstance(layer, Convolution) and not [*layer.children(), *norm.children()]:
+        # What has children of its own, such as an inserted block or an activation, does more than its class;
+        # so does what has hooks: those of pruning would put the old weights back.
+        if not isinstance(layer, Convolution) or does_more(layer) or does_more(norm):
+            continue
+        if not [*layer.children(), *norm.children()]:
             yield layer_name, norm_name

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.blocks import BatchNorm, Convolution, NonLocalNd
+from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.layers import BatchNorm, Convolution
 from nonlocalnn.models.placement import STAGES, block_places, stage_lengths
 
 # The attribute of a site that holds its block, as in the bottlenecks of this library.

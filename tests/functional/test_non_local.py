@@ -366,18 +366,6 @@ def test_a_map_with_itself_and_a_key_mask():
     torch.testing.assert_close(y, expected)
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["theta and phi", "one tensor"])
-@pytest.mark.parametrize("instantiation", ["gaussian", "concatenation"])
-def test_a_second_derivative_is_refused_where_there_is_none(instantiation, shared):
-    theta, phi, g, w_f = inputs(instantiation)
-    if shared:
-        theta = phi
-    y = non_local(theta, phi, g, instantiation=instantiation, w_f=w_f, engine="fused")
-    (slope,) = torch.autograd.grad(y.sum(), g, create_graph=True)
-    with pytest.raises(NotImplementedError, match="engine='reference'"):
-        slope.pow(2).sum().backward()
-
-
 def test_a_pass_does_not_load_the_compiler():
     code = """
 import sys, torch

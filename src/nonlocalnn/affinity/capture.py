@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def capture_affinity(
     Each block's queries and keys are computed once more from the input it sees, next to its own forward
     pass, whose engine and output stay as they are. A second run replaces the maps of the first. No hook is
     left behind. It works in train mode, under autocast, and on each rank of a distributed run, whose maps
-    are those of the rank's own samples.
+    are those of the rank's own samples. A model that was compiled runs as written meanwhile.
 
     Args:
         model: Any module that holds non-local blocks.
@@ -70,19 +71,34 @@ def capture_affinity(
 
     found = find_blocks(model, blocks)
     with ExitStack() as stack:
+        stack.enter_context(_without_compiled_code())
         stack.enter_context(tracer.follow(model))
         for name, block in found.items():
             stack.callback(block.register_forward_pre_hook(hook_for(name)).remove)
         yield maps
 
 
+def _without_compiled_code() -> AbstractContextManager[object]:
+    """Return a context in which compiled models run as written: what was compiled before sees no new hook."""
+    # Whoever compiled has loaded the compiler; all others are spared the seconds that it takes.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
 def find_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonLocalNd]:
     """Return the non-local blocks of these names, or all, in the order of ``model.named_modules()``.
+
+    Names are those of the model itself, without the ``_orig_mod.`` that torch.compile puts before them.
 
     Raises:
         ValueError: There is none, or none of a name.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}
+    found = {
+        name.replace("_orig_mod.", ""): module
+        for name, module in model.named_modules()
+        if isinstance(module, NonLocalNd)
+    }
     if not found:
         raise ValueError("the model has no non-local block, so that there is no affinity to record")
     for name in () if names is None else names:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from nonlocalnn.affinity.capture import capture_affinity, find_blocks
 from nonlocalnn.affinity.maps import AffinityMap, Query
-from nonlocalnn.blocks import NonLocalNd, fold_norm, is_constant
+from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional.positions import flatten
+from nonlocalnn.layers import is_constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +120,11 @@ def _chosen(scores: object, target: int | None) -> Tensor:
 
 @torch.no_grad()
 def _effects_of(block: NonLocalNd, shown: AffinityMap, x: Tensor, gradient: Tensor) -> EffectMap:
-    weight = block.W_z.weight
-    if block.norm is not None:
-        if not is_constant(block.norm):
-            raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
-        weight, _ = fold_norm(block.W_z, block.norm)
+    if block.norm is not None and not is_constant(block.norm):
+        raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
     _, _, g = block.embed(x)
-    to_y = flatten(gradient).float() @ weight.flatten(1).float()
+    with torch.enable_grad():
+        y = gradient.new_zeros(x.shape[0], g.shape[2], *x.shape[2:], requires_grad=True)
+        z = block.W_z(y) if block.norm is None else block.norm(block.W_z(y))
+    to_y = flatten(torch.autograd.grad(z, y, gradient)[0]).float()
     return EffectMap(shown, to_y.cpu(), g.float().cpu().unflatten(0, (x.shape[0], -1)))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nonlocalnn.blocks import BatchNorm, Convolution, NonLocalNd
+from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.conversion.layers import CannotCarryError
 from nonlocalnn.conversion.sources import Parts, read
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS, Instantiation
+from nonlocalnn.layers import BatchNorm, Convolution
 
 # Different primes, so that no two sides are confused, and odd, so that pools floor.
 _SIDES = {1: (11,), 2: (5, 7), 3: (3, 5, 7)}

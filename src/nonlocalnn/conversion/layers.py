@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from nonlocalnn.blocks import Convolution
+from nonlocalnn.layers import Convolution
 
 _POOLS: dict[type[nn.Module], tuple[int, ...]] = {
     nn.MaxPool1d: (2,),

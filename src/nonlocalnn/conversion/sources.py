@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nonlocalnn.blocks import Convolution, NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, SubSample
+from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, SubSample
 from nonlocalnn.conversion.layers import (
     CannotCarryError,
     batch_norm,
@@ -37,6 +37,7 @@ from nonlocalnn.conversion.layers import (
     rectified_convolution,
 )
 from nonlocalnn.functional import INSTANTIATIONS, Instantiation
+from nonlocalnn.layers import Convolution
 
 _CLASS_NAMES = {
     *("_NonLocalBlockND", "NONLocalBlock1D", "NONLocalBlock2D", "NONLocalBlock3D"),  # AlexHex7

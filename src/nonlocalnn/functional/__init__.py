@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.functional import concatenation, dot_product, reference, sharded, softmax
+from nonlocalnn.functional.modes import without_autocast
 from nonlocalnn.functional.positions import FLOATS
 from nonlocalnn.functional.splitting import split_positions
 
@@ -74,6 +75,8 @@ def non_local(
             counts only the others; a row without any key gives zeros.
         engine: "reference" is the equation as written, with the N x M affinity in memory. "fused" never
             holds an N x M tensor. "auto" takes whichever is faster at this size: see :func:`_materialises`.
+            Under torch.func and forward-mode derivatives, and for derivatives of derivatives, each form but
+            the dot product holds it whatever this says: PyTorch then needs operations that it knows itself.
         process_group: Processes that hold the other queries and keys. Each gives its own, of any number, and
             gets y of its queries over all keys; gradients are those of the whole. Either all give a
             ``key_mask`` of their own keys or none does. See :func:`nonlocalnn.split_positions` for blocks.
@@ -105,7 +108,7 @@ def non_local(
         # Zeros, so that whatever a masked key holds, NaN included, reaches neither a sum nor a gradient.
         phi, g = (part.masked_fill(~key_mask.unsqueeze(2), 0.0) for part in (phi, g))
     # The engines choose their own types: autocast would make the float32 products that they ask for float16.
-    with torch.autocast(theta.device.type, enabled=False):
+    with without_autocast(theta.device.type):
         if process_group is not None:
             return sharded.non_local(
                 theta,
@@ -177,7 +180,7 @@ def affinity(
     factor = 1.0 if scale is None else float(scale)
     if key_mask is not None:
         phi = phi.masked_fill(~key_mask.unsqueeze(2), 0.0)
-    with torch.autocast(theta.device.type, enabled=False):
+    with without_autocast(theta.device.type):
         return reference.affinity(
             theta, phi, w_f, instantiation=instantiation, scale=factor, key_mask_BM=key_mask
         )

@@ -20,16 +20,17 @@ are whatever is summed over: in the backward pass that is the queries, too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.functional.operators import register
 
 # Longer runs mean longer sums for each query, shorter ones more prefix sums.
 _RUN_LENGTH = 16
+Size = torch.Size
 
 
 def rectified_non_local(
@@ -46,7 +47,8 @@ def rectified_non_local(
     if torch.compiler.is_exporting():
         return _exported_average(a_BN, b_BM, g_BME, count_B11)
     dtype = torch.promote_types(g_BME.dtype, torch.float32)
-    y_BNE: Tensor = _average(a_BN.to(dtype), b_BM.to(dtype), g_BME.to(dtype), count_B11)
+    average = _plain_rectified_average if is_transformed() else _average
+    y_BNE: Tensor = average(a_BN.to(dtype), b_BM.to(dtype), g_BME.to(dtype), count_B11)
     return y_BNE.to(g_BME.dtype)
 
 
@@ -85,6 +87,11 @@ def _rectified_average_shapes(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B
     return g_BME.new_empty(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
 
 
+def _rectified_average_flops(a: Size, b: Size, g: Size, count: Size | None) -> int:
+    """A sum of L + 2 rows for each query, and two prefix sums over the keys."""
+    return 2 * g[0] * g[2] * ((_RUN_LENGTH + 2) * a[1] + 2 * b[1])
+
+
 def _rectified_average_backward(
     dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,16 +122,22 @@ def _rectified_average_backward_shapes(
     return torch.empty_like(a_BN), torch.empty_like(b_BM), g_BME.new_empty(g_BME.shape)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _rectified_average_backward_flops(dy: Size, a: Size, b: Size, g: Size, count: Size | None) -> int:
+    """Sums over keys for da, sums over queries for db and dg, and the two rows of dot products."""
+    sums = (_RUN_LENGTH + 2) * (a[1] + 2 * b[1])
+    return 2 * g[0] * g[2] * (sums + _RUN_LENGTH * (a[1] + b[1]) + 2 * (a[1] + b[1]))
 
 
-def _backward(ctx: Any, dy_BNE: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_average_backward(dy_BNE, *ctx.saved_tensors), None)
+def _plain_rectified_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None) -> Tensor:
+    f_BNM = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu()
+    return f_BNM @ g_BME / (b_BM.shape[1] if count_B11 is None else count_B11)
 
 
-_average = register(_rectified_average, _rectified_average_shapes, save=_save, backward=_backward)
-_average_backward = register(_rectified_average_backward, _rectified_average_backward_shapes)
+_average = register(
+    (_rectified_average, _rectified_average_shapes, _rectified_average_flops),
+    (_rectified_average_backward, _rectified_average_backward_shapes, _rectified_average_backward_flops),
+    _plain_rectified_average,
+)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnn.functional.modes import autocast_dtype, is_transformed, without_autocast
+
 Layer = tuple[Tensor, Tensor | None]  # weight and bias of a convolution
 Extent = Literal["spacetime", "space", "time"] | int
 Sides = torch.Size | tuple[int, ...]
@@ -49,6 +51,11 @@ def flatten(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
+def as_map(positions: Tensor, x: Tensor) -> Tensor:
+    """Return positions (B, P, E) as a map with the sides of ``x``, a view."""
+    return positions.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
 def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
     """Return 1x1 convolutions of a map as positions, each of shape (B, P, D) with a D of its own.
 
@@ -61,8 +68,9 @@ def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
     arguments: list[Tensor | None] = []
     for weight, bias in layers:
         arguments += (weight.flatten(1).to(dtype), None if bias is None else bias.to(dtype))
-    with torch.autocast(x.device.type, enabled=False):
-        projected: tuple[Tensor, ...] = _Projection.apply(x.flatten(2).to(dtype), *arguments)
+    run = _Projection.forward if is_transformed() else _Projection.apply
+    with without_autocast(x.device.type):
+        projected: tuple[Tensor, ...] = run(x.flatten(2).to(dtype), *arguments)
     return projected
 
 
@@ -100,19 +108,19 @@ def add_projection(y: Tensor, layer: Layer, x: Tensor) -> Tensor:
 
 def _project_onto(base_BCP: Tensor | None, y: Tensor, layer: Layer, x: Tensor) -> Tensor:
     weight, bias = layer
-    matrix = weight.flatten(1).to(y.dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        z: Tensor = _BackProjection.apply(
-            base_BCP, y, matrix, None if bias is None else bias.to(y.dtype), _is_channels_last(x)
-        )
-    return z.unflatten(2, x.shape[2:])
+    matrix, bias = weight.flatten(1).to(y.dtype), None if bias is None else bias.to(y.dtype)
+    channels_last = _is_channels_last(x)
+    run = _BackProjection.forward if is_transformed() else _BackProjection.apply
+    with without_autocast(x.device.type):
+        z: Tensor = run(base_BCP, y, matrix, bias, channels_last)
+    # Turned here: what a function of our own returns as a view may not be changed in place.
+    return (z.transpose(1, 2) if channels_last else z).unflatten(2, x.shape[2:])
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
     """Return the type in which autocast computes products of x."""
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
-        return x.dtype
-    return torch.get_autocast_dtype(x.device.type)
+    dtype = autocast_dtype(x.device.type)
+    return x.dtype if dtype is None or x.dtype == torch.float64 else dtype
 
 
 class _Projection(torch.autograd.Function):
@@ -121,8 +129,6 @@ class _Projection(torch.autograd.Function):
     By batched products and not F.linear, which would first copy x. The gradient of x is summed up in one
     tensor that lies as x does; autograd would make one for each product, transposed, and then copy.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x_BCP: Tensor, *layers: Tensor | None) -> tuple[Tensor, ...]:
@@ -156,9 +162,10 @@ class _Projection(torch.autograd.Function):
 
 
 class _BackProjection(torch.autograd.Function):
-    """A 1x1 convolution of (B, P, E), added to a (B, C, P); the gradient of y is contiguous."""
+    """A 1x1 convolution of (B, P, E), added to a (B, C, P); the gradient of y is contiguous.
 
-    generate_vmap_rule = True
+    The result is contiguous, too: (B, P, C) with ``channels_last`` and (B, C, P) without.
+    """
 
     @staticmethod
     def forward(
@@ -171,18 +178,19 @@ class _BackProjection(torch.autograd.Function):
         matrix_BCE = _batched(matrix_CE, y_BPE)
         if channels_last:
             base_BPC = None if base_BCP is None else base_BCP.transpose(1, 2)
-            return _product(y_BPE, matrix_BCE.transpose(1, 2), bias_C, base_BPC).transpose(1, 2)
+            return _product(y_BPE, matrix_BCE.transpose(1, 2), bias_C, base_BPC)
         bias_C1 = None if bias_C is None else bias_C.unsqueeze(1)
         return _product(matrix_BCE, y_BPE.transpose(1, 2), bias_C1, base_BCP)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, y_BPE, matrix_CE, _, _ = inputs
+        _, y_BPE, matrix_CE, _, ctx.channels_last = inputs
         ctx.save_for_backward(y_BPE, matrix_CE)
 
     @staticmethod
-    def backward(ctx: Any, dz_BCP: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
         y_BPE, matrix_CE = ctx.saved_tensors
+        dz_BCP = dz.transpose(1, 2) if ctx.channels_last else dz
         needs_base, needs_y, needs_matrix, needs_bias, _ = ctx.needs_input_grad
         return (
             dz_BCP if needs_base else None,
@@ -197,7 +205,9 @@ def _product(left: Tensor, right: Tensor, bias: Tensor | None, base: Tensor | No
     """Return base + left @ right + bias."""
     if base is None:
         return torch.bmm(left, right) if bias is None else torch.baddbmm(bias, left, right)
-    return torch.baddbmm(base, left, right) if bias is None else (base + bias).baddbmm_(left, right)
+    if bias is None or is_transformed():  # vmap knows no product in place
+        return torch.baddbmm(base if bias is None else base + bias, left, right)
+    return (base + bias).baddbmm_(left, right)
 
 
 def _batched(matrix: Tensor, like: Tensor) -> Tensor:
@@ -317,13 +327,13 @@ def ungroup(grouped: Tensor, batch: int, sides: Sides, extent: Extent) -> Tensor
     return grouped.reshape(batch, math.prod(sides), num_values)
 
 
-def widen(part: Tensor, weight: Tensor) -> Tensor:
+def widen(part: Tensor, weight: Tensor | None) -> Tensor:
     """Return ``part`` in float32 where autocast made it float16 although the block's weights are float32.
 
     The dot product and the concatenation form sum an unbounded f: their sums pass 65,504 long before those
     of a softmax average do.
     """
-    narrowed = part.dtype == torch.float16 and weight.dtype == torch.float32
+    narrowed = part.dtype == torch.float16 and weight is not None and weight.dtype == torch.float32
     return part.float() if narrowed else part
 
 

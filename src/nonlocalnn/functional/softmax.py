@@ -11,19 +11,20 @@ Shapes: B batch, N queries, M keys, D embedding channels, E value channels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from nonlocalnn.functional import symmetric
+from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.functional.operators import register
 
 # The queries of a block: enough for matrix products at full speed, and few enough that a block of weights is
 # at most 2^23 numbers, 32 MiB in float32.
 _BLOCK_QUERIES = 384
 _BLOCK_NUMBERS = 2**23
+Size = torch.Size
 _Block = tuple[int, slice, Tensor, Tensor]
 
 
@@ -36,6 +37,10 @@ def non_local(
     log-sum-exp of each query elsewhere.
     """
     bias_BM = None if key_mask_BM is None else _bias(key_mask_BM, theta_BND.dtype)
+    if is_transformed():
+        wide = torch.promote_types(g_BME.dtype, torch.float32)
+        theta, phi, g = (part.to(wide) for part in (theta_BND, phi_BMD, g_BME))
+        return _plain_softmax_sum(theta, phi, g, bias_BM, scale).to(g_BME.dtype)
     is_ours = theta_BND.device.type == "cpu" and theta_BND.dtype in (torch.float32, torch.float64)
     # Whoever runs an exported program knows PyTorch's operators, not those of this package.
     if is_ours and not torch.compiler.is_exporting():
@@ -94,6 +99,10 @@ def _softmax_sum_shapes(
     return theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
 
 
+def _softmax_sum_flops(theta: Size, phi: Size, g: Size, bias: Size | None, scale: float) -> int:
+    return 2 * theta[0] * theta[1] * phi[1] * (theta[2] + g[2])
+
+
 def _softmax_sum_backward(
     dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,17 +127,27 @@ def _softmax_sum_backward_shapes(
     return torch.empty_like(theta_BND), torch.empty_like(phi_BMD), torch.empty_like(g_BME)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
+def _softmax_sum_backward_flops(
+    dy: Size, theta: Size, phi: Size, g: Size, bias: Size | None, scale: float
+) -> int:
+    """Logits, weights of dy, and the three gradients."""
+    return 2 * theta[0] * theta[1] * phi[1] * (3 * theta[2] + 2 * g[2])
 
 
-def _backward(ctx: Any, dy_BNE: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_blocks_backward(dy_BNE, *ctx.saved_tensors, ctx.scale), None, None)
+def _plain_softmax_sum(
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+) -> Tensor:
+    logits_BNM = scale * theta_BND @ phi_BMD.transpose(1, 2)
+    if bias_BM is not None:
+        logits_BNM = logits_BNM + bias_BM.unsqueeze(1)
+    return logits_BNM.softmax(2) @ g_BME
 
 
-_blocks = register(_softmax_sum, _softmax_sum_shapes, save=_save, backward=_backward)
-_blocks_backward = register(_softmax_sum_backward, _softmax_sum_backward_shapes)
+_blocks = register(
+    (_softmax_sum, _softmax_sum_shapes, _softmax_sum_flops),
+    (_softmax_sum_backward, _softmax_sum_backward_shapes, _softmax_sum_backward_flops),
+    _plain_softmax_sum,
+)
 
 
 def _weights(theta_BND: Tensor, phi_BMD: Tensor, bias_BM: Tensor | None, scale: float) -> Iterator[_Block]:

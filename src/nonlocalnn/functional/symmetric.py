@@ -13,7 +13,6 @@ columns, of which the first R are the block itself and the others come later.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from nonlocalnn.functional.operators import register
 # it in the cache, and that a panel is at most 2^23 numbers, 32 MiB in float32.
 _BLOCK_QUERIES = 384
 _PANEL_NUMBERS = 2**23
+Size = torch.Size
 
 
 def non_local(x_BND: Tensor, g_BNE: Tensor, *, scale: float) -> Tensor:
@@ -63,6 +63,11 @@ def _symmetric_softmax_sum_shapes(x_BND: Tensor, g_BNE: Tensor, scale: float) ->
     return g_BNE.new_empty(g_BNE.shape), x_BND.new_empty(x_BND.shape[:2])
 
 
+def _symmetric_softmax_sum_flops(x: Size, g: Size, scale: float) -> int:
+    """Those of the two products as of any other engine, though half of the logits are not computed."""
+    return 2 * x[0] * x[1] ** 2 * (x[2] + g[2])
+
+
 def _symmetric_softmax_sum_backward(
     dy_BNE: Tensor, x_BND: Tensor, g_BNE: Tensor, y_BNE: Tensor, lse_BN: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -100,19 +105,26 @@ def _symmetric_softmax_sum_backward_shapes(
     return torch.empty_like(x_BND), torch.empty_like(g_BNE)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x_BND, g_BNE, ctx.scale = inputs
-    y_BNE, lse_BN = output
-    ctx.mark_non_differentiable(lse_BN)
-    ctx.save_for_backward(x_BND, g_BNE, y_BNE, lse_BN)
+def _symmetric_softmax_sum_backward_flops(
+    dy: Size, x: Size, g: Size, y: Size, lse: Size, scale: float
+) -> int:
+    return 2 * x[0] * x[1] ** 2 * (3 * x[2] + 2 * g[2])
 
 
-def _backward(ctx: Any, dy_BNE: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_gaussian_backward(dy_BNE, *ctx.saved_tensors, ctx.scale), None)
+def _plain_symmetric_softmax_sum(x_BND: Tensor, g_BNE: Tensor, scale: float) -> Tensor:
+    return (scale * x_BND @ x_BND.transpose(1, 2)).softmax(2) @ g_BNE
 
 
-_gaussian = register(_symmetric_softmax_sum, _symmetric_softmax_sum_shapes, save=_save, backward=_backward)
-_gaussian_backward = register(_symmetric_softmax_sum_backward, _symmetric_softmax_sum_backward_shapes)
+_gaussian = register(
+    (_symmetric_softmax_sum, _symmetric_softmax_sum_shapes, _symmetric_softmax_sum_flops),
+    (
+        _symmetric_softmax_sum_backward,
+        _symmetric_softmax_sum_backward_shapes,
+        _symmetric_softmax_sum_backward_flops,
+    ),
+    _plain_symmetric_softmax_sum,
+    num_kept=1,
+)
 
 
 def _panels(

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn.blocks import NonLocalNd, fold_norm
+from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.checkpoints.native import is_safetensors
 from nonlocalnn.checkpoints.state import read_pickle
+from nonlocalnn.layers import fold_norm
 from nonlocalnn.models import inflate_
 
 

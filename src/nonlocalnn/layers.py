@@ -1,0 +1,117 @@
+"""A block's layers: when their weights may be read instead of calling them, and what follows from that.
+
+Reading is faster: several 1x1 convolutions of a map become products that need no copy of it, and a constant
+norm becomes part of the convolution before it. But adapters, pruning, parametrizations and hooks, and whoever
+shards or moves weights, work when a layer is called. So weights are read of layers that are plainly what the
+block made; all others are called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+
+from nonlocalnn.functional.modes import without_autocast
+from nonlocalnn.functional.positions import Layer, flatten, project
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+# torch.fx then records each as one node instead of tracing through its arithmetic on shapes.
+torch.fx.wrap("flatten")
+torch.fx.wrap("project")
+
+
+def is_plain(layer: nn.Module, kind: type[Convolution], device: torch.device | None) -> bool:
+    """Return whether a layer is a 1x1 convolution whose weights say all that calling it would do.
+
+    Args:
+        layer: Any module.
+        kind: The class that it must be, and not a subclass: parametrizations and adapters make those.
+        device: Where the weights must be; None is anywhere.
+    """
+    if type(layer) is not kind or does_more(layer):
+        return False
+    if {*layer.kernel_size, *layer.stride, layer.groups} != {1} or {*layer.padding} != {0}:
+        return False
+    return all(
+        each is None or (_is_plain_tensor(each) and device in (None, each.device))
+        for each in (layer.weight, layer.bias)
+    )
+
+
+def does_more(layer: nn.Module) -> bool:
+    """Return whether calling a layer does more than its class says: hooks, or a ``forward`` of its own."""
+    hooks = (
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    )
+    return bool(hooks) or "forward" in vars(layer)
+
+
+def has_global_hooks() -> bool:
+    """Return whether calling any module would run hooks, as those of a profiler."""
+    return module_hooks._has_any_global_hook()
+
+
+def _is_plain_tensor(tensor: Tensor) -> bool:
+    # What export and compile put in the place of weights may be of another class.
+    return type(tensor) in (Tensor, nn.Parameter) or torch.compiler.is_compiling()
+
+
+def weights_of(convolution: Convolution) -> Layer:
+    """Return a convolution's weight and bias."""
+    return convolution.weight, convolution.bias
+
+
+def first_parameter(layer: nn.Module) -> Tensor | None:
+    """Return a layer's first parameter, whose type says what it computes in."""
+    return next(layer.parameters(), None)
+
+
+def embedded(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
+    r"""Return what 1x1 convolutions make of a map, as positions (B, P, D) each.
+
+    Args:
+        x: A map, shape (B, C, \*sides).
+        layers: All as :func:`weights_of`, which are read, or all as modules, which are called.
+    """
+    if isinstance(layers[0], nn.Module):
+        return tuple(flatten(layer(x)) for layer in layers)
+    return project(x, *layers)
+
+
+def call_unnarrowed(layer: nn.Module, y: Tensor) -> Tensor:
+    """Return a layer's output; where y is float32 autocast must not narrow it: sums of f may pass 65,504."""
+    if is_traced(y) or y.dtype != torch.float32:
+        return layer(y)
+    with without_autocast(y.device.type):
+        return layer(y)
+
+
+def is_traced(x: object) -> bool:
+    """Return whether torch.fx traces this call."""
+    return isinstance(x, torch.fx.Proxy)
+
+
+def is_constant(norm: nn.Module) -> bool:
+    """Return whether a norm is a batch normalisation by running statistics: one factor and term a channel."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return False
+    return not norm.training and norm.running_mean is not None and norm.affine
+
+
+def fold_norm(layer: Convolution, norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    r"""Return weight and bias of a convolution with the constant norm after it folded in.
+
+    .. math:: W' = \operatorname{diag}(\gamma / \sigma)\, W, \quad b' = \gamma (b - \mu) / \sigma + \beta
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    wide = torch.promote_types(layer.weight.dtype, torch.float32)
+    factor = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps).rsqrt()
+    weight = layer.weight * factor.view(-1, *[1] * (layer.weight.dim() - 1))
+    mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
+    return weight.to(layer.weight.dtype), (norm.bias - factor * mean).to(layer.weight.dtype)
