@@ -103,6 +103,9 @@ class VideoReader(ABC):
         places = {index: place for place, index in enumerate(wanted)}
         return frames[[places[index] for index in indices]]
 
+    def __len__(self) -> int:
+        return self.num_frames
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,6 +1,8 @@
 """Videos through PyAV, which brings FFmpeg's libraries with it."""
 
 import io
+import math
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -150,7 +152,7 @@ class PyAVReader(VideoReader):
             # An edit list discards what it leaves out.
             if not packet.is_discard:
                 times.append(packet.pts)
-        self._source.check_count(found=num_packets, declared=self._stream.frames)
+        self._source.check_count(found=num_packets, declared=self._stream.frames, stream=self._stream.index)
         ends = (self._container.start_time or 0) + (self._container.duration or 0)
         self._source.check_seconds(found=end, declared=ends / self._av.time_base)
         self._restart()
@@ -232,6 +234,36 @@ class PyAVReader(VideoReader):
 def _upright(frame: Any) -> Tensor:
     """Return a decoded frame as it is meant to be seen, uint8 (H, W, 3)."""
     pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-    # Counter-clockwise degrees, as the container notes them.
-    turns = round(frame.rotation / 90) % 4
-    return torch.rot90(pixels, turns, (0, 1)).contiguous() if turns else pixels
+    for side_data in frame.side_data:
+        if side_data.type.name == "DISPLAYMATRIX":
+            return oriented(pixels, struct.unpack("=9i", bytes(side_data)))
+    return pixels
+
+
+def oriented(pixels: Tensor, matrix: Sequence[float]) -> Tensor:
+    """Turn and mirror a picture as a display matrix says, to the nearest of the eight orientations.
+
+    A point (x, y) is shown at (a x + c y, b x + d y). Scales are left aside, and so are shifts.
+
+    Args:
+        pixels: (H, W, 3).
+        matrix: a, b, u, c, d, v, x, y, w, as mp4 and mov write them.
+
+    Returns:
+        (H, W, 3), or (W, H, 3) where rows become columns.
+
+    Example:
+        >>> quarter_turn = (0, 1, 0, -1, 0, 0, 0, 0, 1)
+        >>> oriented(torch.tensor([[[1], [2]]]), quarter_turn).flatten(1)
+        tensor([[1],
+                [2]])
+    """
+    a, b, _, c, d, *_ = matrix
+    # Each of the two axes counts alike, whatever its scale.
+    wide, high = math.hypot(a, b) or 1.0, math.hypot(c, d) or 1.0
+    if abs(a) / wide + abs(d) / high >= abs(b) / wide + abs(c) / high:
+        x, y = a, d
+    else:
+        pixels, x, y = pixels.transpose(0, 1), c, b
+    mirrored = [axis for axis, sign in ((0, y), (1, x)) if sign < 0]
+    return (pixels.flip(mirrored) if mirrored else pixels).contiguous()

@@ -69,7 +69,7 @@ class TorchCodecReader(VideoReader):
         declared, seconds = about.num_frames_from_header or 0, about.duration_seconds_from_header or 0.0
         if not source.known_whole and not declared and not seconds:
             raise unreadable(path, "torchcodec cannot tell whether it is whole: use the backend 'pyav'")
-        source.check_count(found=len(self._decoder), declared=declared)
+        source.check_count(found=len(self._decoder), declared=declared, stream=self._decoder.stream_index)
         ends = (about.begin_stream_seconds_from_header or 0.0) + seconds
         source.check_seconds(found=about.end_stream_seconds, declared=ends)
         super().__init__(
