@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nonlocalnn.data.images import load_image_folder, split_of
+from nonlocalnn.data.image_folders import load_image_folder, split_of
 
 SPLITS = ("train", "validation", "test")
 # Of ant/00.png to ant/59.png and bee/00.png to bee/59.png.

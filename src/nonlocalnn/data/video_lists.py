@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoPath, frame_paths
+from nonlocalnn.data.folder_files import is_ignored, warn_of_passed_over
+from nonlocalnn.data.frame_names import is_frame
+from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoPath
 
 # Indices give classes their names, up to the largest: a slip of the pen must not make a million million.
 _MOST_CLASSES = 1_000_000
@@ -169,8 +171,9 @@ def one_label_each(
 def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
     """List a folder that holds a folder per class.
 
-    In a class folder each file with a video's ending is a video, and each folder of frame images too. Hidden
-    and other files are left out. Classes are the names of the folders, sorted, and so are videos within them.
+    In a class folder each file with a video's ending is a video, and each folder of frame images too. All
+    else is passed over with one warning that counts it; hidden files and leftovers of systems without.
+    Classes are the names of the folders, sorted, and so are videos within them.
 
     Args:
         root: The folder, such as the training part of a data set.
@@ -192,12 +195,15 @@ def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder of videos: {root}")
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_ignored(entry))
     if not folders:
         raise ValueError(f"{root} must hold one folder per class; it holds no folder")
     paths, targets = [], []
+    passed_over = sorted(entry for entry in root.iterdir() if entry.is_file() and is_video_file(entry))
     for target, folder in enumerate(folders):
-        videos = sorted(entry for entry in folder.iterdir() if is_video(entry))
+        videos: list[Path] = []
+        for entry in sorted(folder.iterdir()):
+            (videos if is_video(entry) else passed_over).append(entry)
         if not videos:
             raise ValueError(
                 f"the class folder {folder} holds no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of "
@@ -205,22 +211,30 @@ def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
             )
         paths += videos
         targets += [target] * len(videos)
+    warn_of_passed_over(root, passed_over, kind="videos or folders of frames")
     return VideoList(tuple(paths), tuple(targets), tuple(folder.name for folder in folders))
 
 
 def is_video(entry: Path) -> bool:
     """Return whether a file has a video's ending, or a folder holds frame images and no such file.
 
-    Hidden ones are neither.
+    Ignored files (:func:`~nonlocalnn.data.folder_files.is_ignored`) are neither. A few GIFs beside more
+    frames are previews of them.
     """
-    if entry.name[:1] == ".":
+    if is_ignored(entry):
         return False
     if not entry.is_dir():
-        return entry.suffix.lower() in VIDEO_SUFFIXES
+        return is_video_file(entry)
+    inside = list(entry.iterdir())
+    num_frames = sum(map(is_frame, inside))
     # A picture beside videos is a cover or a thumbnail.
-    return bool(frame_paths(entry)) and not any(
-        inside.suffix.lower() in VIDEO_SUFFIXES for inside in entry.iterdir()
-    )
+    videos = [each.suffix.lower() for each in inside if is_video_file(each)]
+    return num_frames > len(videos) and set(videos) <= {".gif"}
+
+
+def is_video_file(entry: Path) -> bool:
+    """Return whether a file, or what it is called, has a video's ending."""
+    return not is_ignored(entry) and entry.suffix.lower() in VIDEO_SUFFIXES
 
 
 def read_video_list(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nonlocalnn.data.containers import count_dropped, is_cut, may_leave_frames_out
+from nonlocalnn.data.orientation import is_mirrored
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,11 @@ class VideoSource:
                 f"it is cut or damaged, its container declares {declared} frames and holds {found}: fetch it "
                 "again",
             )
+
+    def is_mirrored(self) -> bool:
+        """Return whether the container says that the picture is to be mirrored; of mp4 and mov only."""
+        with _opened(self.path, self.content) as file:
+            return is_mirrored(file)
 
     def _dropped(self, stream: int) -> int:
         with _opened(self.path, self.content) as file:

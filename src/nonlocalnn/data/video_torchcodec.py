@@ -44,19 +44,24 @@ class TorchCodecReader(VideoReader):
     """A video file, decoded by torchcodec on one thread: reading processes share the cores already.
 
     torchcodec takes every packet for a frame: where that is not so (some of avi and VP8) reading may end with
-    an error, and the backend ``pyav`` reads such files. Nor does it tell of damage that its decoder noticed
-    and patched over, which ``pyav`` does.
+    an error, and the backend ``pyav`` reads such files. It turns pictures and does not mirror them: an mp4 or
+    mov file that asks for that is an error, and other containers come out unmirrored. Nor does it tell of
+    damage that its decoder noticed and patched over, which ``pyav`` does.
 
     Args:
         source: The file, or its bytes.
 
     Raises:
-        VideoDecodeError: It cannot be read, or holds no frame.
+        VideoDecodeError: It cannot be read, holds no frame, or is to be mirrored.
         ImportError: torchcodec is missing, or does not find FFmpeg.
     """
 
     def __init__(self, source: VideoSource) -> None:
         path = source.path
+        if source.is_mirrored():
+            raise unreadable(
+                path, "torchcodec turns pictures and does not mirror them: use the backend 'pyav'"
+            )
         self._decoder = _open(source)
         try:
             height, width, _ = self._decoder.get_frame_at(0).data.shape
