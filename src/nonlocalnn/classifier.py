@@ -13,10 +13,11 @@ from torch import nn
 
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, read_metadata
 from nonlocalnn.data.clips import ChannelValues, check_positive
+from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.video_files import find_videos
 from nonlocalnn.evaluate import Precision
 from nonlocalnn.model_facts import checked_facts, describe_images
-from nonlocalnn.predict import find_images, predict
+from nonlocalnn.predict import predict
 from nonlocalnn.video_prediction import predict_videos
 
 

@@ -5,37 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn.data import IMAGE_SUFFIXES, read_image
-from nonlocalnn.data.folder_files import walk, warn_of_passed_over
+from nonlocalnn.data import read_image
 from nonlocalnn.evaluate import Precision, autocast_for
-
-
-def find_images(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the image files that are named, and those in the folders that are named, at any depth.
-
-    Files that are named are taken whatever their ending; in folders those with an image's ending, sorted. All
-    else in them is passed over with one warning that counts it, hidden files and leftovers of systems
-    without. What is not there, and a folder without an image, are taken as they are named: reading them says
-    what is wrong, and the others can be read.
-    """
-    found: list[Path] = []
-    for name in inputs:
-        path = Path(name)
-        if not path.is_dir():
-            found.append(path)
-            continue
-        files = [entry for entry in walk(path) if not entry.is_dir()]
-        inside = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-        left = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
-        warn_of_passed_over(path, left, kind="images")
-        found += inside or [path]
-    return found
 
 
 @torch.no_grad()

@@ -15,13 +15,13 @@ warning that counts them; hidden files and leftovers of systems, such as ``Thumb
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.data.folder_files import is_ignored, warn_of_passed_over
+from nonlocalnn.data.folder_files import is_ignored, walk, warn_of_passed_over
 from nonlocalnn.data.images import IMAGE_SUFFIXES, read_image
 from nonlocalnn.data.labelled import SPLITS, augmentation, check_image_size
 from nonlocalnn.data.stored_images import StoredImages
@@ -193,3 +193,25 @@ def load_image_folder(
         max_broken=max_broken,
         replace_broken=split == "train",
     )
+
+
+def find_images(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the image files that are named, and those in the folders that are named, at any depth.
+
+    Files that are named are taken whatever their ending; in folders those with an image's ending, sorted. All
+    else in them is passed over with one warning that counts it, hidden files and leftovers of systems
+    without. What is not there, and a folder without an image, are taken as they are named: reading them says
+    what is wrong, and the others can be read.
+    """
+    found: list[Path] = []
+    for name in inputs:
+        path = Path(name)
+        if not path.is_dir():
+            found.append(path)
+            continue
+        files = [entry for entry in walk(path) if not entry.is_dir()]
+        inside = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        left = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
+        warn_of_passed_over(path, left, kind="images")
+        found += inside or [path]
+    return found

@@ -12,11 +12,11 @@ from pathlib import Path
 from nonlocalnn._errors import near_miss
 from nonlocalnn.data.folder_files import is_ignored, warn_of_passed_over
 from nonlocalnn.data.frame_names import is_frame
+from nonlocalnn.data.list_rows import bad_row, read_rows
 from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoPath
 
 # Indices give classes their names, up to the largest: a slip of the pen must not make a million million.
 _MOST_CLASSES = 1_000_000
-_LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,6 @@ class VideoList:
             targets=tuple(self.targets[place] for place in kept),  # type: ignore[arg-type]
             spans=None if self.spans is None else tuple(self.spans[place] for place in kept),
         )
-
-
-def bad_row(path: Path, line: int, what: str) -> ValueError:
-    """Return the error for a row that cannot be understood; lines count from 1."""
-    return ValueError(f"{path}, line {line}: {what[:_LONGEST_REASON]}")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -245,8 +240,13 @@ def read_video_list(
 ) -> VideoList:
     r"""Read a text file with a video and its label on each line.
 
-    The two are divided by a comma or, in lines without one, by spaces; the label comes last. Labels are the
-    indices of classes, from 0, on every line, or names on every line. Blank lines are left out.
+    The two are divided by a tab, a semicolon, a comma or, in lines without one, by spaces; the label comes
+    last. Values may be quoted as in CSV; a path that is not may hold spaces and commas. A first line that
+    names its columns, such as ``path,label``, is a header, and says where they stand. Labels are the indices
+    of classes, from 0, on every line, or names on every line. Blank lines are left out.
+
+    Lines of three columns, ``folder frames label``, are read where the one in the middle is a number on every
+    line and no path ends with it. The number of frames is not checked.
 
     Args:
         path: The file.
@@ -256,7 +256,8 @@ def read_video_list(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line lacks a label, indices and names are mixed, a label is not among ``classes``, or
+        ValueError: A line lacks a label or has more than that, it is a list of Kinetics, indices and names
+        are mixed, a label is not among ``classes``, or
             no video is listed.
 
     Example:
@@ -268,13 +269,8 @@ def read_video_list(
         ('videos/a b.mp4', (0, 1), ('long jump', 'run'))
     """
     path = Path(path)
-    rows: list[tuple[int, Path, str]] = []
-    for line, text in numbered_lines(path):
-        name, _, label = text.rpartition(",") if "," in text else _last_word(text)
-        if not name.strip() or not label.strip():
-            raise bad_row(path, line, f"must be a path and a label; got {text!r}")
-        rows.append((line, Path(root) / name.strip(), label.strip()))
-    numbered = [re.fullmatch(r"[+-]?\d+", label) is not None for _, _, label in rows]
+    rows = read_rows(path, numbered_lines(path), root=Path(root))
+    numbered = [re.fullmatch(r"[+-]?\d+(\.0+)?", label) is not None for _, _, label in rows]
     if not any(numbered):
         return one_label_each(path, rows, classes)
     if not all(numbered):
@@ -282,8 +278,8 @@ def read_video_list(
         raise bad_row(
             path, line, "labels must be indices on every line, or names on every line; here they change"
         )
-    # Only so many digits: Python refuses to make a number of thousands of them.
-    targets = [int(label[:30]) for _, _, label in rows]
+    # Only so many digits: Python refuses to make a number of thousands of them. Tables write 3 as 3.0.
+    targets = [int(label.partition(".")[0][:30]) for _, _, label in rows]
     most = _MOST_CLASSES if classes is None else len(classes)
     names = tuple(map(str, range(min(max(targets) + 1, most))) if classes is None else classes)
     for (line, _, _), target in zip(rows, targets, strict=True):
@@ -292,8 +288,3 @@ def read_video_list(
             upper = "up" if classes is None and target < 0 else upper
             raise bad_row(path, line, f"labels must be from 0 {upper}; got {target}")
     return VideoList(tuple(video for _, video, _ in rows), tuple(targets), names)
-
-
-def _last_word(text: str) -> tuple[str, str, str]:
-    words = text.rsplit(maxsplit=1)
-    return (words[0], " ", words[1]) if len(words) == 2 else (text, "", "")
