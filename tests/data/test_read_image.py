@@ -112,7 +112,9 @@ def test_read_image_that_is_missing(tmp_path):
 
 
 def test_read_image_of_a_folder(tmp_path):
-    with pytest.raises(ValueError, match=f"^cannot read image {tmp_path}: Is a directory$"):
+    with pytest.raises(
+        ValueError, match=f"^cannot read image {tmp_path}: it is a folder, and holds no image"
+    ):
         read_image(tmp_path, image_size=None, channels=3)
 
 

@@ -70,7 +70,7 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     args = parser.parse_args(words)
     if bool(args.inputs) == (args.data is not None):
-        parser.error("give either files or --data")
+        parser.error("give either a file or --data")
     if args.whole and args.data is not None:
         parser.error("--whole is about files; samples of a data set have their own size")
     loaded = load_classifier(args.model)
@@ -82,11 +82,10 @@ def run(words: Sequence[str]) -> int:
     for path in args.inputs:
         try:
             shown = read_input(loaded, path, whole=args.whole)
+            _explain(args, loaded, shown, _unused(args.output or Path(), shown.name, taken))
         except (ValueError, FileNotFoundError) as error:
             failed += 1
             print(f"nonlocalnn explain: {' '.join(str(error).split())}", file=sys.stderr)
-            continue
-        _explain(args, loaded, shown, _unused(args.output or Path(), shown.name, taken))
     return 1 if failed else 0
 
 

@@ -75,6 +75,8 @@ def read_input(loaded: Classifier, path: str | os.PathLike[str], *, whole: bool 
     paths = loaded.find([path])
     if paths != [Path(path)]:
         raise ValueError(f"one image or video is explained at a time; {path} is a folder of them")
+    if not paths[0].exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
     if loaded.takes_videos:
         return _read_video(loaded, paths[0], whole=whole)
     pixels = read_image(path, image_size=None if whole else loaded.image_size, channels=loaded.channels)
