@@ -17,6 +17,8 @@ IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
     *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
 )
+# Pillow hands these to Ghostscript, or to Windows, whatever the file's name: a file never runs code.
+_STARTS_PROGRAMS = ("EPS", "WMF")
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 
 
@@ -96,6 +98,8 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Imag
         raise _unreadable(name, f"it is a folder, and holds no image ({', '.join(IMAGE_SUFFIXES)})")
     try:
         with Image.open(source) as opened:
+            if opened.format in _STARTS_PROGRAMS:
+                raise UnidentifiedImageError
             return ImageOps.exif_transpose(opened), opened.format
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no such image: {name}") from error
