@@ -112,9 +112,7 @@ def test_read_image_that_is_missing(tmp_path):
 
 
 def test_a_program_in_an_image_does_not_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "subprocess.check_call", lambda *words, **settings: pytest.fail("a program was started")
-    )
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     head = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     (tmp_path / "a.png").write_text(head)
     with pytest.raises(ValueError, match=r"a\.png: it is not an image, or of a kind"):
