@@ -13,11 +13,11 @@ from torch import nn
 
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, read_metadata
 from nonlocalnn.data.clips import ChannelValues, check_positive
-from nonlocalnn.data.video import FRAME_SUFFIXES
+from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.video_files import find_videos
 from nonlocalnn.evaluate import Precision
 from nonlocalnn.model_facts import checked_facts, describe_images
-from nonlocalnn.predict import find_images, predict
+from nonlocalnn.predict import predict
 from nonlocalnn.video_prediction import predict_videos
 
 
@@ -84,26 +84,18 @@ class Classifier:
     def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
         """Return the files of the kind that it classifies, among ``inputs`` and in the folders among them.
 
+        What is not there, and a folder that holds none, are among them as they are named: reading them says
+        what is wrong, and the others can be read.
+
         Raises:
-            FileNotFoundError: A path does not exist.
-            ValueError: A folder holds none, an image is named and the model takes videos, or it takes
-                sequences.
+            ValueError: It takes sequences.
         """
         if len(self.sample_shape) < 3:
             raise ValueError(
                 f"images and videos can be read from files; this model takes samples of shape "
                 f"{self.sample_shape}"
             )
-        if not self.takes_videos:
-            return find_images(inputs)
-        found = find_videos(inputs)
-        for path in found:
-            # A decoder would read it, as a video of one frame.
-            if path.suffix.lower() in FRAME_SUFFIXES and not path.is_dir():
-                raise ValueError(
-                    f"{path} is an image, and the model takes videos, or folders of frame images"
-                )
-        return found
+        return find_videos(inputs) if self.takes_videos else find_images(inputs)
 
     def predict(
         self,
@@ -135,6 +127,8 @@ class Classifier:
         paths = self.find([path])
         if paths != [Path(path)]:
             raise ValueError(f"predict takes one file; {path} is a folder of files: use predict_many")
+        if not paths[0].exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
         (answer,) = self._answers(paths, top=top, views=views, batch_size=batch_size, precision=precision)
         if "error" in answer:
             raise ValueError(answer["error"])
@@ -161,11 +155,11 @@ class Classifier:
             precision: "fp32", "bf16" or "fp16".
 
         Returns:
-            What :meth:`predict` returns, or ``{"path", "error"}`` for a file that cannot be read.
+            What :meth:`predict` returns, or ``{"path", "error"}`` for a file that cannot be read or is not
+            there, and for a folder that holds none.
 
         Raises:
-            FileNotFoundError: A path does not exist.
-            ValueError: A folder holds no such file, or a setting is out of range or has no effect.
+            ValueError: The model takes sequences, or a setting is out of range or has no effect.
         """
         if isinstance(inputs, str | os.PathLike):
             inputs = [inputs]

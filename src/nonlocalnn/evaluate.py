@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._readers import Batches, leave_signals_to_parent
+from nonlocalnn.data.left_out import UNREADABLE
 
 if TYPE_CHECKING:
     from nonlocalnn.data import LabelledSamples
@@ -31,6 +32,7 @@ class Evaluation:
         loss: Mean cross-entropy, in nats.
         confusion: Counts, shape (K, K), int64; a row is a true class, a column a predicted one.
         classes: The K class names.
+        unreadable: Names of the samples that could not be read and are in no figure.
 
     Example:
         >>> found = Evaluation(loss=0.1, confusion=torch.tensor([[3, 1], [0, 4]]), classes=("a", "b"))
@@ -45,6 +47,7 @@ class Evaluation:
     loss: float
     confusion: Tensor
     classes: tuple[str, ...]
+    unreadable: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def num_samples(self) -> int:
@@ -84,6 +87,7 @@ class Evaluation:
             "accuracy": self.accuracy,
             "loss": self.loss,
             "num_samples": self.num_samples,
+            "unreadable": list(self.unreadable),
             "recall": by_class(self.classes, self.recall),
             "precision": by_class(self.classes, self.precision),
             "classes": list(self.classes),
@@ -195,7 +199,7 @@ def evaluate(
 
     Args:
         model: Takes (B, *sample_shape) and returns scores, shape (B, K).
-        dataset: Labelled samples with K classes.
+        dataset: Labelled samples with K classes. Those with the target ``UNREADABLE`` are in no figure.
         batch_size: Samples a forward pass.
         device: Where the model is.
         precision: See :func:`autocast_for`.
@@ -204,7 +208,8 @@ def evaluate(
             same total.
 
     Raises:
-        ValueError: The data set is empty, or the model's scores do not match its classes.
+        ValueError: The data set is empty, none of it can be read, or the model's scores do not match its
+        classes.
     """
     if len(dataset) == 0:
         raise ValueError("cannot evaluate on an empty data set")
@@ -216,8 +221,15 @@ def evaluate(
     # float64 on the CPU: the sum must not depend on how many ranks share it beyond rounding.
     loss_sum = torch.zeros((), dtype=torch.float64)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    # One for each sample that any rank could not read.
+    unreadable = torch.zeros(len(dataset), dtype=torch.int64)
+    places = torch.tensor(share.indices).split(batch_size)
     with eval_mode(model):
-        for samples, targets in Batches(loader):
+        for (samples, targets), indices in zip(Batches(loader), places, strict=True):
+            unreadable[indices[targets == UNREADABLE]] = 1
+            samples, targets = samples[targets != UNREADABLE], targets[targets != UNREADABLE]
+            if len(targets) == 0:
+                continue
             with autocast_for(precision, device):
                 scores = model(samples.to(device))
             if scores.shape != (len(targets), num_classes):
@@ -227,7 +239,16 @@ def evaluate(
             confusion += count_confusions(targets, scores.argmax(1), num_classes)
     if distributed:
         loss_sum, confusion = _sum_over_ranks(loss_sum, device), _sum_over_ranks(confusion, device)
-    return Evaluation(float(loss_sum) / len(dataset), confusion, tuple(dataset.classes))
+        unreadable = _sum_over_ranks(unreadable, device)
+    left_out = tuple(dataset.sample_id(index) for index in unreadable.nonzero().flatten().tolist())
+    if len(left_out) == len(dataset):
+        raise ValueError(f"none of the {len(dataset)} samples can be read: nonlocalnn data check says why")
+    return Evaluation(
+        float(loss_sum) / (len(dataset) - len(left_out)),
+        confusion,
+        tuple(dataset.classes),
+        unreadable=left_out,
+    )
 
 
 def _sum_over_ranks(value: Tensor, device: torch.device | str) -> Tensor:

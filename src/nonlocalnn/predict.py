@@ -5,38 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn.data import IMAGE_SUFFIXES, read_image
+from nonlocalnn.data import read_image
 from nonlocalnn.evaluate import Precision, autocast_for
-
-
-def find_images(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the image files that are named, and those in the folders that are named, at any depth.
-
-    Files that are named are taken whatever their ending; in folders, those with an image's ending, sorted.
-
-    Raises:
-        FileNotFoundError: A path does not exist.
-        ValueError: A folder holds no image.
-    """
-    found: list[Path] = []
-    for name in inputs:
-        path = Path(name)
-        if not path.exists():
-            raise FileNotFoundError(f"there is no file or folder {path}")
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not inside:
-            raise ValueError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        found += inside
-    return found
 
 
 @torch.no_grad()

@@ -36,6 +36,8 @@ class TopEvaluation(Evaluation):
     def to_dict(self) -> dict[str, object]:
         """Return the figures as JSON-ready values; an undefined recall or precision is None."""
         figures = super().to_dict()
+        # Videos that could not be read stand beside the figures, see VideoEvaluation.
+        del figures["unreadable"]
         return {"accuracy": figures.pop("accuracy"), "top5_accuracy": self.top5_accuracy, **figures}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nonlocalnn.data import clips
-from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, open_video
+from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, check_no_image, open_video
 from nonlocalnn.data.video_sampling import choose_sampling
 from nonlocalnn.evaluate import Precision
 from nonlocalnn.predict import answer
@@ -72,6 +72,7 @@ def predict_videos(
     model.eval()
     for path in paths:
         try:
+            check_no_image(path)
             with open_video(path, backend=backend) as video:
                 taken = sampling.take(video, frames=frames, stride=stride)
         except (VideoDecodeError, FileNotFoundError) as error:

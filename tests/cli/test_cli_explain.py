@@ -114,3 +114,16 @@ def test_one_line_where_it_cannot(words, status, says, digits_model, tmp_path, m
     (tmp_path / "text.png").write_text("no picture")
     fails(capsys, "explain", *words, "--model", digits_model, "-o", "page.html", status=status, says=says)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_one_missing_input_does_not_cancel_the_others(photo, digits_model, tmp_path, capsys):
+    other = tmp_path / "more" / "photo.png"
+    other.parent.mkdir()
+    other.write_bytes(photo.read_bytes())
+    words = ["explain", str(photo), "missing.png", str(other), "--model", str(digits_model), "--no-effects"]
+    assert main([*words, "-o", str(tmp_path / "pages")]) == 1
+    out, err = capsys.readouterr()
+    assert err == "nonlocalnn explain: there is no file or folder missing.png\n"
+    assert len(out.splitlines()) == 2
+    pages = sorted(page.name for page in (tmp_path / "pages").iterdir())
+    assert pages == ["photo-2.html", "photo.html"]

@@ -58,7 +58,7 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, checkpoint, 
     ("words", "says"),
     [
         (["{corrupt}", "--model", "{model}"], "cannot read image {corrupt}"),
-        (["absent.png", "{photo}", "--model", "{model}"], "there is no file or folder absent.png"),
+        (["absent.png", "--model", "{model}"], "there is no file or folder absent.png"),
         (["{video}", "--model", "{model}"], "cannot read image {video}"),
         (["{photo}", "--model", "{clips}"], "{photo} is an image, and the model takes videos"),
         (["{photo}", "{photo}", "--model", "{model}", "--blocks", "nl_9"], "no non-local block 'nl_9'"),

@@ -12,7 +12,7 @@ import torch
 from archives import pack
 from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, open_video
 from nonlocalnn.data.video_lists import VideoList
-from nonlocalnn.data.video_named import archived_videos
+from nonlocalnn.data.video_named import archived_files
 from nonlocalnn.data.video_source import VideoSource
 from videos import NUM_FRAMES, cut, damaged, noise, write_video
 
@@ -30,7 +30,7 @@ def one_video(folder, path):
             for suffix, content in ((path.suffix, file), (".cls", b"0"))
         ],
     )
-    return archived_videos(archive)[1]
+    return archived_files(archive, kind="videos")[1]
 
 
 @pytest.mark.parametrize("name", ["plain.mp4", *OTHERS, *EDITED])
@@ -89,13 +89,13 @@ def test_a_damaged_frame_is_named(tmp_path):
 @pytest.mark.parametrize("known_whole", [True, False], ids=["whole", "perhaps cut"])
 @pytest.mark.parametrize("edited", [True, False], ids=["edit list", "no edit list"])
 def test_what_a_container_declares_counts_unless_its_bytes_do(known_whole, edited):
-    source = VideoSource(Path("a.mp4"), None, known_whole=known_whole, may_leave_frames_out=edited)
-    source.check_count(found=2, declared=2)
+    source = VideoSource(Path("a.mp4"), b"no avi", known_whole=known_whole, may_leave_frames_out=edited)
+    source.check_count(found=2, declared=2, stream=0)
     source.check_seconds(found=1.0, declared=2.0)
     checks = (
         (
             known_whole and edited,
-            lambda: source.check_count(found=1, declared=2),
+            lambda: source.check_count(found=1, declared=2, stream=0),
             "declares 2 frames and holds 1",
         ),
         (

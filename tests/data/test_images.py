@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nonlocalnn.data.images import load_image_folder, split_of
+from nonlocalnn.data.image_folders import load_image_folder, split_of
 
 SPLITS = ("train", "validation", "test")
 # Of ant/00.png to ant/59.png and bee/00.png to bee/59.png.
@@ -86,7 +86,7 @@ def test_split_of_takes_any_file_name():
     assert abs(counts[2] - 200) < 60
 
 
-def test_hidden_and_other_files_are_ignored(tmp_path):
+def test_hidden_files_are_ignored_and_others_named(tmp_path):
     make_splits(tmp_path)
     save_image(tmp_path / "train" / "cat" / ".hidden.png")
     save_image(tmp_path / "train" / ".cache" / "1.png")
@@ -94,7 +94,14 @@ def test_hidden_and_other_files_are_ignored(tmp_path):
     save_image(tmp_path / "train" / "loose.png")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("a cat")
     save_image(tmp_path / "train" / "cat" / "Z.PNG")
-    dataset = load_image_folder(tmp_path, "train")
+    (tmp_path / "train" / "cat" / "Thumbs.db").touch()
+    (tmp_path / "train" / "cat" / "5.HEIC").touch()
+    with pytest.warns(UserWarning, match="passed over") as caught:
+        dataset = load_image_folder(tmp_path, "train")
+    (warning,) = caught
+    assert str(warning.message).startswith(f"4 entries of {tmp_path} are passed over, not being images")
+    for named in (".png (1)", ".heic (1)", ".txt (1)", "folders (1)"):
+        assert named in str(warning.message)
     assert dataset.classes == ("cat", "dog")
     names = [dataset.sample_id(i).rsplit("/", 1)[1] for i in range(len(dataset))]
     assert names == ["0.png", "1.png", "Z.PNG", "0.png", "1.png"]

@@ -111,8 +111,18 @@ def test_read_image_that_is_missing(tmp_path):
     assert str(caught.value) == f"no such image: {tmp_path / 'a.png'}"
 
 
+def test_a_program_in_an_image_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    head = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    (tmp_path / "a.png").write_text(head)
+    with pytest.raises(ValueError, match=r"a\.png: it is not an image, or of a kind"):
+        read_image(tmp_path / "a.png", image_size=None, channels=3)
+
+
 def test_read_image_of_a_folder(tmp_path):
-    with pytest.raises(ValueError, match=f"^cannot read image {tmp_path}: Is a directory$"):
+    with pytest.raises(
+        ValueError, match=f"^cannot read image {tmp_path}: it is a folder, and holds no image"
+    ):
         read_image(tmp_path, image_size=None, channels=3)
 
 

@@ -322,7 +322,7 @@ def test_a_folder_of_frames(tmp_path):
 
 def test_folders_that_are_no_video(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VideoDecodeError, match=r"the folder holds no frame \(\.jpg"):
+    with pytest.raises(VideoDecodeError, match=r"the folder holds no video and no frame \(\.jpg"):
         open_video(tmp_path / "empty")
     save_frames(tmp_path / "damaged", ["0.png", "1.png", "2.png"])
     (tmp_path / "damaged" / "1.png").write_bytes(b"no picture")

@@ -10,13 +10,14 @@ def test_videos_are_found_at_any_depth(videos, tmp_path):
     for name in ("b/2.mp4", "b/c/1.WEBM", "a.avi", ".hidden.mp4", "b/notes.txt", "b/cover.jpg", "d/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_videos([tmp_path, videos / "text.mp4"])
+    with pytest.warns(UserWarning, match=r"2 entries of .*\.(jpg|txt) \(1\), \.(jpg|txt) \(1\)"):
+        found = find_videos([tmp_path, videos / "text.mp4"])
     assert [path.name for path in found] == ["a.avi", "2.mp4", "1.WEBM", "d", "text.mp4"]
-    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
-        find_videos([tmp_path / "none"])
+    # They say themselves what is wrong, and the others are read.
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty holds no video \(\.mp4"):
-        find_videos([tmp_path / "empty"])
+    assert find_videos([tmp_path / "none", tmp_path / "empty"]) == [tmp_path / "none", tmp_path / "empty"]
+    assert "no such video" in check_video(tmp_path / "none")
+    assert "holds no video and no frame" in check_video(tmp_path / "empty")
 
 
 def test_checking_a_video(videos, tmp_path):

@@ -157,7 +157,7 @@ def _watch_samples(trigger):
 
 
 def _watch_validation(trigger):
-    from nonlocalnn.data.images import ImageFolder
+    from nonlocalnn.data.image_folders import ImageFolder
 
     read = ImageFolder.read
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import read_image
 from nonlocalnn.data.clips import normalize_clip
-from nonlocalnn.data.video import FRAME_SUFFIXES, open_video
+from nonlocalnn.data.video import check_no_image, open_video
 from nonlocalnn.data.video_sampling import CentreClip, Views, choose_sampling
 from nonlocalnn.evaluate import Precision
 from nonlocalnn.predict import answer, image_probabilities
@@ -60,10 +59,8 @@ class VideoFiles(Dataset[Any]):
 
     def __getitem__(self, path: str) -> Tensor | str:
         """Return the views, or why they cannot be read."""
-        if path.lower().endswith(FRAME_SUFFIXES) and not os.path.isdir(path):
-            # A decoder would read it, as a video of one frame.
-            return f"{path} is an image, and the model takes videos, or folders of frame images"
         try:
+            check_no_image(path)
             with open_video(path) as video:
                 views = self.sampling.take(video, frames=self.frames, stride=self.stride)
         except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nonlocalnn._errors import missing_extra
 from nonlocalnn.classifier import Classifier
-from nonlocalnn.data import LabelledSamples, load_dataset
+from nonlocalnn.data import IMAGE_SETS, LabelledSamples, load_dataset
 
 
 def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_samples(
-    loaded: Classifier, name: str, split: str, *, data_dir: str | Path | None
+    loaded: Classifier, name: str, split: str, *, data_dir: str | Path | None, max_broken: int = 0
 ) -> LabelledSamples:
     """Load a split of a data set with samples of a model's shape.
 
@@ -49,7 +49,8 @@ def load_samples(
         split,
         data_dir=data_dir,
         image_size=loaded.image_size if has_size else None,
-        channels=loaded.channels if name in ("images", "shards") else None,
+        channels=loaded.channels if name in IMAGE_SETS else None,
+        max_broken=max_broken,
     )
     if dataset.sample_shape != loaded.sample_shape:
         raise ValueError(

@@ -17,11 +17,11 @@ import torch
 
 from nonlocalnn.cli.common import command_parser, progress
 from nonlocalnn.data.cue import load_cue
+from nonlocalnn.data.file_check import check_file, files_to_check
 from nonlocalnn.data.labelled import SPLITS
 from nonlocalnn.data.shard_writing import write_shards
 from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoPath
-from nonlocalnn.data.video_files import check_video, find_videos, shrink_video, write_clip
-from nonlocalnn.data.video_named import archived_videos
+from nonlocalnn.data.video_files import find_videos, shrink_video, write_clip
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,19 +42,25 @@ def run(words: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "data",
-        "Look after video files, make some, or put images or videos into archives. Broken videos are listed\n"
-        "on standard output, one a line with the reason, and the status is 1.",
-        "nonlocalnn data check videos/\n  nonlocalnn data shrink videos/ small/ --short-side 256\n"
+        "Look after videos and images, make some, or put them into archives. Broken files are listed on\n"
+        "standard output, one a line with the reason, and the status is 1.",
+        "nonlocalnn data check videos/ photos/\n  nonlocalnn data shrink videos/ small/ --short-side 256\n"
         "  nonlocalnn data shards small/ archives/ --videos\n  nonlocalnn data cue generated/ --samples 200",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
         "check",
-        help="decode every frame and list the videos that are cut or damaged",
-        description="Decode every frame and list the videos that are cut or damaged.",
+        help="decode every frame and image, and list the files that are cut or damaged",
+        description="Decode every frame and image, and list the files that are cut or damaged.",
     )
     check.add_argument(
-        "inputs", nargs="+", type=Path, metavar="PATH", help="videos, folders and .tar archives"
+        "inputs", nargs="+", type=Path, metavar="PATH", help="videos, images, folders and .tar archives"
+    )
+    check.add_argument(
+        "--kind",
+        choices=("images", "videos"),
+        help="what folders of pictures are: images, or videos by their frames (default: videos where PATH "
+        "holds video files too, or most of its folders a series of numbered pictures of one size)",
     )
     check.add_argument("--backend", default="pyav", choices=BACKENDS, help="what decodes (default: pyav)")
     shrink = actions.add_parser(
@@ -103,20 +109,25 @@ def _cores() -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    paths = [video for each in args.inputs for video in _videos_of(each)]
+    items: list[tuple[str, VideoPath]] = []
     broken = 0
+    for path in args.inputs:
+        try:
+            items += files_to_check(path, kind=args.kind)
+        except (ValueError, OSError) as error:
+            # One input that is not there, or is no archive, does not keep the others from being checked.
+            broken += 1
+            print(" ".join(str(error).split()), flush=True)
     for reason in _in_processes(
-        partial(check_video, backend=args.backend), paths, workers=args.workers, label="check"
+        partial(check_file, backend=args.backend), items, workers=args.workers, label="check"
     ):
         if reason is not None:
             broken += 1
             print(reason, flush=True)
-    print(f"{len(paths)} videos, {broken} broken")
+    kinds = Counter(kind for kind, _ in items)
+    counted = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items(), reverse=True))
+    print(f"{counted or 'nothing'}, {broken} broken")
     return 1 if broken else 0
-
-
-def _videos_of(path: Path) -> Sequence[VideoPath]:
-    return archived_videos(path) if path.suffix == ".tar" and path.is_file() else find_videos([path])
 
 
 def _shrink(args: argparse.Namespace) -> int:
@@ -127,7 +138,7 @@ def _shrink(args: argparse.Namespace) -> int:
         raise ValueError(f"TARGET must lie outside of SOURCE, {source}; got {target}")
     pairs = [(path, _place(path, source, target)) for path in find_videos([source]) if path.is_file()]
     if not pairs:
-        raise ValueError(f"{source} holds no video file, only folders of frames, which are not shrunk")
+        raise ValueError(f"{source} holds no video file; folders of frames are not shrunk")
     counts: Counter[str] = Counter(str(made) for _, made in pairs)
     twice = sorted(made for made, number in counts.items() if number > 1)
     if twice:

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nonlocalnn._files import write_text
@@ -91,28 +92,50 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-broken",
         type=int,
-        help="of videos: up to how many that cannot be read are left out (default: 0)",
+        help="of videos and images: up to how many that cannot be read are left out (default: 0)",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/evaluation"), help="folder of the results")
     return parser
 
 
 def _evaluate_samples(args: argparse.Namespace, loaded: Classifier, data: str) -> Evaluation:
-    for name in ("views", "decoder", "max_broken"):
+    for name in ("views", "decoder"):
         if getattr(args, name) is not None:
             raise ValueError(
                 f"--{name.replace('_', '-')} is a setting of videos, and {data!r} has none: leave it out"
             )
-    dataset = load_samples(loaded, data, args.split, data_dir=args.data_dir or loaded.recipe.get("data_dir"))
-    check_classes(loaded, dataset.classes, data)
-    return evaluate(
-        loaded.model,
-        dataset,
-        batch_size=256 if args.batch_size is None else args.batch_size,
-        device=loaded.device,
-        precision=args.precision,
-        num_workers=args.num_workers,
+    dataset = load_samples(
+        loaded,
+        data,
+        args.split,
+        data_dir=args.data_dir or loaded.recipe.get("data_dir"),
+        max_broken=0 if args.max_broken is None else args.max_broken,
     )
+    check_classes(loaded, dataset.classes, data)
+    with _broken_ones_listed_below():
+        found = evaluate(
+            loaded.model,
+            dataset,
+            batch_size=256 if args.batch_size is None else args.batch_size,
+            device=loaded.device,
+            precision=args.precision,
+            num_workers=args.num_workers,
+        )
+    _list_unreadable(found.unreadable)
+    return found
+
+
+@contextmanager
+def _broken_ones_listed_below() -> Iterator[None]:
+    """Hold back the warnings of broken files: they are listed afterwards, once and in order."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="left out: ")
+        yield
+
+
+def _list_unreadable(names: Sequence[str]) -> None:
+    for name in names:
+        print(f"nonlocalnn evaluate: left out, cannot be read: {name}", file=sys.stderr)
 
 
 def _evaluate_videos(args: argparse.Namespace, loaded: Classifier, data: str) -> VideoEvaluation:
@@ -137,9 +160,7 @@ def _evaluate_videos(args: argparse.Namespace, loaded: Classifier, data: str) ->
         mean=loaded.mean,
         standard_deviation=loaded.standard_deviation,
     )
-    with warnings.catch_warnings():
-        # They are listed below, once and in order, whatever process met them.
-        warnings.filterwarnings("ignore", message="left out: ")
+    with _broken_ones_listed_below():
         found = evaluate_videos(
             loaded.model,
             dataset,
@@ -149,6 +170,5 @@ def _evaluate_videos(args: argparse.Namespace, loaded: Classifier, data: str) ->
             num_workers=args.num_workers,
             watch=lambda batches: progress(batches, total=len(batches), label="evaluate"),
         )
-    for path in found.unreadable:
-        print(f"nonlocalnn evaluate: left out, cannot be read: {path}", file=sys.stderr)
+    _list_unreadable(found.unreadable)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from nonlocalnn.explorer.shown_input import ShownInput, read_input, take_sample
 
 
 def run(words: Sequence[str]) -> int:
-    """Write the page of one input, and with ``--deletion`` what the answer loses without what is attended."""
+    """Write a page for each input, and with ``--deletion`` what the answer loses without what is attended.
+
+    The status is 1 when an input could not be read, which is said on stderr; the others have their pages.
+    """
     parser = command_parser(
         "explain",
         "One HTML file that shows what each position of an image, video or sequence attends to. It opens in "
@@ -27,11 +31,18 @@ def run(words: Sequence[str]) -> int:
         "nonlocalnn explain clip.mp4 --model runs/kinetics -o clip.html\n"
         "  nonlocalnn explain --data cue --sample 3 --model runs/cue -o cue.html --deletion",
     )
-    parser.add_argument("input", nargs="?", type=Path, help="an image, or a video for a model of videos")
+    parser.add_argument(
+        "inputs", nargs="*", type=Path, metavar="input", help="images, or videos for a model of videos"
+    )
     parser.add_argument(
         "--model", required=True, type=Path, help="a checkpoint, or the folder of a run (its best weights)"
     )
-    parser.add_argument("-o", "--output", type=Path, help="the page (default: the input's name with .html)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="the page, or of several inputs the folder of the pages (default: the input's name with .html)",
+    )
     parser.add_argument("--data", choices=list_datasets(), help="take the input from a data set instead")
     parser.add_argument("--data-dir", type=Path, help="folder of the data set")
     parser.add_argument(
@@ -58,14 +69,40 @@ def run(words: Sequence[str]) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     args = parser.parse_args(words)
-    if (args.input is None) == (args.data is None):
+    if bool(args.inputs) == (args.data is not None):
         parser.error("give either a file or --data")
     if args.whole and args.data is not None:
         parser.error("--whole is about files; samples of a data set have their own size")
     loaded = load_classifier(args.model)
     loaded.model.to(resolve_device(args.device))
-    shown = _shown(args, loaded)
-    output = Path(f"{Path(shown.name).stem}.html") if args.output is None else args.output
+    if len(args.inputs) < 2:
+        _explain(args, loaded, _shown(args, loaded), args.output)
+        return 0
+    failed, taken = 0, set[Path]()
+    for path in args.inputs:
+        try:
+            shown = read_input(loaded, path, whole=args.whole)
+            _explain(args, loaded, shown, _unused(args.output or Path(), shown.name, taken))
+        except (ValueError, FileNotFoundError) as error:
+            failed += 1
+            print(f"nonlocalnn explain: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _unused(folder: Path, name: str, taken: set[Path]) -> Path:
+    """Return where a page goes: inputs of one name must not overwrite one another."""
+    stem, number = Path(name).stem, 1
+    page = folder / f"{stem}.html"
+    while page in taken:
+        number += 1
+        page = folder / f"{stem}-{number}.html"
+    taken.add(page)
+    return page
+
+
+def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, output: Path | None) -> None:
+    """Write the page of one input and say what is in it."""
+    output = Path(f"{Path(shown.name).stem}.html") if output is None else output
     document = explain(
         loaded,
         shown,
@@ -84,12 +121,11 @@ def run(words: Sequence[str]) -> int:
         _report(found, best["class"])
         numbers = [each.as_numbers() for each in found]
         write_text(output.with_suffix(".deletion.json"), json.dumps(numbers, indent=1) + "\n")
-    return 0
 
 
 def _shown(args: argparse.Namespace, loaded: Classifier) -> ShownInput:
     if args.data is None:
-        return read_input(loaded, args.input, whole=args.whole)
+        return read_input(loaded, args.inputs[0], whole=args.whole)
     dataset = load_samples(loaded, args.data, args.split, data_dir=args.data_dir)
     return take_sample(dataset, args.sample, split=args.split)
 

@@ -5,13 +5,15 @@ import os
 from nonlocalnn._errors import check_choice
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.digits import load_digits
-from nonlocalnn.data.images import IMAGE_SUFFIXES, load_image_folder, read_image
+from nonlocalnn.data.image_folders import load_image_folder
+from nonlocalnn.data.images import IMAGE_SUFFIXES, read_image
 from nonlocalnn.data.labelled import SPLITS, LabelledImages, LabelledSamples, augmentation
 from nonlocalnn.data.shard_writing import write_shards
 from nonlocalnn.data.shards import load_shards
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 
 __all__ = [
+    "IMAGE_SETS",
     "IMAGE_SUFFIXES",
     "LabelledImages",
     "LabelledSamples",
@@ -23,7 +25,8 @@ __all__ = [
 ]
 
 _DATASETS = ("digits", "mnist", "fashion-mnist", "images", "shards", "cue", "cue-sequence")
-_OWN = ("images", "shards")
+# Those of one's own files, which may be broken.
+IMAGE_SETS = ("images", "shards")
 _GENERATED = ("cue", "cue-sequence")
 
 
@@ -45,6 +48,7 @@ def load_dataset(
     image_size: int | tuple[int, int] | None = None,
     augment: bool = False,
     channels: int | None = None,
+    max_broken: int = 0,
 ) -> LabelledSamples:
     """Load one split of a data set.
 
@@ -66,7 +70,7 @@ def load_dataset(
     Args:
         name: One of :func:`list_datasets`.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.images`) and
+        data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.image_folders`) and
             ``shards`` (see :mod:`nonlocalnn.data.shards`), an error for ``digits`` and what is generated.
             ``mnist`` and ``fashion-mnist`` default to ``data`` below the current folder, and are downloaded
             there when missing; ``fashion-mnist`` also looks where Debian's package
@@ -78,6 +82,8 @@ def load_dataset(
             turned, shifted and scaled; ``fashion-mnist``, ``images`` and ``shards`` are mirrored and shifted,
             which does not suit letters or left and right hands. Of what is generated only the class stays.
         channels: 3 for colour (default) or 1 for grey; for ``images`` and ``shards`` only.
+        max_broken: Up to how many images that cannot be read are left out, see
+            :class:`~nonlocalnn.data.stored_images.StoredImages`; for ``images`` and ``shards`` only.
 
     Returns:
         The split.
@@ -97,18 +103,20 @@ def load_dataset(
     """
     check_choice("name", name, _DATASETS)
     check_choice("split", split, SPLITS)
-    if channels is not None and name not in _OWN:
+    if channels is not None and name not in IMAGE_SETS:
         number = 3 if name in _GENERATED else 1
         raise ValueError(
             f"channels applies to 'images' and 'shards' only; {name!r} always has {number}: leave it out"
         )
+    if max_broken and name not in IMAGE_SETS:
+        raise ValueError(f"max_broken applies to 'images' and 'shards' only; {name!r} is whole: leave it out")
     if data_dir is not None and name in ("digits", *_GENERATED):
         raise ValueError(f"{name!r} is made of scikit-learn's digits and reads no data_dir: leave it out")
     if name == "digits":
         return load_digits(split, image_size=image_size, augment=augment)
     if name in _GENERATED:
         return load_cue(name, split, image_size=image_size, augment=augment)
-    if name in _OWN:
+    if name in IMAGE_SETS:
         if data_dir is None:
             what = "one sub-folder per class" if name == "images" else "the tar archives"
             raise ValueError(f"{name!r} needs data_dir: the folder that holds {what}")
@@ -118,5 +126,6 @@ def load_dataset(
             image_size=image_size,
             channels=3 if channels is None else channels,
             augment=augment,
+            max_broken=max_broken,
         )
     return load_torchvision_set(name, split, data_dir=data_dir, image_size=image_size, augment=augment)

@@ -5,6 +5,7 @@ shorter one, and ends early without an error.
 """
 
 import os
+from collections.abc import Iterator
 from typing import BinaryIO
 
 # What may stand at the top level of mp4 and mov files; anything else is taken for bytes after their end.
@@ -85,6 +86,18 @@ def _iso_is_cut(file: BinaryIO, size: int) -> bool | None:
 
 def _avi_is_cut(file: BinaryIO, size: int) -> bool | None:
     """Find the list of frames, ``movi``, in each part of the file; an index after it may be missing."""
+    for start, length in _avi_frame_lists(file, size):
+        if start is None:
+            return True
+        if length == 0:
+            return None  # the writer was stopped before it could fill this in
+        if start + 8 + length > size:
+            return True
+    return False
+
+
+def _avi_frame_lists(file: BinaryIO, size: int) -> Iterator[tuple[int | None, int]]:
+    """Yield where each list of frames begins, ``None`` where a part has none, and its length in bytes."""
     part = 0
     while part + 12 <= size:
         start = part + 12
@@ -92,22 +105,53 @@ def _avi_is_cut(file: BinaryIO, size: int) -> bool | None:
             file.seek(start)
             header = file.read(12)
             if len(header) < 12:
-                return True
+                yield None, 0
+                return
             length = int.from_bytes(header[4:8], "little")
             if header[:4] == b"LIST" and header[8:12] == b"movi":
                 break
             start += 8 + length + length % 2
-        if length == 0:
-            return None  # the writer was stopped before it could fill this in
-        if start + 8 + length > size:
-            return True
+        yield start, length
         # Files beyond 1 GiB have further parts, each with a list of its own.
         file.seek(part + 4)
         part += 8 + int.from_bytes(file.read(4), "little")
         file.seek(part)
         if file.read(4) != b"RIFF":
             break
-    return False
+
+
+def count_dropped(file: BinaryIO, stream: int) -> int:
+    """Return how many frames an avi file counts and leaves empty, as cameras do that lost them.
+
+    Counting ends where the list of frames is damaged.
+
+    Args:
+        file: The file, open, or its bytes as one.
+        stream: Number of the video's stream in the file.
+
+    Returns:
+        0 in files of other kinds.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    start = _start(file)
+    if start[:4] != b"RIFF" or start[8:12] != b"AVI ":
+        return 0
+    size, dropped = file.seek(0, os.SEEK_END), 0
+    names = tuple(f"{stream:02d}{kind}".encode() for kind in ("dc", "db"))
+    for first, length in _avi_frame_lists(file, size):
+        place = None if first is None else first + 12
+        while place is not None and first is not None and place + 8 <= min(size, first + 8 + length):
+            file.seek(place)
+            header = file.read(8)
+            bytes_held = int.from_bytes(header[4:8], "little")
+            dropped += header[:4] in names and bytes_held == 0
+            if not (header[:2].isdigit() or header[:2] == b"ix" or header[:4] in (b"LIST", b"JUNK")):
+                break
+            # A list of chunks that belong together: step into it.
+            place += 12 if header[:4] == b"LIST" else 8 + bytes_held + bytes_held % 2
+    return dropped
 
 
 def _matroska_is_cut(file: BinaryIO, size: int) -> bool | None:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path, remove_parts, write_text
-from nonlocalnn.data.images import load_image_folder
+from nonlocalnn.data.image_folders import load_image_folder
 from nonlocalnn.data.labelled import SPLITS
 from nonlocalnn.data.shard_index import CLASSES, KINDS
 from nonlocalnn.data.video import VIDEO_SUFFIXES, ArchivedVideo, VideoPath

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.data.images import decode_image
-from nonlocalnn.data.labelled import SPLITS, LabelledImages, augmentation, check_image_size
+from nonlocalnn.data.labelled import SPLITS, augmentation, check_image_size
 from nonlocalnn.data.shard_index import Member, read_split
+from nonlocalnn.data.stored_images import StoredImages
 
 
 def load_shards(
@@ -27,7 +28,8 @@ def load_shards(
     image_size: int | tuple[int, int] | None = None,
     channels: int = 3,
     augment: bool = False,
-) -> LabelledImages:
+    max_broken: int = 0,
+) -> Shards:
     """Load a split of a folder of archives, see :mod:`nonlocalnn.data.shard_index`.
 
     Args:
@@ -36,6 +38,8 @@ def load_shards(
         image_size: Side, or (height, width), in pixels; default 224. Images are stretched to it.
         channels: 3 for RGB or 1 for grey.
         augment: Mirror and shift each image at random when it is read.
+        max_broken: Up to how many images that cannot be read are left out; in training another image stands
+            in, see :class:`~nonlocalnn.data.stored_images.StoredImages`.
 
     Returns:
         The split. Reading an image raises a ``ValueError`` where it is damaged or its archive was changed.
@@ -57,18 +61,17 @@ def load_shards(
         channels=channels,
         image_size=size,
         transform=augmentation("objects", size) if augment else None,
+        max_broken=max_broken,
+        replace_broken=split == "train",
     )
 
 
-class Shards(LabelledImages):
-    """Images that are read out of archives one at a time, in any order.
+class Shards(StoredImages):
+    """Images that are read out of archives one at a time, in any order; see :class:`StoredImages`.
 
     Args:
         samples: The archive of each image, its place there, and its class.
-        classes: See :class:`~nonlocalnn.data.labelled.LabelledImages`.
-        channels: 3 for RGB or 1 for grey.
-        image_size: (H, W) to which images are stretched, in pixels.
-        transform: See :class:`~nonlocalnn.data.labelled.LabelledImages`.
+        classes, channels, image_size, transform, max_broken, replace_broken: As there.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class Shards(LabelledImages):
         channels: int,
         image_size: tuple[int, int],
         transform: Callable[[Tensor], Tensor] | None = None,
+        max_broken: int = 0,
+        replace_broken: bool = False,
     ) -> None:
         super().__init__(
             classes=classes,
@@ -86,6 +91,8 @@ class Shards(LabelledImages):
             image_size=image_size,
             targets=[target for _, _, target in samples],
             transform=transform,
+            max_broken=max_broken,
+            replace_broken=replace_broken,
         )
         self._members = [(path, member) for path, member, _ in samples]
 

@@ -6,7 +6,6 @@ decode, is an error, never a shorter video or a repeated frame.
 """
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn.data.frame_names import FRAME_SUFFIXES, frame_paths
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.video_source import ArchivedVideo, VideoDecodeError, VideoPath, find_source, unreadable
 
@@ -30,16 +30,33 @@ __all__ = [
     "VideoPath",
     "VideoReader",
     "check_frame_size",
+    "check_no_image",
     "frame_paths",
     "open_video",
 ]
 
 BACKENDS = ("pyav", "torchcodec")
+# Of the files that FFmpeg decodes: those that cameras, editors and sites write. A GIF is one too.
 VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
-    *(".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"),
+    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".gif"),
+    *(
+        ".mpg",
+        ".mpeg",
+        ".mpe",
+        ".m1v",
+        ".m2v",
+        ".mpv",
+        ".vob",
+        ".ts",
+        ".mts",
+        ".m2t",
+        ".m2ts",
+        ".tod",
+        ".mod",
+    ),
+    *(".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".3gpp", ".ogv", ".ogm", ".mxf", ".dv", ".rm", ".rmvb"),
+    *(".mjpg", ".mjpeg", ".h264", ".264", ".hevc", ".265", ".y4m"),
 )
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class VideoReader(ABC):
@@ -103,6 +120,9 @@ class VideoReader(ABC):
         places = {index: place for place, index in enumerate(wanted)}
         return frames[[places[index] for index in indices]]
 
+    def __len__(self) -> int:
+        return self.num_frames
+
     def __enter__(self) -> Self:
         return self
 
@@ -126,8 +146,12 @@ def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "
     ==============  =======================================================================================
 
     Frames are turned upright where the file says how it was held, and converted to RGB; pixels that are not
-    square stay as they are. A folder is read with Pillow, whatever the backend: the images that lie in it
-    (.jpg, .jpeg, .png) sorted by name, with numbers by their value, all of one size. A file in an archive is
+    square stay as they are. Colours are converted by the matrix (BT.601, BT.709, BT.2020) and range that the
+    file names; where it names none, by BT.601 and limited range whatever its size, as FFmpeg does. High
+    dynamic range is not tone-mapped.
+
+    A folder is read with Pillow, whatever the backend: the images that lie in it, in the order of their
+    numbers and all of one size; see :func:`~nonlocalnn.data.frame_names.frame_paths`. A file in an archive is
     read into memory, in one piece, and decoded from there.
 
     Args:
@@ -140,7 +164,7 @@ def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "
     Raises:
         FileNotFoundError: There is nothing at ``path``.
         VideoDecodeError: The file is empty, is cut, is not a video or holds no video stream; its archive is
-            not there or was cut; or the folder holds no frames.
+            not there or was cut; or the folder holds no frames, those of several videos, or not all of one.
         ValueError: ``backend`` is unknown.
         ImportError: The backend's library is missing.
 
@@ -170,28 +194,14 @@ def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "
     return PyAVReader(source)
 
 
-def frame_paths(folder: Path) -> list[Path]:
-    """Return the frame images in a folder, in their order; none when it is not a folder of frames.
+def check_no_image(path: str | os.PathLike[str] | ArchivedVideo) -> None:
+    """Check that a path names no single image: a decoder would read it, as a video of one frame.
 
-    Example:
-        >>> import pathlib, tempfile
-        >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> for name in ("2.jpg", "10.jpg", "notes.txt"):
-        ...     (folder / name).touch()
-        >>> [path.name for path in frame_paths(folder)]
-        ['2.jpg', '10.jpg']
+    Raises:
+        VideoDecodeError: It does.
     """
-    found = [
-        entry
-        for entry in folder.iterdir()
-        if entry.suffix.lower() in FRAME_SUFFIXES and entry.name[0] != "." and entry.is_file()
-    ]
-    return sorted(found, key=lambda path: (_by_value(path.stem), path.name))
-
-
-def _by_value(name: str) -> list[tuple[str, int]]:
-    """Split a name into pairs of text and number, so that 2 comes before 10."""
-    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+    if str(path).lower().endswith(FRAME_SUFFIXES) and not os.path.isdir(str(path)):
+        raise VideoDecodeError(f"{path} is an image, and the model takes videos, or folders of frame images")
 
 
 class FrameFolder(VideoReader):
@@ -201,13 +211,17 @@ class FrameFolder(VideoReader):
         path: The folder.
 
     Raises:
-        VideoDecodeError: It holds no image, or the first cannot be read.
+        VideoDecodeError: It holds no image, or those of several videos, one is missing from their numbers
+            (:func:`~nonlocalnn.data.frame_names.frame_paths`), or the first cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
-        self._paths = frame_paths(path)
+        try:
+            self._paths = frame_paths(path)
+        except ValueError as error:
+            raise unreadable(path, str(error)) from error
         if not self._paths:
-            raise unreadable(path, f"the folder holds no frame ({', '.join(FRAME_SUFFIXES)})")
+            raise unreadable(path, f"the folder holds no video and no frame ({', '.join(FRAME_SUFFIXES)})")
         height, width, _ = self._frame(path, 0).shape
         super().__init__(path, num_frames=len(self._paths), frames_per_second=None, size=(height, width))
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn.data.list_rows import bad_row
 from nonlocalnn.data.video_lists import (
     Span,
     VideoList,
-    bad_row,
     class_index,
     numbered_lines,
     one_label_each,

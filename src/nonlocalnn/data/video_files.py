@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nonlocalnn._files import atomic_path
 from nonlocalnn.data.clips import check_positive
-from nonlocalnn.data.video import VIDEO_SUFFIXES, ArchivedVideo, VideoDecodeError, VideoReader, open_video
+from nonlocalnn.data.folder_files import walk, warn_of_passed_over
+from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, VideoReader, open_video
 from nonlocalnn.data.video_lists import is_video
 from nonlocalnn.data.video_pyav import PyAVReader, import_av
 
@@ -25,16 +26,14 @@ def find_videos(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the videos that are named, and those in the folders that are named, at any depth.
 
     A file that is named is taken whatever its ending. In a folder a video is a file with a video's ending, or
-    a folder of frame images; hidden ones are left out.
-
-    Raises:
-        FileNotFoundError: A path does not exist.
-        ValueError: A folder holds no video.
+    a folder of frame images; all else is passed over with one warning that counts it, hidden files and
+    leftovers of systems without. What is not there, and a folder without a video, are taken as they are
+    named: opening them says what is wrong, and the others can be read.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("b.mp4", "a.webm", "notes.txt"):
+        >>> for name in ("b.mp4", "a.webm", "Thumbs.db"):
         ...     (folder / name).touch()
         >>> [path.name for path in find_videos([folder])]
         ['a.webm', 'b.mp4']
@@ -42,17 +41,16 @@ def find_videos(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
     found: list[Path] = []
     for name in inputs:
         path = Path(name)
-        if not path.exists():
-            raise FileNotFoundError(f"there is no file or folder {path}")
         if not path.is_dir() or is_video(path):
             found.append(path)
             continue
-        inside = sorted(entry for entry in path.rglob("*") if is_video(entry))
-        if not inside:
-            raise ValueError(
-                f"the folder {path} holds no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of frames"
-            )
-        found += inside
+        entries = walk(path)
+        inside = [entry for entry in entries if is_video(entry)]
+        # A folder on the way to videos is none of them, and what lies among frames belongs to them.
+        taken = set(inside)
+        left = [entry for entry in entries if not entry.is_dir() and taken.isdisjoint((entry, entry.parent))]
+        warn_of_passed_over(path, left, kind="videos or folders of frames")
+        found += inside or [path]
     return found
 
 

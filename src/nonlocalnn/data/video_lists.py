@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoPath, frame_paths
+from nonlocalnn.data.folder_files import is_ignored, warn_of_passed_over
+from nonlocalnn.data.frame_names import is_frame
+from nonlocalnn.data.list_rows import bad_row, read_rows
+from nonlocalnn.data.video import VIDEO_SUFFIXES, VideoPath
 
 # Indices give classes their names, up to the largest: a slip of the pen must not make a million million.
 _MOST_CLASSES = 1_000_000
-_LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,6 @@ class VideoList:
         )
 
 
-def bad_row(path: Path, line: int, what: str) -> ValueError:
-    """Return the error for a row that cannot be understood; lines count from 1."""
-    return ValueError(f"{path}, line {line}: {what[:_LONGEST_REASON]}")
-
-
 def read_text(path: str | os.PathLike[str]) -> str:
     """Return what a list file says, in UTF-8; a byte order mark is left out.
 
@@ -169,8 +166,9 @@ def one_label_each(
 def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
     """List a folder that holds a folder per class.
 
-    In a class folder each file with a video's ending is a video, and each folder of frame images too. Hidden
-    and other files are left out. Classes are the names of the folders, sorted, and so are videos within them.
+    In a class folder each file with a video's ending is a video, and each folder of frame images too. All
+    else is passed over with one warning that counts it; hidden files and leftovers of systems without.
+    Classes are the names of the folders, sorted, and so are videos within them.
 
     Args:
         root: The folder, such as the training part of a data set.
@@ -192,12 +190,15 @@ def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder of videos: {root}")
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_ignored(entry))
     if not folders:
         raise ValueError(f"{root} must hold one folder per class; it holds no folder")
     paths, targets = [], []
+    passed_over = sorted(entry for entry in root.iterdir() if entry.is_file() and is_video_file(entry))
     for target, folder in enumerate(folders):
-        videos = sorted(entry for entry in folder.iterdir() if is_video(entry))
+        videos: list[Path] = []
+        for entry in sorted(folder.iterdir()):
+            (videos if is_video(entry) else passed_over).append(entry)
         if not videos:
             raise ValueError(
                 f"the class folder {folder} holds no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of "
@@ -205,22 +206,30 @@ def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
             )
         paths += videos
         targets += [target] * len(videos)
+    warn_of_passed_over(root, passed_over, kind="videos or folders of frames")
     return VideoList(tuple(paths), tuple(targets), tuple(folder.name for folder in folders))
 
 
 def is_video(entry: Path) -> bool:
     """Return whether a file has a video's ending, or a folder holds frame images and no such file.
 
-    Hidden ones are neither.
+    Ignored files (:func:`~nonlocalnn.data.folder_files.is_ignored`) are neither. A few GIFs beside more
+    frames are previews of them.
     """
-    if entry.name[:1] == ".":
+    if is_ignored(entry):
         return False
     if not entry.is_dir():
-        return entry.suffix.lower() in VIDEO_SUFFIXES
+        return is_video_file(entry)
+    inside = list(entry.iterdir())
+    num_frames = sum(map(is_frame, inside))
     # A picture beside videos is a cover or a thumbnail.
-    return bool(frame_paths(entry)) and not any(
-        inside.suffix.lower() in VIDEO_SUFFIXES for inside in entry.iterdir()
-    )
+    videos = [each.suffix.lower() for each in inside if is_video_file(each)]
+    return num_frames > len(videos) and set(videos) <= {".gif"}
+
+
+def is_video_file(entry: Path) -> bool:
+    """Return whether a file, or what it is called, has a video's ending."""
+    return not is_ignored(entry) and entry.suffix.lower() in VIDEO_SUFFIXES
 
 
 def read_video_list(
@@ -231,8 +240,13 @@ def read_video_list(
 ) -> VideoList:
     r"""Read a text file with a video and its label on each line.
 
-    The two are divided by a comma or, in lines without one, by spaces; the label comes last. Labels are the
-    indices of classes, from 0, on every line, or names on every line. Blank lines are left out.
+    The two are divided by a tab, a semicolon, a comma or, in lines without one, by spaces; the label comes
+    last. Values may be quoted as in CSV; a path that is not may hold spaces and commas. A first line that
+    names its columns, such as ``path,label``, is a header, and says where they stand. Labels are the indices
+    of classes, from 0, on every line, or names on every line. Blank lines are left out.
+
+    Lines of three columns, ``folder frames label``, are read where the one in the middle is a number on every
+    line and no path ends with it. The number of frames is not checked.
 
     Args:
         path: The file.
@@ -242,7 +256,8 @@ def read_video_list(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line lacks a label, indices and names are mixed, a label is not among ``classes``, or
+        ValueError: A line lacks a label or has more than that, it is a list of Kinetics, indices and names
+        are mixed, a label is not among ``classes``, or
             no video is listed.
 
     Example:
@@ -254,13 +269,8 @@ def read_video_list(
         ('videos/a b.mp4', (0, 1), ('long jump', 'run'))
     """
     path = Path(path)
-    rows: list[tuple[int, Path, str]] = []
-    for line, text in numbered_lines(path):
-        name, _, label = text.rpartition(",") if "," in text else _last_word(text)
-        if not name.strip() or not label.strip():
-            raise bad_row(path, line, f"must be a path and a label; got {text!r}")
-        rows.append((line, Path(root) / name.strip(), label.strip()))
-    numbered = [re.fullmatch(r"[+-]?\d+", label) is not None for _, _, label in rows]
+    rows = read_rows(path, numbered_lines(path), root=Path(root))
+    numbered = [re.fullmatch(r"[+-]?\d+(\.0+)?", label) is not None for _, _, label in rows]
     if not any(numbered):
         return one_label_each(path, rows, classes)
     if not all(numbered):
@@ -268,8 +278,8 @@ def read_video_list(
         raise bad_row(
             path, line, "labels must be indices on every line, or names on every line; here they change"
         )
-    # Only so many digits: Python refuses to make a number of thousands of them.
-    targets = [int(label[:30]) for _, _, label in rows]
+    # Only so many digits: Python refuses to make a number of thousands of them. Tables write 3 as 3.0.
+    targets = [int(label.partition(".")[0][:30]) for _, _, label in rows]
     most = _MOST_CLASSES if classes is None else len(classes)
     names = tuple(map(str, range(min(max(targets) + 1, most))) if classes is None else classes)
     for (line, _, _), target in zip(rows, targets, strict=True):
@@ -278,8 +288,3 @@ def read_video_list(
             upper = "up" if classes is None and target < 0 else upper
             raise bad_row(path, line, f"labels must be from 0 {upper}; got {target}")
     return VideoList(tuple(video for _, video, _ in rows), tuple(targets), names)
-
-
-def _last_word(text: str) -> tuple[str, str, str]:
-    words = text.rsplit(maxsplit=1)
-    return (words[0], " ", words[1]) if len(words) == 2 else (text, "", "")

@@ -140,14 +140,18 @@ def _check_one_form(folder: Path) -> None:
             )
 
 
-def archived_videos(archive: Path) -> list[ArchivedVideo]:
-    """Return the videos of an archive in the order in which they lie there.
+def archived_files(archive: Path, *, kind: str) -> list[ArchivedVideo]:
+    """Return the files of an archive in the order in which they lie there.
+
+    Args:
+        archive: The archive.
+        kind: "videos" or "images".
 
     Raises:
         ValueError: The archive is damaged, or holds something else; see
             :func:`~nonlocalnn.data.shard_index.read_index`.
     """
-    return [_part(archive, member) for member in read_index(archive, kind="videos")]
+    return [_part(archive, member) for member in read_index(archive, kind=kind)]
 
 
 def _archived(folder: Path, split: str) -> VideoList:

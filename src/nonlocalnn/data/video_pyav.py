@@ -1,6 +1,7 @@
 """Videos through PyAV, which brings FFmpeg's libraries with it."""
 
 import io
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import missing_extra
+from nonlocalnn.data.orientation import oriented
 from nonlocalnn.data.video import VideoReader, check_frame_size
 from nonlocalnn.data.video_source import VideoPath, VideoSource, unreadable
 
@@ -150,7 +152,7 @@ class PyAVReader(VideoReader):
             # An edit list discards what it leaves out.
             if not packet.is_discard:
                 times.append(packet.pts)
-        self._source.check_count(found=num_packets, declared=self._stream.frames)
+        self._source.check_count(found=num_packets, declared=self._stream.frames, stream=self._stream.index)
         ends = (self._container.start_time or 0) + (self._container.duration or 0)
         self._source.check_seconds(found=end, declared=ends / self._av.time_base)
         self._restart()
@@ -232,6 +234,7 @@ class PyAVReader(VideoReader):
 def _upright(frame: Any) -> Tensor:
     """Return a decoded frame as it is meant to be seen, uint8 (H, W, 3)."""
     pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-    # Counter-clockwise degrees, as the container notes them.
-    turns = round(frame.rotation / 90) % 4
-    return torch.rot90(pixels, turns, (0, 1)).contiguous() if turns else pixels
+    for side_data in frame.side_data:
+        if side_data.type.name == "DISPLAYMATRIX":
+            return oriented(pixels, struct.unpack("=9i", bytes(side_data)))
+    return pixels

@@ -1,21 +1,17 @@
 """Clips of labelled videos as a data set that torch's ``DataLoader`` reads."""
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.data import clips
+from nonlocalnn.data.left_out import UNREADABLE, LeftOut
 from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoPath, VideoReader, open_video
 from nonlocalnn.data.video_lists import VideoList
 from nonlocalnn.data.video_sampling import CentreClip, RandomClip, Views
 
 __all__ = ["UNREADABLE", "CentreClip", "RandomClip", "VideoClips", "Views"]
-
-# The target of a video that cannot be read: what cross_entropy leaves out unless told otherwise.
-UNREADABLE = -100
 
 
 class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
@@ -87,8 +83,6 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
     ) -> None:
         clips.check_positive(frames=frames, stride=stride)
         check_choice("backend", backend, BACKENDS)
-        if max_broken < 0:
-            raise ValueError(f"max_broken must be at least 0; got {max_broken}")
         clips.check_normalization(mean, standard_deviation)
         self.videos = videos
         self.frames = frames
@@ -99,11 +93,9 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
         self.sample_shape = (3, frames, sampling.size, sampling.size)
         self.channels = 3
         self._backend = backend
-        self._max_broken = max_broken
+        self._left_out = LeftOut(len(videos), max_broken=max_broken, kind="videos")
         self._mean = mean
         self._standard_deviation = standard_deviation
-        # In memory that reading processes share; each mark is set once, so that no lock is needed.
-        self._is_broken = torch.zeros(len(videos), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -115,13 +107,13 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
     @property
     def broken(self) -> list[VideoPath]:
         """The videos that could not be read so far."""
-        return [self.videos.paths[index] for index in self._is_broken.nonzero().flatten().tolist()]
+        return [self.videos.paths[index] for index in self._left_out.indices]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         index = range(len(self))[index]  # its IndexError is what ends iteration
         if isinstance(self.sampling, RandomClip):
             return self._random_item(self.sampling, index)
-        if not self._is_left_out(index):
+        if not self._left_out.holds(index):
             try:
                 with self._open(index) as video:
                     clip = self.sampling.take(video, frames=self.frames, stride=self.stride)
@@ -135,7 +127,7 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
         while True:
             # A generator an attempt: the next one must not depend on how far this one came.
             generator = torch.Generator().manual_seed(seed)
-            if not self._is_left_out(index):
+            if not self._left_out.holds(index):
                 try:
                     with self._open(index) as video:
                         clip = sampling.take(
@@ -168,27 +160,13 @@ class VideoClips(Dataset[tuple[Tensor, int | Tensor]]):
             return clip, torch.full((len(self.classes),), float(UNREADABLE))
         return clip, UNREADABLE
 
-    def _too_many_broken(self) -> bool:
-        # One must be left to stand in.
-        return int(self._is_broken.sum()) > min(self._max_broken, len(self) - 1)
-
-    def _is_left_out(self, index: int) -> bool:
-        """Return whether a video need not be tried; when too many are broken, trying says what is wrong."""
-        return bool(self._is_broken[index]) and not self._too_many_broken()
-
     def _leave_out(self, index: int, error: Exception) -> None:
         """Count a video that cannot be read.
 
         Raises:
             VideoDecodeError: There are too many, or no other is left.
         """
-        self._is_broken[index] = True
-        if self._too_many_broken():
-            raise VideoDecodeError(
-                f"{error} ({len(self.broken)} of {len(self)} videos could not be read so far, and max_broken "
-                f"is {self._max_broken}: mend them or take them off the list; nonlocalnn data check finds "
-                "them all)",
-                path=self.videos.paths[index],
-                frame=error.frame if isinstance(error, VideoDecodeError) else None,
-            ) from error
-        warnings.warn(f"left out: {error}", UserWarning, stacklevel=4)
+        complaint = self._left_out.add(index, error)
+        if complaint is not None:
+            frame = error.frame if isinstance(error, VideoDecodeError) else None
+            raise VideoDecodeError(complaint, path=self.videos.paths[index], frame=frame) from error

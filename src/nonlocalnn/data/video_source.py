@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from nonlocalnn.data.containers import is_cut, may_leave_frames_out
+from nonlocalnn.data.containers import count_dropped, is_cut, may_leave_frames_out
+from nonlocalnn.data.orientation import is_mirrored
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +114,36 @@ class VideoSource:
     known_whole: bool
     may_leave_frames_out: bool
 
-    def check_count(self, *, found: int, declared: int) -> None:
+    def check_count(self, *, found: int, declared: int, stream: int) -> None:
         """Check that there are as many frames as the container declares.
+
+        Cameras that lost a frame leave its place in an avi file empty; those are no frames, and no damage.
 
         Args:
             found: Frames that it holds.
             declared: Frames that its container declares; 0 where it does not.
+            stream: Number of the video's stream in the file.
 
         Raises:
             VideoDecodeError: It holds fewer.
         """
         if self.known_whole and self.may_leave_frames_out:
             return
-        if found < declared:
+        if found < declared and found + self._dropped(stream) < declared:
             raise unreadable(
                 self.path,
                 f"it is cut or damaged, its container declares {declared} frames and holds {found}: fetch it "
                 "again",
             )
+
+    def is_mirrored(self) -> bool:
+        """Return whether the container says that the picture is to be mirrored; of mp4 and mov only."""
+        with _opened(self.path, self.content) as file:
+            return is_mirrored(file)
+
+    def _dropped(self, stream: int) -> int:
+        with _opened(self.path, self.content) as file:
+            return count_dropped(file, stream)
 
     def check_seconds(self, *, found: float, declared: float) -> None:
         """Check that it ends when its container says, or less than a second before.

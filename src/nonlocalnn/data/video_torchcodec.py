@@ -44,19 +44,24 @@ class TorchCodecReader(VideoReader):
     """A video file, decoded by torchcodec on one thread: reading processes share the cores already.
 
     torchcodec takes every packet for a frame: where that is not so (some of avi and VP8) reading may end with
-    an error, and the backend ``pyav`` reads such files. Nor does it tell of damage that its decoder noticed
-    and patched over, which ``pyav`` does.
+    an error, and the backend ``pyav`` reads such files. It turns pictures and does not mirror them: an mp4 or
+    mov file that asks for that is an error, and other containers come out unmirrored. Nor does it tell of
+    damage that its decoder noticed and patched over, which ``pyav`` does.
 
     Args:
         source: The file, or its bytes.
 
     Raises:
-        VideoDecodeError: It cannot be read, or holds no frame.
+        VideoDecodeError: It cannot be read, holds no frame, or is to be mirrored.
         ImportError: torchcodec is missing, or does not find FFmpeg.
     """
 
     def __init__(self, source: VideoSource) -> None:
         path = source.path
+        if source.is_mirrored():
+            raise unreadable(
+                path, "torchcodec turns pictures and does not mirror them: use the backend 'pyav'"
+            )
         self._decoder = _open(source)
         try:
             height, width, _ = self._decoder.get_frame_at(0).data.shape
@@ -69,7 +74,7 @@ class TorchCodecReader(VideoReader):
         declared, seconds = about.num_frames_from_header or 0, about.duration_seconds_from_header or 0.0
         if not source.known_whole and not declared and not seconds:
             raise unreadable(path, "torchcodec cannot tell whether it is whole: use the backend 'pyav'")
-        source.check_count(found=len(self._decoder), declared=declared)
+        source.check_count(found=len(self._decoder), declared=declared, stream=self._decoder.stream_index)
         ends = (about.begin_stream_seconds_from_header or 0.0) + seconds
         source.check_seconds(found=about.end_stream_seconds, declared=ends)
         super().__init__(

@@ -12,7 +12,7 @@ from torch import Tensor
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import LabelledSamples, clips, read_image
 from nonlocalnn.data.labelled import resize_image
-from nonlocalnn.data.video import open_video
+from nonlocalnn.data.video import check_no_image, open_video
 from nonlocalnn.data.video_sampling import CentreClip, WholeFrames
 from nonlocalnn.predict import image_probabilities
 from nonlocalnn.video_evaluation import class_probabilities
@@ -75,6 +75,8 @@ def read_input(loaded: Classifier, path: str | os.PathLike[str], *, whole: bool 
     paths = loaded.find([path])
     if paths != [Path(path)]:
         raise ValueError(f"one image or video is explained at a time; {path} is a folder of them")
+    if not paths[0].exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
     if loaded.takes_videos:
         return _read_video(loaded, paths[0], whole=whole)
     pixels = read_image(path, image_size=None if whole else loaded.image_size, channels=loaded.channels)
@@ -88,6 +90,7 @@ def read_input(loaded: Classifier, path: str | os.PathLike[str], *, whole: bool 
 def _read_video(loaded: Classifier, path: Path, *, whole: bool) -> ShownInput:
     sampling = WholeFrames(loaded.video_size) if whole else CentreClip(loaded.video_size)
     frames = loaded.sample_shape[1]
+    check_no_image(path)
     with open_video(path) as video:
         taken = sampling.take(video, frames=frames, stride=loaded.stride)
         numbers = clips.centre_indices(video.num_frames, frames=frames, stride=loaded.stride)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nonlocalnn._errors import check_choice, near_miss
+from nonlocalnn.data import IMAGE_SETS
 from nonlocalnn.data.video import BACKENDS
 from nonlocalnn.data.video_named import VIDEO_SETS
 
@@ -39,7 +40,6 @@ _VIDEO_FIELDS = {
     "short_sides": None,
     "test_size": None,
     "test_views": 30,
-    "max_broken": 0,
     "decoder": "pyav",
 }
 
@@ -65,7 +65,8 @@ class Recipe:
         test_size: Videos only: short side, and side of the squares, in validation and test, in pixels; None
             is 256 for clips of 224 pixels, and in proportion for others.
         test_views: Videos only: 30 (10 clips x 3 squares, averaged) or 1 (the middle) in the test.
-        max_broken: Videos only: how many that cannot be read are left out; one more is an error.
+        max_broken: Files only, videos and images: how many that cannot be read are left out; one more is an
+            error.
         decoder: Videos only: "pyav" or "torchcodec".
         model: Name of the network.
         model_overrides: Arguments of the network that differ from its defaults.
@@ -238,6 +239,12 @@ class Recipe:
                         f"{name} has an effect only with videos, data one of {', '.join(VIDEO_SETS)}; "
                         f"got data={self.data!r}: leave it out"
                     )
+        files = (*VIDEO_SETS, *IMAGE_SETS)
+        if self.max_broken and self.data not in files:
+            raise ValueError(
+                f"max_broken has an effect only with files, data one of {', '.join(files)}; "
+                f"got data={self.data!r}: leave it out"
+            )
         if self.iterations is None and self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs must be less than epochs={self.epochs}; got {self.warmup_epochs}"

@@ -70,6 +70,7 @@ class ClassificationTask:
             image_size=self.recipe.image_size,
             channels=self.recipe.channels,
             augment=self.recipe.augment and split == "train",
+            max_broken=self.recipe.max_broken,
         )
 
     def model(self, data: LabelledSamples) -> nn.Module:

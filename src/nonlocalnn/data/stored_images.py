@@ -1,0 +1,68 @@
+"""Images that are read from where they are stored, one at a time, some of which may be broken."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nonlocalnn.data.labelled import LabelledImages
+from nonlocalnn.data.left_out import UNREADABLE, LeftOut
+
+
+class StoredImages(LabelledImages):
+    """Labelled images of which a subclass reads one at a time.
+
+    **Images that cannot be read** are warned of and listed in :attr:`broken`; more than ``max_broken`` are an
+    error, and so is a data set of which none can be read. Until then another image stands in where
+    ``replace_broken``, always the same one for the same of torch's global random numbers. Otherwise the item
+    is a black image with the target :data:`~nonlocalnn.data.left_out.UNREADABLE`: leave it out of every
+    figure.
+
+    Args:
+        classes: See :class:`~nonlocalnn.data.labelled.LabelledImages`.
+        channels: 3 for RGB or 1 for grey.
+        image_size: (H, W) to which images are stretched, in pixels.
+        targets: See :class:`~nonlocalnn.data.labelled.LabelledImages`.
+        transform: See :class:`~nonlocalnn.data.labelled.LabelledImages`.
+        max_broken: Up to how many images that cannot be read are left out.
+        replace_broken: Whether another image stands in, as in training.
+
+    Raises:
+        ValueError: ``max_broken`` is negative; on reading, too many images are broken.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Sequence[str],
+        channels: int,
+        image_size: tuple[int, int],
+        targets: Sequence[int],
+        transform: Callable[[Tensor], Tensor] | None,
+        max_broken: int,
+        replace_broken: bool,
+    ) -> None:
+        super().__init__(
+            classes=classes, channels=channels, image_size=image_size, targets=targets, transform=transform
+        )
+        self._left_out = LeftOut(len(targets), max_broken=max_broken, kind="images")
+        self._replace_broken = replace_broken
+
+    @property
+    def broken(self) -> list[str]:
+        """Names of the images that could not be read so far."""
+        return [self.sample_id(index) for index in self._left_out.indices]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        index = range(len(self))[index]  # its IndexError is what ends iteration
+        while True:
+            if not self._left_out.holds(index):
+                try:
+                    return super().__getitem__(index)
+                except (ValueError, OSError) as error:
+                    complaint = self._left_out.add(index, error)
+                    if complaint is not None:
+                        raise ValueError(complaint) from error
+            if not self._replace_broken:
+                return torch.zeros(self.sample_shape), UNREADABLE
+            index = int(torch.randint(len(self), ()))
