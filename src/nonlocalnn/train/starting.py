@@ -11,6 +11,7 @@ from nonlocalnn.blocks import NonLocalNd, fold_norm
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.checkpoints.native import is_safetensors
 from nonlocalnn.checkpoints.state import read_pickle
+from nonlocalnn.checkpoints.wrapped import nearest
 from nonlocalnn.models import inflate_
 
 
@@ -35,7 +36,7 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
     """
     if not is_safetensors(path):
         try:
-            return inflate_(model, read_pickle(path))
+            return inflate_(model, nearest(read_pickle(path), model.state_dict()))
         except CheckpointError:
             raise
         except ValueError as error:
