@@ -15,7 +15,7 @@ from torch import nn
 
 from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
-from nonlocalnn.checkpoints.fitting import check_fit
+from nonlocalnn.checkpoints.fitting import check_fit, fitted
 from nonlocalnn.checkpoints.state import CheckpointError, State
 from nonlocalnn.checkpoints.wrapped import plain_state, unwrapped
 from nonlocalnn.models import create_model
@@ -59,9 +59,13 @@ def save_checkpoint(
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
     config = _config(unwrapped(model))
     state = plain_state(model, effective=config is not None)
-    if config is not None and (reason := _misfit(config, state)) is not None:
-        warnings.warn(f"{path} will load into a model that you give only: {reason}", stacklevel=2)
-        config, state = None, plain_state(model, effective=False)
+    if config is not None:
+        try:
+            state = _as_made(config, state)
+        except ValueError as error:
+            reason = one_line(error)
+            warnings.warn(f"{path} will load into a model that you give only: {reason}", stacklevel=2)
+            config, state = None, plain_state(model, effective=False)
     header = {"format": _FORMAT, "config": json.dumps(config), "metadata": facts}
     with atomic_path(path) as temporary:
         try:
@@ -77,15 +81,16 @@ def _config(model: nn.Module) -> dict[str, Any] | None:
     return config if is_ours else None
 
 
-def _misfit(config: dict[str, Any], state: State) -> str | None:
-    """Return why a state dict is not of the network that a configuration builds; None where it is."""
-    try:
-        with torch.device("meta"):
-            sketch = create_model(config["name"], num_classes=config["num_classes"], **config["overrides"])
-        check_fit(sketch, state, "it")
-    except ValueError as error:
-        return one_line(error)
-    return None
+def _as_made(config: dict[str, Any], state: State) -> State:
+    """Return a state dict under the keys of the network that a configuration builds.
+
+    Raises:
+        ValueError: It is not of that network.
+    """
+    with torch.device("meta"):
+        sketch = create_model(config["name"], num_classes=config["num_classes"], **config["overrides"])
+    check_fit(sketch, state, "it")
+    return fitted(sketch, state)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

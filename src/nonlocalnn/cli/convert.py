@@ -76,9 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--instantiation",
         choices=INSTANTIATIONS,
-        help="the kind of the blocks; the keys of dot_product and embedded_gaussian are alike (default: what the "
-        "keys tell, of those two embedded_gaussian, unless the file's name or a configuration in it says "
-        "otherwise)",
+        help="the kind of the blocks; dot_product and embedded_gaussian have equal keys (default: what the "
+        "keys tell; of those two the second, but an error where the file's name or its configuration says "
+        "another)",
     )
     parser.add_argument(
         "--dot-product",
