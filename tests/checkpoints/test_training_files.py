@@ -235,3 +235,46 @@ def test_what_a_file_before_zip_claims_is_not_reserved(tmp_path):
     (tmp_path / "m.pth").write_bytes(data.replace(number, b"J\xff\xff\xff\x7f"))
     with pytest.raises(nl.CheckpointError, match="its tensors have more bytes than it has"):
         nl.load_checkpoint(tmp_path / "m.pth", nn.Linear(3, 2))
+
+
+def nested_in_themselves():
+    content = {}
+    content |= dict.fromkeys(NAMES, content) | {f"k{number}": content for number in range(300)}
+    return content
+
+
+class Holds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self._modules["itself"] = self
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (nested_in_themselves, "give entry=|not a plain state dict"),
+        (lambda: {"model": Holds()}, "holds a module of more than 100000 parts"),
+        (lambda: [Holds()], "holds a list, not a state dict"),
+        (History, "holds a single object, not a state dict"),
+    ],
+    ids=["mappings", "module", "list", "object"],
+)
+@pytest.mark.timeout(20)
+def test_what_is_endless_or_nothing_ends(tmp_path, make, says):
+    with pytest.raises(nl.CheckpointError, match=says):
+        loaded(make(), tmp_path)
+
+
+def test_a_tensor_that_repeats_its_bytes_is_not_made_larger(tmp_path):
+    many = torch.zeros(1).expand(2**40)
+    assert_loads({"meta": [History(), many], "state_dict": layer().state_dict()}, tmp_path)
+    with pytest.raises(nl.CheckpointError, match="not tensors are weight"):
+        loaded({"meta": History(), "state_dict": {**layer().state_dict(), "weight": many}}, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_torchscript_program_is_named(tmp_path):
+    torch.jit.save(torch.jit.trace(layer(), torch.ones(1, 3)), tmp_path / "m.pt")
+    with pytest.raises(nl.CheckpointError, match=r"is a TorchScript program, .* its state_dict\(\) instead"):
+        nl.load_checkpoint(tmp_path / "m.pt", nn.Linear(3, 2))

@@ -14,7 +14,8 @@ from nonlocalnn.checkpoints.restricted_pickle import Placeholder
 _OWN = ("model_state", "model_state_dict", "state_dict", "model", "net", "network", "module", "weights")
 _AVERAGED = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
 _DEEPEST = 8
-_MOST_MODULES = 100_000
+# A module that holds itself, or many in many places, has names without end.
+_MOST_PARTS, _LONGEST_NAME = 100_000, 1000
 
 
 def weights_in(content: object, path: object, entry: str | None) -> object:
@@ -32,11 +33,11 @@ def weights_in(content: object, path: object, entry: str | None) -> object:
     Raises:
         ValueError: There is no such entry, or it cannot be said which of several is meant.
     """
-    content = _as_mapping(content)
+    content = _as_mapping(content, path)
     if entry is not None:
         if not isinstance(content, Mapping) or entry not in content:
             raise ValueError(f"{path} has no entry {entry!r}{_offer(content)}")
-        content = _as_mapping(content[entry])
+        content = _as_mapping(content[entry], path)
     for _ in range(_DEEPEST):
         own, averaged = _found(content, _OWN), _found(content, _AVERAGED)
         if not own and not averaged:
@@ -53,7 +54,7 @@ def weights_in(content: object, path: object, entry: str | None) -> object:
                 stacklevel=2,
             )
         assert isinstance(content, Mapping)
-        content = _as_mapping(content[taken[0]])
+        content = _as_mapping(content[taken[0]], path)
     return content
 
 
@@ -79,16 +80,20 @@ def _found(content: object, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if name in content and _holds_weights(content[name])]
 
 
-def _holds_weights(value: object, depth: int = 0) -> bool:
+def _holds_weights(value: object) -> bool:
     """Return whether a value is a mapping with tensors, itself or in an entry with the name of weights."""
-    if _is_module(value):
-        return True
-    if not isinstance(value, Mapping) or depth > _DEEPEST:
-        return False
-    nested = (value[name] for name in (*_OWN, *_AVERAGED) if name in value)
-    return any(isinstance(each, Tensor) for each in value.values()) or any(
-        _holds_weights(each, depth + 1) for each in nested
-    )
+    stack, seen = [value], set()  # a pickle may hold one mapping in many places, or in itself
+    while stack:
+        each = stack.pop()
+        if _is_module(each):
+            return True
+        if not isinstance(each, Mapping) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if any(isinstance(tensor, Tensor) for tensor in each.values()):
+            return True
+        stack.extend(each[name] for name in (*_OWN, *_AVERAGED) if name in each)
+    return False
 
 
 def _is_module(value: object) -> bool:
@@ -98,16 +103,18 @@ def _is_module(value: object) -> bool:
     )
 
 
-def _as_mapping(value: object) -> object:
+def _as_mapping(value: object, path: object) -> object:
     """Return the state dict of a module that was saved whole; anything else as it is."""
     if not _is_module(value):
         return value
     found: dict[str, Any] = {}
     stack: list[tuple[str, Any]] = [("", value)]
-    for _ in range(_MOST_MODULES):
+    for _ in range(_MOST_PARTS):
         if not stack:
             return found
         prefix, module = stack.pop()
+        if len(found) > _MOST_PARTS or len(prefix) > _LONGEST_NAME:
+            break
         if not _is_module(module):
             continue
         left_out = module.state.get("_non_persistent_buffers_set")
@@ -118,4 +125,4 @@ def _as_mapping(value: object) -> object:
                     found[f"{prefix}{name}"] = tensor
         children = module.state["_modules"].items()
         stack.extend((f"{prefix}{name}.", child) for name, child in reversed(list(children)))
-    raise ValueError("it holds a module of too many parts")
+    raise ValueError(f"{path} holds a module of more than {_MOST_PARTS} parts")

@@ -55,7 +55,7 @@ def check_fit(
     tensors = _tensors(model)
     filled = {id(tensors[key]) for key in given if key in tensors}
     for key in names:
-        if is_sharded(own[key]):
+        if is_sharded(own[key]) or type(own[key]).__name__ == "DTensor":
             raise CheckpointError(f"{key} of the model is sharded over ranks: load first, then shard")
         if is_lazy(own[key]):
             raise CheckpointError(f"{key} of the model has no shape yet: run the model once, then load")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from nonlocalnn.checkpoints.state import CheckpointError, State
 
@@ -34,7 +34,7 @@ def kind_named(file_name: str) -> str | None:
 
 def kind_written(content: object) -> str | None:
     """Return the pairwise function in a configuration that a file holds as text; None where there is none."""
-    for text in _texts(content, 3):
+    for text in _texts(content):
         for found in _IN_TEXTS.finditer(text):
             kind = _KINDS.get((found[1] or found[2]).lower())
             if kind is not None:
@@ -42,13 +42,15 @@ def kind_written(content: object) -> str | None:
     return None
 
 
-def _texts(content: object, depth: int) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, Mapping) and depth:
-        values: Iterable[object] = content.values()
-        for value in values:
-            yield from _texts(value, depth - 1)
+def _texts(content: object) -> Iterator[str]:
+    stack, seen = [content], set()  # a pickle may hold one mapping in many places, or in itself
+    while stack:
+        each = stack.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, Mapping) and id(each) not in seen:
+            seen.add(id(each))
+            stack.extend(each.values())
 
 
 def are_alike(state: State) -> bool:

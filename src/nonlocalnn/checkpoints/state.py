@@ -91,6 +91,11 @@ def _read_torch(path: Path) -> object:
     except pickle.UnpicklingError:
         return _read_objects(path)
     except Exception as error:  # what a damaged file raises is anybody's guess
+        # PyTorch's words advise to read the file unsafely here too.
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript program, which would run: torch.save its state_dict() instead"
+            ) from None
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: {one_line(error)}"
         ) from None

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import io
+import math
 import sys
 import zipfile
 from collections.abc import Iterable
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
 from nonlocalnn.checkpoints.restricted_pickle import (
     Known,
@@ -56,8 +56,13 @@ class _Storage:
     def __setstate__(self, state: object) -> None:
         raise UnpicklingError("it sets the state of a tensor's bytes")
 
-    def tensor(self, dtype: torch.dtype, offset: int, size: Any, stride: Any) -> Tensor:
-        """Return a tensor in these bytes; PyTorch checks that it lies within them."""
+    def tensor(self, dtype: torch.dtype, offset: int, size: Any, stride: Any) -> object:
+        """Return a tensor in these bytes; PyTorch checks that it lies within them.
+
+        One that has its bytes many times, whose copy could have any size, is left out.
+        """
+        if math.prod(size) * dtype.itemsize > len(self.raw):
+            return Placeholder()
         # frombuffer refuses to make a tensor of no numbers.
         flat = torch.frombuffer(self.raw, dtype=dtype) if self.raw else torch.empty(0, dtype=dtype)
         return flat.as_strided(size, stride, offset)

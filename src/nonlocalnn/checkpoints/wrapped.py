@@ -161,7 +161,8 @@ def is_sharded(value: object) -> bool:
     """Return whether a tensor is one of several ranks' parts of another, and not all of it."""
     kind = type(value).__name__
     if kind == "DTensor":
-        return not all(each.is_replicate() for each in cast(Any, value).placements)
+        parts: Any = value
+        return parts.device_mesh.size() > 1 and not all(each.is_replicate() for each in parts.placements)
     return kind == "ShardedTensor"
 
 
