@@ -91,11 +91,6 @@ def _read_torch(path: Path) -> object:
     except pickle.UnpicklingError:
         return _read_objects(path)
     except Exception as error:  # what a damaged file raises is anybody's guess
-        # PyTorch's words advise to read the file unsafely here too.
-        if "TorchScript" in str(error):
-            raise CheckpointError(
-                f"{path} is a TorchScript program, which would run: torch.save its state_dict() instead"
-            ) from None
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: {one_line(error)}"
         ) from None
@@ -114,15 +109,20 @@ def check_zip(path: Path) -> None:
     """Refuse a zip file that unpacks to more than it has: ``torch.save`` does not compress.
 
     Raises:
-        CheckpointError: It does, or its list of parts is damaged.
+        CheckpointError: It does, or its list of parts is damaged, or it is a program of TorchScript.
     """
     try:
         if not zipfile.is_zipfile(path):
             return  # an older file, or a cut one, which torch.load refuses
         with zipfile.ZipFile(path) as file:
             unpacked = sum(entry.file_size for entry in file.infolist())
+            is_program = any(name.endswith("/constants.pkl") for name in file.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
+    if is_program:
+        raise CheckpointError(
+            f"{path} is a TorchScript program, which is not run: torch.save its state_dict() instead"
+        )
     if unpacked > path.stat().st_size:
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: its {path.stat().st_size} bytes "
