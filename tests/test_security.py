@@ -52,7 +52,7 @@ ALLOWED_IMPORTS = {
     (
         "pickle",
         "checkpoints/restricted_pickle.py",
-    ): "a subclass whose find_class knows six names, none imported",
+    ): "subclasses whose find_class knows a fixed list of names, none imported",
     ("subprocess", "benchmark/measure.py"): "starts Python on this library, to measure in a fresh process",
     ("subprocess", "benchmark/training.py"): "starts trainings by this library's command",
     ("subprocess", "benchmark/about.py"): "asks git for the commit that was measured",

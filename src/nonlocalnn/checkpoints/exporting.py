@@ -14,6 +14,7 @@ from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import mmaction2, slowfast
 from nonlocalnn.checkpoints.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError
+from nonlocalnn.checkpoints.wrapped import plain_state, unwrapped
 from nonlocalnn.models import ResidualNetwork, preset_settings
 
 TARGETS = {"slowfast": slowfast.SOURCE, "mmaction2": mmaction2.SOURCE}
@@ -49,13 +50,13 @@ def export_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, to: str
     """
     check_choice("to", to, tuple(TARGETS))
     target = TARGETS[to]
+    state, model = plain_state(model, effective=True), unwrapped(model)
     if not isinstance(model, ResidualNetwork) or model.num_sides != 3 or model.small_stem:
         raise CheckpointError(
             f"{target.name} has no network like this one: only those for videos are exported"
         )
     blocks = [module for module in model.modules() if isinstance(module, NonLocalNd)]
     pools = not blocks or blocks[0].sub_sample is not None
-    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     assert target.from_ours is not None
     try:
         theirs = target.from_ours(state, pools)

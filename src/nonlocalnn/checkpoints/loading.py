@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from nonlocalnn._errors import one_line
+from nonlocalnn._errors import check_choice, one_line
+from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import alexhex7, caffe2, mmaction2, slowfast
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
+from nonlocalnn.checkpoints.fitting import check_fit, fitted, load_state
+from nonlocalnn.checkpoints.kinds import ALIKE, are_alike, check_said, kind_named, kind_written
 from nonlocalnn.checkpoints.native import is_safetensors, read_metadata, read_native
 from nonlocalnn.checkpoints.source import Source
-from nonlocalnn.checkpoints.state import (
-    CheckpointError,
-    State,
-    check_fit,
-    check_numbers,
-    load_state,
-    read_pickle,
-)
+from nonlocalnn.checkpoints.state import CheckpointError, State, check_numbers, read_weights
+from nonlocalnn.checkpoints.wrapped import plain_names, unwrapped, variants
+from nonlocalnn.functional import INSTANTIATIONS
 from nonlocalnn.models import create_model, inflate_
 
 SOURCES = (caffe2.SOURCE, slowfast.SOURCE, mmaction2.SOURCE)
@@ -56,18 +55,28 @@ class _Content:
     config: dict[str, Any] | None
     num_tensors: int
     source: Source | None = None
+    said: str | None = None
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], model: nn.Module | None = None, *, clip: str | None = None
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    clip: str | None = None,
+    entry: str | None = None,
+    instantiation: str | None = None,
 ) -> nn.Module:
     """Load a checkpoint: our own, or another code base's, recognised by its content.
 
     Known are safetensors files of :func:`save_checkpoint`, state dicts of our models written by
     ``torch.save``, the video networks of video-nonlocal-net (the paper's own code, in Caffe2), SlowFast and
     mmaction2, and the digit network of AlexHex7/Non-local_pytorch. Dot product and embedded Gaussian have the
-    same keys everywhere, and the second is assumed: pass a dot-product model to load one as such. Reading
-    never runs code that a file may hold.
+    same keys everywhere; the second is assumed, unless the file's name or a configuration in it says
+    otherwise, which is an error until ``instantiation`` or ``model`` tells. Reading never runs code that a
+    file may hold.
+
+    Words that wrappers put before keys are ignored, such as ``module.`` and ``_orig_mod.``; so are wrappers
+    of ``model``. What it has on the meta device gets memory on the CPU.
 
     Args:
         path: The file.
@@ -76,15 +85,22 @@ def load_checkpoint(
         clip: For a video network of another code base: frames and stride of its clips, "8x8", "32x2", "32x4"
             or "128x1". By default the setting in the file's name, else what that code base publishes: "8x8"
             of SlowFast and "32x2" of mmaction2.
+        entry: Under which name a training's checkpoint holds the weights. By default the one of ``model``,
+            ``state_dict`` and the like; averages, as under ``ema``, where there is no such.
+        instantiation: The kind of the blocks that another code base's file holds.
 
     Returns:
         The model, on the CPU when it was built here, in train mode as built.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is damaged, holds more than tensors, does not say what builds its model,
-            or does not fit ``model``; missing, unexpected and mis-shaped keys are named.
-        ValueError: ``clip`` is unknown, or has no effect.
+        CheckpointError: The file is damaged, holds no weights, does not say what builds its model, does not
+            fit ``model``, or may be of two kinds; missing, unexpected and mis-shaped keys are named.
+        ValueError: A setting is unknown, or has no effect.
+
+    Warns:
+        UserWarning: The file holds weights and averages of them, or is of another kind than ``model``, as its
+            name says.
 
     Example:
         >>> import tempfile
@@ -94,7 +110,7 @@ def load_checkpoint(
         >>> load_checkpoint(path).nl_1.instantiation
         'gaussian'
     """
-    return import_checkpoint(path, model, clip=clip).model
+    return import_checkpoint(path, model, clip=clip, entry=entry, instantiation=instantiation).model
 
 
 def import_checkpoint(
@@ -102,6 +118,8 @@ def import_checkpoint(
     model: nn.Module | None = None,
     *,
     clip: str | None = None,
+    entry: str | None = None,
+    instantiation: str | None = None,
     dot_product: bool = False,
     allow_partial: bool = False,
 ) -> Imported:
@@ -111,7 +129,9 @@ def import_checkpoint(
         path: The file.
         model: Receives the weights; None builds the model that the file tells of.
         clip: Frames and stride of its clips.
-        dot_product: The blocks are of the kind whose keys are those of the embedded Gaussian.
+        entry: Under which name the file holds the weights.
+        instantiation: The kind of its blocks.
+        dot_product: The same as ``instantiation="dot_product"``.
         allow_partial: Missing and unexpected keys are no error: what is missing keeps fresh weights.
 
     Raises:
@@ -129,16 +149,21 @@ def import_checkpoint(
         ('nonlocalnn', [])
     """
     path = Path(path)
-    if model is not None and (clip is not None or dot_product):
-        raise ValueError("clip and dot_product choose a model: leave them out where one is given")
-    content = _read(path, clip, needs_config=model is None)
+    instantiation = "dot_product" if dot_product else instantiation
+    if model is not None and (clip is not None or instantiation is not None):
+        raise ValueError("clip and instantiation choose a model: leave them out where one is given")
+    if instantiation is not None:
+        check_choice("instantiation", instantiation, INSTANTIATIONS)
+    content = _read(path, clip, entry, model)
     if model is None:
-        model = _build(content, path, dot_product=dot_product, allow_partial=allow_partial)
+        model = _build(content, path, instantiation, allow_partial=allow_partial)
+    else:
+        _warn_of_kind(model, content, path)
     if _is_of_images(content.state) and any(value.dim() == 5 for value in model.state_dict().values()):
-        gaps = _inflate_(model, content.state, path)
+        gaps = _inflate_(unwrapped(model), content.state, path)
     else:
         gaps = load_state(model, content.state, str(path), allow_partial=allow_partial)
-    config = getattr(model, "config", None)
+    config = getattr(unwrapped(model), "config", None)
     if content.source is None or config is None:
         metadata = read_metadata(path)
     else:
@@ -146,30 +171,65 @@ def import_checkpoint(
     return Imported(model, content.name, metadata, content.num_tensors, gaps)
 
 
-def _read(path: Path, clip: str | None, *, needs_config: bool) -> _Content:
-    config, state = read_native(path) if is_safetensors(path) else (None, read_pickle(path))
+def _read(path: Path, clip: str | None, entry: str | None, model: nn.Module | None) -> _Content:
+    config, state, said = _read_file(path, entry)
     check_numbers(state, str(path))
-    source = next((source for source in SOURCES if source.recognises(state)), None)
-    if source is not None:
-        return _read_network(path, source, state, clip, needs_config=needs_config)
+    if model is not None and _has_names(model, state):
+        if clip is not None:
+            raise ValueError("clip chooses a model: leave it out where one is given")
+        return _Content(_OURS, state, config, len(state), said=said)
+    for variant in variants(state):
+        source = next((source for source in SOURCES if source.recognises(variant)), None)
+        if source is not None:
+            return _read_network(path, source, variant, clip, said, needs_config=model is None)
+        if alexhex7.recognises(variant):
+            break
     if clip is not None:
         raise ValueError(f"clip is for video networks of other code bases; {path} holds none: leave it out")
-    if not alexhex7.recognises(state):
-        return _Content(_OURS, state, config, len(state))
+    if not alexhex7.recognises(variant):
+        return _Content(_OURS, state, config, len(state), said=said)
     try:
-        config, renamed = alexhex7.translate(state)
+        config, renamed = alexhex7.translate(variant)
     except CheckpointError as error:
         raise CheckpointError(f"{path} looks like AlexHex7's digit network, but {error}") from None
-    return _Content(_ALEXHEX7, renamed, config, len(state))
+    return _Content(_ALEXHEX7, renamed, config, len(state), said=said)
+
+
+def _read_file(path: Path, entry: str | None) -> tuple[dict[str, Any] | None, State, str | None]:
+    """Return the configuration, the state dict, and what the file says of the kind of its blocks."""
+    if not is_safetensors(path):
+        state, content = read_weights(path, entry)
+        return None, state, kind_named(path.name) or kind_written(content)
+    if entry is not None:
+        raise ValueError(f"{path} is a safetensors file, which has no entries: leave entry out")
+    config, state = read_native(path)
+    return config, state, kind_named(path.name) if config is None else None
+
+
+def _has_names(model: nn.Module, state: State) -> bool:
+    """Return whether a state dict has a model's own names, which then need no translation."""
+    given = fitted(model, state)
+    return all(key in given for key in plain_names(model, model.state_dict()))
+
+
+def _warn_of_kind(model: nn.Module, content: _Content, path: Path) -> None:
+    """Warn where a model's blocks are of another kind than the file says, which no key can tell."""
+    kinds = {block.instantiation for block in model.modules() if isinstance(block, NonLocalNd)}
+    if content.said in ALIKE and kinds and kinds <= set(ALIKE) - {content.said}:
+        warnings.warn(
+            f"{path} says {content.said!r} by its name or its configuration, and the model's blocks are "
+            f"{kinds.pop()!r}: both have the same keys, and the model's kind is kept",
+            stacklevel=4,
+        )
 
 
 def _read_network(
-    path: Path, source: Source, state: State, clip: str | None, *, needs_config: bool
+    path: Path, source: Source, state: State, clip: str | None, said: str | None, *, needs_config: bool
 ) -> _Content:
     try:
         renamed, told = source.to_ours(state)
         if not needs_config:
-            return _Content(source.name, renamed, None, len(state), source)
+            return _Content(source.name, renamed, None, len(state), source, said)
         if _is_of_images(renamed):
             raise CheckpointError(
                 "they are of an image network: name the video network that takes them over, as model"
@@ -183,7 +243,7 @@ def _read_network(
         config = network_config(renamed, source, told, clip)
     except CheckpointError as error:
         raise CheckpointError(f"{path} has the keys of {source.name}, but {error}") from None
-    return _Content(source.name, renamed, config, len(state), source)
+    return _Content(source.name, renamed, config, len(state), source, said)
 
 
 def _is_of_images(state: State) -> bool:
@@ -192,6 +252,11 @@ def _is_of_images(state: State) -> bool:
 
 
 def _inflate_(model: nn.Module, state: State, path: Path) -> list[str]:
+    if any(value.is_meta for value in model.state_dict().values()):
+        raise CheckpointError(
+            f"{path} is of an image network, which fills a part of the model: make the model in memory, not "
+            "on the meta device"
+        )
     try:
         kept = inflate_(model, state)
     except ValueError as error:
@@ -199,7 +264,7 @@ def _inflate_(model: nn.Module, state: State, path: Path) -> list[str]:
     return [f"not in the image network, and left as they were: {', '.join(kept)}"] if kept else []
 
 
-def _build(content: _Content, path: Path, *, dot_product: bool, allow_partial: bool) -> nn.Module:
+def _build(content: _Content, path: Path, instantiation: str | None, *, allow_partial: bool) -> nn.Module:
     config = content.config
     if config is None:
         raise CheckpointError(
@@ -207,8 +272,10 @@ def _build(content: _Content, path: Path, *, dot_product: bool, allow_partial: b
         )
     try:
         name, num_classes, overrides = config["name"], config["num_classes"], dict(config["overrides"])
-        if dot_product:
-            overrides["instantiation"] = _dot_product(overrides, path)
+        if are_alike(content.state) and content.name != _OURS:
+            check_said(content.said, instantiation, path)
+        if instantiation is not None:
+            overrides["instantiation"] = _chosen(overrides, instantiation, path)
         # First without memory: a wrong configuration may ask for any amount of it.
         with torch.device("meta"):
             sketch = create_model(name, num_classes=num_classes, **overrides)
@@ -220,8 +287,8 @@ def _build(content: _Content, path: Path, *, dot_product: bool, allow_partial: b
         raise CheckpointError(f"{path} has a configuration that builds no model: {one_line(error)}") from None
 
 
-def _dot_product(overrides: dict[str, Any], path: Path) -> str:
+def _chosen(overrides: dict[str, Any], asked: str, path: Path) -> str:
     found = overrides.get("instantiation", "embedded_gaussian")
-    if found not in ("embedded_gaussian", "dot_product"):
-        raise CheckpointError(f"{path} holds blocks of the kind {found!r}, not of the dot product")
-    return "dot_product"
+    if found != asked and not {found, asked} <= set(ALIKE):
+        raise CheckpointError(f"{path} holds blocks of the kind {found!r}, not {asked!r}")
+    return asked

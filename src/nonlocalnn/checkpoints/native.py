@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
+from nonlocalnn.checkpoints.fitting import check_fit, fitted
 from nonlocalnn.checkpoints.state import CheckpointError, State
+from nonlocalnn.checkpoints.wrapped import plain_state, unwrapped
+from nonlocalnn.models import create_model
 
 _FORMAT = "nonlocalnn"
 
@@ -23,16 +28,22 @@ def save_checkpoint(
 ) -> None:
     """Write a model's weights and what builds it to a safetensors file, whole or not at all.
 
-    A model of :func:`nonlocalnn.create_model` can be loaded again without naming it. Any other module can
-    be saved too; loading then needs the module.
+    A model of :func:`nonlocalnn.create_model` can be loaded again without naming it. Its weights that are
+    computed from others, as by spectral norm, weight norm or pruning, are written as they are in eval mode.
+    Any other module can be saved too, with its own keys; loading then needs the module.
 
     Args:
-        model: Its ``state_dict`` is written.
+        model: Its ``state_dict`` is written; of a compiled model, DataParallel, AveragedModel or the like,
+            that of the model inside.
         path: The file; an existing one is replaced.
         metadata: JSON-ready facts to keep beside the weights, such as class names.
 
     Raises:
-        ValueError: ``metadata`` is not JSON-ready.
+        ValueError: ``metadata`` is not JSON-ready, or a tensor has no numbers here: it is sharded over ranks,
+            or on the meta device.
+
+    Warns:
+        UserWarning: The model was changed since ``create_model`` made it: loading will need it.
 
     Example:
         >>> import tempfile
@@ -46,14 +57,40 @@ def save_checkpoint(
         facts = json.dumps(metadata or {})
     except TypeError as error:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
-    header = {"format": _FORMAT, "config": json.dumps(getattr(model, "config", None)), "metadata": facts}
-    # Clones, since safetensors refuses tensors that share memory.
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    config = _config(unwrapped(model))
+    state = plain_state(model, effective=config is not None)
+    if config is not None:
+        try:
+            state = _as_made(config, state)
+        except ValueError as error:
+            reason = one_line(error)
+            warnings.warn(f"{path} will load into a model that you give only: {reason}", stacklevel=2)
+            config, state = None, plain_state(model, effective=False)
+    header = {"format": _FORMAT, "config": json.dumps(config), "metadata": facts}
     with atomic_path(path) as temporary:
         try:
             save_file(state, temporary, metadata=header)
         except SafetensorError as error:
             raise OSError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def _config(model: nn.Module) -> dict[str, Any] | None:
+    """Return what :func:`nonlocalnn.create_model` made a model of; None for other models."""
+    config = getattr(model, "config", None)
+    is_ours = isinstance(config, dict) and {"name", "num_classes", "overrides"} <= set(config)
+    return config if is_ours else None
+
+
+def _as_made(config: dict[str, Any], state: State) -> State:
+    """Return a state dict under the keys of the network that a configuration builds.
+
+    Raises:
+        ValueError: It is not of that network.
+    """
+    with torch.device("meta"):
+        sketch = create_model(config["name"], num_classes=config["num_classes"], **config["overrides"])
+    check_fit(sketch, state, "it")
+    return fitted(sketch, state)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

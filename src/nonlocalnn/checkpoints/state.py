@@ -1,4 +1,4 @@
-"""State dicts: reading them without running what a file holds, and loading them without a silent gap."""
+"""State dicts of files of torch.save and of pickles, read without running what a file holds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nonlocalnn._errors import one_line
 from nonlocalnn.checkpoints import restricted_pickle
+from nonlocalnn.checkpoints.entries import entries_of, weights_in
+from nonlocalnn.checkpoints.torch_files import read_with_placeholders
 
 State = dict[str, Tensor]
 
 # A zip file, and what torch.save wrote before it wrote those: a number of its own, pickled.
 _TORCH_BEGINS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
-_CONTAINERS = ("model_state", "state_dict")
 # Caffe2's momentum and counters.
 _OF_TRAINING = re.compile(r"_momentum$|^(lr|model_iter|epoch)$")
 
@@ -29,32 +30,50 @@ class CheckpointError(ValueError):
 
 
 def read_pickle(path: Path) -> State:
+    """Return the state dict of a pickle; see :func:`read_weights`."""
+    return read_weights(path)[0]
+
+
+def read_weights(path: Path, entry: str | None = None) -> tuple[State, object]:
     """Read the state dict of a pickle: a file of ``torch.save``, or Python 2's with NumPy arrays.
 
-    Read are tensors or arrays and plain containers only. Where the state dict is the entry "model_state",
-    "state_dict" or "blobs" of others, the others are left out. Keys that begin with ``module.``, as
-    DataParallel writes them, lose it.
+    Objects that a file of ``torch.save`` holds beside its weights are left out; their classes are neither
+    imported nor called. A pickle of arrays may hold arrays and plain containers only.
+
+    Args:
+        path: The file.
+        entry: The entry that holds the weights; None goes by the names of entries, and leaves others out.
+
+    Returns:
+        The state dict, and all that the file holds.
 
     Raises:
-        CheckpointError: The file is damaged, holds anything that is not a tensor or a plain container, or
-            is no state dict.
+        CheckpointError: The file is damaged, asks for functions of the system, or holds no state dict that
+            ``entry`` or the rule of :func:`~nonlocalnn.checkpoints.entries.weights_in` finds.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    content = _read_torch(path) if _is_of_torch(path) else _read_arrays(path)
-    for name in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
+    whole = _read_torch(path) if _is_of_torch(path) else _read_arrays(path)
+    try:
+        content = weights_in(whole, path, entry)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict: names and tensors")
+        raise CheckpointError(f"{path} holds a {_kind(content)}, not a state dict: names and tensors")
     strangers = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
+        lying = entries_of(content)
+        where = f"tensors lie under {listed(lying)}, give one of these as entry; or " if lying else ""
         raise CheckpointError(
-            f"{path} is not a plain state dict: not tensors are {_listed(strangers)}; "
-            "save the model's state_dict() alone"
+            f"{path} is not a plain state dict: not tensors are {listed(strangers)}; "
+            f"{where}save the model's state_dict() alone"
         )
-    prefix = "module." if all(str(key).startswith("module.") for key in content) else ""
-    return {str(key).removeprefix(prefix): value for key, value in content.items()}
+    return {str(key): value for key, value in content.items()}, whole
+
+
+def _kind(content: object) -> str:
+    is_left_out = isinstance(content, restricted_pickle.Placeholder)
+    return "single object" if is_left_out else type(content).__name__
 
 
 def _is_of_torch(path: Path) -> bool:
@@ -69,16 +88,20 @@ def _read_torch(path: Path) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: the refusal below says what matters
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's words begin with the advice to read the file unsafely: only the cause is passed on.
-        _, found, cause = str(error).partition("WeightsUnpickler error: ")
-        reason = f": {cause.splitlines()[0].strip()}" if found else ""
-        raise CheckpointError(
-            f"{path} holds more than tensors, or is damaged, and was not read{reason}"
-        ) from None
+    except pickle.UnpicklingError:
+        return _read_objects(path)
     except Exception as error:  # what a damaged file raises is anybody's guess
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: {one_line(error)}"
+        ) from None
+
+
+def _read_objects(path: Path) -> object:
+    try:
+        return read_with_placeholders(path)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors, or is damaged, and was not read: {one_line(error)}"
         ) from None
 
 
@@ -86,15 +109,20 @@ def check_zip(path: Path) -> None:
     """Refuse a zip file that unpacks to more than it has: ``torch.save`` does not compress.
 
     Raises:
-        CheckpointError: It does, or its list of parts is damaged.
+        CheckpointError: It does, or its list of parts is damaged, or it is a program of TorchScript.
     """
     try:
         if not zipfile.is_zipfile(path):
             return  # an older file, or a cut one, which torch.load refuses
         with zipfile.ZipFile(path) as file:
             unpacked = sum(entry.file_size for entry in file.infolist())
+            is_program = any(name.endswith("/constants.pkl") for name in file.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
+    if is_program:
+        raise CheckpointError(
+            f"{path} is a TorchScript program, which is not run: torch.save its state_dict() instead"
+        )
     if unpacked > path.stat().st_size:
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: its {path.stat().st_size} bytes "
@@ -130,47 +158,7 @@ def check_numbers(state: Mapping[str, Tensor], source: str) -> None:
             )
 
 
-def load_state(
-    model: nn.Module, state: Mapping[str, Tensor], source: str, *, allow_partial: bool = False
-) -> list[str]:
-    """Copy ``state`` into ``model``, whole or, unless ``allow_partial``, not at all.
-
-    Args:
-        model: Receives the tensors.
-        state: Names and tensors; names that end in ``num_batches_tracked`` may be absent.
-        source: What the error calls the checkpoint.
-        allow_partial: Missing and unexpected keys are no error; those of another shape are.
-
-    Returns:
-        What is missing and unexpected, one sentence each; nothing unless ``allow_partial``.
-
-    Raises:
-        CheckpointError: Keys are missing, unexpected or of another shape; the message names them.
-    """
-    gaps = check_fit(model, state, source, allow_partial=allow_partial)
-    model.load_state_dict(state, strict=False)
-    return gaps
-
-
-def check_fit(
-    model: nn.Module, state: Mapping[str, Tensor], source: str, *, allow_partial: bool = False
-) -> list[str]:
-    """Check that ``state`` fits ``model``, which may be without memory; see :func:`load_state`."""
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    misshaped = [
-        f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
-        for key, value in state.items()
-        if key in own and value.shape != own[key].shape
-    ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
-    problems = [f"{kind} keys: {_listed(keys)}" for kind, keys in kinds if keys]
-    if problems and (misshaped or not allow_partial):
-        raise CheckpointError(f"{source} does not fit {type(model).__name__}: " + "; ".join(problems))
-    return problems
-
-
-def _listed(names: list[str], most: int = 8) -> str:
+def listed(names: list[str], most: int = 8) -> str:
+    """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -12,6 +12,7 @@ from torch import nn
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
 from nonlocalnn.cli.common import command_parser
+from nonlocalnn.functional import INSTANTIATIONS
 from nonlocalnn.model_facts import describe_images
 from nonlocalnn.models import ResidualNetwork, create_model
 
@@ -24,7 +25,12 @@ def run(words: Sequence[str]) -> int:
         raise ValueError("--classes is written into our files only: leave it out with --to")
     model = None if args.model is None else create_model(args.model)
     found = import_checkpoint(
-        args.source, model, clip=args.clip, dot_product=args.dot_product, allow_partial=args.allow_partial
+        args.source,
+        model,
+        clip=args.clip,
+        entry=args.entry,
+        instantiation=args.instantiation,
+        allow_partial=args.allow_partial,
     )
     print(f"{args.source}: {_description(found)}")
     for gap in found.gaps:
@@ -63,9 +69,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--classes", type=Path, help="a text file with the name of a class on each line")
     parser.add_argument(
+        "--entry",
+        metavar="NAME",
+        help="where the source holds several models: under which name the weights lie, such as ema",
+    )
+    parser.add_argument(
+        "--instantiation",
+        choices=INSTANTIATIONS,
+        help="the kind of the blocks; dot_product and embedded_gaussian have equal keys (default: what the "
+        "keys tell; of those two the second, but an error where the file's name or its configuration says "
+        "another)",
+    )
+    parser.add_argument(
         "--dot-product",
-        action="store_true",
-        help="the blocks are of the dot-product kind, whose keys are those of the embedded Gaussian",
+        action="store_const",
+        dest="instantiation",
+        const="dot_product",
+        help="the same as --instantiation dot_product",
     )
     parser.add_argument(
         "--model", metavar="NAME", help="the network that takes the weights, such as one for those of images"

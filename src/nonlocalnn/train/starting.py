@@ -11,6 +11,7 @@ from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.checkpoints.native import is_safetensors
 from nonlocalnn.checkpoints.state import read_pickle
+from nonlocalnn.checkpoints.wrapped import nearest
 from nonlocalnn.layers import fold_norm
 from nonlocalnn.models import inflate_
 
@@ -36,7 +37,7 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
     """
     if not is_safetensors(path):
         try:
-            return inflate_(model, read_pickle(path))
+            return inflate_(model, nearest(read_pickle(path), model.state_dict()))
         except CheckpointError:
             raise
         except ValueError as error:

@@ -1,0 +1,154 @@
+"""Loading a state dict into a model without a silent gap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from nonlocalnn.checkpoints.state import CheckpointError, State, listed
+from nonlocalnn.checkpoints.wrapped import is_sharded, nearest, plain_names, unwrapped
+
+# What weights that are computed from others are called: by pruning and norms, by parametrizations.
+_COUNTER = "num_batches_tracked"
+_COMPUTED = ("_orig", "_g", "_v", "parametrizations.")
+
+
+def load_state(
+    model: nn.Module, state: Mapping[str, Tensor], source: str, *, allow_partial: bool = False
+) -> list[str]:
+    """Copy ``state`` into ``model``, whole or, unless ``allow_partial``, not at all.
+
+    The model may be in a wrapper, and so may the one have been that ``state`` is of. Parameters and buffers
+    on the meta device get memory on the CPU; tied ones stay tied.
+
+    Args:
+        model: Receives the tensors, in its own types and on its own devices.
+        state: Names and tensors; names that end in ``num_batches_tracked`` may be absent.
+        source: What the error calls the checkpoint.
+        allow_partial: Missing and unexpected keys are no error; those of another shape are.
+
+    Returns:
+        What is missing and unexpected, one sentence each; nothing unless ``allow_partial``.
+
+    Raises:
+        CheckpointError: Keys are missing, unexpected or of another shape, or there is nothing to fill what
+            is on the meta device with; the message names them.
+    """
+    gaps = check_fit(model, state, source, allow_partial=allow_partial)
+    fitting = fitted(model, state)
+    _check_filled(model, fitting, source)
+    _give_memory_(model)
+    model.load_state_dict(fitting, strict=False)
+    return gaps
+
+
+def check_fit(
+    model: nn.Module, state: Mapping[str, Tensor], source: str, *, allow_partial: bool = False
+) -> list[str]:
+    """Check that ``state`` fits ``model``, which may be without memory; see :func:`load_state`."""
+    own, names = _own(model, state)
+    given = fitted(model, state)
+    tensors = _tensors(model)
+    filled = {id(tensors[key]) for key in given if key in tensors}
+    for key in names:
+        if is_sharded(own[key]) or type(own[key]).__name__ == "DTensor":
+            raise CheckpointError(f"{key} of the model is sharded over ranks: load first, then shard")
+        if is_lazy(own[key]):
+            raise CheckpointError(f"{key} of the model has no shape yet: run the model once, then load")
+    missing = [
+        name
+        for key, name in names.items()
+        # One of the names of tied weights is enough.
+        if key not in given and id(tensors.get(key)) not in filled and not key.endswith(_COUNTER)
+    ]
+    unexpected = [key for key in given if key not in own]
+    misshaped = [
+        f"{names.get(key, key)} {tuple(value.shape)} for {tuple(own[key].shape)}"
+        for key, value in given.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+    problems = [f"{kind} keys: {listed(keys)}" for kind, keys in kinds if keys]
+    if problems and (misshaped or not allow_partial):
+        problems += _advice(missing, unexpected)
+        raise CheckpointError(
+            f"{source} does not fit {type(unwrapped(model)).__name__}: " + "; ".join(problems)
+        )
+    return problems
+
+
+def fitted(model: nn.Module, state: Mapping[str, Tensor]) -> State:
+    """Return ``state`` under the keys of ``model``, as far as it has them, whatever wraps either of them."""
+    _, names = _own(model, state)
+    keys = {name: key for key, name in names.items()}
+    return {keys.get(name, name): value for name, value in nearest(state, keys).items()}
+
+
+def _own(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a model's state dict, and by its keys the names that are asked for."""
+    own = model.state_dict()
+    # A wrapper's own state, such as how many states it averaged, is asked for where it is all there.
+    return own, {key: key for key in own} if own.keys() == state.keys() else plain_names(model, own)
+
+
+def _advice(missing: list[str], unexpected: list[str]) -> list[str]:
+    """Return what to do where one of both has a weight that the other computes from others."""
+    for has, lacks, advice in (
+        (
+            unexpected,
+            missing,
+            "the file's weights are computed from others: prune or norm the model too",
+        ),
+        (
+            missing,
+            unexpected,
+            "the model computes weights from others: load first, then prune or norm it",
+        ),
+    ):
+        for key in has:
+            plain = key.partition("parametrizations.")
+            name = plain[0] + plain[2].partition(".")[0] if plain[1] else key.rpartition("_")[0]
+            if name in lacks and any(mark in key for mark in _COMPUTED):
+                return [advice]
+    return []
+
+
+def _check_filled(model: nn.Module, given: State, source: str) -> None:
+    """Check that whatever is on the meta device is in the file."""
+    tensors = _tensors(model)
+    filled = {id(value) for key, value in tensors.items() if key in given}
+    empty = [
+        key
+        for key, value in tensors.items()
+        if value.is_meta and id(value) not in filled and not key.endswith(_COUNTER)
+    ]
+    if empty:
+        raise CheckpointError(
+            f"{source} has nothing for {listed(empty)}, which the model has on the meta device: make the "
+            "model in memory, then load"
+        )
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, tied ones by each: the objects themselves."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    return tensors | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _give_memory_(model: nn.Module) -> None:
+    """Replace what is on the meta device by memory on the CPU, the same for the same."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for group in (module._parameters, module._buffers):
+            for name, value in group.items():
+                if value is None or not value.is_meta:
+                    continue
+                if id(value) not in made:
+                    memory = torch.zeros_like(value, device="cpu", requires_grad=False)
+                    is_parameter = isinstance(value, nn.Parameter)
+                    made[id(value)] = nn.Parameter(memory, value.requires_grad) if is_parameter else memory
+                cast(dict[str, Tensor], group)[name] = made[id(value)]

@@ -1,0 +1,209 @@
+"""Files of ``torch.save`` that hold objects beside their weights: tensors are read, objects are left out.
+
+PyTorch's own safe reader refuses such files as a whole. Here the few functions that rebuild a tensor are
+known by name, and replaced by ours; everything else that a file names becomes a placeholder, which does
+nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from nonlocalnn.checkpoints.restricted_pickle import (
+    Known,
+    Placeholder,
+    UnpicklingError,
+    loads_with_placeholders,
+    next_pickle,
+)
+
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "CharStorage": torch.int8,
+    "ShortStorage": torch.int16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "QInt8Storage": torch.int8,
+    "QUInt8Storage": torch.uint8,
+    "QInt32Storage": torch.int32,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+}
+_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")
+
+
+class _Storage:
+    """The bytes that tensors share, and the type of their numbers."""
+
+    __slots__ = ("dtype", "raw")
+
+    def __init__(self, dtype: torch.dtype, raw: bytearray) -> None:
+        self.dtype, self.raw = dtype, raw
+
+    def __setstate__(self, state: object) -> None:
+        raise UnpicklingError("it sets the state of a tensor's bytes")
+
+    def tensor(self, dtype: torch.dtype, offset: int, size: Any, stride: Any) -> object:
+        """Return a tensor in these bytes; PyTorch checks that it lies within them.
+
+        One that has its bytes many times, whose copy could have any size, is left out.
+        """
+        if math.prod(size) * dtype.itemsize > len(self.raw):
+            return Placeholder()
+        # frombuffer refuses to make a tensor of no numbers.
+        flat = torch.frombuffer(self.raw, dtype=dtype) if self.raw else torch.empty(0, dtype=dtype)
+        return flat.as_strided(size, stride, offset)
+
+
+def read_with_placeholders(path: Path) -> object:
+    """Return what a file of ``torch.save`` holds: tensors on the CPU, plain containers, and placeholders.
+
+    Args:
+        path: The file, which unpacks to no more than it has.
+
+    Raises:
+        pickle.UnpicklingError: It is damaged, or asks for a function of the system.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _read_zip(archive)
+        with path.open("rb") as file:
+            return _read_before_zip(file, path.stat().st_size)
+    except UnpicklingError:
+        raise
+    except Exception as error:  # what a damaged file raises is anybody's guess
+        raise UnpicklingError(f"{type(error).__name__}: {error}") from None
+
+
+def _read_zip(archive: zipfile.ZipFile) -> object:
+    name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+    folder = name.removesuffix("data.pkl")
+    order = f"{folder}byteorder"
+    if order in archive.namelist() and archive.read(order) != sys.byteorder.encode():
+        raise UnpicklingError("its numbers have their bytes in the other order")
+    storages: dict[str, _Storage] = {}
+
+    def storage(identifier: Any) -> object:
+        _, kind, key, _, number = identifier
+        if key not in storages:
+            storages[key] = _Storage(kind.value, bytearray(archive.read(f"{folder}data/{key}")))
+        _check_length(storages[key], number)
+        return storages[key]
+
+    with archive.open(name) as file:
+        data = file.read()
+    return _loads(data, storage)
+
+
+def _read_before_zip(file: BinaryIO, num_bytes: int) -> object:
+    """Read what ``torch.save`` wrote before it wrote zip files: pickles, then the bytes of the storages."""
+    magic, protocol, system = (_next(file, num_bytes) for _ in range(3))
+    if not isinstance(system, dict) or system.get("little_endian") is not (sys.byteorder == "little"):
+        raise UnpicklingError(f"it does not begin as files do: {magic!r}, {protocol!r}"[:200])
+    storages: dict[str, _Storage] = {}
+    bytes_left = num_bytes
+
+    def storage(identifier: Any) -> object:
+        nonlocal bytes_left
+        if identifier[0] == "module":  # a class, with its source
+            return identifier[1]
+        _, kind, key, _, number, view = identifier
+        if view is not None:
+            raise UnpicklingError("it has a tensor in a part of another's bytes")
+        if key not in storages:
+            bytes_left -= number * kind.value.itemsize
+            if bytes_left < 0 or number < 0:
+                raise UnpicklingError("its tensors have more bytes than it has")
+            storages[key] = _Storage(kind.value, bytearray(number * kind.value.itemsize))
+        return storages[key]
+
+    content = _loads(next_pickle(file, num_bytes), storage)
+    keys = _next(file, num_bytes)
+    if not isinstance(keys, list) or set(keys) != set(storages):
+        raise UnpicklingError("its tensors' bytes are not those that it names")
+    for key in keys:
+        file.read(8)  # the number once more
+        if file.readinto(storages[key].raw) != len(storages[key].raw):  # type: ignore[attr-defined]
+            raise UnpicklingError("it is cut")
+    return content
+
+
+def _next(file: BinaryIO, num_bytes: int) -> object:
+    return loads_with_placeholders(next_pickle(file, num_bytes), {}, _no_storage)
+
+
+def _no_storage(identifier: object) -> object:
+    raise UnpicklingError("it has tensors where none belong")
+
+
+def _loads(data: bytes, storage: Any) -> object:
+    return loads_with_placeholders(next_pickle(io.BytesIO(data), len(data)), _KNOWN, storage)
+
+
+def _check_length(storage: _Storage, number: object) -> None:
+    if not isinstance(number, int) or len(storage.raw) < number * storage.dtype.itemsize:
+        raise UnpicklingError(f"it claims {number!r} numbers in {len(storage.raw)} bytes"[:200])
+
+
+def _tensor(
+    storage: _Storage, offset: int, size: Any, stride: Any, requires_grad: bool = False, *more: Any
+) -> object:
+    # After the hooks: of numbers that are stored with their signs turned.
+    return Placeholder() if any(more[1:]) else storage.tensor(storage.dtype, offset, size, stride)
+
+
+def _tensor_of_type(
+    storage: _Storage,
+    offset: int,
+    size: Any,
+    stride: Any,
+    grad: bool,
+    hooks: object,
+    dtype: Known,
+    *more: Any,
+) -> object:
+    return Placeholder() if any(more) else storage.tensor(dtype.value, offset, size, stride)
+
+
+def _parameter(data: object, *_: object) -> object:
+    return data
+
+
+def _with_attributes(function: Known, kind: object, arguments: Iterable[Any], state: object) -> object:
+    return function(*arguments)
+
+
+def _ordered(pairs: Iterable[Any] = ()) -> Placeholder:
+    made = Placeholder()
+    made.update(pairs)
+    return made
+
+
+_KNOWN: dict[tuple[str, str], object] = {
+    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
+    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in set(_STORAGES.values())},
+    **{("torch", name): getattr(torch, name) for name in _DTYPES},
+    ("torch.storage", "UntypedStorage"): torch.uint8,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_type,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
+    ("collections", "OrderedDict"): _ordered,
+    **{(module, "set"): set for module in ("builtins", "__builtin__")},
+}

@@ -1,0 +1,184 @@
+"""Models inside wrappers, and the names that weights have in them and without them.
+
+``torch.compile``, DataParallel, AveragedModel and their like keep a model as a child of theirs and put a word
+before its keys: ``_orig_mod.layer1.0.weight``. The plain name is the one without.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
+
+# Words that only wrappers use, wherever in a key they stand.
+_RESERVED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_BY_CLASS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
+# Of libraries that need not be there: timm, mmengine, DeepSpeed.
+_BY_NAME = {"ModelEmaV2", "ModelEmaV3", "ModelEMA", "BaseAveragedModel", "DeepSpeedEngine"}
+_COUNTER = "n_averaged"
+_MOST_WORDS = 4
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside compiled models, DataParallel, AveragedModel and the like; else itself.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(layer)) is layer
+        True
+    """
+    while (inner := _inner(model)) is not None:
+        model = cast(nn.Module, model._modules[inner])
+    return model
+
+
+def plain_names(model: nn.Module, keys: Collection[str]) -> dict[str, str]:
+    """Return the plain name of each key of a model's state dict; what only a wrapper has, is left out."""
+    names = {key: _plain(model, key) for key in keys}
+    return {key: name for key, name in names.items() if name is not None}
+
+
+def plain_state(model: nn.Module, *, effective: bool) -> dict[str, Tensor]:
+    """Return copies of a model's tensors on the CPU under plain names.
+
+    Args:
+        model: In any wrappers.
+        effective: A weight that is computed from others, as by spectral norm or a pruning mask, is one tensor
+            under its own name; else the others are kept as they are.
+
+    Raises:
+        ValueError: A tensor has no numbers here: it is sharded over ranks, or on the meta device.
+    """
+    state = dict(model.state_dict())
+    for prefix, module in list(model.named_modules(remove_duplicate=False)) if effective else []:
+        lead = f"{prefix}." if prefix else ""
+        for name, (value, sources) in _computed(module).items():
+            gone = tuple(lead + source for source in sources)
+            state = {key: each for key, each in state.items() if not key.startswith(gone)}
+            state[lead + name] = value
+    names = plain_names(model, state)
+    return {names[key]: _copied(key, value) for key, value in state.items() if key in names}
+
+
+def variants(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Give a state dict as it is, then with fewer and fewer of the words that wrappers put before keys."""
+    yield dict(state)
+    current = _renamed(state, lambda words: [word for word in words if word not in _RESERVED])
+    for _ in range(_MOST_WORDS):
+        yield current
+        without = _renamed(current, lambda words: [word for word in words if word != "module"])
+        if without.keys() != current.keys():
+            yield without
+        firsts = Counter(key.partition(".")[0] for key in current if "." in key)
+        if not firsts:
+            return
+        first = firsts.most_common(1)[0][0]
+        current = _renamed(current, lambda words, first=first: words[1:] if words[0] == first else words)
+
+
+def nearest(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Return the first of a state dict's :func:`variants` with the most of the given names.
+
+    Example:
+        >>> import torch
+        >>> list(nearest({"module._orig_mod.fc.weight": torch.zeros(1)}, ["fc.weight"]))
+        ['fc.weight']
+    """
+    wanted = set(names)
+    # max keeps the first of equals.
+    best = max(variants(state), key=lambda variant: len(wanted & variant.keys()))
+    if _COUNTER not in wanted:
+        best.pop(_COUNTER, None)  # how many states an AveragedModel has averaged
+    return best
+
+
+def _renamed(state: Mapping[str, Tensor], rename: Any) -> dict[str, Tensor]:
+    renamed = {".".join(rename(key.split(".")) or [key]): value for key, value in state.items()}
+    return renamed if len(renamed) == len(state) else dict(state)
+
+
+def _inner(module: nn.Module | None) -> str | None:
+    """Return under which name a wrapper keeps its model; None where the module is no wrapper."""
+    if module is None:
+        return None
+    for name in _RESERVED:
+        if name in module._modules:
+            return name
+    classes = {each.__name__ for each in type(module).__mro__}
+    is_wrapper = isinstance(module, _BY_CLASS) or not classes.isdisjoint(_BY_NAME)
+    return "module" if is_wrapper and "module" in module._modules else None
+
+
+def _plain(model: nn.Module, key: str) -> str | None:
+    module: nn.Module | None = model
+    words = []
+    for word in key.split("."):
+        while module is not None and (inner := _inner(module)) not in (None, word):
+            if word in module._parameters or word in module._buffers:
+                return None
+            module = module._modules[inner]  # some wrappers leave their word out of keys
+        if word != _inner(module):
+            words.append(word)
+        module = None if module is None else module._modules.get(word)
+    return ".".join(words)
+
+
+def _computed(module: nn.Module) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    """Return the weights of one module that are computed from others, and how the others' keys begin.
+
+    They are computed as in eval mode: no power iteration is run, and nothing of the model changes.
+    """
+    found: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, SpectralNorm):
+            value = hook.compute_weight(module, do_power_iteration=False)
+            found[hook.name] = value, tuple(f"{hook.name}_{part}" for part in ("orig", "u", "v"))
+        elif isinstance(hook, WeightNorm):
+            found[hook.name] = hook.compute_weight(module), (f"{hook.name}_g", f"{hook.name}_v")
+        elif isinstance(hook, BasePruningMethod):
+            name = hook._tensor_name
+            found[name] = hook.apply_mask(module), (f"{name}_orig", f"{name}_mask")
+    if parametrize.is_parametrized(module):
+        parametrizations = cast(nn.ModuleDict, module.parametrizations)
+        for name, each in parametrizations.items():
+            modes = {part: part.training for part in each.modules()}
+            each.eval()
+            found[name] = getattr(module, name), (f"parametrizations.{name}.",)
+            for part, mode in modes.items():
+                part.training = mode
+    return found
+
+
+def is_sharded(value: object) -> bool:
+    """Return whether a tensor is one of several ranks' parts of another, and not all of it."""
+    kind = type(value).__name__
+    if kind == "DTensor":
+        parts: Any = value
+        return parts.device_mesh.size() > 1 and not all(each.is_replicate() for each in parts.placements)
+    return kind == "ShardedTensor"
+
+
+def _copied(key: str, value: Any) -> Tensor:
+    if is_sharded(value):
+        raise ValueError(
+            f"{key} is sharded over ranks: load what torch.distributed.checkpoint.state_dict."
+            "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) gives on every rank "
+            "into a model that is not sharded, and save that"
+        )
+    if type(value).__name__ == "DTensor":
+        value = value.to_local()
+    if type(value) not in (Tensor, nn.Parameter):
+        raise ValueError(f"{key} must be a plain tensor; it is a {type(value).__name__}")
+    if value.is_meta:
+        raise ValueError(f"{key} has no numbers: it is on the meta device, or moved away between calls")
+    # A clone, since safetensors refuses tensors that share memory.
+    copied: Tensor = value.detach().cpu().contiguous().clone()
+    return copied
