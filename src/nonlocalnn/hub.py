@@ -48,7 +48,8 @@ def save_pretrained(source: str | os.PathLike[str], folder: str | os.PathLike[st
     classifier = load_classifier(weights)
     metrics = source / "metrics.json"
     found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None
-    save_checkpoint(classifier.model, folder / _WEIGHTS, metadata=_public(read_metadata(weights)))
+    facts = {**classifier.facts(), **_public(read_metadata(weights))}
+    save_checkpoint(classifier.model, folder / _WEIGHTS, metadata=facts)
     write_text(folder / _CARD, model_card(classifier, found))
     return folder
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from nonlocalnn._errors import one_line
 from nonlocalnn.checkpoints import alexhex7, caffe2, mmaction2, slowfast
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
-from nonlocalnn.checkpoints.native import is_safetensors, read_metadata, read_native
+from nonlocalnn.checkpoints.description import Description
+from nonlocalnn.checkpoints.native import read_native
 from nonlocalnn.checkpoints.source import Source
 from nonlocalnn.checkpoints.state import (
     CheckpointError,
@@ -23,7 +24,7 @@ from nonlocalnn.checkpoints.state import (
     load_state,
     read_pickle,
 )
-from nonlocalnn.models import create_model, inflate_
+from nonlocalnn.models import inflate_
 
 SOURCES = (caffe2.SOURCE, slowfast.SOURCE, mmaction2.SOURCE)
 _OURS, _ALEXHEX7 = "nonlocalnn", "AlexHex7/Non-local_pytorch"
@@ -56,6 +57,7 @@ class _Content:
     config: dict[str, Any] | None
     num_tensors: int
     source: Source | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def load_checkpoint(
@@ -63,7 +65,8 @@ def load_checkpoint(
 ) -> nn.Module:
     """Load a checkpoint: our own, or another code base's, recognised by its content.
 
-    Known are safetensors files of :func:`save_checkpoint`, state dicts of our models written by
+    Known are safetensors files of :func:`save_checkpoint`, which say how the network is made again (by this
+    library, torchvision or timm, and with which blocks), state dicts of our models written by
     ``torch.save``, the video networks of video-nonlocal-net (the paper's own code, in Caffe2), SlowFast and
     mmaction2, and the digit network of AlexHex7/Non-local_pytorch. Dot product and embedded Gaussian have the
     same keys everywhere, and the second is assumed: pass a dot-product model to load one as such. Reading
@@ -89,6 +92,7 @@ def load_checkpoint(
     Example:
         >>> import tempfile
         >>> from nonlocalnn.checkpoints import save_checkpoint
+        >>> from nonlocalnn.models import create_model
         >>> path = tempfile.mkdtemp() + "/digits.safetensors"
         >>> save_checkpoint(create_model("nl_digits", instantiation="gaussian"), path)
         >>> load_checkpoint(path).nl_1.instantiation
@@ -122,6 +126,7 @@ def import_checkpoint(
     Example:
         >>> import tempfile
         >>> from nonlocalnn.checkpoints import save_checkpoint
+        >>> from nonlocalnn.models import create_model
         >>> path = tempfile.mkdtemp() + "/digits.safetensors"
         >>> save_checkpoint(create_model("nl_digits"), path)
         >>> found = import_checkpoint(path)
@@ -140,14 +145,15 @@ def import_checkpoint(
         gaps = load_state(model, content.state, str(path), allow_partial=allow_partial)
     config = getattr(model, "config", None)
     if content.source is None or config is None:
-        metadata = read_metadata(path)
+        metadata = content.metadata
     else:
         metadata = network_facts(config, content.source)
     return Imported(model, content.name, metadata, content.num_tensors, gaps)
 
 
 def _read(path: Path, clip: str | None, *, needs_config: bool) -> _Content:
-    config, state = read_native(path) if is_safetensors(path) else (None, read_pickle(path))
+    native = read_native(path)
+    config, metadata, state = (None, {}, read_pickle(path)) if native is None else native
     check_numbers(state, str(path))
     source = next((source for source in SOURCES if source.recognises(state)), None)
     if source is not None:
@@ -155,7 +161,7 @@ def _read(path: Path, clip: str | None, *, needs_config: bool) -> _Content:
     if clip is not None:
         raise ValueError(f"clip is for video networks of other code bases; {path} holds none: leave it out")
     if not alexhex7.recognises(state):
-        return _Content(_OURS, state, config, len(state))
+        return _Content(_OURS, state, config, len(state), metadata=metadata)
     try:
         config, renamed = alexhex7.translate(state)
     except CheckpointError as error:
@@ -203,24 +209,26 @@ def _build(content: _Content, path: Path, *, dot_product: bool, allow_partial: b
     config = content.config
     if config is None:
         raise CheckpointError(
-            f"{path} does not say what builds its model: give load_checkpoint the model as well"
+            f"{path} does not say what builds its model: give load_checkpoint the model as well (the command "
+            "line takes networks that create_model, torchvision or timm made, saved by save_checkpoint)"
         )
     try:
-        name, num_classes, overrides = config["name"], config["num_classes"], dict(config["overrides"])
+        description = Description.from_config(config)
         if dot_product:
-            overrides["instantiation"] = _dot_product(overrides, path)
+            kind = {"instantiation": _dot_product(description.overrides, path)}
+            description = replace(description, overrides={**description.overrides, **kind})
         # First without memory: a wrong configuration may ask for any amount of it.
-        with torch.device("meta"):
-            sketch = create_model(name, num_classes=num_classes, **overrides)
-        check_fit(sketch, content.state, str(path), allow_partial=allow_partial)
-        return create_model(name, num_classes=num_classes, **overrides)
+        check_fit(description.sketch(), content.state, str(path), allow_partial=allow_partial)
+        return description.build()
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except ImportError as error:
+        raise ImportError(f"{path} cannot be loaded: {error}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
         raise CheckpointError(f"{path} has a configuration that builds no model: {one_line(error)}") from None
 
 
-def _dot_product(overrides: dict[str, Any], path: Path) -> str:
+def _dot_product(overrides: Mapping[str, Any], path: Path) -> str:
     found = overrides.get("instantiation", "embedded_gaussian")
     if found not in ("embedded_gaussian", "dot_product"):
         raise CheckpointError(f"{path} holds blocks of the kind {found!r}, not of the dot product")

@@ -13,6 +13,7 @@ from torch import nn
 
 from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
+from nonlocalnn.checkpoints.description import config_of
 from nonlocalnn.checkpoints.state import CheckpointError, State
 
 _FORMAT = "nonlocalnn"
@@ -23,8 +24,9 @@ def save_checkpoint(
 ) -> None:
     """Write a model's weights and what builds it to a safetensors file, whole or not at all.
 
-    A model of :func:`nonlocalnn.create_model` can be loaded again without naming it. Any other module can
-    be saved too; loading then needs the module.
+    A network that :func:`nonlocalnn.create_model`, torchvision or timm made can be loaded again without
+    naming it, with the blocks that were inserted and a head of another width: the file says how it is made
+    again. Any other module can be saved too; loading then needs the module.
 
     Args:
         model: Its ``state_dict`` is written.
@@ -46,7 +48,7 @@ def save_checkpoint(
         facts = json.dumps(metadata or {})
     except TypeError as error:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
-    header = {"format": _FORMAT, "config": json.dumps(getattr(model, "config", None)), "metadata": facts}
+    header = {"format": _FORMAT, "config": json.dumps(config_of(model)), "metadata": facts}
     # Clones, since safetensors refuses tensors that share memory.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
@@ -68,18 +70,29 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _from_header(_read_header(Path(path)), "metadata", path) or {}
 
 
-def read_native(path: Path) -> tuple[dict[str, Any] | None, State]:
-    """Return the configuration (None where the header has none) and the state dict of a safetensors file.
+def read_native(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any], State] | None:
+    """Return the configuration (None where the header has none), the metadata and the state dict of a file.
+
+    The file is opened once, so that all of it is of one file even where another takes its place meanwhile.
+
+    Returns:
+        None where it is not of safetensors.
 
     Raises:
+        FileNotFoundError: There is no such file.
         CheckpointError: The file is damaged.
     """
-    config = _from_header(_read_header(path), "config", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            header = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
+        if not is_safetensors(path):
+            return None
         raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
+    return _from_header(header, "config", path), _from_header(header, "metadata", path) or {}, state
 
 
 def is_safetensors(path: Path) -> bool:
