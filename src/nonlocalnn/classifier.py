@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn.checkpoints import CheckpointError, import_checkpoint
+from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
 from nonlocalnn.data.clips import ChannelValues, check_positive, normalize_image
 from nonlocalnn.data.video import FRAME_SUFFIXES
 from nonlocalnn.data.video_files import find_videos
@@ -272,11 +272,14 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     path = weights_file(path)
     found = import_checkpoint(path)
     implied = implied_facts(found.model, found.metadata)
-    facts = checked_facts({**implied, **found.metadata}, path)
+    known = {**implied, **found.metadata}
+    facts = checked_facts(known, path)
+    # What is known of another code base's file is known of the code base: the file itself says nothing.
+    assumed = tuple(name for name in (implied if found.source == OURS else known) if name in facts)
     num_outputs = cast(dict[str, Any], found.model.config)["num_classes"]
     if num_outputs != len(facts["classes"]):
         raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
-    return Classifier(found.model.eval(), **facts, assumed=tuple(name for name in implied if name in facts))
+    return Classifier(found.model.eval(), **facts, assumed=assumed)
 
 
 def weights_file(path: str | os.PathLike[str]) -> Path:

@@ -122,7 +122,6 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None = None) ->
     assert isinstance(config, dict)
     kind = "video-classification" if classifier.takes_videos else "image-classification"
     shown = ", ".join(classifier.classes[:20]) + (" and more" if len(classifier.classes) > 20 else "")
-    settings = ", ".join(f"{name}={value!r}" for name, value in config["overrides"].items())
     lines = [
         "---",
         "library_name: nonlocalnn",
@@ -141,7 +140,7 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None = None) ->
         f'print(classifier.predict("{"clip.mp4" if classifier.takes_videos else "image.png"}"))',
         "```",
         "",
-        f"- Network: `{config['name']}`" + (f" with {settings}" if settings else ""),
+        f"- Network: `{config['name']}`" + _details(config),
         f"- Samples: {' x '.join(map(str, classifier.sample_shape))}",
         f"- Classes ({len(classifier.classes)}): {shown}",
     ]
@@ -150,6 +149,18 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None = None) ->
     if metrics is not None:
         lines += ["", *_figures(metrics)]
     return "\n".join(lines) + "\n"
+
+
+def _details(config: dict[str, Any]) -> str:
+    """Return what else builds a network than its name: library, settings, blocks put in and taken out."""
+    settings = ", ".join(f"{name}={value!r}" for name, value in config["overrides"].items())
+    parts = [
+        f" of {config['library']}" if "library" in config else "",
+        f" with {settings}" if settings else "",
+        f", a non-local block after {', '.join(config['inserted'])}" if "inserted" in config else "",
+        f", without {', '.join(config['removed'])}" if "removed" in config else "",
+    ]
+    return "".join(parts)
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:

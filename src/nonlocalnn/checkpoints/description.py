@@ -66,10 +66,14 @@ class Description:
         Raises:
             TypeError: A part is missing or unknown, or is none.
         """
+        missing = [part for part in ("name", "num_classes", "overrides") if part not in config]
+        if missing:
+            raise TypeError(f"it lacks {', '.join(missing)}")
         found = cls(**config)
         if not isinstance(found.library, str):
             raise TypeError(f"library must be a name; got {found.library!r:.80}")
-        for each in (found.overrides, found.inserted, *found.inserted.values()):
+        blocks = found.inserted.values() if isinstance(found.inserted, dict) else [found.inserted]
+        for each in (found.overrides, *blocks):
             if not isinstance(each, dict):
                 raise TypeError(f"overrides and inserted must be objects of settings; got {each!r:.80}")
         if not isinstance(found.removed, list | tuple):

@@ -27,7 +27,7 @@ from nonlocalnn.checkpoints.state import (
 from nonlocalnn.models import inflate_
 
 SOURCES = (caffe2.SOURCE, slowfast.SOURCE, mmaction2.SOURCE)
-_OURS, _ALEXHEX7 = "nonlocalnn", "AlexHex7/Non-local_pytorch"
+OURS, _ALEXHEX7 = "nonlocalnn", "AlexHex7/Non-local_pytorch"
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _read(path: Path, clip: str | None, *, needs_config: bool) -> _Content:
     if clip is not None:
         raise ValueError(f"clip is for video networks of other code bases; {path} holds none: leave it out")
     if not alexhex7.recognises(state):
-        return _Content(_OURS, state, config, len(state), metadata=metadata)
+        return _Content(OURS, state, config, len(state), metadata=metadata)
     try:
         config, renamed = alexhex7.translate(state)
     except CheckpointError as error:
@@ -184,7 +184,7 @@ def _read_network(
         if clip is None:
             raise CheckpointError(
                 "neither they nor the file's name tell the clip setting: "
-                f"give clip, one of {', '.join(CLIPS)}"
+                f"give clip, one of {', '.join(CLIPS)}, or convert the file with --clip first"
             )
         config = network_config(renamed, source, told, clip)
     except CheckpointError as error:
