@@ -6,7 +6,6 @@ choose among the library's networks and do nothing else.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -69,7 +68,13 @@ def import_library(library: str, name: str) -> Any:
         ImportError: It is not installed.
     """
     try:
-        return importlib.import_module({"torchvision": "torchvision", "timm": "timm"}[library])
+        if library == "torchvision":
+            import torchvision
+
+            return torchvision
+        import timm
+
+        return timm
     except ImportError as error:
         raise ImportError(
             f"the network {name!r} is one of {library}, which cannot be imported ({one_line(error)}): "

@@ -260,9 +260,6 @@ def normalize_image(image: Tensor, *, mean: ChannelValues, standard_deviation: C
         mean: What becomes 0, of values from 0 to 255; one number, or one for each channel.
         standard_deviation: What becomes a distance of 1, of the same.
 
-    Returns:
-        Of the shape of ``image``; with 0 and 255 the same numbers.
-
     Raises:
         ValueError: There is another number of numbers, or a deviation is not greater than 0.
 
