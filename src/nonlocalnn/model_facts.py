@@ -46,14 +46,13 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
     if not isinstance(config, dict):
         return {}
     is_ours = isinstance(model, ResidualNetwork | DigitsNetwork)
-    facts: dict[str, Any] = {
-        "classes": [str(number) for number in range(config["num_classes"])],
-        "multi_label": False,
-    }
+    facts: dict[str, Any] = {"classes": [str(number) for number in range(config["num_classes"])]}
     if not is_ours:
         facts |= library_facts(model)
     elif "sample_shape" not in metadata and "image_size" not in metadata:
         facts |= _own_samples(model, config)
+    if "sample_shape" in facts:
+        facts["multi_label"] = False
     return {name: value for name, value in facts.items() if name not in metadata}
 
 
