@@ -8,6 +8,7 @@ from PIL import Image
 
 import nonlocalnn as nl
 from helpers import randomize_
+from nonlocalnn.checkpoints import native
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import read_image
 from nonlocalnn.data.video_lists import VideoList
@@ -170,9 +171,9 @@ def test_wrong_settings(folder, name, settings, says):
 def test_files_that_hold_no_classifier(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no finished epoch"):
         nl.load_classifier(tmp_path)
-    nl.save_checkpoint(nl.create_model("c2d_tiny"), tmp_path / "bare.safetensors")
-    with pytest.raises(nl.CheckpointError, match="does not say which classes"):
-        nl.load_classifier(tmp_path / "bare.safetensors")
+    nl.save_checkpoint(torch.nn.Sequential(torch.nn.Linear(3, 2)), tmp_path / "own.safetensors")
+    with pytest.raises(nl.CheckpointError, match="does not say what builds its model: give load_checkpoint"):
+        nl.load_classifier(tmp_path / "own.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -235,3 +236,62 @@ def test_a_run_s_folder_is_its_best_weights(folder, tmp_path):
     assert loaded.predict(folder / "image.png") == nl.load_classifier(folder / "images.safetensors").predict(
         folder / "image.png"
     )
+
+
+def test_a_file_is_opened_once(folder, monkeypatch):
+    """So that all of it is of one file, even where another takes its place meanwhile."""
+    path, opened = folder / "videos.safetensors", []
+    real = native.safe_open
+
+    def counted(place, **settings):
+        opened.append(place)
+        return real(place, **settings)
+
+    monkeypatch.setattr(native, "safe_open", counted)
+    monkeypatch.setattr(type(path), "open", lambda *_: pytest.fail("opened once more"))
+    nl.load_classifier(path)
+    assert opened == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "shape", "stride", "size"),
+    [
+        ("nl5_i3d_r50_8x8", {"width": 2}, (3, 8, 224, 224), 8, 256),
+        ("i3d_r50_32x2", {"width": 2, "in_channels": 1}, (1, 32, 224, 224), 2, 256),
+        ("c2d_r50_128x1", {"width": 2}, (3, 128, 224, 224), 1, 256),
+        ("c2d_tiny", {}, (3, 8, 32, 32), 1, 37),
+        ("resnet50", {"width": 2}, (3, 224, 224), 1, 224),
+        ("nl_digits", {"image_size": [20, 24], "in_channels": 3}, (3, 20, 24), 1, 20),
+        ("c1d_tiny", {}, (3, 64), 1, None),
+        ("resnet_tiny", {"num_sides": 1}, (3, 1024), 1, None),
+    ],
+)
+def test_what_a_name_implies(tmp_path, name, settings, shape, stride, size):
+    nl.save_checkpoint(nl.create_model(name, num_classes=3, **settings), tmp_path / "m.safetensors")
+    loaded = nl.load_classifier(tmp_path / "m.safetensors")
+    assert (loaded.classes, loaded.sample_shape, loaded.stride) == (("0", "1", "2"), shape, stride)
+    assert size is None or loaded.video_size == size
+    of_videos = len(shape) == 4
+    assert (loaded.mean, loaded.standard_deviation) == ((114.75, 57.375) if of_videos else (0.0, 255.0))
+    assert {"classes", "sample_shape"} <= set(loaded.assumed)
+
+
+def test_what_the_file_says_goes_before_what_the_name_implies(tmp_path):
+    facts = {"classes": CLASSES, "mean": 100.0, "stride": 5}
+    model = nl.create_model("nl5_i3d_r50_8x8", num_classes=3, width=2)
+    nl.save_checkpoint(model, tmp_path / "m.safetensors", metadata=facts)
+    loaded = nl.load_classifier(tmp_path / "m.safetensors")
+    assert (loaded.classes, loaded.mean, loaded.stride) == (tuple(CLASSES), 100.0, 5)
+    assert (loaded.sample_shape, loaded.standard_deviation) == ((3, 8, 224, 224), 57.375)
+    assert not {"classes", "mean", "stride"} & set(loaded.assumed)
+
+
+def test_three_means_are_for_three_channels(tmp_path):
+    facts = {**IMAGES, "mean": [1.0, 2.0, 3.0]}
+    nl.save_checkpoint(
+        nl.create_model("nl_digits", num_classes=3), tmp_path / "m.safetensors", metadata=facts
+    )
+    with pytest.raises(
+        nl.CheckpointError, match="mean must be one number, or one for each of the 1 channels"
+    ):
+        nl.load_classifier(tmp_path / "m.safetensors")

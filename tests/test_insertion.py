@@ -10,7 +10,14 @@ from torch import nn
 
 import nonlocalnn as nl
 from foreign_networks import small_resnet, timm_network, torchvision_network
-from nonlocalnn.insertion import insert_nonlocal_, nonlocal_blocks, remove_nonlocal_, sites
+from nonlocalnn.insertion import (
+    insert_again_,
+    insert_nonlocal_,
+    inserted_settings,
+    nonlocal_blocks,
+    remove_nonlocal_,
+    sites,
+)
 from nonlocalnn.models import ResidualNetwork
 
 IMAGE, CLIP = (2, 3, 64, 48), (2, 3, 4, 32, 24)
@@ -344,3 +351,21 @@ def test_distributed_data_parallel(tmp_path):
             insert_nonlocal_(parallel, ["layer3.0"])
     finally:
         dist.destroy_process_group()
+
+
+def test_what_was_inserted_makes_it_again():
+    """Read off the blocks, so that copies and removals are known too."""
+    settings = {"instantiation": "concatenation", "sub_sample": "before", "norm": None, "inter_channels": 3}
+    model = torchvision_network("resnet18").eval()
+    insert_nonlocal_(model, ["layer2.1", "layer3"], **settings)
+    remove_nonlocal_(model, ["layer2.1.nl"])
+    found = inserted_settings(copy.deepcopy(model))
+    assert list(found) == ["layer3"]
+    assert found["layer3"].items() >= {**settings, "num_sides": 2, "in_channels": 256}.items()
+    again = torchvision_network("resnet18").eval()
+    insert_again_(again, found)
+    again.load_state_dict(model.state_dict())
+    x = torch.randn(IMAGE)
+    torch.testing.assert_close(again(x), model(x), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="has a non-local block already"):
+        insert_again_(again, found)

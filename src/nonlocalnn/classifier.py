@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, read_metadata
-from nonlocalnn.data.clips import ChannelValues, check_positive
+from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
+from nonlocalnn.data.clips import ChannelValues, check_positive, normalize_image
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.video_files import find_videos
 from nonlocalnn.evaluate import Precision
-from nonlocalnn.model_facts import checked_facts, describe_images
+from nonlocalnn.model_facts import checked_facts, implied_facts, in_words
 from nonlocalnn.predict import predict
 from nonlocalnn.video_prediction import predict_videos
 
@@ -29,13 +29,14 @@ class Classifier:
         model: In eval mode; :func:`load_classifier` leaves it on the CPU.
         classes: Names of its outputs.
         sample_shape: Shape of one sample: (C, N), (C, H, W) or (C, T, H, W).
-        recipe: The recipe that trained it; empty for other code bases' checkpoints.
+        recipe: The recipe that trained it; empty where it was not trained by one.
         stride: Frames from one of a clip to the next.
         test_size: Short side of videos, and side of the squares cut out of them, in pixels; None for the side
             of the samples.
-        mean: What becomes 0, of pixel values of videos, from 0 to 255; one number, or one for each channel.
+        mean: What becomes 0, of pixel values from 0 to 255; one number, or one for each channel.
         standard_deviation: What becomes a distance of 1, of the same. By default values are from 0 to 1.
         multi_label: Whether a video may show several classes, or none.
+        assumed: Which of these its file does not say, so that they were taken from the network's name.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -54,6 +55,7 @@ class Classifier:
     mean: ChannelValues = 0.0
     standard_deviation: ChannelValues = 255.0
     multi_label: bool = False
+    assumed: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -80,6 +82,31 @@ class Classifier:
     def takes_videos(self) -> bool:
         """Whether it classifies videos, and not images or sequences."""
         return len(self.sample_shape) == 4
+
+    @property
+    def assumptions(self) -> str:
+        """What was assumed of it, in words; empty where its file says everything."""
+        return in_words(vars(self) | {"test_size": self.test_size or self.sample_shape[-1]}, self.assumed)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a user of its weights must know, JSON-ready: classes, pixels and clips."""
+        facts: dict[str, Any] = {"classes": list(self.classes), "sample_shape": list(self.sample_shape)}
+        scale = {"mean": self.mean, "standard_deviation": self.standard_deviation}
+        if self.takes_videos:
+            about = {"stride": self.stride, "test_size": self.video_size, "multi_label": self.multi_label}
+            return {**facts, **about, **scale}
+        is_scaled = (self.mean, self.standard_deviation) != (0.0, 255.0)
+        return {**facts, **scale} if is_scaled else facts
+
+    def normalized(self, samples: Tensor) -> Tensor:
+        r"""Return samples of a data set as the model takes them: images by its mean and standard deviation.
+
+        Args:
+            samples: One or several, (C, \*sides) or (B, C, \*sides), with values from 0 to 1.
+        """
+        if len(self.sample_shape) != 3:
+            return samples
+        return normalize_image(samples, mean=self.mean, standard_deviation=self.standard_deviation)
 
     def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
         """Return the files of the kind that it classifies, among ``inputs`` and in the folders among them.
@@ -204,6 +231,8 @@ class Classifier:
             classes=self.classes,
             image_size=self.image_size,
             channels=self.channels,
+            mean=self.mean,
+            standard_deviation=self.standard_deviation,
             batch_size=64 if batch_size is None else batch_size,
             device=self.device,
             precision=precision,
@@ -214,33 +243,37 @@ class Classifier:
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     """Load a classifier from a checkpoint or a run's folder.
 
+    What the file does not say of classes and samples is taken from the network: numbers for classes, and the
+    samples that its name implies, see :func:`nonlocalnn.model_facts.implied_facts`. ``assumed`` says what.
+
     Args:
-        path: A checkpoint with its facts (:func:`nonlocalnn.save_checkpoint`), or the folder of a run, whose
-            best weights are taken.
+        path: Any file that :func:`nonlocalnn.load_checkpoint` loads without a model, or the folder of a run,
+            whose best weights are taken.
 
     Raises:
         FileNotFoundError: There is no such file, or the folder holds no run.
-        CheckpointError: The file does not fit, or does not say which samples its model takes.
+        CheckpointError: The file does not fit, or a fact in it is wrong.
 
     Example:
         >>> import tempfile
         >>> from nonlocalnn import create_model, save_checkpoint
-        >>> facts = {"classes": ["run", "walk"], "sample_shape": [3, 8, 32, 32], "stride": 4}
         >>> path = tempfile.mkdtemp() + "/clips.safetensors"
-        >>> save_checkpoint(create_model("c2d_tiny", num_classes=2), path, metadata=facts)
-        >>> load_classifier(path).classes
-        ('run', 'walk')
+        >>> model = create_model("c2d_tiny", num_classes=2)
+        >>> save_checkpoint(model, path, metadata={"classes": ["run", "walk"]})
+        >>> load_classifier(path).classes, load_classifier(path).sample_shape
+        (('run', 'walk'), (3, 8, 32, 32))
     """
     path = weights_file(path)
-    metadata = read_metadata(path)
-    model = load_checkpoint(path).eval()
-    if "classes" not in metadata:
-        metadata = {**describe_images(model, path), **metadata}
-    facts = checked_facts(metadata, path)
-    num_outputs = cast(dict[str, Any], model.config)["num_classes"]
+    found = import_checkpoint(path)
+    implied = implied_facts(found.model, found.metadata)
+    known = {**implied, **found.metadata}
+    facts = checked_facts(known, path)
+    # What is known of another code base's file is known of the code base: the file itself says nothing.
+    assumed = tuple(name for name in (implied if found.source == OURS else known) if name in facts)
+    num_outputs = cast(dict[str, Any], found.model.config)["num_classes"]
     if num_outputs != len(facts["classes"]):
         raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
-    return Classifier(model, **facts)
+    return Classifier(found.model.eval(), **facts, assumed=assumed)
 
 
 def weights_file(path: str | os.PathLike[str]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -192,6 +192,7 @@ def evaluate(
     precision: Precision = "fp32",
     num_workers: int = 0,
     distributed: bool = False,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
     """Run ``model`` over ``dataset`` in eval mode and return what it found.
 
@@ -206,6 +207,7 @@ def evaluate(
         num_workers: Processes that read the data; 0 reads in this one.
         distributed: Share the samples among the ranks of the default process group; every rank returns the
             same total.
+        prepare: Turns a batch of the data set into what the model takes; None where that is the same.
 
     Raises:
         ValueError: The data set is empty, none of it can be read, or the model's scores do not match its
@@ -231,7 +233,7 @@ def evaluate(
             if len(targets) == 0:
                 continue
             with autocast_for(precision, device):
-                scores = model(samples.to(device))
+                scores = model((samples if prepare is None else prepare(samples)).to(device))
             if scores.shape != (len(targets), num_classes):
                 raise wrong_scores(scores.shape, num_classes)
             scores = scores.float().cpu()

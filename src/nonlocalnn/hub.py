@@ -48,7 +48,8 @@ def save_pretrained(source: str | os.PathLike[str], folder: str | os.PathLike[st
     classifier = load_classifier(weights)
     metrics = source / "metrics.json"
     found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None
-    save_checkpoint(classifier.model, folder / _WEIGHTS, metadata=_public(read_metadata(weights)))
+    facts = {**classifier.facts(), **_public(read_metadata(weights))}
+    save_checkpoint(classifier.model, folder / _WEIGHTS, metadata=facts)
     write_text(folder / _CARD, model_card(classifier, found))
     return folder
 
@@ -121,7 +122,6 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None = None) ->
     assert isinstance(config, dict)
     kind = "video-classification" if classifier.takes_videos else "image-classification"
     shown = ", ".join(classifier.classes[:20]) + (" and more" if len(classifier.classes) > 20 else "")
-    settings = ", ".join(f"{name}={value!r}" for name, value in config["overrides"].items())
     lines = [
         "---",
         "library_name: nonlocalnn",
@@ -140,7 +140,7 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None = None) ->
         f'print(classifier.predict("{"clip.mp4" if classifier.takes_videos else "image.png"}"))',
         "```",
         "",
-        f"- Network: `{config['name']}`" + (f" with {settings}" if settings else ""),
+        f"- Network: `{config['name']}`" + _details(config),
         f"- Samples: {' x '.join(map(str, classifier.sample_shape))}",
         f"- Classes ({len(classifier.classes)}): {shown}",
     ]
@@ -149,6 +149,18 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None = None) ->
     if metrics is not None:
         lines += ["", *_figures(metrics)]
     return "\n".join(lines) + "\n"
+
+
+def _details(config: dict[str, Any]) -> str:
+    """Return what else builds a network than its name: library, settings, blocks put in and taken out."""
+    settings = ", ".join(f"{name}={value!r}" for name, value in config["overrides"].items())
+    parts = [
+        f" of {config['library']}" if "library" in config else "",
+        f" with {settings}" if settings else "",
+        f", a non-local block after {', '.join(config['inserted'])}" if "inserted" in config else "",
+        f", without {', '.join(config['removed'])}" if "removed" in config else "",
+    ]
+    return "".join(parts)
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _BLOCKS: tuple[type[NonLocalNd], ...] = (NonLocal1d, NonLocal2d, NonLocal3d)
+_SETTINGS = tuple(inspect.signature(NonLocalNd).parameters)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -163,6 +165,47 @@ def remove_nonlocal_(model: nn.Module, blocks: Sequence[str] | None = None) -> l
 def nonlocal_blocks(model: nn.Module) -> dict[str, NonLocalNd]:
     """Return all non-local blocks of a network by their names, inserted or not, in the network's order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}
+
+
+def inserted_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return what makes each block again that follows a module as its child ``nl``, by the module's name.
+
+    It is read off the blocks themselves, so that it is right whatever was inserted, removed or copied. A
+    block that the network calls by itself is not among them.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        >>> _ = insert_nonlocal_(model, ["0"], sub_sample=None)
+        >>> inserted_settings(model)["0"]["sub_sample"], inserted_settings(model)["0"]["num_sides"]
+        (None, 2)
+    """
+    found = {}
+    for name, block in nonlocal_blocks(model).items():
+        owner, _, child = name.rpartition(".")
+        if type(block) in _BLOCKS and child == CHILD and _can_be_without(model.get_submodule(owner)):
+            settings = {each: getattr(block, each) for each in _SETTINGS if each != "norm"}
+            norm = None if block.norm is None else "batch"
+            found[owner] = {"num_sides": _BLOCKS.index(type(block)) + 1, **settings, "norm": norm}
+    return found
+
+
+def insert_again_(model: nn.Module, inserted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put blocks into a network, in place, by what :func:`inserted_settings` says of them.
+
+    Raises:
+        ValueError: There is no such module, a block cannot follow it, or a setting is refused.
+        TypeError: A setting is unknown or missing.
+    """
+    modules = dict(model.named_modules())
+    for name, settings in inserted.items():
+        check_choice("a module that a block follows", name, tuple(modules))
+        check_choice("num_sides", settings.get("num_sides"), (1, 2, 3))
+        _check_site(name, modules[name])
+        like = _like(modules[name], model)
+        block = _BLOCKS[settings["num_sides"] - 1](
+            **{each: value for each, value in settings.items() if each != "num_sides"}
+        )
+        _attach(modules[name], block.to(like.device, like.dtype).train(modules[name].training))
 
 
 def _check_site(name: str, site: nn.Module) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnn.data import read_image
+from nonlocalnn.data.clips import ChannelValues, normalize_image
 from nonlocalnn.evaluate import Precision, autocast_for
 
 
@@ -22,6 +23,8 @@ def predict(
     classes: Sequence[str],
     image_size: tuple[int, int],
     channels: int,
+    mean: ChannelValues = 0.0,
+    standard_deviation: ChannelValues = 255.0,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
@@ -37,6 +40,8 @@ def predict(
         classes: The K class names.
         image_size: (H, W) to which images are stretched, in pixels.
         channels: 1 for grey, 3 for colour.
+        mean: What becomes 0, of pixel values from 0 to 255; one number, or one for each channel.
+        standard_deviation: What becomes a distance of 1, of the same. By default values are from 0 to 1.
         batch_size: Images a forward pass.
         device: Where the model is.
         precision: "fp32", "bf16" or "fp16".
@@ -53,7 +58,8 @@ def predict(
         readable = [image for image in images if isinstance(image, Tensor)]
         rows: Iterator[Tensor] = iter(())
         if readable:
-            rows = iter(image_probabilities(model, torch.stack(readable), device=device, precision=precision))
+            batch = normalize_image(torch.stack(readable), mean=mean, standard_deviation=standard_deviation)
+            rows = iter(image_probabilities(model, batch, device=device, precision=precision))
         for path, image in zip(chunk, images, strict=True):
             if isinstance(image, Tensor):
                 yield {"path": str(path), **answer(next(rows), classes, top=top)}
@@ -69,7 +75,7 @@ def image_probabilities(
 
     Args:
         model: Takes (B, C, H, W) and returns scores (B, K).
-        images: (B, C, H, W).
+        images: (B, C, H, W), normalised as the model takes them.
         device: Where the model is.
         precision: "fp32", "bf16" or "fp16".
     """

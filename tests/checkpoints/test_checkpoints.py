@@ -141,7 +141,10 @@ def test_other_files(tmp_path):
     [
         ({"format": "nonlocalnn", "config": "{"}, "damaged header: config is not JSON"),
         ({"format": "nonlocalnn", "config": "[1]"}, "damaged header: config is a list"),
-        ({"format": "nonlocalnn", "config": '{"name": "nl_digits"}'}, "builds no model: 'num_classes'"),
+        (
+            {"format": "nonlocalnn", "config": '{"name": "nl_digits"}'},
+            "it lacks num_classes",
+        ),
         (
             {"format": "nonlocalnn", "config": '{"name": "x", "num_classes": 3, "overrides": {}}'},
             "builds no model: model must be one of",

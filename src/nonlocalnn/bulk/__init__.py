@@ -38,6 +38,8 @@ class BulkResult:
         unfinished: Parts that are missing: other processes are at work on them, or were when they ended.
         failed: Files that could not be read, by all processes; None while parts are missing.
         failures: The file that lists them, once no part is missing.
+        assumptions: What the model's file does not say, and was taken from its network; see
+            :attr:`nonlocalnn.classifier.Classifier.assumptions`.
     """
 
     lines: int
@@ -46,6 +48,7 @@ class BulkResult:
     unfinished: int
     failed: int | None
     failures: Path
+    assumptions: str = ""
 
 
 def predict_list(
@@ -130,7 +133,15 @@ def predict_list(
         for _ in done if watch is None else watch(done, listed.lines):
             pass
         unfinished, failed = folder.finish(claims)
-    return BulkResult(listed.lines, listed.blank, listed.repeated, unfinished, failed, folder.failures)
+    return BulkResult(
+        listed.lines,
+        listed.blank,
+        listed.repeated,
+        unfinished,
+        failed,
+        folder.failures,
+        asker.classifier.assumptions,
+    )
 
 
 def _asker(

@@ -124,7 +124,8 @@ class Asker:
     def _probabilities(self, samples: Tensor) -> Tensor:
         loaded = self.classifier
         if self.views is None:
-            return image_probabilities(loaded.model, samples, device=loaded.device, precision=self.precision)
+            images = loaded.normalized(samples)
+            return image_probabilities(loaded.model, images, device=loaded.device, precision=self.precision)
         return class_probabilities(
             loaded.model,
             normalize_clip(samples, mean=loaded.mean, standard_deviation=loaded.standard_deviation),

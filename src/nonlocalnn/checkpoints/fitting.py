@@ -42,7 +42,10 @@ def load_state(
     fitting = fitted(model, state)
     _check_filled(model, fitting, source)
     _give_memory_(model)
-    model.load_state_dict(fitting, strict=False)
+    # With the versions of the model's own layers, which some of torchvision's ask for.
+    whole = model.state_dict()
+    whole.update(fitting)
+    model.load_state_dict(whole, strict=False)
     return gaps
 
 

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from nonlocalnn._errors import check_choice, one_line
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import alexhex7, caffe2, mmaction2, slowfast
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
+from nonlocalnn.checkpoints.description import Description
 from nonlocalnn.checkpoints.fitting import check_fit, fitted, load_state
 from nonlocalnn.checkpoints.kinds import ALIKE, are_alike, check_said, kind_named, kind_written
-from nonlocalnn.checkpoints.native import is_safetensors, read_metadata, read_native
+from nonlocalnn.checkpoints.native import read_native
 from nonlocalnn.checkpoints.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError, State, check_numbers, read_weights
 from nonlocalnn.checkpoints.wrapped import plain_names, unwrapped, variants
 from nonlocalnn.functional import INSTANTIATIONS
-from nonlocalnn.models import create_model, inflate_
+from nonlocalnn.models import inflate_
 
 SOURCES = (caffe2.SOURCE, slowfast.SOURCE, mmaction2.SOURCE)
-_OURS, _ALEXHEX7 = "nonlocalnn", "AlexHex7/Non-local_pytorch"
+OURS, _ALEXHEX7 = "nonlocalnn", "AlexHex7/Non-local_pytorch"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class _Content:
     config: dict[str, Any] | None
     num_tensors: int
     source: Source | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
     said: str | None = None
 
 
@@ -68,7 +70,8 @@ def load_checkpoint(
 ) -> nn.Module:
     """Load a checkpoint: our own, or another code base's, recognised by its content.
 
-    Known are safetensors files of :func:`save_checkpoint`, state dicts of our models written by
+    Known are safetensors files of :func:`save_checkpoint`, which say how the network is made again (by this
+    library, torchvision or timm, and with which blocks), state dicts of our models written by
     ``torch.save``, the video networks of video-nonlocal-net (the paper's own code, in Caffe2), SlowFast and
     mmaction2, and the digit network of AlexHex7/Non-local_pytorch. Dot product and embedded Gaussian have the
     same keys everywhere; the second is assumed, unless the file's name or a configuration in it says
@@ -105,6 +108,7 @@ def load_checkpoint(
     Example:
         >>> import tempfile
         >>> from nonlocalnn.checkpoints import save_checkpoint
+        >>> from nonlocalnn.models import create_model
         >>> path = tempfile.mkdtemp() + "/digits.safetensors"
         >>> save_checkpoint(create_model("nl_digits", instantiation="gaussian"), path)
         >>> load_checkpoint(path).nl_1.instantiation
@@ -142,6 +146,7 @@ def import_checkpoint(
     Example:
         >>> import tempfile
         >>> from nonlocalnn.checkpoints import save_checkpoint
+        >>> from nonlocalnn.models import create_model
         >>> path = tempfile.mkdtemp() + "/digits.safetensors"
         >>> save_checkpoint(create_model("nl_digits"), path)
         >>> found = import_checkpoint(path)
@@ -165,19 +170,19 @@ def import_checkpoint(
         gaps = load_state(model, content.state, str(path), allow_partial=allow_partial)
     config = getattr(unwrapped(model), "config", None)
     if content.source is None or config is None:
-        metadata = read_metadata(path)
+        metadata = content.metadata
     else:
         metadata = network_facts(config, content.source)
     return Imported(model, content.name, metadata, content.num_tensors, gaps)
 
 
 def _read(path: Path, clip: str | None, entry: str | None, model: nn.Module | None) -> _Content:
-    config, state, said = _read_file(path, entry)
+    config, metadata, state, said = _read_file(path, entry)
     check_numbers(state, str(path))
     if model is not None and _has_names(model, state):
         if clip is not None:
             raise ValueError("clip chooses a model: leave it out where one is given")
-        return _Content(_OURS, state, config, len(state), said=said)
+        return _Content(OURS, state, config, len(state), metadata=metadata, said=said)
     for variant in variants(state):
         source = next((source for source in SOURCES if source.recognises(variant)), None)
         if source is not None:
@@ -187,7 +192,7 @@ def _read(path: Path, clip: str | None, entry: str | None, model: nn.Module | No
     if clip is not None:
         raise ValueError(f"clip is for video networks of other code bases; {path} holds none: leave it out")
     if not alexhex7.recognises(variant):
-        return _Content(_OURS, state, config, len(state), said=said)
+        return _Content(OURS, state, config, len(state), metadata=metadata, said=said)
     try:
         config, renamed = alexhex7.translate(variant)
     except CheckpointError as error:
@@ -195,15 +200,18 @@ def _read(path: Path, clip: str | None, entry: str | None, model: nn.Module | No
     return _Content(_ALEXHEX7, renamed, config, len(state), said=said)
 
 
-def _read_file(path: Path, entry: str | None) -> tuple[dict[str, Any] | None, State, str | None]:
-    """Return the configuration, the state dict, and what the file says of the kind of its blocks."""
-    if not is_safetensors(path):
+def _read_file(
+    path: Path, entry: str | None
+) -> tuple[dict[str, Any] | None, dict[str, Any], State, str | None]:
+    """Return configuration, metadata, state dict, and what the file says of the kind of its blocks."""
+    native = read_native(path)
+    if native is None:
         state, content = read_weights(path, entry)
-        return None, state, kind_named(path.name) or kind_written(content)
+        return None, {}, state, kind_named(path.name) or kind_written(content)
     if entry is not None:
         raise ValueError(f"{path} is a safetensors file, which has no entries: leave entry out")
-    config, state = read_native(path)
-    return config, state, kind_named(path.name) if config is None else None
+    config, metadata, state = native
+    return config, metadata, state, kind_named(path.name) if config is None else None
 
 
 def _has_names(model: nn.Module, state: State) -> bool:
@@ -229,7 +237,7 @@ def _read_network(
     try:
         renamed, told = source.to_ours(state)
         if not needs_config:
-            return _Content(source.name, renamed, None, len(state), source, said)
+            return _Content(source.name, renamed, None, len(state), source, said=said)
         if _is_of_images(renamed):
             raise CheckpointError(
                 "they are of an image network: name the video network that takes them over, as model"
@@ -238,12 +246,12 @@ def _read_network(
         if clip is None:
             raise CheckpointError(
                 "neither they nor the file's name tell the clip setting: "
-                f"give clip, one of {', '.join(CLIPS)}"
+                f"give clip, one of {', '.join(CLIPS)}, or convert the file with --clip first"
             )
         config = network_config(renamed, source, told, clip)
     except CheckpointError as error:
         raise CheckpointError(f"{path} has the keys of {source.name}, but {error}") from None
-    return _Content(source.name, renamed, config, len(state), source, said)
+    return _Content(source.name, renamed, config, len(state), source, said=said)
 
 
 def _is_of_images(state: State) -> bool:
@@ -268,26 +276,28 @@ def _build(content: _Content, path: Path, instantiation: str | None, *, allow_pa
     config = content.config
     if config is None:
         raise CheckpointError(
-            f"{path} does not say what builds its model: give load_checkpoint the model as well"
+            f"{path} does not say what builds its model: give load_checkpoint the model as well (the command "
+            "line takes networks that create_model, torchvision or timm made, saved by save_checkpoint)"
         )
     try:
-        name, num_classes, overrides = config["name"], config["num_classes"], dict(config["overrides"])
-        if are_alike(content.state) and content.name != _OURS:
+        description = Description.from_config(config)
+        if are_alike(content.state) and content.name != OURS:
             check_said(content.said, instantiation, path)
         if instantiation is not None:
-            overrides["instantiation"] = _chosen(overrides, instantiation, path)
+            kind = {"instantiation": _chosen(description.overrides, instantiation, path)}
+            description = replace(description, overrides={**description.overrides, **kind})
         # First without memory: a wrong configuration may ask for any amount of it.
-        with torch.device("meta"):
-            sketch = create_model(name, num_classes=num_classes, **overrides)
-        check_fit(sketch, content.state, str(path), allow_partial=allow_partial)
-        return create_model(name, num_classes=num_classes, **overrides)
+        check_fit(description.sketch(), content.state, str(path), allow_partial=allow_partial)
+        return description.build()
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except ImportError as error:
+        raise ImportError(f"{path} cannot be loaded: {error}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
         raise CheckpointError(f"{path} has a configuration that builds no model: {one_line(error)}") from None
 
 
-def _chosen(overrides: dict[str, Any], asked: str, path: Path) -> str:
+def _chosen(overrides: Mapping[str, Any], asked: str, path: Path) -> str:
     found = overrides.get("instantiation", "embedded_gaussian")
     if found != asked and not {found, asked} <= set(ALIKE):
         raise CheckpointError(f"{path} holds blocks of the kind {found!r}, not {asked!r}")

@@ -8,17 +8,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
+from nonlocalnn.checkpoints.description import Description, config_of
 from nonlocalnn.checkpoints.fitting import check_fit, fitted
 from nonlocalnn.checkpoints.state import CheckpointError, State
 from nonlocalnn.checkpoints.wrapped import plain_state, unwrapped
-from nonlocalnn.models import create_model
 
 _FORMAT = "nonlocalnn"
 
@@ -28,9 +27,11 @@ def save_checkpoint(
 ) -> None:
     """Write a model's weights and what builds it to a safetensors file, whole or not at all.
 
-    A model of :func:`nonlocalnn.create_model` can be loaded again without naming it. Its weights that are
-    computed from others, as by spectral norm, weight norm or pruning, are written as they are in eval mode.
-    Any other module can be saved too, with its own keys; loading then needs the module.
+    A network that :func:`nonlocalnn.create_model`, torchvision or timm made can be loaded again without
+    naming it, with the blocks that were inserted and a head of another width: the file says how it is made
+    again. Its weights that are computed from others, as by spectral norm, weight norm or pruning, are
+    written as they are in eval mode. Any other module can be saved too, with its own keys; loading then
+    needs the module.
 
     Args:
         model: Its ``state_dict`` is written; of a compiled model, DataParallel, AveragedModel or the like,
@@ -43,12 +44,11 @@ def save_checkpoint(
             or on the meta device.
 
     Warns:
-        UserWarning: The model was changed since ``create_model`` made it: loading will need it.
+        UserWarning: The model was changed since it was made by name: loading will need it.
 
     Example:
         >>> import tempfile
-        >>> from nonlocalnn.models import create_model
-        >>> path = tempfile.mkdtemp() + "/digits.safetensors"
+        >>>         >>> path = tempfile.mkdtemp() + "/digits.safetensors"
         >>> save_checkpoint(create_model("nl_digits"), path, metadata={"classes": ["0", "1"]})
         >>> read_metadata(path)
         {'classes': ['0', '1']}
@@ -57,7 +57,7 @@ def save_checkpoint(
         facts = json.dumps(metadata or {})
     except TypeError as error:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
-    config = _config(unwrapped(model))
+    config = config_of(unwrapped(model))
     state = plain_state(model, effective=config is not None)
     if config is not None:
         try:
@@ -74,21 +74,13 @@ def save_checkpoint(
             raise OSError(f"cannot write {path}: {one_line(error)}") from error
 
 
-def _config(model: nn.Module) -> dict[str, Any] | None:
-    """Return what :func:`nonlocalnn.create_model` made a model of; None for other models."""
-    config = getattr(model, "config", None)
-    is_ours = isinstance(config, dict) and {"name", "num_classes", "overrides"} <= set(config)
-    return config if is_ours else None
-
-
 def _as_made(config: dict[str, Any], state: State) -> State:
     """Return a state dict under the keys of the network that a configuration builds.
 
     Raises:
         ValueError: It is not of that network.
     """
-    with torch.device("meta"):
-        sketch = create_model(config["name"], num_classes=config["num_classes"], **config["overrides"])
+    sketch = Description.from_config(config).sketch()
     check_fit(sketch, state, "it")
     return fitted(sketch, state)
 
@@ -105,18 +97,29 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _from_header(_read_header(Path(path)), "metadata", path) or {}
 
 
-def read_native(path: Path) -> tuple[dict[str, Any] | None, State]:
-    """Return the configuration (None where the header has none) and the state dict of a safetensors file.
+def read_native(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any], State] | None:
+    """Return the configuration (None where the header has none), the metadata and the state dict of a file.
+
+    The file is opened once, so that all of it is of one file even where another takes its place meanwhile.
+
+    Returns:
+        None where it is not of safetensors.
 
     Raises:
+        FileNotFoundError: There is no such file.
         CheckpointError: The file is damaged.
     """
-    config = _from_header(_read_header(path), "config", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            header = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
+        if not is_safetensors(path):
+            return None
         raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
+    return _from_header(header, "config", path), _from_header(header, "metadata", path) or {}, state
 
 
 def is_safetensors(path: Path) -> bool:

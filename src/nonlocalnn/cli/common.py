@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnn._errors import missing_extra
-from nonlocalnn.classifier import Classifier
+from nonlocalnn.classifier import Classifier, load_classifier
 from nonlocalnn.data import IMAGE_SETS, LabelledSamples, load_dataset
+from nonlocalnn.evaluate import resolve_device
 
 
 def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -33,6 +34,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="default: fp32")
 
 
+def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
+    """Load a classifier, and say on stderr what its file does not tell of its classes and samples.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As :func:`nonlocalnn.load_classifier` says, or there is no such device.
+    """
+    place = resolve_device(device)
+    loaded = load_classifier(path)
+    if loaded.assumed:
+        print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
+    loaded.model.to(place)
+    return loaded
+
+
 def load_samples(
     loaded: Classifier, name: str, split: str, *, data_dir: str | Path | None, max_broken: int = 0
 ) -> LabelledSamples:
@@ -52,7 +68,10 @@ def load_samples(
         channels=loaded.channels if name in IMAGE_SETS else None,
         max_broken=max_broken,
     )
-    if dataset.sample_shape != loaded.sample_shape:
+    # A residual network takes sequences of any length: where the file names none, the data set does.
+    is_open = "sample_shape" in loaded.assumed and len(loaded.sample_shape) == len(dataset.sample_shape) == 2
+    fits = dataset.sample_shape[:1] == loaded.sample_shape[:1] if is_open else False
+    if dataset.sample_shape != loaded.sample_shape and not fits:
         raise ValueError(
             f"the model was trained on samples of shape {loaded.sample_shape}; "
             f"those of {name!r} have {dataset.sample_shape}"
@@ -60,18 +79,27 @@ def load_samples(
     return dataset
 
 
-def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> None:
-    """Check that a data set has a model's classes.
+def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:
+    """Check that a data set has a model's classes; numbers stand for as many classes of any name.
+
+    Returns:
+        What is taken for granted of them, in words; empty where the names are the same.
 
     Raises:
         ValueError: It has others.
     """
+    numbers = tuple(map(str, range(len(loaded.classes))))
+    if loaded.classes == numbers != tuple(classes) and len(classes) == len(numbers):
+        return f"the model has numbers for classes: 0 to {numbers[-1]} are those of {name} in its order, " + (
+            ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        )
     for number, (known, found) in enumerate(zip_longest(loaded.classes, classes)):
         if known != found:
             raise ValueError(
                 f"the model knows {len(loaded.classes)} classes, {name} has {len(classes)}, and they must be "
                 f"the same; the first that differ, number {number}, are {known!r} and {found!r}"
             )
+    return ""
 
 
 def progress(items: Iterable[Any], *, total: int, label: str) -> Iterable[Any]:

@@ -13,7 +13,7 @@ from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
 from nonlocalnn.cli.common import command_parser
 from nonlocalnn.functional import INSTANTIATIONS
-from nonlocalnn.model_facts import describe_images
+from nonlocalnn.model_facts import implied_facts
 from nonlocalnn.models import ResidualNetwork, create_model
 
 
@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> int:
             print(f"{args.target}: tell {args.to} what no key says: {difference}")
         print(f"{args.target}: keys of {args.to}")
         return 0
-    metadata = found.metadata or describe_images(found.model, args.source)
+    metadata = {**implied_facts(found.model, found.metadata), **found.metadata}
     if args.classes is not None:
         metadata = {**metadata, "classes": _read_classes(args.classes, len(metadata["classes"]))}
     save_checkpoint(found.model, args.target, metadata=metadata)

@@ -13,8 +13,7 @@ from torch import nn
 
 from nonlocalnn._errors import near_miss
 from nonlocalnn.checkpoints import load_checkpoint
-from nonlocalnn.classifier import load_classifier
-from nonlocalnn.cli.common import command_parser
+from nonlocalnn.cli.common import command_parser, load_model
 from nonlocalnn.cost import cost
 from nonlocalnn.models import list_models, sample_shape
 
@@ -66,5 +65,5 @@ def _model_and_input(name: str, given: tuple[int, ...] | None) -> tuple[nn.Modul
         )
     if given is not None and path.is_file():
         return load_checkpoint(path), given
-    loaded = load_classifier(path)
+    loaded = load_model("cost", path)
     return loaded.model, (1, *loaded.sample_shape) if given is None else given

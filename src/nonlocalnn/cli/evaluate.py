@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nonlocalnn._files import write_text
-from nonlocalnn.classifier import Classifier, load_classifier
+from nonlocalnn.classifier import Classifier
 from nonlocalnn.cli.common import (
     add_model_arguments,
     check_classes,
     command_parser,
+    load_model,
     load_samples,
     progress,
 )
@@ -24,7 +25,7 @@ from nonlocalnn.data.video import BACKENDS
 from nonlocalnn.data.video_named import VIDEO_SETS, load_video_set
 from nonlocalnn.data.video_sampling import choose_sampling
 from nonlocalnn.data.video_sets import VideoClips
-from nonlocalnn.evaluate import Evaluation, evaluate, resolve_device
+from nonlocalnn.evaluate import Evaluation, evaluate
 from nonlocalnn.explorer import draw_confusion
 from nonlocalnn.video_evaluation import evaluate_videos
 from nonlocalnn.video_figures import VideoEvaluation
@@ -37,11 +38,10 @@ def run(words: Sequence[str]) -> int:
     """Evaluate a checkpoint on a data set; write metrics.json and confusion.png."""
     parser = _parser()
     args = parser.parse_args(words)
-    loaded = load_classifier(args.model)
+    loaded = load_model("evaluate", args.model, device=args.device)
     data = args.data or loaded.recipe.get("data")
     if data is None:
         parser.error("--data is needed: the checkpoint does not say what it was trained on")
-    loaded.model.to(resolve_device(args.device))
     found = (_evaluate_videos if data in VIDEO_SETS else _evaluate_samples)(args, loaded, data)
     report = {"model": str(args.model), "data": data, "split": args.split, **found.to_dict()}
     write_text(args.output / "metrics.json", json.dumps(report, indent=2) + "\n")
@@ -111,7 +111,7 @@ def _evaluate_samples(args: argparse.Namespace, loaded: Classifier, data: str) -
         data_dir=args.data_dir or loaded.recipe.get("data_dir"),
         max_broken=0 if args.max_broken is None else args.max_broken,
     )
-    check_classes(loaded, dataset.classes, data)
+    _say(check_classes(loaded, dataset.classes, data))
     with _broken_ones_listed_below():
         found = evaluate(
             loaded.model,
@@ -120,6 +120,7 @@ def _evaluate_samples(args: argparse.Namespace, loaded: Classifier, data: str) -
             device=loaded.device,
             precision=args.precision,
             num_workers=args.num_workers,
+            prepare=loaded.normalized,
         )
     _list_unreadable(found.unreadable)
     return found
@@ -138,14 +139,19 @@ def _list_unreadable(names: Sequence[str]) -> None:
         print(f"nonlocalnn evaluate: left out, cannot be read: {name}", file=sys.stderr)
 
 
+def _say(assumption: str) -> None:
+    if assumption:
+        print(f"nonlocalnn evaluate: {assumption}", file=sys.stderr)
+
+
 def _evaluate_videos(args: argparse.Namespace, loaded: Classifier, data: str) -> VideoEvaluation:
     if not loaded.takes_videos:
         raise ValueError(
             f"{data!r} has videos, and the model was trained on samples of shape {loaded.sample_shape}"
         )
     videos = load_video_set(data, args.split, data_dir=args.data_dir or loaded.recipe.get("data_dir"))
-    check_classes(loaded, videos.classes, data)
-    if videos.multi_label != loaded.multi_label:
+    _say(check_classes(loaded, videos.classes, data))
+    if videos.multi_label != loaded.multi_label and "multi_label" not in loaded.assumed:
         several = {True: "several classes a video", False: "one class a video"}
         raise ValueError(
             f"the model has learnt {several[loaded.multi_label]}; {data} has {several[videos.multi_label]}"

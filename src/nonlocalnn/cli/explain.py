@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import write_text
-from nonlocalnn.classifier import Classifier, load_classifier
-from nonlocalnn.cli.common import command_parser, load_samples
+from nonlocalnn.classifier import Classifier
+from nonlocalnn.cli.common import command_parser, load_model, load_samples
 from nonlocalnn.data import list_datasets
-from nonlocalnn.evaluate import resolve_device
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.page import write_page
@@ -73,8 +72,7 @@ def run(words: Sequence[str]) -> int:
         parser.error("give either a file or --data")
     if args.whole and args.data is not None:
         parser.error("--whole is about files; samples of a data set have their own size")
-    loaded = load_classifier(args.model)
-    loaded.model.to(resolve_device(args.device))
+    loaded = load_model("explain", args.model, device=args.device)
     if len(args.inputs) < 2:
         _explain(args, loaded, _shown(args, loaded), args.output)
         return 0
@@ -127,7 +125,7 @@ def _shown(args: argparse.Namespace, loaded: Classifier) -> ShownInput:
     if args.data is None:
         return read_input(loaded, args.inputs[0], whole=args.whole)
     dataset = load_samples(loaded, args.data, args.split, data_dir=args.data_dir)
-    return take_sample(dataset, args.sample, split=args.split)
+    return take_sample(dataset, args.sample, split=args.split, prepare=loaded.normalized)
 
 
 def _report(found: Sequence[Deletion], predicted: str) -> None:

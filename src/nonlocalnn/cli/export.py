@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nonlocalnn.classifier import load_classifier
-from nonlocalnn.cli.common import command_parser
+from nonlocalnn.cli.common import command_parser, load_model
 from nonlocalnn.export import FORMATS, describe, export_model
 
 
@@ -31,7 +30,7 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument("--opset", type=int, help="the ONNX operator set, at least 18 (default: 23)")
     parser.add_argument("--static", action="store_true", help="fix batch and sides to those of two samples")
     args = parser.parse_args(words)
-    loaded = load_classifier(args.model)
+    loaded = load_model("export", args.model)
     name = args.model.resolve().name if args.model.is_dir() else args.model.stem
     suffix = ".onnx" if args.format == "onnx" else ".pt2"
     report = export_model(

@@ -18,10 +18,10 @@ from nonlocalnn.affinity import AffinityMap, capture_affinity
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.classifier import Classifier, load_classifier
-from nonlocalnn.cli.common import add_model_arguments, command_parser, load_samples, progress
+from nonlocalnn.classifier import Classifier
+from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model, load_samples, progress
 from nonlocalnn.data import list_datasets
-from nonlocalnn.evaluate import autocast_for, resolve_device
+from nonlocalnn.evaluate import autocast_for
 from nonlocalnn.explorer.map_files import ANIMATIONS, answer_in_words, write_maps
 from nonlocalnn.explorer.shown_input import ShownInput, read_input, take_sample
 from nonlocalnn.predict import most_probable
@@ -39,10 +39,9 @@ def run(words: Sequence[str]) -> int:
         parser.error("give either files or --data")
     if args.whole and args.data:
         parser.error("--whole is about files; samples of a data set have their own size")
-    loaded = load_classifier(args.model)
+    loaded = load_model("maps", args.model, device=args.device)
     if args.format in ANIMATIONS and not loaded.takes_videos:
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
-    loaded.model.to(resolve_device(args.device))
     find_blocks(loaded.model, args.blocks)
     readers = _readers(args, loaded)
     failed, taken = 0, set[str]()
@@ -140,7 +139,8 @@ def _readers(args: argparse.Namespace, loaded: Classifier) -> list[Callable[[], 
     if args.data is None:
         return [partial(read_input, loaded, path, whole=args.whole) for path in loaded.find(args.inputs)]
     dataset = load_samples(loaded, args.data, args.split, data_dir=args.data_dir)
-    return [partial(take_sample, dataset, index, split=args.split) for index in args.samples]
+    take = partial(take_sample, dataset, split=args.split, prepare=loaded.normalized)
+    return [partial(take, index) for index in args.samples]
 
 
 def _captured(

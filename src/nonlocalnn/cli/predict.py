@@ -14,8 +14,7 @@ import torch
 
 from nonlocalnn._files import write_text
 from nonlocalnn.bulk import predict_list
-from nonlocalnn.classifier import load_classifier
-from nonlocalnn.cli.common import add_model_arguments, command_parser, progress
+from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model, progress
 from nonlocalnn.evaluate import resolve_device
 
 _OF_LISTS = ("output_folder", "root", "shard_size", "num_workers")
@@ -80,8 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict_inputs(args: argparse.Namespace) -> int:
-    loaded = load_classifier(args.model)
-    loaded.model.to(resolve_device(args.device))
+    loaded = load_model("predict", args.model, device=args.device)
     paths = loaded.find(args.inputs)
     answers = loaded.predict_many(
         paths, top=args.top, views=args.views, batch_size=args.batch_size, precision=args.precision
@@ -119,6 +117,8 @@ def _predict_list(args: argparse.Namespace) -> int:
         world_size=world_size,
         watch=_show if rank == 0 else None,
     )
+    if found.assumptions and rank == 0:
+        print(f"nonlocalnn predict: {args.model} does not say, assumed: {found.assumptions}", file=sys.stderr)
     if found.failed is None:
         print(
             f"rank {rank}: nothing left to take; parts with other processes: {found.unfinished} (if none "

@@ -252,17 +252,40 @@ def normalize_clip(
     return clip.sub_(_by_channel(mean)).div_(_by_channel(standard_deviation))
 
 
-def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues) -> None:
-    """Check that each is one finite number or three, and that deviations are greater than 0.
+def normalize_image(image: Tensor, *, mean: ChannelValues, standard_deviation: ChannelValues) -> Tensor:
+    """Return an image as a network takes it: (255 x image - mean) / standard_deviation.
+
+    Args:
+        image: float32 (C, H, W) in [0, 1], or several, (B, C, H, W).
+        mean: What becomes 0, of values from 0 to 255; one number, or one for each channel.
+        standard_deviation: What becomes a distance of 1, of the same.
+
+    Raises:
+        ValueError: There is another number of numbers, or a deviation is not greater than 0.
+
+    Example:
+        >>> normalize_image(torch.ones(3, 1, 1), mean=127.5, standard_deviation=127.5).flatten().tolist()
+        [1.0, 1.0, 1.0]
+    """
+    check_normalization(mean, standard_deviation, channels=image.shape[-3])
+    shift, factor = (
+        torch.tensor(value, dtype=image.dtype, device=image.device).div(255).view(-1, 1, 1)
+        for value in (mean, standard_deviation)
+    )
+    return (image - shift) / factor
+
+
+def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues, *, channels: int = 3) -> None:
+    """Check that each is one finite number or one a channel, and that deviations are greater than 0.
 
     Raises:
         ValueError: They are not.
     """
     for name, value in (("mean", mean), ("standard_deviation", standard_deviation)):
         numbers = value if isinstance(value, list | tuple) else [value]
-        if len(numbers) not in (1, 3) or not all(_is_finite(number) for number in numbers):
+        if len(numbers) not in (1, channels) or not all(_is_finite(number) for number in numbers):
             raise ValueError(
-                f"{name} must be one number, or one for each of the 3 channels; got {value!r:.100}"
+                f"{name} must be one number, or one for each of the {channels} channels; got {value!r:.100}"
             )
         if name == "standard_deviation" and min(numbers) <= 0:
             raise ValueError(f"standard_deviation must be greater than 0; got {standard_deviation}")

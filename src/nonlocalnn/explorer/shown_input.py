@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def read_input(loaded: Classifier, path: str | os.PathLike[str], *, whole: bool 
         height, width = pixels.shape[1:]
         short, size = min(height, width), min(loaded.image_size)
         pixels = resize_image(pixels, (height * size // short, width * size // short))
-    return ShownInput(name=paths[0].name, sample=pixels, pixels=pixels)
+    return ShownInput(name=paths[0].name, sample=loaded.normalized(pixels), pixels=pixels)
 
 
 def _read_video(loaded: Classifier, path: Path, *, whole: bool) -> ShownInput:
@@ -104,14 +105,27 @@ def _read_video(loaded: Classifier, path: Path, *, whole: bool) -> ShownInput:
     )
 
 
-def take_sample(dataset: LabelledSamples, index: int, *, split: str) -> ShownInput:
+def take_sample(
+    dataset: LabelledSamples,
+    index: int,
+    *,
+    split: str,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> ShownInput:
     """Return sample ``index`` of a split.
+
+    Args:
+        dataset: The split.
+        index: Place in it.
+        split: What it is called.
+        prepare: Turns a sample into what the model takes; None where that is the same.
 
     Raises:
         ValueError: There is no such sample.
     """
     if not 0 <= index < len(dataset):
         raise ValueError(f"samples are from 0 to {len(dataset) - 1} for this split; got {index}")
-    sample, target = dataset[index]
+    pixels, target = dataset[index]
     truth = dataset.classes[target]
-    return ShownInput(name=f"{split}-{index}-class-{truth}", sample=sample, pixels=sample, truth=truth)
+    sample = pixels if prepare is None else prepare(pixels)
+    return ShownInput(name=f"{split}-{index}-class-{truth}", sample=sample, pixels=pixels, truth=truth)

@@ -67,6 +67,8 @@ def run_worker(connection: Connection, models: Mapping[str, Path], explain: Expl
 
 def _load(path: Path) -> Classifier:
     loaded = load_classifier(path)
+    if loaded.assumed:
+        print(f"nonlocalnn explore: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     if len(loaded.sample_shape) not in _KINDS:
         raise ValueError(
             f"explore takes models of images and videos; {path} was trained on samples of shape "

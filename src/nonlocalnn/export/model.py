@@ -152,19 +152,7 @@ def export_model(
 
 def describe(classifier: Classifier) -> dict[str, Any]:
     """Return what a user of an exported classifier must know, JSON-ready: classes, pixels and clips."""
-    facts: dict[str, Any] = {
-        "classes": list(classifier.classes),
-        "sample_shape": list(classifier.sample_shape),
-    }
-    if classifier.takes_videos:
-        facts |= {
-            "stride": classifier.stride,
-            "test_size": classifier.video_size,
-            "mean": classifier.mean,
-            "standard_deviation": classifier.standard_deviation,
-            "multi_label": classifier.multi_label,
-        }
-    return facts
+    return classifier.facts()
 
 
 def _checked_opset(path: Path, format: str, opset: int | None) -> int | None:
