@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import write_text
+from nonlocalnn._progress import progress
 from nonlocalnn.classifier import Classifier, load_classifier
 from nonlocalnn.cli.common import (
     add_model_arguments,
     check_classes,
     command_parser,
     load_samples,
-    progress,
 )
 from nonlocalnn.data import list_datasets
 from nonlocalnn.data.video import BACKENDS

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from nonlocalnn._files import write_text
+from nonlocalnn._progress import progress
 from nonlocalnn.bulk import predict_list
 from nonlocalnn.classifier import load_classifier
-from nonlocalnn.cli.common import add_model_arguments, command_parser, progress
+from nonlocalnn.cli.common import add_model_arguments, command_parser
 from nonlocalnn.evaluate import resolve_device
 
 _OF_LISTS = ("output_folder", "root", "shard_size", "num_workers")
