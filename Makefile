@@ -4,17 +4,41 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
+UV := $(BIN)/uv
+# What computes: other machines and numbers of threads add in another order there.
+NUMERIC := tests/functional tests/affinity tests/checkpoints tests/test_blocks.py tests/test_conversion.py \
+	tests/test_export.py tests/test_fusion.py tests/test_insertion.py tests/test_models.py tests/test_resnet.py \
+	tests/fuzz tests/train/test_recompute.py tests/train/test_starting.py
 
-.PHONY: help demo test lint docs bench browser clean
+.PHONY: help demo test test-elsewhere test-oldest test-newest lint docs bench browser clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: $(READY) ## train and evaluate on the embedded digits, draw what each position attends to
 	$(BIN)/python examples/demo.py
 
 test: lint ## run the linters and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-elsewhere: $(READY) ## the numeric tests with 1 and 2 threads, and as on processors without wide instructions
+	TEST_THREADS=1 $(BIN)/python -m pytest $(NUMERIC)
+	TEST_THREADS=2 $(BIN)/python -m pytest $(NUMERIC)
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(NUMERIC)
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(NUMERIC)
+	ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(NUMERIC)
+	MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(BIN)/python -m pytest $(NUMERIC)
+
+# Some 3 GB of downloads each. uv alone can ask for the lowest versions.
+test-oldest: $(UV) ## all tests with the lowest version of every dependency that pyproject.toml allows
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-oldest
+	VIRTUAL_ENV=.venv-oldest $(UV) pip install --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist worksteal
+
+test-newest: $(UV) ## all tests with the newest release of every dependency
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-newest
+	VIRTUAL_ENV=.venv-newest $(UV) pip install --resolution highest --upgrade --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY) ## ruff, types, layers
 	$(BIN)/ruff check .
@@ -32,12 +56,15 @@ browser: ## install Debian's Chromium for the tests of pages, which are skipped 
 	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 clean: ## remove the environment and everything generated
-	rm -rf $(VENV) site runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-oldest .venv-newest site runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+$(UV): $(READY)
+	$(BIN)/python -m pip install --quiet uv
 
 $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

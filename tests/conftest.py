@@ -1,5 +1,7 @@
 """What every test starts from."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ import torch
 # which fails where both folders are named on the command line.
 collect_ignore_glob = ["*conftest.py"]
 # Test processes share the cores, and threads that wait for one another cost far more than they give.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)

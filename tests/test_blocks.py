@@ -10,6 +10,7 @@ from torch import nn
 from helpers import BLOCKS, SIDES, SUB_SAMPLES, randomize_, slow_affinity, slow_block
 from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d, functional
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS
+from tolerances import assert_near
 
 C = 6
 forms = pytest.mark.parametrize("instantiation", INSTANTIATIONS)
@@ -35,8 +36,7 @@ def check_equal(block, x, twin=None):
             for named in (module.named_parameters(), module.named_buffers())
         )
         results.append((z, *torch.autograd.grad(z, (leaf, *parameters), slope), *buffers))
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+    assert_near(*results)
 
 
 @pytest.mark.parametrize(("norm", "mode"), [("batch", "train"), ("batch", "eval"), (None, "train")])
@@ -96,12 +96,12 @@ def test_extents_are_the_smaller_block_on_each_group(instantiation, sub_sample):
         return part.transpose(1, 2)
 
     by_frame = torch.stack([space(frames(x)[:, t]) for t in range(6)], dim=2)
-    torch.testing.assert_close(blocks["space"](x), by_frame)
+    assert_near(blocks["space"](x), by_frame)
     by_location = torch.stack([time(x[..., h, w]) for h in range(5) for w in range(4)], dim=-1)
-    torch.testing.assert_close(blocks["time"](x), by_location.unflatten(-1, (5, 4)))
+    assert_near(blocks["time"](x), by_location.unflatten(-1, (5, 4)))
     halves = torch.cat([whole(x[:, :, :3]), whole(x[:, :, 3:])], dim=2)
-    torch.testing.assert_close(blocks[3](x), halves)
-    torch.testing.assert_close(blocks[6](x), whole(x))
+    assert_near(blocks[3](x), halves)
+    assert_near(blocks[6](x), whole(x))
     assert not torch.allclose(halves, whole(x))
 
 
@@ -111,7 +111,7 @@ def test_extents_are_the_smaller_block_on_each_group(instantiation, sub_sample):
 def test_affinity_equals_the_slow_one(instantiation, sides, sub_sample):
     block = block_of(sides, instantiation=instantiation, sub_sample=sub_sample).double()
     x = torch.randn(2, C, *SIDES[sides], dtype=torch.float64)
-    torch.testing.assert_close(block.affinity(x), slow_affinity(block, x))
+    assert_near(block.affinity(x), slow_affinity(block, x))
     num_keys = torch.Size(block.key_sides(x.shape[2:])).numel()
     assert block.affinity(x).shape == (2, torch.Size(SIDES[sides]).numel(), num_keys)
 
@@ -137,7 +137,7 @@ def test_sides_of_one_and_empty_batches(instantiation, sides, shape):
         z = block(x)
         assert z.shape == x.shape
         if shape[0]:
-            torch.testing.assert_close(z, slow_block(block, x))
+            assert_near(z, slow_block(block, x))
             check_equal(block, x)
 
 
@@ -146,7 +146,7 @@ def test_sides_of_one_and_empty_batches(instantiation, sides, shape):
 def test_one_position(instantiation, sides):
     block = block_of(sides, instantiation=instantiation).double().eval()
     x = torch.randn(3, C, *[1] * sides, dtype=torch.float64)
-    torch.testing.assert_close(block(x), slow_block(block, x))
+    assert_near(block(x), slow_block(block, x))
 
 
 @forms
@@ -160,7 +160,7 @@ def test_memory_formats(instantiation, sides, sub_sample):
     assert block(x.to(memory_format=channels_last)).is_contiguous(memory_format=channels_last)
     assert block(x).is_contiguous()
     strided = torch.randn(2, *SIDES[sides], 2 * C, dtype=torch.float64)[..., ::2].movedim(-1, 1)
-    torch.testing.assert_close(block(strided), block(strided.contiguous()))
+    assert_near(block(strided), block(strided.contiguous()))
 
 
 @pytest.mark.parametrize("sub_sample", SUB_SAMPLES)
@@ -187,13 +187,12 @@ def test_autocast_and_whole_model_types_agree_with_float32(instantiation, dtype)
     block = NonLocal2d(16, instantiation=instantiation, zero_init=False).eval()
     x = torch.randn(2, 16, 6, 5)
     expected = block(x)
-    tolerance = 1e-5 if dtype == torch.float64 else 3e-2
     if dtype != torch.float64:
         with torch.autocast("cpu", dtype=dtype):
-            torch.testing.assert_close(block(x), expected, rtol=tolerance, atol=tolerance)
+            assert_near(block(x), expected, dtype=dtype)
     z = block.to(dtype)(x.to(dtype))
     assert z.dtype == dtype
-    torch.testing.assert_close(z.float(), expected, rtol=tolerance, atol=tolerance)
+    assert_near(z.float(), expected, dtype=torch.float32 if dtype == torch.float64 else dtype)
 
 
 KEYS = {
@@ -230,10 +229,10 @@ def test_copies_pickles_and_fx(instantiation, sides):
         torch.fx.symbolic_trace(block),
         nn.DataParallel(block),
     ):
-        torch.testing.assert_close(twin(x), expected)
+        assert_near(twin(x), expected)
     traced = torch.fx.symbolic_trace(block)
     other = torch.randn(3, C, *[side + 2 for side in SIDES[sides]])
-    torch.testing.assert_close(traced(other), block(other))
+    assert_near(traced(other), block(other))
 
 
 def test_a_graph_traced_in_eval_mode_can_be_trained():
@@ -258,9 +257,9 @@ def test_compile_in_one_graph(instantiation):
     for sides in ((3, 9, 5), (2, 6, 8)):
         x = torch.randn(2, C, *sides, dtype=torch.float64, requires_grad=True)
         z, expected = compiled(x), block(x)
-        torch.testing.assert_close(z, expected)
+        assert_near(z, expected)
         ours, wanted = (torch.autograd.grad(part.square().sum(), x)[0] for part in (z, expected))
-        torch.testing.assert_close(ours, wanted)
+        assert_near(ours, wanted)
 
 
 @sub_samples
@@ -273,7 +272,7 @@ def test_export_with_dynamic_batch_and_sides(instantiation, sub_sample):
     program = torch.export.export(block, (example,), dynamic_shapes=(shapes,))
     for shape in ((2, C, 8, 10), (5, C, 7, 13), (1, C, 4, 4)):
         x = torch.randn(*shape, dtype=torch.float64)
-        torch.testing.assert_close(program.module()(x), block(x))
+        assert_near(program.module()(x), block(x))
 
 
 def test_memory_of_a_block_is_linear_in_positions(monkeypatch):
@@ -350,7 +349,7 @@ def test_the_operation_is_the_public_one():
     x = torch.randn(2, C, 9)
     theta, phi, g = (layer(x).transpose(1, 2) for layer in (block.theta, block.phi, block.g))
     y = functional.non_local(theta, phi, g, instantiation="dot_product")
-    torch.testing.assert_close(block(x), x + block.W_z(y.transpose(1, 2)))
+    assert_near(block(x), x + block.W_z(y.transpose(1, 2)))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # raised by vmap
@@ -368,5 +367,4 @@ def test_small_maps_have_second_derivatives_and_gradients_of_each_sample(instant
     per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x.detach())
     for place, sample in enumerate(x):
         expected = torch.autograd.grad(block(sample.unsqueeze(0)).square().sum(), tuple(block.parameters()))
-        for (name, _), wanted in zip(block.named_parameters(), expected, strict=True):
-            torch.testing.assert_close(per_sample[name][place], wanted)
+        assert_near([per_sample[name][place] for name, _ in block.named_parameters()], expected)

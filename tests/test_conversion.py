@@ -17,6 +17,7 @@ import nonlocalnn as nl
 from alexhex7 import TheirNetwork, randomized
 from foreign_blocks import CASES, ConvModule, Nonlocal, NonLocalAttn, alexhex7, mmcv, pytorchvideo
 from helpers import BLOCKS, SIDES, randomize_
+from tolerances import NETWORK, assert_near
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs/guides/conversion.md"
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -62,11 +63,11 @@ def test_outputs_gradients_and_statistics_stay(case):
     with torch.no_grad():
         before, after = theirs.eval()(x), ours.eval()(x)
     assert (before - x).abs().max() > 0.1  # not the identity, which would hide any error
-    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    assert_near(after, before)
     (z, dx, statistics), expected = step(ours, x), step(theirs, x)
-    torch.testing.assert_close(z, expected[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(dx, expected[1], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(statistics, expected[2], rtol=1e-5, atol=1e-5)
+    assert_near(z, expected[0])
+    assert_near(dx, expected[1], sums=NETWORK)
+    assert_near(statistics, expected[2])
     assert (len(statistics) == 3) is ("norm" in case.column)
     settings = report.converted["0"].settings
     assert settings["instantiation"] == case.ours
@@ -80,9 +81,9 @@ def test_equal_to_the_last_digits_in_float64(case):
     ours, _ = converted(theirs)
     x = example(case.dimension, torch.float64)
     for mode in (False, True):
-        torch.testing.assert_close(ours.train(mode)(x), theirs.train(mode)(x), rtol=1e-10, atol=1e-10)
+        assert_near(ours.train(mode)(x), theirs.train(mode)(x))
     theirs_step, ours_step = step(theirs, x), step(ours, x)
-    torch.testing.assert_close(ours_step[1], theirs_step[1], rtol=1e-9, atol=1e-9)
+    assert_near(ours_step[1], theirs_step[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -96,7 +97,7 @@ def test_half_precision_is_kept(dtype):
     x = example(2, dtype)
     before, after = theirs.eval()(x), ours.eval()(x)
     assert after.dtype == dtype
-    torch.testing.assert_close(after, before, rtol=0.02, atol=0.02)
+    assert_near(after, before)
 
 
 # What is carried
@@ -128,7 +129,7 @@ def test_modes_are_kept(training, frozen_norm):
     assert {part.training for name, part in ours[0].named_modules() if name != "norm"} == {training}
     assert ours[0].norm.training is (training and not frozen_norm)
     x = example(1)
-    torch.testing.assert_close(ours(x), model(x), rtol=1e-5, atol=1e-5)
+    assert_near(ours(x), model(x))
 
 
 def test_a_missing_bias_becomes_a_zero_that_is_not_trained():
@@ -152,7 +153,7 @@ def test_training_goes_on_as_before():
             optimizer.zero_grad()
             model(x).square().mean().backward()
             optimizer.step()
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-9)
+    assert_near(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_settings_of_the_norm_are_kept(settings):
     ours, _ = converted(theirs)
     x = example(2)
     for mode in (True, False, True):
-        torch.testing.assert_close(ours.train(mode)(x), theirs.train(mode)(x), rtol=1e-5, atol=1e-5)
+        assert_near(ours.train(mode)(x), theirs.train(mode)(x))
     assert set(ours[0].norm.state_dict()) >= {"weight", "bias"}
     trained = {name for name, value in ours[0].norm.named_parameters() if value.requires_grad}
     assert trained == ({"weight", "bias"} if settings.get("affine", True) else set())
@@ -186,7 +187,7 @@ def test_a_synchronised_norm_stays_one():
     ours, _ = converted(theirs)
     assert isinstance(ours[0].norm, nn.SyncBatchNorm)
     x = example(2)
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
+    assert_near(ours.eval()(x), theirs.eval()(x))
     bare = alexhex7("gaussian", 2)
     bare.W[1] = nn.SyncBatchNorm(6, affine=False)
     assert "synchronised" in left(bare)
@@ -244,7 +245,7 @@ def test_it_is_found_in_every_container():
     assert list(report.converted) == ["listed.0", "named.a", "named.b", "deep.0.1.0"]
     assert list(ours.named.keys()) == ["a", "b"]
     x = example(2)
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
+    assert_near(ours.eval()(x), theirs.eval()(x))
 
 
 def test_a_shared_module_becomes_one_shared_block():
@@ -256,7 +257,7 @@ def test_a_shared_module_becomes_one_shared_block():
     assert ours["one"] is ours["two"][0]
     assert ours["two"] is ours["three"]
     x = example(2)
-    torch.testing.assert_close(ours["three"](ours["one"](x)), inner(shared(x)), rtol=1e-5, atol=1e-5)
+    assert_near(ours["three"](ours["one"](x)), inner(shared(x)))
 
 
 def test_the_model_itself_cannot_be_replaced():
@@ -296,9 +297,9 @@ def test_a_whole_network_keeps_its_classes_and_maps():
     assert [each.settings["instantiation"] for each in report.converted.values()] == ["dot_product"] * 2
     x = torch.rand(2, 1, 28, 28)
     with torch.no_grad(), nl.capture_affinity(ours) as maps:
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+        assert_near(ours(x), theirs(x), sums=NETWORK)
     for name, expected in zip(("nl_1", "nl_2"), theirs.maps(x), strict=True):
-        torch.testing.assert_close(maps[name].affinity, expected, rtol=1e-4, atol=1e-4)
+        assert_near(maps[name].affinity, expected, sums=NETWORK)
 
 
 @pytest.mark.parametrize("kind", foreign_blocks.KINDS)
@@ -315,14 +316,14 @@ def test_the_state_dict_is_ours(tmp_path):
     fresh = nn.Sequential(*(nl.NonLocal2d(**each.settings) for each in report.converted.values()))
     nl.load_checkpoint(tmp_path / "ours.safetensors", fresh)
     x = example(2)
-    torch.testing.assert_close(fresh.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-4)
+    assert_near(fresh.eval()(x), theirs.eval()(x), sums=NETWORK)
 
 
 def test_a_converted_block_can_be_fused():
     theirs = nn.Sequential(randomize_(mmcv("embedded_gaussian", 3, sub_sample=True))).eval()
     ours, _ = converted(theirs)
     x = example(3)
-    torch.testing.assert_close(nl.fuse_(ours)(x), theirs(x), rtol=1e-5, atol=1e-5)
+    assert_near(nl.fuse_(ours)(x), theirs(x))
 
 
 def test_the_report_is_a_table():
@@ -353,7 +354,7 @@ def test_mmcv_itself(kind, norm, sub_sample, dimension):
     assert report.converted["0"].source == "mmcv"
     x = example(dimension)
     for mode in (False, True):
-        torch.testing.assert_close(ours.train(mode)(x), theirs.train(mode)(x), rtol=1e-5, atol=1e-5)
+        assert_near(ours.train(mode)(x), theirs.train(mode)(x))
 
 
 @pytest.mark.parametrize("use_scale", [True, False], ids=["scaled", "plain"])
@@ -366,7 +367,7 @@ def test_timm_itself(use_scale):
     assert report.converted["0"].source == "timm"
     x = example(2)
     for mode in (False, True):
-        torch.testing.assert_close(ours.train(mode)(x), theirs.train(mode)(x), rtol=1e-5, atol=1e-5)
+        assert_near(ours.train(mode)(x), theirs.train(mode)(x))
 
 
 # What is left, and why

@@ -13,6 +13,7 @@ import nonlocalnn as nl
 from helpers import BLOCKS, SIDES, SUB_SAMPLES
 from nonlocalnn.cli import main
 from nonlocalnn.cost import Cost
+from tolerances import assert_same
 
 B, C, E = 2, 6, 4
 every_form = pytest.mark.parametrize("instantiation", nl.functional.INSTANTIATIONS)
@@ -265,7 +266,7 @@ def test_the_model_stays_as_it_is(training):
     assert torch.equal(random, torch.get_rng_state())
     assert modes == [module.training for module in model.modules()]
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
-    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert_same(model.state_dict(), state)
     assert "forward" not in vars(model.nl_1)
     assert seen == []
     assert len(model.nl_1._forward_hooks) == len(model.nl_1._forward_pre_hooks) == 1

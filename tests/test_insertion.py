@@ -19,6 +19,7 @@ from nonlocalnn.insertion import (
     sites,
 )
 from nonlocalnn.models import ResidualNetwork
+from tolerances import NETWORK, assert_near
 
 IMAGE, CLIP = (2, 3, 64, 48), (2, 3, 4, 32, 24)
 # How the network is made, after which modules, their full names, and the shape of an input.
@@ -283,7 +284,7 @@ def opened():
 )
 def test_tools_keep_the_outputs(opened, transformed):
     model, x, expected = opened
-    torch.testing.assert_close(transformed(model)(x), expected, rtol=1e-4, atol=1e-5)
+    assert_near(transformed(model)(x), expected, sums=NETWORK)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_other_networks_compile_and_export(network, tool):
         changed = torch.compile(model, backend="eager", fullgraph=True)
     else:
         changed = torch.export.export(model, (x,)).module()
-    torch.testing.assert_close(_scores(changed(x)), expected, rtol=1e-3, atol=1e-4)
+    assert_near(_scores(changed(x)), expected, sums=NETWORK)
 
 
 def test_copies_are_networks_of_their_own(opened):
@@ -316,7 +317,7 @@ def test_copies_are_networks_of_their_own(opened):
     assert list(copied.state_dict()) == list(model.state_dict())
     assert remove_nonlocal_(copied) == list(nonlocal_blocks(model))
     assert not torch.allclose(copied(x), expected)
-    torch.testing.assert_close(model(x), expected)
+    assert_near(model(x), expected)
 
 
 @pytest.mark.parametrize("node", ["layer3", "layer2.0", "layer2.0.nl", "layer3.0.conv3"])
@@ -328,8 +329,8 @@ def test_features(opened, node):
     model(x)
     handle.remove()
     features = extraction.create_feature_extractor(model, {node: "map", "fc": "scores"})(x)
-    torch.testing.assert_close(features["map"], seen[-1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(features["scores"], expected, rtol=1e-4, atol=1e-5)
+    assert_near(features["map"], seen[-1], sums=NETWORK)
+    assert_near(features["scores"], expected, sums=NETWORK)
 
 
 def test_affinity_is_captured_of_inserted_blocks(opened):

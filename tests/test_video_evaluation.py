@@ -15,6 +15,7 @@ from nonlocalnn.data.video_lists import VideoList
 from nonlocalnn.data.video_sets import CentreClip, RandomClip, VideoClips, Views
 from nonlocalnn.video_evaluation import class_probabilities, evaluate_videos
 from nonlocalnn.video_figures import average_precision, multi_label_figures, top_figures
+from tolerances import NETWORK, assert_near, near
 from videos import cut, grey_frames, write_video
 
 CLASSES = ("a", "b", "c", "d", "e", "f", "g")
@@ -83,11 +84,11 @@ def test_probabilities_are_averaged_and_not_scores(batch_size, multi_label):
     scores = model(clips.flatten(0, 1)).unflatten(0, (2, 4))
     squashed = scores.sigmoid() if multi_label else scores.softmax(2)
     found = class_probabilities(model, clips, multi_label=multi_label, batch_size=batch_size)
-    torch.testing.assert_close(found, squashed.mean(1))
+    assert_near(found, squashed.mean(1))
     of_mean = scores.mean(1).sigmoid() if multi_label else scores.mean(1).softmax(1)
     assert (found - of_mean).abs().max() > 0.05
     one = class_probabilities(model, clips[1], multi_label=multi_label, batch_size=batch_size)
-    torch.testing.assert_close(one, squashed[1].mean(0))
+    assert_near(one, squashed[1].mean(0))
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -100,7 +101,7 @@ def test_a_residual_network_is_applied_everywhere(multi_label):
     scores = model.fc(places)
     squashed = scores.sigmoid() if multi_label else scores.softmax(2)
     found = class_probabilities(model, clips, multi_label=multi_label)
-    torch.testing.assert_close(found, squashed.mean((0, 1)))
+    assert_near(found, squashed.mean((0, 1)))
     whole = model(clips)
     pooled = whole.sigmoid() if multi_label else whole.softmax(1)
     assert (found - pooled.mean(0)).abs().max() > 1e-3
@@ -111,7 +112,7 @@ def test_half_precision_is_averaged_in_full():
     model = network(clips)
     found = class_probabilities(model, clips, precision="bf16")
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, class_probabilities(model, clips), rtol=0.1, atol=0.1)
+    assert_near(found, class_probabilities(model, clips), sums=NETWORK, dtype=torch.bfloat16)
 
 
 def test_wrong_clips_and_batches():
@@ -136,9 +137,9 @@ def test_figures_equal_slow_loops(folder, sampling, batch_size, num_workers):
     predicted = probabilities.argmax(1).tolist()
     confusion = metrics.confusion_matrix(targets, predicted, labels=range(len(CLASSES)))
     assert found.figures.confusion.tolist() == confusion.tolist()
-    assert found.figures.accuracy == pytest.approx(metrics.accuracy_score(targets, predicted))
+    assert found.figures.accuracy == near(metrics.accuracy_score(targets, predicted))
     logs = [-torch.log(row[target]) for row, target in zip(probabilities, targets, strict=True)]
-    assert found.figures.loss == pytest.approx(float(torch.stack(logs).mean()), rel=1e-5)
+    assert found.figures.loss == near(float(torch.stack(logs).mean()))
     row = found.to_dict()
     assert next(iter(row)) == "views"
     assert row["recall"]["g"] is None
@@ -149,7 +150,7 @@ def test_top_five():
     targets = torch.randint(0, 8, (200,))
     found = top_figures(probabilities, targets, tuple("abcdefgh"))
     expected = metrics.top_k_accuracy_score(targets, probabilities, k=5)
-    assert found.top5_accuracy == pytest.approx(expected)
+    assert found.top5_accuracy == near(expected)
     assert found.accuracy < found.top5_accuracy < 1
     assert found.headline == f"accuracy {found.accuracy:.4f} (top-5 {expected:.4f})"
     few = top_figures(probabilities[:, :3], targets % 3, tuple("abc"))
@@ -169,7 +170,7 @@ def test_average_precision_equals_scikit_learn(levels):
         if levels:
             values = (values * levels).floor() / levels
         expected = metrics.average_precision_score(shown, values)
-        assert average_precision(values, shown) == pytest.approx(expected)
+        assert average_precision(values, shown) == near(expected)
 
 
 def test_classes_that_no_video_shows_are_left_out_and_counted():
@@ -178,7 +179,7 @@ def test_classes_that_no_video_shows_are_left_out_and_counted():
     found = multi_label_figures(probabilities, shown, tuple("abcd"))
     kept = [0, 1, 3]
     expected = metrics.average_precision_score(shown[:, kept], probabilities[:, kept], average="macro")
-    assert found.mean_average_precision == pytest.approx(expected)
+    assert found.mean_average_precision == near(expected)
     row = found.to_dict()
     assert (row["num_undefined"], row["average_precision"]["c"]) == (1, None)
     assert found.headline == f"mean average precision {expected:.4f} (over 3 of 4 classes)"
@@ -192,11 +193,11 @@ def test_several_labels(folder):
     shown = torch.stack([target for _, target in dataset])
     assert shown.sum(1).tolist()[:3] == [0, 2, 2]
     found = evaluate_videos(model, dataset).to_dict()
-    assert found["loss"] == pytest.approx(float(F.binary_cross_entropy(probabilities, shown)), rel=1e-5)
+    assert found["loss"] == near(float(F.binary_cross_entropy(probabilities, shown)))
     for place, name in enumerate(CLASSES):
         if shown[:, place].any():
             expected = metrics.average_precision_score(shown[:, place], probabilities[:, place])
-            assert found["average_precision"][name] == pytest.approx(expected)
+            assert found["average_precision"][name] == near(expected)
         else:
             assert found["average_precision"][name] is None
 

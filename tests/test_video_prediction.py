@@ -8,6 +8,7 @@ from nonlocalnn.data.clips import MEAN, STANDARD_DEVIATION
 from nonlocalnn.data.video_lists import VideoList
 from nonlocalnn.data.video_sets import CentreClip, VideoClips, Views
 from nonlocalnn.video_prediction import predict_videos
+from tolerances import assert_near, assert_same, near
 from videos import cut, write_video
 
 CLASSES = ("a", "b", "c", "d")
@@ -55,10 +56,10 @@ def test_each_answer_names_its_views(folder, views, name, sampling):
     # Views go through the network in their order, all of them, and in parts.
     clips = items(folder, sampling).view(views, 3, 3, 24, 24)
     assert [len(part) for part in model.seen] == [7] * (views // 7) + [views % 7]
-    torch.testing.assert_close(torch.cat(model.seen), clips, rtol=0, atol=0)
+    assert_same(torch.cat(model.seen), clips)
     expected, order = model(clips).softmax(1).mean(0).sort(descending=True)
     assert [row["class"] for row in answer["top"]] == [CLASSES[place] for place in order[:2]]
-    assert [row["probability"] for row in answer["top"]] == pytest.approx(expected[:2].tolist())
+    assert [row["probability"] for row in answer["top"]] == near(expected[:2].tolist())
     assert {"class": answer["class"], "probability": answer["probability"]} == answer["top"][0]
 
 
@@ -76,7 +77,7 @@ def test_several_classes_have_probabilities_of_their_own(folder):
     path = folder / "whole.mp4"
     (answer,) = predict_videos(model, [path], multi_label=True, top=4, **SETTINGS)
     expected = model(items(folder, CentreClip(24))[None]).sigmoid()[0].sort(descending=True).values
-    assert [row["probability"] for row in answer["top"]] == pytest.approx(expected.tolist())
+    assert [row["probability"] for row in answer["top"]] == near(expected.tolist())
 
 
 def test_values_are_normalised_as_asked(folder):
@@ -86,7 +87,7 @@ def test_values_are_normalised_as_asked(folder):
     next(predict_videos(model, [path], mean=0.0, standard_deviation=255.0, **SETTINGS))
     first, second = model.seen
     assert 0 <= second.min() < second.max() <= 1
-    torch.testing.assert_close(first * STANDARD_DEVIATION + MEAN, second * 255)
+    assert_near(first * STANDARD_DEVIATION + MEAN, second * 255)
 
 
 def test_broken_videos_say_why_and_stop_nothing(folder):

@@ -11,6 +11,7 @@ from functional.test_non_local import LargestTensor
 from helpers import randomize_
 from nonlocalnn.affinity import summarise
 from nonlocalnn.functional import INSTANTIATIONS
+from tolerances import assert_near
 
 BLOCKS = {1: (nl.NonLocal1d, (11,)), 2: (nl.NonLocal2d, (6, 11)), 3: (nl.NonLocal3d, (4, 6, 5))}
 
@@ -34,7 +35,7 @@ def test_maps_of_the_digit_network(instantiation, training):
     assert list(maps) == ["nl_1", "nl_2"]
     assert maps["nl_1"].affinity.shape == (2, 196, 49)
     assert (maps["nl_2"].query_shape, maps["nl_2"].key_shape) == ((7, 7), (3, 3))
-    torch.testing.assert_close(maps["nl_2"].affinity, model.nl_2.affinity(seen["x"]))
+    assert_near(maps["nl_2"].affinity, model.nl_2.affinity(seen["x"]))
     assert not maps["nl_2"].affinity.requires_grad
     assert torch.equal(maps["nl_1"].input, x)
     assert maps["nl_1"].is_signed is (instantiation == "dot_product")
@@ -75,8 +76,8 @@ def test_rows_are_those_of_the_whole_map(instantiation, sides):
     rows = shown.rows(queries)
     assert rows.shape == (2, 3, *shown.key_grid.sides)
     for number, query in enumerate(queries):
-        torch.testing.assert_close(rows[:, number], whole[(slice(None), *query)])
-        torch.testing.assert_close(shown.of_query(*query), whole[(slice(None), *query)])
+        assert_near(rows[:, number], whole[(slice(None), *query)])
+        assert_near(shown.of_query(*query), whole[(slice(None), *query)])
     assert torch.equal(shown.of_query(*[-1] * sides), shown.of_query(*queries[1]))
 
 
@@ -96,8 +97,8 @@ def test_recorded_queries_only(extent):
     assert few.theta.shape == (2, 3, block.inter_channels)
     assert few.queries == ((3, 5, 4), (0, 2, 1), (3, 0, 0))
     assert few.all_queries() == list(few.queries)
-    torch.testing.assert_close(few.affinity, everything.rows(queries).flatten(2))
-    torch.testing.assert_close(few.rows([(3, 0, 0), (3, 5, 4)]), everything.rows([(3, 0, 0), (3, 5, 4)]))
+    assert_near(few.affinity, everything.rows(queries).flatten(2))
+    assert_near(few.rows([(3, 0, 0), (3, 5, 4)]), everything.rows([(3, 0, 0), (3, 5, 4)]))
     with pytest.raises(ValueError, match=r"query \(1, 0, 0\) was not recorded; those recorded are"):
         few.of_query(1, 0, 0)
     with pytest.raises(ValueError, match=r"query must be a place in \(4, 6, 5\); got \(4, 0, 0\)"):
@@ -120,7 +121,7 @@ def test_extents(extent, groups, query_shape, key_shape):
     assert (shown.query_shape, shown.key_shape) == (query_shape, key_shape)
     numbers = [torch.Size(shape).numel() for shape in (query_shape, key_shape)]
     assert shown.affinity.shape == (3 * groups, *numbers)
-    torch.testing.assert_close(shown.affinity, block.affinity(x))
+    assert_near(shown.affinity, block.affinity(x))
 
 
 def members(position, sides, extent):
@@ -146,7 +147,7 @@ def test_rows_of_groups_lie_at_their_place_in_the_clip(extent):
     for key in itertools.product(*map(range, shown.key_grid.sides)):
         key_group, key_place = members(key, shown.key_grid.sides, extent)
         expected = whole[:, group, place, key_place] if key_group == group else torch.zeros(2)
-        torch.testing.assert_close(row[(slice(None), *key)], expected)
+        assert_near(row[(slice(None), *key)], expected)
 
 
 @pytest.mark.parametrize("instantiation", ["dot_product", "embedded_gaussian"])
@@ -162,9 +163,9 @@ def test_top_keys(instantiation, monkeypatch):
     rows = shown.rows(queries)
     for sample, query in itertools.product(range(2), range(9)):
         expected = sorted(rows[sample, query].flatten().tolist(), key=abs, reverse=True)[:4]
-        torch.testing.assert_close(weights[sample, query], torch.tensor(expected))
+        assert_near(weights[sample, query], torch.tensor(expected))
         found = [float(rows[sample, query][tuple(place)]) for place in places[sample, query].tolist()]
-        torch.testing.assert_close(torch.tensor(found), weights[sample, query])
+        assert_near(torch.tensor(found), weights[sample, query])
     for wrong in (0, 16):
         with pytest.raises(ValueError, match=f"k must be from 1 to the number of keys, 15; got {wrong}"):
             shown.top(queries, wrong)
@@ -178,8 +179,8 @@ def test_under_autocast(instantiation):
         shown = captured(block, x)
         expected = block.affinity(x)
     assert shown.affinity.dtype == shown.of_query(0, 0).dtype == torch.float32
-    torch.testing.assert_close(shown.affinity, expected)
-    torch.testing.assert_close(shown.of_query(1, 2), expected[:, 8].view(1, 3, 3))
+    assert_near(shown.affinity, expected)
+    assert_near(shown.of_query(1, 2), expected[:, 8].view(1, 3, 3))
 
 
 def test_under_distributed_data_parallel(tmp_path):
@@ -216,7 +217,7 @@ def test_what_is_recorded_is_no_view_of_what_the_model_changes_in_place():
     given = x.clone()
     with torch.no_grad(), nl.capture_affinity(model) as maps:
         model(x)
-    torch.testing.assert_close(maps["block"].affinity, expected)
+    assert_near(maps["block"].affinity, expected)
     assert torch.equal(maps["block"].input, given)
 
 

@@ -18,6 +18,7 @@ from nonlocalnn.affinity.pictures import (
     meaning,
     queries_to_draw,
 )
+from tolerances import assert_near, near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 
@@ -32,13 +33,13 @@ def test_the_heat_over_an_image_lies_where_the_keys_do(instantiation):
     assert tuple(whole.images[0].get_extent()) == (0, 40, 24, 0)
     for axis, row in ((first, weights[0, 2, 7]), (second, weights[0, 0, 0])):
         heat = axis.images[1]
-        np.testing.assert_allclose(heat.get_array(), row, rtol=1e-4)
+        assert_near(heat.get_array(), row)
         # Boxes of 8 x 8 around 2.5: from -1.5 on; the picture ends where the input does.
         assert tuple(heat.get_extent()) == (-1.5, 38.5, 22.5, -1.5)
         assert (axis.get_xlim(), axis.get_ylim()) == ((0, 40), (24, 0))
         top = float(row.abs().max())
         is_signed = instantiation == "dot_product"
-        assert heat.get_clim() == pytest.approx((-top, top) if is_signed else (0, top))
+        assert heat.get_clim() == near((-top, top) if is_signed else (0, top))
         assert heat.get_cmap().name == ("RdBu_r" if is_signed else "inferno")
     assert rectangles(first) == [(26.5, 6.5, 4, 4)]
     assert rectangles(second) == [(0, 0, 2.5, 2.5)]
@@ -63,7 +64,7 @@ def test_three_channels_are_colours_and_others_grey(channels, is_colour):
     shown, _ = planted(2)
     image = pixels(2, channels)
     drawn = draw_rows(shown, image, queries=[(0, 0)]).axes[0].images[0].get_array()
-    np.testing.assert_allclose(drawn, image.permute(1, 2, 0) if is_colour else image.mean(0), rtol=1e-6)
+    assert_near(drawn, image.permute(1, 2, 0) if is_colour else image.mean(0))
 
 
 def test_many_queries_of_an_image_go_into_several_lines():
@@ -74,7 +75,7 @@ def test_many_queries_of_an_image_go_into_several_lines():
     assert [axis.get_title() for axis in panels[1:7]] == [
         f"query {row + 1}: row {row}, column 3" for row in range(6)
     ]
-    np.testing.assert_allclose(panels[6].images[1].get_array(), weights[0, 5, 3], rtol=1e-4)
+    assert_near(panels[6].images[1].get_array(), weights[0, 5, 3])
     # Words stand beside the last bar of each line.
     labels = [axis.images[1].colorbar.ax.get_ylabel() for axis in panels[1:7]]
     assert [bool(label) for label in labels] == [False, False, False, True, False, True]
@@ -96,7 +97,7 @@ def test_what_is_attended_most_is_the_mean_over_the_queries(num_axes):
         drawn, label = layer.get_array(), last.colorbar.ax.get_ylabel()
         mean = mean if num_axes == 2 else mean[1]
         assert not any(rectangles(axis) for axis in figure.axes[:2])
-    np.testing.assert_allclose(drawn, mean, rtol=1e-4)
+    assert_near(drawn, mean)
     assert " ".join(label.split()) == f"mean over the queries: {meaning('gaussian')}"
     assert not arrows(figure)
 
@@ -105,7 +106,7 @@ def test_a_summary_that_is_there_is_drawn():
     shown, weights = planted(2, instantiation="dot_product")
     summary = summarise(shown, queries=[(1, 1)])
     layer = draw_attended(shown, pixels(2), summary=summary).axes[1].images[1]
-    np.testing.assert_allclose(layer.get_array(), weights[0, 1, 1].abs(), rtol=1e-4)
+    assert_near(layer.get_array(), weights[0, 1, 1].abs())
     # Sizes have no sign.
     assert layer.get_clim()[0] == 0
     assert "size of the signed weight" in " ".join(layer.colorbar.ax.get_ylabel().split())
@@ -117,8 +118,8 @@ def test_without_pixels_the_recorded_input_is_shown_from_its_smallest_value_to_i
     figure = draw_rows(shown, queries=[(1, 2)], sample=1)
     drawn = figure.axes[0].images[0].get_array()
     low, high = recorded[1].min(), recorded[1].max()
-    np.testing.assert_allclose(drawn, (recorded[1, 0] - low) / (high - low), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(figure.axes[1].images[1].get_array(), weights[1, 1, 2], rtol=1e-4)
+    assert_near(drawn, (recorded[1, 0] - low) / (high - low))
+    assert_near(figure.axes[1].images[1].get_array(), weights[1, 1, 2])
     flat, _ = planted(2, input=torch.full((1, 1, 24, 40), 3.0))
     drawn = draw_rows(flat, queries=[(1, 2)]).axes[0].images[0].get_array()
     np.testing.assert_array_equal(np.ma.filled(drawn, np.nan), np.zeros((24, 40)))
@@ -203,7 +204,7 @@ def test_a_map_shows_itself_in_notebooks(tmp_path):
     shown, weights = planted(2, batch=2, input=torch.rand(2, 1, 24, 40))
     picture = shown.show((3, 4), sample=1)
     assert isinstance(picture, Picture)
-    np.testing.assert_allclose(picture.figure.axes[1].images[1].get_array(), weights[1, 3, 4], rtol=1e-4)
+    assert_near(picture.figure.axes[1].images[1].get_array(), weights[1, 3, 4])
     assert picture._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
     assert [axis.get_title()[:7] for axis in shown.show().figure.axes[1:5]] == [
         f"query {number}" for number in range(1, 5)

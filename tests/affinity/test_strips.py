@@ -10,6 +10,7 @@ import nonlocalnn as nl
 from affinity.planted import arrows, pixels, planted, rectangles
 from nonlocalnn.affinity import AffinityMap, PositionGrid
 from nonlocalnn.affinity.pictures import draw_rows, meaning
+from tolerances import assert_near, near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 
@@ -25,9 +26,9 @@ def test_every_frame_of_a_strip_shows_the_keys_of_its_time():
             heat = axis.images[1]
             # Frames 0 and 1, then 2 and 3; frame 4 lies in no key's box.
             expected = weights[(0, *query)][frame // 2] if frame < 4 else torch.full((2, 3), torch.nan)
-            np.testing.assert_allclose(np.ma.filled(heat.get_array(), np.nan), expected, rtol=1e-4)
+            assert_near(np.ma.filled(heat.get_array(), np.nan), expected)
             assert tuple(heat.get_extent()) == (-0.5, 11.5, 7.5, -0.5)
-            assert heat.get_clim() == pytest.approx((0, float(weights[(0, *query)].max())))
+            assert heat.get_clim() == near((0, float(weights[(0, *query)].max())))
     assert [len(rectangles(axis)) for axis in strips[0]] == [0, 0, 1, 1, 0]
     assert [len(rectangles(axis)) for axis in strips[1]] == [1, 1, 0, 0, 0]
     assert rectangles(strips[0, 2]) == [(5.5, 3.5, 2, 2)]
@@ -104,26 +105,26 @@ def test_a_sequence_is_shaded_by_weight_above_steps(instantiation):
     values = pixels(1)
     figure = draw_rows(shown, values, queries=[(5,), (0,)])
     above, below, *_ = figure.axes
-    np.testing.assert_allclose(above.lines[1].get_xdata(), np.arange(32) + 0.5)
-    np.testing.assert_allclose(above.lines[1].get_ydata(), values[1])
+    assert_near(above.lines[1].get_xdata(), np.arange(32) + 0.5)
+    assert_near(above.lines[1].get_ydata(), values[1])
     row = weights[0, 5]
     edges = [0, 6.5, 14.5, 22.5, 30.5]
     mesh = above.collections[0]
-    np.testing.assert_allclose(mesh.get_coordinates()[0, :, 0], edges)
+    assert_near(mesh.get_coordinates()[0, :, 0], edges)
     colours = mesh.get_array()[0]
-    np.testing.assert_allclose(colours[:, 3], 0.7 * row.abs() / row.abs().max(), rtol=1e-4)
+    assert_near(colours[:, 3], 0.7 * row.abs() / row.abs().max())
     expected = [to_rgb("#d55e00" if weight > 0 else "#0072b2") for weight in row.tolist()]
-    np.testing.assert_allclose(colours[:, :3], expected, rtol=1e-5)
+    assert_near(colours[:, :3], expected)
     steps = [patch for patch in below.patches if isinstance(patch, StepPatch)]
     total = np.zeros(4)
     for step in steps:
-        np.testing.assert_allclose(step.get_data().edges, edges)
+        assert_near(step.get_data().edges, edges)
         total += step.get_data().values
-    np.testing.assert_allclose(total, row, rtol=1e-4, atol=1e-7)
+    assert_near(total, row)
     is_signed = instantiation == "dot_product"
     assert len(steps) == (2 if is_signed else 1)
     low, high = below.get_ylim()
-    assert low == pytest.approx(-high if is_signed else 0)
+    assert low == near(-high if is_signed else 0)
     for axis in (above, below):
         assert [mark for mark in rectangles(axis) if mark[0] == 18.5 and mark[2] == 4]
     assert above.get_title(loc="left") == "query 1: position 5"

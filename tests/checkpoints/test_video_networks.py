@@ -10,6 +10,7 @@ import torch
 import nonlocalnn as nl
 from foreign_video_networks import MMAction2, Official, SlowFast
 from nonlocalnn.checkpoints import export_checkpoint, import_checkpoint, read_metadata
+from tolerances import assert_near
 
 NETWORKS = {"official": Official, "slowfast": SlowFast, "mmaction2": MMAction2}
 
@@ -37,7 +38,7 @@ def assert_same(ours, network, x):
     ours = ours.double().eval()
     with torch.no_grad():
         expected = network(x)
-        torch.testing.assert_close(ours(x), expected, rtol=1e-6, atol=1e-6)
+        assert_near(ours(x), expected)
         assert expected.std() > 1e-3
         blocks = [module for module in ours.modules() if isinstance(module, nl.NonLocalNd)]
         assert len(blocks) == sum(map(len, network.blocks.values()))
@@ -113,10 +114,10 @@ def test_probabilities_are_those_of_each_head(tmp_path):
     slowfast, mmaction2 = (kind(blocks={}, width=2, lengths=(1, 1, 1, 1)) for kind in (SlowFast, MMAction2))
     with torch.no_grad():
         ours = nl.load_checkpoint(write(slowfast, tmp_path / "a.pyth")).double().eval()
-        torch.testing.assert_close(ours.probabilities(x), slowfast.windows(x))
+        assert_near(ours.probabilities(x), slowfast.windows(x))
         assert not torch.allclose(ours.probabilities(x), slowfast(x).softmax(1))
         ours = nl.load_checkpoint(write(mmaction2, tmp_path / "a.pth")).double().eval()
-        torch.testing.assert_close(ours.probabilities(x), mmaction2(x).softmax(1))
+        assert_near(ours.probabilities(x), mmaction2(x).softmax(1))
 
 
 @pytest.mark.parametrize("frames", [5, 6, 7, 9])
@@ -222,7 +223,7 @@ def test_weights_of_images_are_inflated(tmp_path):
     assert "fc.weight" in gap
     assert "conv1.weight" not in gap
     expected = network.state["conv1_w"].expand(-1, -1, 5, -1, -1) / 5
-    torch.testing.assert_close(model.conv1.weight.detach(), expected)
+    assert_near(model.conv1.weight.detach(), expected)
     with pytest.raises(nl.CheckpointError, match="is no image network that fits the model"):
         nl.load_checkpoint(path, nl.create_model("i3d_r50_8x8", width=8))
 

@@ -15,6 +15,7 @@ from alexhex7 import TheirNetwork, randomized
 from foreign_video_networks import MMAction2, Official, SlowFast
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.cli import main
+from tolerances import assert_near
 from videos import write_video
 
 
@@ -42,7 +43,7 @@ def test_the_digits_of_alexhex7(tmp_path, capsys, dot_product):
     assert convert(*words, *["--dot-product"] * dot_product) == 0
     ours = nl.load_checkpoint(tmp_path / "ours.safetensors").eval()
     x = torch.rand(2, 1, 28, 28)
-    torch.testing.assert_close(ours(x), theirs(x))
+    assert_near(ours(x), theirs(x))
     capsys.readouterr()
     assert main(["evaluate", "--model", str(tmp_path / "ours.safetensors"), "--data", "digits",
                  "--output", str(tmp_path / "evaluation")]) == 0  # fmt: skip
@@ -71,7 +72,7 @@ def test_what_was_found_is_said(tmp_path, capsys):
     assert not ours.pads_pool1
     x = torch.randn(1, 3, 8, 64, 64, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(ours(x), network(x), rtol=1e-6, atol=1e-6)
+        assert_near(ours(x), network(x))
 
 
 def test_classes_and_prediction(tmp_path, capsys):

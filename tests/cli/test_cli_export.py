@@ -10,6 +10,7 @@ import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.cli import main
 from nonlocalnn.export import METADATA_KEY
+from tolerances import NETWORK, assert_near
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_the_file_is_named_after_the_model(small, tmp_path, monkeypatch, capsys)
     x = torch.rand(4, 1, 8, 8)
     with torch.no_grad():
         expected = nl.load_checkpoint(small).eval()(x)
-        torch.testing.assert_close(program.module()(x), expected, rtol=1e-4, atol=1e-4)
+        assert_near(program.module()(x), expected, sums=NETWORK)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from nonlocalnn.cli.common import load_samples
 from nonlocalnn.data import load_dataset
 from nonlocalnn.explorer import choose_queries
 from nonlocalnn.explorer.shown_input import read_input
+from tolerances import assert_near, near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 CLASSES = [str(digit) for digit in range(10)]
@@ -53,9 +54,7 @@ def test_each_block_has_pictures_rows_and_a_summary(tmp_path, checkpoint, capsys
     for name in ("nl_1", "nl_2"):
         shown, about = found[name], facts["blocks"][name]
         queries = choose_queries(image, shown.grid.sides)
-        np.testing.assert_allclose(
-            np.load(folder / f"{name}.npy"), shown.rows(queries)[0], rtol=1e-4, atol=1e-6
-        )
+        assert_near(np.load(folder / f"{name}.npy"), shown.rows(queries)[0])
         assert about["instantiation"] == "dot_product"
         assert about["extent"] == "spacetime"
         assert about["sides"] == list(shown.grid.sides)
@@ -64,9 +63,7 @@ def test_each_block_has_pictures_rows_and_a_summary(tmp_path, checkpoint, capsys
         weights, keys = shown.top(queries, 5)
         for number, query in enumerate(about["queries"]):
             assert query["box"] == [list(side) for side in shown.grid.box(*queries[number])]
-            assert [key["weight"] for key in query["top"]] == pytest.approx(
-                weights[0, number].tolist(), rel=1e-4
-            )
+            assert [key["weight"] for key in query["top"]] == near(weights[0, number].tolist())
             assert [key["place"] for key in query["top"]] == keys[0, number].tolist()
             first = query["top"][0]
             assert first["box"] == [list(side) for side in shown.key_grid.box(*first["place"])]
@@ -76,7 +73,7 @@ def test_each_block_has_pictures_rows_and_a_summary(tmp_path, checkpoint, capsys
             "distance_frames", "uniform_distance_frames"
         }  # fmt: skip
         for key in ("entropy", "distance_pixels", "uniform_distance_pixels"):
-            assert about["summary"][key] == pytest.approx(expected[key], rel=1e-4)
+            assert about["summary"][key] == near(expected[key])
         (line,) = [line for line in printed.splitlines() if line.startswith(f"  {name} ")][1:]
         assert line.split() == [
             name,
@@ -95,7 +92,7 @@ def test_whole_maps_are_written_when_they_are_asked_for(tmp_path, checkpoint, ph
     for name, shape in (("nl_1", (196, 49)), ("nl_2", (49, 9))):
         rows = np.load(tmp_path / "out/photo" / f"{name}.npy")
         assert rows.shape == shape
-        np.testing.assert_allclose(rows, found[name].affinity[0], rtol=1e-4, atol=1e-6)
+        assert_near(rows, found[name].affinity[0])
 
 
 def test_files_of_one_name_get_folders_of_their_own(tmp_path, checkpoint, photo):
@@ -131,7 +128,7 @@ def test_a_video_and_points_of_it(tmp_path, of_clips, video, capsys):
     for name, places in zip(names, ([[3, 7, 0], [0, 0, 4]], [[3, 3, 0], [0, 0, 2]]), strict=True):
         assert [query["place"] for query in facts["blocks"][name]["queries"]] == places
         rows = np.load(folder / "film" / f"{name}.npy")
-        np.testing.assert_allclose(rows, found[name].rows(places)[0], rtol=1e-4, atol=1e-7)
+        assert_near(rows, found[name].rows(places)[0])
     expected = summarise(found["layer3.0.nl"]).as_numbers()
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  layer3.0.nl"))
     assert line.split()[-2:] == [
@@ -151,7 +148,7 @@ def test_the_prediction_is_what_predict_says(tmp_path, of_clips, video, multi_la
     expected = load_classifier(path).predict(video)["top"]
     assert [row["class"] for row in facts["prediction"]] == [row["class"] for row in expected]
     for row, other in zip(facts["prediction"], expected, strict=True):
-        assert row["probability"] == pytest.approx(other["probability"], rel=1e-4)
+        assert row["probability"] == near(other["probability"])
 
 
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])

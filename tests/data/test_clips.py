@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from nonlocalnn.data import clips
+from tolerances import assert_near, assert_same
 
 
 def generator(seed=0):
@@ -160,21 +161,19 @@ def test_normalised_clips():
     assert clip.shape == (3, 5, 6, 9)
     assert clip.dtype == torch.float32
     assert clip.is_contiguous()
-    torch.testing.assert_close(clip[1, 3, 4, 7], torch.tensor((7 - 114.75) / 57.375))
-    torch.testing.assert_close(clip * 57.375 + 114.75, frames.permute(3, 0, 1, 2).float(), rtol=0, atol=1e-4)
+    assert_near(clip[1, 3, 4, 7], torch.tensor((7 - 114.75) / 57.375))
+    assert_near(clip * 57.375 + 114.75, frames.permute(3, 0, 1, 2).float())
     other = clips.normalize_clip(frames, mean=3.0, standard_deviation=2.0)
-    torch.testing.assert_close(other[1, 3, 4, 7], torch.tensor((7 - 3.0) / 2.0))
+    assert_near(other[1, 3, 4, 7], torch.tensor((7 - 3.0) / 2.0))
     # Views of frames, mirrored or cut, come out just so.
-    torch.testing.assert_close(clips.normalize_clip(frames.flip(2)), clip.flip(3), rtol=0, atol=0)
+    assert_same(clips.normalize_clip(frames.flip(2)), clip.flip(3))
 
 
 def test_several_clips_are_normalised_one_like_the_other():
     views = torch.stack([ramp(5, 6, 9), ramp(5, 6, 9).flip(3), ramp(5, 6, 9).roll(1, 0)])
     found = clips.normalize_clip(views)
     assert found.is_contiguous()
-    torch.testing.assert_close(
-        found, torch.stack([clips.normalize_clip(view) for view in views]), rtol=0, atol=0
-    )
+    assert_same(found, torch.stack([clips.normalize_clip(view) for view in views]))
 
 
 def test_normalising_leaves_its_input_alone():
@@ -190,7 +189,7 @@ def test_each_channel_has_its_own_mean():
     assert found.dtype == torch.float32
     for channel in range(3):
         expected = clips.normalize_clip(frames, mean=mean[channel], standard_deviation=deviation[channel])
-        torch.testing.assert_close(found[:, channel], expected[:, channel], rtol=0, atol=0)
+        assert_same(found[:, channel], expected[:, channel])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sklearn import datasets
 from nonlocalnn.data.cue import CueClips, CueSequences, load_cue
 from nonlocalnn.data.digits import load_digits, split_indices
 from nonlocalnn.data.labelled import resize_image
+from tolerances import assert_near, assert_same
 
 SPLITS = ("train", "validation", "test")
 NAMES = ("cue", "cue-sequence")
@@ -105,7 +106,7 @@ def test_numbers_shapes_and_names(name, split, number):
     assert sample.max() == 1
     assert dataset.sample_id(13) == f"{name}/{split}/13"
     assert dataset.sample_id(-1) == f"{name}/{split}/{number - 1}"
-    torch.testing.assert_close(dataset[-1], dataset[number - 1], rtol=0, atol=0)
+    assert_same(dataset[-1], dataset[number - 1])
     with pytest.raises(IndexError):
         dataset[number]
 
@@ -191,9 +192,9 @@ def test_a_sample_depends_on_no_other_and_on_no_global_generator(name):
     expected = dataset[7]
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(99)
-    torch.testing.assert_close(load_cue(name, "validation")[7], expected, rtol=0, atol=0)
+    assert_same(load_cue(name, "validation")[7], expected)
     copy = pickle.loads(pickle.dumps(dataset))
-    torch.testing.assert_close(copy[7], expected, rtol=0, atol=0)
+    assert_same(copy[7], expected)
     assert not torch.equal(dataset[17][0], expected[0])
 
 
@@ -203,9 +204,9 @@ def test_augmented_all_but_the_class_is_new_each_time(name):
     torch.manual_seed(7)
     first, second = dataset[14], dataset[14]
     torch.manual_seed(7)
-    torch.testing.assert_close(dataset[14], first, rtol=0, atol=0)
+    assert_same(dataset[14], first)
     assert not torch.equal(first[0], second[0])
-    torch.testing.assert_close(dataset.read(14), plain[14][0], rtol=0, atol=0)
+    assert_same(dataset.read(14), plain[14][0])
     for sample, target in (first, second):
         assert target == 4
         assert answer(name, sample, "train") == 4
@@ -218,7 +219,7 @@ def test_frames_are_stretched(image_size, sides):
     original, _ = load_cue("cue", "test")[3]
     for frame in (0, 4, 7):
         expected = resize_image(original[:, frame], sides)
-        torch.testing.assert_close(clip[:, frame], expected)
+        assert_near(clip[:, frame], expected)
 
 
 def test_wrong_arguments():
@@ -241,5 +242,5 @@ def test_without_scikit_learn(monkeypatch):
 
 
 def test_the_classes_need_no_name():
-    torch.testing.assert_close(CueClips("test", image_size=(32, 32))[3], load_cue("cue", "test")[3])
-    torch.testing.assert_close(CueSequences("test")[3], load_cue("cue-sequence", "test")[3])
+    assert_near(CueClips("test", image_size=(32, 32))[3], load_cue("cue", "test")[3])
+    assert_near(CueSequences("test")[3], load_cue("cue-sequence", "test")[3])

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from nonlocalnn.data.image_folders import load_image_folder, split_of
+from tolerances import assert_near, assert_same
 
 SPLITS = ("train", "validation", "test")
 # Of ant/00.png to ant/59.png and bee/00.png to bee/59.png.
@@ -49,7 +50,7 @@ def test_split_folders_are_taken_as_they_lie(tmp_path, split):
     assert dataset.sample_id(3) == str(tmp_path / split / "dog" / "1.png")
     assert (dataset.channels, dataset.image_size) == (3, (224, 224))
     image, target = dataset[3]
-    torch.testing.assert_close(image, torch.full((3, 224, 224), 100 / 255))
+    assert_near(image, torch.full((3, 224, 224), 100 / 255))
     assert target == 1
 
 
@@ -116,7 +117,7 @@ def test_size_channels_and_augmentation(tmp_path, channels):
     torch.manual_seed(2)
     images = [augmented[0][0] for _ in range(8)]
     torch.manual_seed(2)
-    torch.testing.assert_close([augmented[0][0] for _ in range(8)], images, rtol=0, atol=0)
+    assert_same([augmented[0][0] for _ in range(8)], images)
     assert all(image.shape == (channels, 28, 42) for image in images)
     assert any(not torch.equal(image, plain[0][0]) for image in images)
 

@@ -8,6 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from nonlocalnn.data import LabelledImages, list_datasets, load_dataset
+from tolerances import assert_near, assert_same
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_pickling_keeps_everything(folder, name, augment):
     torch.manual_seed(5)
     expected = dataset[3]
     torch.manual_seed(5)
-    torch.testing.assert_close(copy[3], expected, rtol=0, atol=0)
+    assert_same(copy[3], expected)
 
 
 @pytest.mark.slow
@@ -84,7 +85,7 @@ def test_a_spawned_worker_reads_the_same():
     dataset = load_dataset("digits", "validation")
     loader = DataLoader(dataset, batch_size=64, num_workers=1, multiprocessing_context="spawn")
     images = torch.cat([images for images, _ in loader])
-    torch.testing.assert_close(images, torch.stack([image for image, _ in dataset]))
+    assert_near(images, torch.stack([image for image, _ in dataset]))
 
 
 def test_the_import_is_light():

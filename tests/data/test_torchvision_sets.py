@@ -14,6 +14,7 @@ from nonlocalnn.data.torchvision_sets import (
     read_idx,
     split_indices,
 )
+from tolerances import assert_near, assert_same
 
 SPLITS = ("train", "validation", "test")
 SIZES = {"train": 60_000, "t10k": 10_000}
@@ -88,7 +89,7 @@ def test_each_image_is_the_one_that_its_id_names(folder, name, split):
         index = int(dataset.sample_id(i).removeprefix(f"{name}/{source}/"))
         image, target = dataset[i]
         assert target == index % 10
-        torch.testing.assert_close(image, torch.full((1, 28, 28), expected_pixel(index) / 255))
+        assert_near(image, torch.full((1, 28, 28), expected_pixel(index) / 255))
 
 
 @pytest.mark.parametrize(("name", "below"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
@@ -106,9 +107,7 @@ def test_shape_range_and_augmentation(folder, name):
     torch.manual_seed(1)
     images = torch.stack([augmented[i][0] for i in range(200, 250)])
     torch.manual_seed(1)
-    torch.testing.assert_close(
-        torch.stack([augmented[i][0] for i in range(200, 250)]), images, rtol=0, atol=0
-    )
+    assert_same(torch.stack([augmented[i][0] for i in range(200, 250)]), images)
     assert images.shape == (50, 1, 20, 30)
     assert images.min() == 0  # the black that a shift leaves behind
     assert images.max() <= 1

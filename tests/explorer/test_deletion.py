@@ -7,6 +7,7 @@ from torch import nn
 import nonlocalnn as nl
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.explorer.deletion import deletion_test
+from tolerances import near
 
 
 class LooksAtBright(nn.Module):
@@ -54,13 +55,13 @@ def test_the_most_attended_is_taken_out(sign):
         classifier(LooksAtBright(sign), (1, 4, 6)), pixels, fractions=(2 / 24,), num_random=30
     )
     assert (found.block, found.fraction) == ("block", 2 / 24)
-    assert found.most == pytest.approx(expected_change(pixels, [(1, 2), (3, 5)], sign), abs=1e-6)
-    assert found.least == pytest.approx(expected_change(pixels, [(0, 0), (0, 1)], sign), abs=1e-6)
+    assert found.most == near(expected_change(pixels, [(1, 2), (3, 5)], sign))
+    assert found.least == near(expected_change(pixels, [(0, 0), (0, 1)], sign))
     assert len(found.random) == 30
     # Of 30 draws of two pixels some are dark ones only, and hardly one is just the two bright ones.
-    assert max(found.random) == pytest.approx(found.least, abs=1e-6)
+    assert max(found.random) == near(found.least)
     numbers = found.as_numbers()
-    assert numbers["random_mean"] == pytest.approx(sum(found.random) / 30)
+    assert numbers["random_mean"] == near(sum(found.random) / 30)
     assert found.most < numbers["random_mean"] < found.least
     assert numbers["random_sd"] > 0
 
@@ -83,7 +84,7 @@ def test_pixels_go_with_the_nearest_key_and_at_least_one_key_is_taken():
     changed = pixels.clone()
     changed[0, 0:2, 2:4] = pixels.mean()
     before, after = (torch.sigmoid(0.25 * value.sum()) for value in (pixels, changed))
-    assert found[0].most == pytest.approx(float(after - before), abs=1e-6)
+    assert found[0].most == near(float(after - before))
 
 
 def test_clips_and_several_blocks():

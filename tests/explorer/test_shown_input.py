@@ -9,6 +9,7 @@ from torch import nn
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import load_dataset, read_image
 from nonlocalnn.explorer.shown_input import read_input, take_sample
+from tolerances import assert_near
 from videos import RATE, level, write_video
 
 MEAN, DEVIATION = 100.0, 50.0
@@ -61,7 +62,7 @@ def test_a_video_is_the_clip_in_the_middle_as_it_looks_and_as_the_network_takes_
     assert shown.frame_numbers == (4, 7, 10, 13)
     assert shown.seconds == tuple(round(number / RATE, 3) for number in shown.frame_numbers)
     assert shown.sample.shape == shown.pixels.shape == (3, 4, 24, 24)
-    torch.testing.assert_close(shown.sample, (shown.pixels * 255 - MEAN) / DEVIATION)
+    assert_near(shown.sample, (shown.pixels * 255 - MEAN) / DEVIATION)
     seen = [round((value * 255 - 20) / 5) for value in shown.pixels.mean((0, 2, 3)).tolist()]
     assert seen == [4, 7, 10, 13]
 

@@ -12,6 +12,7 @@ import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.functional import INSTANTIATIONS, non_local, ring
 from nonlocalnn.functional.sharded import bytes_moved
+from tolerances import assert_near
 
 # Of each rank: uneven, and some without any.
 QUERIES, KEYS = (7, 0, 4, 9), (3, 5, 0, 6)
@@ -53,9 +54,10 @@ def operator(rank, world_size):
         ]
         y = non_local(*mine, process_group=dist.group.WORLD, **settings)
         y.backward(dy.split(queries, 1)[rank])
-        close(y, expected.split(queries, 1)[rank], form)
-        for part, whole, count in zip(mine, expected_of, counts, strict=True):
-            close(part.grad, whole.grad.split(count, 1)[rank], form)
+        assert_near(y, expected.split(queries, 1)[rank], says=form)
+        shares = zip(expected_of, counts, strict=True)
+        gradients = [whole.grad.split(count, 1)[rank] for whole, count in shares]
+        assert_near([part.grad for part in mine], gradients, says=form)
 
 
 def masked(rank, world_size):
@@ -82,10 +84,11 @@ def masked(rank, world_size):
         own = mask.split(keys, 1)[rank]
         y = non_local(*mine, key_mask=own, process_group=dist.group.WORLD, **settings)
         y.backward(dy.split(queries, 1)[rank])
-        close(y, expected.split(queries, 1)[rank], form)
+        assert_near(y, expected.split(queries, 1)[rank], says=form)
         assert not y[2].any()
-        for part, whole, count in zip(mine, expected_of, counts, strict=True):
-            close(part.grad, whole.grad.split(count, 1)[rank], form)
+        shares = zip(expected_of, counts, strict=True)
+        gradients = [whole.grad.split(count, 1)[rank] for whole, count in shares]
+        assert_near([part.grad for part in mine], gradients, says=form)
 
 
 def half_precision(rank, world_size):
@@ -100,7 +103,7 @@ def half_precision(rank, world_size):
         ]
         y = non_local(*mine, instantiation=form, w_f=w_f, process_group=dist.group.WORLD)
         assert y.dtype == torch.bfloat16
-        torch.testing.assert_close(y, expected.split(queries, 1)[rank], rtol=0.02, atol=0.02)
+        assert_near(y, expected.split(queries, 1)[rank])
 
 
 def blocks(rank, world_size):
@@ -133,12 +136,12 @@ def blocks(rank, world_size):
             z = block(mine)
         z.backward(dz.split(sides, axis)[rank])
         what = f"{kind.__name__} {dim} {settings} {form}"
-        close(z, expected.split(sides, axis)[rank], what)
-        close(mine.grad, whole.grad.split(sides, axis)[rank], what)
-        for parameter, grad in zip(block.parameters(), expected_grads, strict=True):
-            total = torch.zeros_like(grad) if parameter.grad is None else parameter.grad
+        assert_near(z, expected.split(sides, axis)[rank], says=what)
+        assert_near(mine.grad, whole.grad.split(sides, axis)[rank], says=what)
+        totals = [torch.zeros_like(part) if part.grad is None else part.grad for part in block.parameters()]
+        for total in totals:
             dist.all_reduce(total)
-            close(total, grad, what)
+        assert_near(totals, expected_grads, says=what)
 
 
 def network(rank, world_size):
@@ -159,8 +162,8 @@ def network(rank, world_size):
         mean = mine.mean((3, 4)).sum(2)
         dist.all_reduce(mean)
     expected = model(clip)
-    close(mine, expected.split(frames, 2)[rank], "network")
-    close(mean / sum(frames), expected.mean((2, 3, 4)), "mean")
+    assert_near(mine, expected.split(frames, 2)[rank], says="network")
+    assert_near(mean / sum(frames), expected.mean((2, 3, 4)), says="mean")
     # Outside of the context a block sees its own part alone.
     alone = model(clip.split(frames, 2)[rank])
     assert world_size == 1 or not torch.allclose(alone, mine)
@@ -176,7 +179,7 @@ def subgroups(rank, world_size):
         x = torch.randn(1, 4, 9, dtype=torch.float64)
         with nl.split_positions(group, dim="N"):
             z = block(x.split((4, 5), 2)[place])
-        close(z, block(x).split((4, 5), 2)[place], form)
+        assert_near(z, block(x).split((4, 5), 2)[place], says=form)
 
 
 def errors(rank, world_size):
@@ -276,8 +279,3 @@ def refused(says, call, *arguments, **named):
     """Check that a call raises a ValueError that says so."""
     with pytest.raises(ValueError, match=re.escape(says)):
         call(*arguments, **named)
-
-
-def close(found, expected, what):
-    """Compare in float64, to its rounding."""
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11, msg=lambda text: f"{what}: {text}")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nonlocalnn.functional.positions import project, project_back
+from tolerances import assert_near
 
 
 @pytest.mark.parametrize(
@@ -16,8 +17,8 @@ def test_autocast_narrows_projections_as_it_does_linear_layers(given, found):
         assert positions.dtype == found
         assert project_back(positions, (layer.weight.transpose(0, 1), None), x).dtype == found
     (exact,) = project(x, (layer.weight, layer.bias))
-    torch.testing.assert_close(positions.to(given), exact, rtol=2e-2, atol=2e-2)
-    torch.testing.assert_close(exact, layer(x).mT)
+    assert_near(positions.to(given), exact, dtype=found)
+    assert_near(exact, layer(x).mT)
 
 
 def test_gradients_of_several_projections_are_those_of_convolutions():
@@ -29,8 +30,8 @@ def test_gradients_of_several_projections_are_those_of_convolutions():
         convolved = [layer(x).flatten(2).mT for layer in layers]
         slopes = [torch.randn_like(part) for part in projected]
         ours, expected = (torch.autograd.grad(parts, parameters, slopes) for parts in (projected, convolved))
-        torch.testing.assert_close(ours, expected)
+        assert_near(ours, expected)
         assert ours[0].is_contiguous(memory_format=memory_format)
         # One of several results used: the others have no gradient.
         (alone,) = torch.autograd.grad(project(x, *((each.weight, None) for each in layers))[1].sum(), x)
-        torch.testing.assert_close(alone, torch.autograd.grad(layers[1](x).sum(), x)[0])
+        assert_near(alone, torch.autograd.grad(layers[1](x).sum(), x)[0])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from helpers import BLOCKS, randomize_, slow_block
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS
+from tolerances import NETWORK, assert_near
 
 SUB_SAMPLES = ("after", "before", None)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -175,5 +176,5 @@ def _compare(case, block, x, z):
     exact = slow_block(block, x)
     if extent != "spacetime":
         exact = exact.unflatten(0, (-1, frames // group)).transpose(1, 2).flatten(2, 3)
-    assert torch.allclose(z, exact, rtol=1e-8, atol=1e-8), f"wrong by {(z - exact).abs().max()}"
+    assert_near(z, exact, sums=NETWORK)
     return "right"

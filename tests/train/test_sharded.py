@@ -16,6 +16,7 @@ from nonlocalnn.train import NonFiniteLossError, train
 from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.order import epoch_order
 from nonlocalnn.train.sharded_state import read_tensors
+from tolerances import NETWORK, assert_near, assert_same, near
 
 SMOOTH = {"plain": True, "double": True}
 
@@ -35,23 +36,23 @@ def everything(output):
 
 def assert_same_bits(first, second):
     (tensors, *rest), (others, *other_rest) = everything(first), everything(second)
-    torch.testing.assert_close(tensors, others, rtol=0, atol=0)
+    assert_same(tensors, others)
     assert rest == other_rest
     for name in ("best", "last"):
         files = [load_file(output / f"{name}.safetensors") for output in (first, second)]
-        torch.testing.assert_close(*files, rtol=0, atol=0)
+        assert_same(*files)
 
 
 def assert_same_to_rounding(first, second):
     for name in ("best", "last"):
         files = [load_file(output / f"{name}.safetensors") for output in (first, second)]
-        torch.testing.assert_close(*files, rtol=1e-11, atol=1e-12)
+        assert_near(*files, sums=NETWORK)
     rows = [
         [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in log.splitlines()]
         for log in ((output / "log.jsonl").read_text() for output in (first, second))
     ]
     for row, other in zip(*rows, strict=True):
-        assert row == pytest.approx(other, rel=1e-6)
+        assert row == near(other)
 
 
 OPTIMISERS = {
@@ -90,7 +91,7 @@ def test_two_ranks_stop_together_and_resume_bit_for_bit(ranks, tmp_path):
     assert ranks(parts, {}, {"stop_at": 16}) == [{"signal": signal.SIGTERM, "steps": 8}] * 2
     weights = {f"model.{k}": v for k, v in load_file(parts.output / "last.safetensors").items()}
     tensors = everything(parts.output)[0]
-    torch.testing.assert_close(weights, {name: tensors[name] for name in weights}, rtol=0, atol=0)
+    assert_same(weights, {name: tensors[name] for name in weights})
     assert ranks(parts, {}, {}, resume=True) == [{"signal": None, "steps": 18}] * 2
     assert_same_bits(parts.output, whole.output)
 

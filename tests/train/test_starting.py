@@ -5,6 +5,7 @@ import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.train.starting import start_from_
+from tolerances import NETWORK, assert_near, assert_same
 
 
 def network(name="nl2_c2d_tiny", **settings):
@@ -21,16 +22,16 @@ def test_the_same_network_gives_the_same_scores(tmp_path):
     source, model, clip = network(), network(), torch.randn(2, 3, 4, 16, 16).double()
     assert not torch.allclose(source(clip), model(clip), rtol=0.01)
     assert start_from_(model, saved(source, tmp_path)) == []
-    torch.testing.assert_close(model(clip), source(clip))
+    assert_near(model(clip), source(clip))
 
 
 def test_other_classes_begin_anew(tmp_path):
     source, model = network(), network(num_classes=7)
     kept, own = model.fc.weight.clone(), start_from_(model, saved(source, tmp_path))
     assert own == ["fc.weight", "fc.bias"]
-    torch.testing.assert_close(model.fc.weight, kept)
+    assert_near(model.fc.weight, kept)
     clip = torch.randn(2, 3, 4, 16, 16).double()
-    torch.testing.assert_close(model.features(clip), source.features(clip))
+    assert_near(model.features(clip), source.features(clip))
 
 
 def test_new_blocks_begin_as_they_are(tmp_path):
@@ -42,7 +43,7 @@ def test_new_blocks_begin_as_they_are(tmp_path):
     assert kept
     assert all(".nl." in name for name in kept)
     clip = torch.randn(2, 3, 4, 16, 16).double()
-    torch.testing.assert_close(model(clip), source(clip))
+    assert_near(model(clip), source(clip))
 
 
 @pytest.mark.parametrize("instantiation", ["embedded_gaussian", "concatenation"])
@@ -52,7 +53,7 @@ def test_frozen_norms_and_blocks_without_norm_give_the_same_scores(tmp_path, ins
     assert start_from_(model, saved(source, tmp_path)) == []
     clip = torch.randn(2, 3, 4, 16, 16).double()
     # The network in between, whose norms are folded, is in float32.
-    torch.testing.assert_close(model(clip), source(clip), rtol=1e-3, atol=0)
+    assert_near(model(clip), source(clip), sums=NETWORK, dtype=torch.float32)
 
 
 def test_image_weights_are_inflated(tmp_path):
@@ -64,7 +65,7 @@ def test_image_weights_are_inflated(tmp_path):
     # Of a clip of equal frames, those in the middle see no padding.
     pixels = torch.randn(2, 3, 16, 16).double()
     frames = model.conv1(pixels.unsqueeze(2).expand(-1, -1, 9, -1, -1))
-    torch.testing.assert_close(frames[:, :, 4], image.conv1(pixels))
+    assert_near(frames[:, :, 4], image.conv1(pixels))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_another_network(tmp_path, name, settings, message):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):
         start_from_(model, path)
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert_same(model.state_dict(), before)
 
 
 def test_a_shallower_network_lacks_weights(tmp_path):

@@ -1,9 +1,12 @@
 import csv
 import json
+import re
 import sys
+import types
 
 import pytest
 
+from nonlocalnn._progress import progress
 from nonlocalnn.train.log import progress_bar, write_log
 
 ROWS = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
@@ -32,10 +35,48 @@ def test_bar_is_shown_when_asked_or_on_a_terminal(show, seen, capsys):
     assert captured.out == ""
 
 
-def test_bar_without_tqdm_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    with (
-        pytest.raises(ImportError, match=r"nonlocalnn\[train\]"),
-        progress_bar(total=1, initial=0, show=True),
-    ):
+class Broken:
+    """A bar that was opened and then fails, as one whose terminal has gone."""
+
+    def __init__(self, *_, **__):
         pass
+
+    def __getattr__(self, name):
+        raise RuntimeError("no terminal")
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (None, r"no progress bar: .*nonlocalnn\[train\]"),
+        (types.SimpleNamespace(), "no progress bar: cannot import"),
+        (types.SimpleNamespace(tqdm=Broken), "no progress bar: no terminal"),
+        (types.SimpleNamespace(tqdm=None), "no progress bar: 'NoneType'"),
+    ],
+    ids=["missing", "another tqdm", "fails at use", "fails at start"],
+)
+def test_work_goes_on_without_a_working_bar(monkeypatch, capsys, module, says):
+    monkeypatch.setitem(sys.modules, "tqdm", module)
+    with progress_bar(total=1, initial=0, show=True) as bar:
+        bar.update(1)
+        bar.set_postfix_str("loss 1")
+        bar.write("epoch 1")
+    lines = capsys.readouterr().err.splitlines()
+    assert re.match(says, lines[0])
+    assert lines[1:] == ["epoch 1"]  # said once
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(progress(range(3), total=3, label="files")) == [0, 1, 2]
+    assert re.match(says, capsys.readouterr().err)
+
+
+def test_work_goes_on_without_stderr(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(progress(range(3), total=3, label="files")) == [0, 1, 2]
+    with progress_bar(total=1, initial=0, show=None) as bar:
+        bar.write("epoch 1")
+
+
+def test_what_iteration_raises_is_not_the_bars(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(ZeroDivisionError):
+        list(progress((1 / number for number in (1, 0)), total=2, label="files"))

@@ -4,6 +4,7 @@ from tiny_task import Points
 from torch.utils.data import DataLoader
 
 from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix, steps_per_epoch
+from tolerances import assert_same
 
 
 def test_order_is_a_function_of_seed_and_epoch():
@@ -68,7 +69,7 @@ def test_augmentation_depends_on_position_alone(num_workers):
     loader = DataLoader(expected, batch_size=5, shuffle=True, num_workers=num_workers)
     for (images, _), indices in loader:
         for image, index in zip(images, indices.tolist(), strict=True):
-            torch.testing.assert_close(image, expected[index][0][0], rtol=0, atol=0)
+            assert_same(image, expected[index][0][0])
     assert not torch.equal(SeededSamples(samples, seed=1, epoch=5)[0][0][0], expected[0][0][0])
 
 

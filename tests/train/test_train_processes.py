@@ -13,6 +13,7 @@ from nonlocalnn.checkpoints import load_checkpoint
 from nonlocalnn.train import train
 from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.order import epoch_order
+from tolerances import assert_near, near
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_both_ranks_validate_with_the_saved_statistics(pair, tmp_path):
     model = load_checkpoint(tmp_path / "last.safetensors", model=task.model(data))
     found = task.evaluate(model, data, device="cpu", distributed=False)
     row = final_state(tmp_path)["rows"][0]
-    assert row["validation_loss"] == pytest.approx(found["loss"], rel=1e-6)
+    assert row["validation_loss"] == near(found["loss"])
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -55,10 +56,10 @@ def test_two_ranks_equal_one(pair, tmp_path, accumulate):
     result = train(one, task=TinyTask(plain=True))
     assert pair(two, {"plain": True}, {"plain": True}) == [{"signal": None, "steps": result.steps}] * 2
     first, second = (load_file(recipe.output / "last.safetensors") for recipe in (one, two))
-    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
+    assert_near(first, second)
     logs = [final_state(recipe.output)["rows"] for recipe in (one, two)]
     for row, other in zip(*logs, strict=True):
-        assert row == pytest.approx(other, rel=1e-5)
+        assert row == near(other)
 
 
 def test_non_finite_loss_on_one_rank_stops_both(pair, tmp_path):

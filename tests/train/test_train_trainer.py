@@ -12,6 +12,7 @@ from nonlocalnn.train import NonFiniteLossError, train
 from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.learner import Learner
 from nonlocalnn.train.order import epoch_order, mix
+from tolerances import NETWORK, assert_near, assert_same, near
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_resumes_bit_for_bit(whole, tmp_path, stop_at, num_workers):
     assert_identical(final_state(tmp_path), final_state(whole[0]))
     assert result.test == whole[2].test
     for name in ("best.safetensors", "last.safetensors"):
-        torch.testing.assert_close(load_file(tmp_path / name), load_file(whole[0] / name), rtol=0, atol=0)
+        assert_same(load_file(tmp_path / name), load_file(whole[0] / name))
     logged = [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert logged == [1, 2, 3]
 
@@ -143,7 +144,7 @@ def test_best_is_the_first_of_the_highest(tmp_path, scores):
     assert (result.best_epoch, result.best_metric) == (2, 0.7)
     train(tiny_recipe(tmp_path / "two", schedule="constant", epochs=2), task=scripted(0.1, 0.2))
     best, second = tmp_path / "three" / "best.safetensors", tmp_path / "two" / "last.safetensors"
-    torch.testing.assert_close(load_file(best), load_file(second), rtol=0, atol=0)
+    assert_same(load_file(best), load_file(second))
 
 
 def test_resume_restores_files_that_a_crash_left_behind(tmp_path):
@@ -154,7 +155,7 @@ def test_resume_restores_files_that_a_crash_left_behind(tmp_path):
         (tmp_path / name).unlink()
     result = train(recipe, task=scripted(), resume=True)
     assert result.best_metric == 0.9
-    torch.testing.assert_close(load_file(tmp_path / "best.safetensors"), best, rtol=0, atol=0)
+    assert_same(load_file(tmp_path / "best.safetensors"), best)
     assert (tmp_path / "log.jsonl").read_text().count("\n") == 1
 
 
@@ -168,9 +169,9 @@ def test_accumulation_equals_the_large_batch(tmp_path, clip_norm):
     for accumulate in (1, 3):
         recipe = tiny_recipe(tmp_path / str(accumulate), accumulate=accumulate, **changes)
         train(recipe, task=TinyTask(plain=True))
-    torch.testing.assert_close(weights(tmp_path / "1"), weights(tmp_path / "3"), rtol=1e-6, atol=1e-6)
+    assert_near(weights(tmp_path / "1"), weights(tmp_path / "3"))
     first, second = (final_state(tmp_path / name)["rows"][-1]["train_loss"] for name in ("1", "3"))
-    assert first == pytest.approx(second, rel=1e-5)
+    assert first == near(second)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -195,7 +196,7 @@ def test_clipping_bounds_the_step(tmp_path, precision):
     train(recipe, task=TinyTask(plain=True, stop_at=1), resume=True)
     after = weights(tmp_path)
     step = torch.cat([(after[name] - before[name]).flatten() for name in after])
-    assert float(step.norm()) == pytest.approx(0.01, rel=1e-3)
+    assert float(step.norm()) == near(0.01, sums=NETWORK)
 
 
 def test_non_finite_loss_names_the_samples_and_keeps_the_last_good_state(tmp_path):
@@ -310,15 +311,15 @@ def test_norms_are_averaged_over_whole_batches_of_the_epoch_that_comes(tmp_path,
         maps = F.conv2d(torch.stack(images), state["conv.weight"], state["conv.bias"]).transpose(0, 1)
         means.append(maps.flatten(1).mean(1))
         variances.append(maps.flatten(1).var(1))
-    torch.testing.assert_close(state["bn.running_mean"], torch.stack(means).mean(0))
-    torch.testing.assert_close(state["bn.running_var"], torch.stack(variances).mean(0))
+    assert_near(state["bn.running_mean"], torch.stack(means).mean(0))
+    assert_near(state["bn.running_var"], torch.stack(variances).mean(0))
 
 
 def test_the_last_weights_are_kept_and_tested(tmp_path):
     result = train(tiny_recipe(tmp_path, keep="last"), task=scripted(0.9, 0.5, 0.4))
     assert (result.best_epoch, result.best_metric) == (3, 0.4)
     best, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("best", "last"))
-    torch.testing.assert_close(best, last, rtol=0, atol=0)
+    assert_same(best, last)
 
 
 def test_a_scaled_rate_is_said_aloud(tmp_path, capsys):
@@ -358,5 +359,5 @@ def test_statistics_of_norms_depend_on_the_seed_alone(tmp_path):
             torch.manual_seed(number)
             learner.average_norms([([torch.ones(4, 1, 5, 7)], torch.arange(4))], seed=9)
         found.append(learner.model[1].running_mean)
-    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert_same(*found)
     assert 0 < found[0] != 1

@@ -15,6 +15,7 @@ from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.data.video_sets import CentreClip, RandomClip, Views
 from nonlocalnn.train import ClassificationTask, Recipe, train
 from nonlocalnn.train.video_task import VideoTask, task_for
+from tolerances import NETWORK, assert_near, assert_same, near
 from videos import write_video
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -124,7 +125,7 @@ def test_a_run_that_was_stopped_gives_the_same_weights(videos, tmp_path, monkeyp
             train(saving)
     train(cut, resume=True)
     first, second = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "cut"))
-    torch.testing.assert_close(first["learner"], second["learner"], rtol=0, atol=0)
+    assert_same(first["learner"], second["learner"])
 
 
 def test_a_resumed_run_asks_no_more_for_the_weights_it_began_with(videos, tmp_path):
@@ -159,7 +160,7 @@ def test_several_classes_a_video(tmp_path):
     loss, logs = task.loss(model.eval(), [clips, targets])
     probabilities = model.double()(clips.double()).sigmoid()
     likelihood = torch.where(targets == 1, probabilities, 1 - probabilities)
-    torch.testing.assert_close(loss.double(), -likelihood.log().mean(), rtol=1e-3, atol=0)
+    assert_near(loss.double(), -likelihood.log().mean(), sums=NETWORK, dtype=torch.float32)
     assert logs == {}
     result = train(recipe)
     assert result.metric == "mean_average_precision"
@@ -171,8 +172,8 @@ def test_cross_entropy_and_accuracy(videos, tmp_path):
     scores = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
     targets = torch.tensor([0, 1, 1])
     loss, logs = task.loss(lambda clips: scores, [torch.zeros(3), targets])
-    torch.testing.assert_close(loss, F.cross_entropy(scores, targets))
-    assert float(logs["accuracy"]) == pytest.approx(2 / 3)
+    assert_near(loss, F.cross_entropy(scores, targets))
+    assert float(logs["accuracy"]) == near(2 / 3)
 
 
 def test_the_recipe_names_the_task(videos, tmp_path):

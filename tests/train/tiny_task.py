@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nonlocalnn.evaluate import evaluate
 from nonlocalnn.train import Recipe
+from tolerances import assert_same
 
 LENGTHS = {"train": 27, "validation": 10, "test": 9}
 
@@ -123,6 +124,6 @@ def final_state(output):
 
 
 def assert_identical(first, second):
-    torch.testing.assert_close(first["learner"], second["learner"], rtol=0, atol=0)
+    assert_same(first["learner"], second["learner"])
     assert first["rows"] == second["rows"]
     assert first["epoch"] == second["epoch"]

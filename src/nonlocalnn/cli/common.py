@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-from nonlocalnn._errors import missing_extra
 from nonlocalnn.classifier import Classifier, load_classifier
 from nonlocalnn.data import IMAGE_SETS, LabelledSamples, load_dataset
 from nonlocalnn.evaluate import resolve_device
@@ -100,12 +97,3 @@ def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:
                 f"the same; the first that differ, number {number}, are {known!r} and {found!r}"
             )
     return ""
-
-
-def progress(items: Iterable[Any], *, total: int, label: str) -> Iterable[Any]:
-    """Return ``items`` under a progress bar on stderr, shown on a terminal only."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise missing_extra("tqdm", "train", "the progress bar") from None
-    return tqdm(items, total=total, desc=label, file=sys.stderr, disable=None, leave=False)

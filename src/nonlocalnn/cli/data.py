@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import torch
 
-from nonlocalnn.cli.common import command_parser, progress
+from nonlocalnn._progress import progress
+from nonlocalnn.cli.common import command_parser
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.file_check import check_file, files_to_check
 from nonlocalnn.data.labelled import SPLITS

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nonlocalnn._files import write_text
+from nonlocalnn._progress import progress
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.cli.common import (
     add_model_arguments,
@@ -18,7 +19,6 @@ from nonlocalnn.cli.common import (
     command_parser,
     load_model,
     load_samples,
-    progress,
 )
 from nonlocalnn.data import list_datasets
 from nonlocalnn.data.video import BACKENDS

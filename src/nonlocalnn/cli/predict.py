@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from nonlocalnn._files import write_text
+from nonlocalnn._progress import progress
 from nonlocalnn.bulk import predict_list
-from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model, progress
+from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model
 from nonlocalnn.evaluate import resolve_device
 
 _OF_LISTS = ("output_folder", "root", "shard_size", "num_workers")

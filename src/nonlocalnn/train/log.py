@@ -4,13 +4,12 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from nonlocalnn._errors import missing_extra
 from nonlocalnn._files import write_text
+from nonlocalnn._progress import Bar, Lines, Silent
 
 
 def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -32,59 +31,17 @@ def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(folder / "log.csv", table.getvalue())
 
 
-class Bar(Protocol):
-    """The part of a progress bar that the loop uses."""
-
-    def update(self, n: int, /) -> object:
-        """Move on by ``n`` steps."""
-
-    def set_postfix_str(self, text: str, /) -> object:
-        """Show ``text`` behind the bar."""
-
-    def write(self, text: str, /) -> object:
-        """Leave a line of text."""
-
-
-class _NoBar:
-    def update(self, n: int, /) -> None:
-        pass
-
-    def set_postfix_str(self, text: str, /) -> None:
-        pass
-
-    def write(self, text: str, /) -> None:
-        pass
-
-
-class _Lines(_NoBar):
-    """Off a terminal a bar would fill a log file: only the lines stay."""
-
-    def write(self, text: str, /) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def progress_bar(*, total: int, initial: int, show: bool | None) -> Iterator[Bar]:
-    """Show optimiser steps on stderr.
+def progress_bar(*, total: int, initial: int, show: bool | None) -> Lines:
+    """Return what shows optimiser steps on stderr.
 
     Args:
         total: Steps of the whole run.
         initial: Steps done already.
         show: True shows a bar and False nothing; None shows a bar on a terminal, and elsewhere only the lines
-            that are left behind.
-
-    Raises:
-        ImportError: A bar is wanted and tqdm is not installed.
+            that are left behind. Without a working tqdm there are lines only.
     """
-    if show is None and not sys.stderr.isatty():
-        yield _Lines()
-        return
     if show is False:
-        yield _NoBar()
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise missing_extra("tqdm", "train", "a progress bar") from None
-    with tqdm(total=total, initial=initial, unit="step", file=sys.stderr) as bar:
-        yield bar
+        return Silent()
+    if show is None and not (sys.stderr is not None and sys.stderr.isatty()):
+        return Lines()
+    return Bar(total=total, initial=initial, unit="step")

@@ -15,13 +15,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from nonlocalnn._files import remove_parts, write_text
+from nonlocalnn._progress import Lines
 from nonlocalnn._readers import Batches, leave_signals_to_parent
 from nonlocalnn.checkpoints import load_checkpoint
 from nonlocalnn.train.checkpoint import Position, TrainingState
 from nonlocalnn.train.distributed import Group, process_group
 from nonlocalnn.train.keeping import Keeper, best_row
 from nonlocalnn.train.learner import Learner, Part
-from nonlocalnn.train.log import Bar, progress_bar
+from nonlocalnn.train.log import progress_bar
 from nonlocalnn.train.optimizer import learning_rate
 from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix, steps_per_epoch
 from nonlocalnn.train.recipe import Recipe
@@ -212,7 +213,7 @@ class _Run:
                 )
         return self._test()
 
-    def _train_epoch(self, stop: StopRequest, bar: Bar) -> int:
+    def _train_epoch(self, stop: StopRequest, bar: Lines) -> int:
         """Take the steps that are left of the epoch; return the signal that cut it short, or 0."""
         with closing(self._parts(epoch=self.position.epoch, start_step=self.position.step)) as parts:
             while self.position.step < self.steps_per_epoch and self.steps < self.num_steps:

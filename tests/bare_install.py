@@ -1,0 +1,88 @@
+"""Try every command with what `pip install nonlocalnn` brings alone: a program that prints what came, as JSON."""
+
+import contextlib
+import importlib.abc
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+EXTRAS = [
+    "PIL",
+    "av",
+    "huggingface_hub",
+    "jsonargparse",
+    "matplotlib",
+    "mmcv",
+    "multipart",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "python_multipart",
+    "scipy",
+    "sklearn",
+    "starlette",
+    "timm",
+    "torchcodec",
+    "torchvision",
+    "tqdm",
+    "uvicorn",
+    "yaml",
+]
+
+
+class Hidden(importlib.abc.MetaPathFinder):
+    """Say of the extras' libraries what Python says of those that are not installed."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def called(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(words)
+    return {"status": status, "out": out.getvalue(), "err": err.getvalue()}
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Hidden())
+
+    import torch
+
+    import nonlocalnn as nl
+    from nonlocalnn.cli import COMMANDS, main
+
+    folder = Path(tempfile.mkdtemp())
+    torch.manual_seed(0)
+    model = nl.create_model("nl_digits").eval()
+    classes = [f"digit {number}" for number in range(10)]
+    nl.save_checkpoint(model, folder / "model.safetensors", metadata={"classes": json.dumps(classes)})
+    found = nl.load_checkpoint(folder / "model.safetensors").eval()
+    x = torch.rand(2, 1, 28, 28)
+    torch.save(model.state_dict(), folder / "theirs.pth")
+    (folder / "a.png").write_bytes(b"an image")
+    (folder / "a.mp4").write_bytes(b"a video")
+    weights, image, output = str(folder / "model.safetensors"), str(folder / "a.png"), str(folder / "out")
+    calls = {
+        "models": ["models"],
+        "models cost": ["models", "--cost"],
+        "cost": ["cost", "nl_digits"],
+        "convert": ["convert", str(folder / "theirs.pth"), output + ".safetensors"],
+        "export pt2": ["export", weights, "--format", "pt2", "--output", output + ".pt2"],
+        "export onnx": ["export", weights, "--format", "onnx", "--output", output + ".onnx"],
+        "train": ["train", "--data", "digits", "--output", output],
+        "ablate": ["ablate", "digits", "--output", output],
+        "evaluate": ["evaluate", "--model", weights, "--data", "digits"],
+        "predict": ["predict", image, "--model", weights],
+        "maps": ["maps", image, "--model", weights, "--output", output],
+        "explain": ["explain", image, "--model", weights, "-o", output + ".html"],
+        "explore": ["explore", "--model", weights],
+        "data check": ["data", "check", str(folder)],
+        "bench ops": ["bench", "ops"],
+    }
+    answers = {name: called(*words) for name, words in calls.items()}
+    helps = {name: called(name, "--help") for name in COMMANDS}
+    print(json.dumps({"same": torch.equal(found(x), model(x)), "answers": answers, "helps": helps}))
