@@ -1,0 +1,60 @@
+"""Which sizes a file is exported for, of networks that take some and refuse others."""
+
+import pytest
+import torch
+from torch import nn
+
+from nonlocalnn.export.sizes import other_shapes
+
+
+class Takes(nn.Module):
+    """Take inputs of which each side is among some numbers, of as many dimensions as there are sides."""
+
+    def __init__(self, *sides, error=RuntimeError):
+        super().__init__()
+        self.sides = sides
+        self.error = error
+
+    def forward(self, x):
+        assert x.dim() == 2 + len(self.sides)
+        assert x.shape[1] == 3
+        for side, taken in zip(x.shape[2:], self.sides, strict=True):
+            if side not in taken:
+                raise self.error(f"no side of {side}")
+        return x
+
+
+ANY = range(100)
+
+
+@pytest.mark.parametrize(
+    ("sides", "example", "larger", "smaller"),
+    [
+        ((ANY,), (2, 3, 16), (3, 3, 20), (1, 3, 14)),
+        ((ANY, ANY), (2, 3, 8, 16), (3, 3, 12, 20), (1, 3, 6, 14)),
+        ((ANY, ANY, ANY), (1, 3, 4, 8, 16), (2, 3, 6, 12, 20), (1, 3, 3, 6, 14)),
+        (((4, 8, 10), ANY), (1, 3, 8, 16), (2, 3, 10, 20), (1, 3, 4, 14)),
+        ((ANY, (8, 16, 24)), (1, 3, 8, 16), (2, 3, 12, 24), (1, 3, 6, 8)),
+        (((4, 8, 16), ANY), (1, 3, 8, 16), (2, 3, 16, 20), (1, 3, 4, 14)),
+    ],
+    ids=["1d", "2d", "3d", "height", "width", "height_doubled"],
+)
+def test_each_side_gets_the_first_sizes_that_the_network_takes(sides, example, larger, smaller):
+    assert other_shapes(Takes(*sides), torch.zeros(example)) == (larger, smaller)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+@pytest.mark.parametrize("taken", [(8,), (8, 12), (6, 8)], ids=["neither", "no_smaller", "no_larger"])
+def test_a_side_without_a_larger_and_a_smaller_size_stays(taken, error):
+    network = Takes(taken, ANY, error=error)
+    assert other_shapes(network, torch.zeros(1, 3, 8, 16)) == ((2, 3, 8, 20), (1, 3, 8, 14))
+
+
+def test_no_side_becomes_empty():
+    assert other_shapes(Takes(ANY, ANY), torch.zeros(1, 3, 1, 16)) == ((2, 3, 1, 20), (1, 3, 1, 14))
+    assert other_shapes(Takes(ANY, ANY), torch.zeros(1, 3, 2, 16)) == ((2, 3, 3, 20), (1, 3, 1, 14))
+
+
+def test_what_the_network_does_wrong_is_not_hidden():
+    with pytest.raises(AssertionError):
+        other_shapes(Takes(ANY), torch.zeros(1, 3, 8, 16))
