@@ -43,6 +43,10 @@ NETWORKS = {
     "no padding": (nn.Sequential(nn.Conv2d(1, 1, 5), nn.MaxPool2d(2), nn.Conv2d(1, 1, 3)), (28, 36)),
     "even kernels": (nn.Sequential(nn.Conv2d(1, 1, 4, 4), nn.AvgPool2d(2, 2)), (32, 48)),
     "dilation": (nn.Sequential(nn.Conv2d(1, 1, 3, 1, 2, dilation=2), nn.Conv2d(1, 1, 3, 2, 0)), (21, 17)),
+    "ceil mode, two beyond": (
+        nn.Sequential(nn.MaxPool2d(4, 3, ceil_mode=True), nn.Conv2d(1, 1, 1)),
+        (14, 17),
+    ),
     "ceil mode": (nn.Sequential(nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(1, 1, 1)), (20, 26)),
     "padding by name": (nn.Sequential(nn.Conv2d(1, 1, 5, padding="same"), nn.Conv2d(1, 1, 3, 2)), (17, 23)),
     "padding of its own": (nn.Sequential(Same(1, 1, 3, 2), Same(1, 1, 5, 2)), (32, 48)),
