@@ -1,6 +1,6 @@
 """Run the tests, and write down which branches of each room they take: needs the extra "mutants".
 
-``python tests/run_coverage.py [--output coverage.json] [words for pytest]``; a page goes beside the JSON file.
+``python tests/run_coverage.py [--output coverage.json] [words for pytest]``; a page goes beside it.
 Processes that tests start are watched as well, but for those that a signal ends.
 """
 
@@ -55,7 +55,11 @@ def by_room(files):
         kept = {count: counts[count] for count in _COUNTS}
         rooms.setdefault(room, {})[within] = kept
     return [
-        {"room": room, **{count: sum(each[count] for each in held.values()) for count in _COUNTS}, "files": held}
+        {
+            "room": room,
+            **{count: sum(each[count] for each in held.values()) for count in _COUNTS},
+            "files": held,
+        }
         for room, held in rooms.items()
     ]
 

@@ -356,6 +356,13 @@ def test_a_map_with_itself_equals_the_reference(scale, block, num_positions, mon
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_a_scale_of_zero_takes_the_mean_of_all_keys(engine):
+    theta, phi, g, _ = inputs("embedded_gaussian")
+    y = non_local(theta, phi, g, instantiation="embedded_gaussian", scale=0.0, engine=engine)
+    torch.testing.assert_close(y, g.mean(1, keepdim=True).expand_as(y))
+
+
 def test_a_map_with_itself_whose_logits_fall_equals_the_reference(monkeypatch):
     monkeypatch.setattr(symmetric, "_BLOCK_QUERIES", 4)
     generator = torch.Generator().manual_seed(0)

@@ -39,7 +39,7 @@ class Scratch:
         compileall.compile_dir(self.root / "src", quiet=2, invalidation_mode=mode)
 
     def with_tests(self, places, work):
-        """Collect tests in a process of its own, call ``work`` there with a :class:`Tests`, return its result."""
+        """Collect tests in a new process, call ``work`` there with a :class:`Tests`, return its result."""
         child = os.fork()
         if child == 0:
             status = 70
@@ -69,7 +69,7 @@ class Scratch:
         os.environ["PYTHONPATH"] = str(self.root / "src")
         sys.dont_write_bytecode = True
         sys.path[:] = [str(self.root / "src"), *sys.path[1:]]
-        words = ["--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", *places]
+        words = ["--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", *places]
         return int(pytest.main(words, plugins=[_Plugin(self, work)]))
 
 
@@ -135,7 +135,9 @@ class Tests:
         reports = _Reports()
         items[0].config.pluginmanager.register(reports)
         watch = coverage.Coverage(
-            data_file=None, include=[str(self._scratch.package / file) for file in measured], config_file=False
+            data_file=None,
+            include=[str(self._scratch.package / file) for file in measured],
+            config_file=False,
         )
         if measured:
             watch.start()
@@ -156,7 +158,7 @@ class Tests:
         return reports.tests
 
     def run_anew(self, names, *, seconds):
-        """Run tests in a new interpreter; return whether it ended in time, and which test failed or "import"."""
+        """Run tests in a new interpreter; return whether it ended in time, and the test that failed."""
         words = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *names]
         try:
             done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
@@ -183,7 +185,9 @@ class _Reports:
 def change_of(mutant):
     """Return a function that puts a mutant's body into place, or None where that takes a new interpreter."""
     function = mutant.function
-    module = importlib.import_module(f"nonlocalnn.{function.file.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
+    module = importlib.import_module(
+        f"nonlocalnn.{function.file.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
+    )
     held = module
     for name in function.name.split("."):
         held = vars(held).get(name)

@@ -18,7 +18,7 @@ ROOMS = {
     "checkpoints": ("tests/checkpoints", "tests/test_security.py", "tests/cli/test_cli_convert.py"),
     "data": ("tests/data", "tests/cli/test_data.py"),
     "train": ("tests/train",),
-    "export": ("tests/test_export.py", "tests/test_export_sizes.py", "tests/cli/test_cli_export.py"),
+    "export": ("tests/test_export.py", "tests/test_export_checks.py", "tests/cli/test_cli_export.py"),
     "explorer": ("tests/explorer",),
 }
 ELSEWHERE = {
@@ -122,7 +122,11 @@ def _functions(path, file):
                 held = code & set(range(first, each.end_lineno + 1))
                 # Shorter ones hold little more than their names.
                 if len(held) >= 3:
-                    found.append(Function(file, prefix + each.name, first, each.end_lineno, each.body[0].lineno, len(held)))
+                    found.append(
+                        Function(
+                            file, prefix + each.name, first, each.end_lineno, each.body[0].lineno, len(held)
+                        )
+                    )
     return found
 
 
@@ -153,17 +157,16 @@ def mutants(package, function, *, seed):
     operators |= {"DropKeyword": _DropKeyword(), "DropStatement": _DropStatement()}
     typed = _annotations(source)
     kept, drawn = {_meaning(source)}, {}
+    nodes = list(ast_nodes(get_ast(source)))
     for name, operator in operators.items():
-        places = [
-            (place, node) for node in ast_nodes(get_ast(source)) for place in operator.mutation_positions(node)
-        ]
-        for number, ((start, end), node) in enumerate(places):
+        places = [(place, node) for node in nodes for place in operator.mutation_positions(node)]
+        for number, ((start, _), node) in enumerate(places):
             # The star before arguments that must be named is no product.
             is_star = node.parent is not None and node.parent.type == "parameters"
             is_typed = any(first <= start <= last for first, last in typed)
             if function.first <= start[0] <= function.last and not is_star and not is_typed:
-                drawn.setdefault((start, end, name), []).append(number)
-    for (start, end, name), numbers in sorted(drawn.items()):
+                drawn.setdefault((start, name), []).append(number)
+    for (start, name), numbers in sorted(drawn.items()):
         line = start[0] - function.first
         draw = hashlib.sha256(f"{seed} {function.file} {function.name} {line} {start[1]} {name}".encode())
         changed = mutate_code(source, operators[name], numbers[draw.digest()[0] % len(numbers)])
@@ -228,7 +231,7 @@ class _DropKeyword:
         following = node.get_next_sibling()
         if following is not None and following.type == "operator" and following.value == ",":
             following.value = ""
-        return None
+        return
 
 
 class _DropStatement:
@@ -237,7 +240,7 @@ class _DropStatement:
     def mutation_positions(self, node):
         if node.type in ("atom_expr", "expr_stmt") and node.parent.type == "simple_stmt":
             target, sign = node.children[:2]
-            is_plain = sign.type == "annassign" or sign == "=" and "." not in target.get_code(False)
+            is_plain = sign.type == "annassign" or (sign == "=" and "." not in target.get_code(False))
             if node.type == "atom_expr" or not is_plain:
                 yield node.start_pos, node.end_pos
 

@@ -1,9 +1,13 @@
-"""Which sizes a file is exported for, of networks that take some and refuse others."""
+"""What is checked before a file is exported: sizes that a network takes, libraries and settings."""
+
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from nonlocalnn.export import model as export_code
 from nonlocalnn.export.sizes import other_shapes
 
 
@@ -58,3 +62,27 @@ def test_no_side_becomes_empty():
 def test_what_the_network_does_wrong_is_not_hidden():
     with pytest.raises(AssertionError):
         other_shapes(Takes(ANY), torch.zeros(1, 3, 8, 16))
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_each_library_for_onnx_is_asked_for(monkeypatch, missing):
+    monkeypatch.setattr(
+        export_code.importlib.util, "find_spec", lambda name: None if name == missing else name
+    )
+    with pytest.raises(ImportError, match=missing):
+        export_code._checked_opset(Path("a.onnx"), "onnx", None)
+    assert export_code._checked_opset(Path("a.pt2"), "pt2", None) is None
+
+
+def test_the_operator_set_is_the_one_asked_for_or_the_default():
+    assert export_code._checked_opset(Path("a.onnx"), "onnx", None) == 23
+    assert [export_code._checked_opset(Path("a.onnx"), "onnx", opset) for opset in (18, 21)] == [18, 21]
+
+
+@pytest.mark.parametrize("found", ["own++", "g++", "clang++", "none"])
+def test_any_compiler_will_do_where_one_is_needed(monkeypatch, found):
+    monkeypatch.setenv("CXX", "own++")
+    monkeypatch.setattr(export_code.shutil, "which", lambda name: name if name == found else None)
+    assert export_code._checked_opset(Path("a.pt2"), "pt2", None) is None
+    with pytest.raises(FileNotFoundError, match="no C\\+\\+ compiler") if found == "none" else nullcontext():
+        assert export_code._checked_opset(Path("a.pt2"), "aoti", None) is None
