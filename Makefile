@@ -9,8 +9,9 @@ UV := $(BIN)/uv
 NUMERIC := tests/functional tests/affinity tests/checkpoints tests/test_blocks.py tests/test_conversion.py \
 	tests/test_export.py tests/test_fusion.py tests/test_insertion.py tests/test_models.py tests/test_resnet.py \
 	tests/fuzz tests/train/test_recompute.py tests/train/test_starting.py
+MUTANTS_READY := $(VENV)/.ready-mutants
 
-.PHONY: help demo test test-elsewhere test-oldest test-newest lint docs bench browser clean
+.PHONY: help demo test test-elsewhere test-oldest test-newest lint docs bench mutants coverage browser clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -52,6 +53,12 @@ docs: $(DOCS_READY) ## build the documentation site into site/
 bench: $(READY) ## time the engines against the reference
 	$(BIN)/python -m nonlocalnn bench ops
 
+mutants: $(MUTANTS_READY) ## break a sample of the library on purpose, count what the tests notice
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run_mutants.py --output docs/results/mutants.json
+
+coverage: $(MUTANTS_READY) ## run all tests, count the branches that they take
+	$(BIN)/python tests/run_coverage.py --output docs/results/coverage.json -n 2 --dist worksteal
+
 browser: ## install Debian's Chromium for the tests of pages, which are skipped without one
 	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
@@ -68,4 +75,8 @@ $(UV): $(READY)
 
 $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+$(MUTANTS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
 	touch $@

@@ -476,6 +476,10 @@ LEFT = {
     "widths": (lambda: changed(alexhex7("dot_product", 2), theta=nn.Conv2d(6, 2, 1)), "does not fit g"),
     "ranks": (lambda: changed(alexhex7("dot_product", 2), theta=nn.Conv1d(6, 3, 1)), "does not fit g"),
     "another width after": (lambda: changed(NonLocalAttn(6), z=nn.Conv2d(4, 8, 1)), "does not fit g"),
+    "another width after no theta": (
+        lambda: changed(alexhex7("gaussian", 2), W__0=nn.Conv2d(4, 6, 1)),
+        "W_z does not fit g",
+    ),
     "norm's width": (lambda: changed(NonLocalAttn(6), norm=nn.BatchNorm2d(8)), "norm must be of 6 channels"),
     "tensor scale": (lambda: changed(NonLocalAttn(6), scale=torch.ones(1)), "scale must be a number"),
     "unknown mode": (lambda: changed(mmcv("dot_product", 2), mode="cosine"), "mode must be one of"),

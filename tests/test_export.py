@@ -208,6 +208,23 @@ def test_a_program_that_differs_is_not_kept(tmp_path, monkeypatch):
     assert path.read_text() == "older"
 
 
+@pytest.mark.parametrize("holds_nan", ["the program", "the model"])
+def test_a_program_that_is_not_finite_where_the_model_is_is_not_kept(tmp_path, monkeypatch, holds_nan):
+    def spoil(model):
+        with torch.no_grad():
+            model.first.bias[0] = torch.nan
+        return model
+
+    network = SmallNetwork("dot_product")
+    if holds_nan == "the model":
+        spoil(network)
+    else:
+        monkeypatch.setattr(export_code, "fuse_", spoil)
+    with pytest.raises(ArithmeticError, match=r"differs from the model by nan .* nothing was written"):
+        export_model(network, tmp_path / "model.pt2", format="pt2", sample_shape=(3, 8, 8))
+    assert not list(tmp_path.iterdir())
+
+
 def wrong(**settings):
     return {"format": "pt2", "sample_shape": (3, 8, 8), **settings}
 

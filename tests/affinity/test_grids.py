@@ -44,6 +44,10 @@ NETWORKS = {
     "no padding": (nn.Sequential(nn.Conv2d(1, 1, 5), nn.MaxPool2d(2), nn.Conv2d(1, 1, 3)), (28, 36)),
     "even kernels": (nn.Sequential(nn.Conv2d(1, 1, 4, 4), nn.AvgPool2d(2, 2)), (32, 48)),
     "dilation": (nn.Sequential(nn.Conv2d(1, 1, 3, 1, 2, dilation=2), nn.Conv2d(1, 1, 3, 2, 0)), (21, 17)),
+    "ceil mode, two beyond": (
+        nn.Sequential(nn.MaxPool2d(4, 3, ceil_mode=True), nn.Conv2d(1, 1, 1)),
+        (14, 17),
+    ),
     "ceil mode": (nn.Sequential(nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(1, 1, 1)), (20, 26)),
     "padding by name": (nn.Sequential(nn.Conv2d(1, 1, 5, padding="same"), nn.Conv2d(1, 1, 3, 2)), (17, 23)),
     "padding of its own": (nn.Sequential(Same(1, 1, 3, 2), Same(1, 1, 5, 2)), (32, 48)),
@@ -113,11 +117,26 @@ def test_resnet_and_the_keys_of_a_block():
     assert last.key_grid.centres == (1.0, 8.5, 8.5)
 
 
+def test_a_place_has_a_number_for_each_side():
+    grid = PositionGrid((4, 8), (8, 16), steps=(2.0, 2.0), centres=(1.0, 1.0))
+    assert grid.centre(3, 5) == (7.0, 11.0)
+    for place in ((3,), (3, 5, 1)):
+        with pytest.raises(ValueError, match=r"query must be a place in \(4, 8\)"):
+            grid.centre(*place)
+
+
 def test_grid_without_a_layer_that_tells_divides_the_input_evenly():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), Mean(), nn.Conv2d(2, 2, 1), nl.NonLocal2d(2))
     with nl.capture_affinity(model) as maps:
         model(torch.rand(1, 1, 12, 20))
     assert maps["3"].grid == PositionGrid((6, 10), (12, 20), steps=(2.0, 2.0), centres=(1.0, 1.0))
+
+
+def test_a_map_of_other_dimensions_than_the_input_is_its_own_input():
+    model = nn.Sequential(nn.Flatten(2), nl.NonLocal1d(1))
+    with nl.capture_affinity(model) as maps:
+        model(torch.rand(1, 1, 6, 8))
+    assert maps["1"].grid == PositionGrid((48,), (48,), steps=(1.0,), centres=(0.5,))
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,16 @@ def test_sizes_that_are_claimed(tmp_path):
         nl.load_checkpoint(tmp_path / "a.pth")
 
 
+def test_a_zip_that_unpacks_to_a_little_more_than_it_is(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}.")
+        file.writestr("archive/data/0", bytes(range(256)) * 4)
+    size = (tmp_path / "a.pth").stat().st_size
+    assert size < 1028 < 2 * size
+    with pytest.raises(nl.CheckpointError, match=f"its {size} bytes claim to unpack to 1028"):
+        nl.load_checkpoint(tmp_path / "a.pth")
+
+
 def rewritten(path, **changes):
     """Change the configuration in a file's header."""
     data = path.read_bytes()

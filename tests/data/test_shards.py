@@ -92,6 +92,7 @@ def test_an_interrupted_epoch_on_other_ranks_sees_each_sample_once(folders):
         (("x/a.json", b'{"label": 1, "more": []}'), 1),
         (("x/a.json", b'{"label": "dog"}'), 1),
         (("x/a.CLS", b"0"), 0),
+        (("x/a.cls", b"dog".ljust(1 << 20)), 1),
     ],
 )
 def test_labels(root, label, target):
@@ -131,6 +132,7 @@ def test_a_cls_goes_before_a_json(root, first):
         ),
         ([("a.png", b"x"), ("a.json", b'{"label": true}')], "got True"),
         ([("a.png", b"x"), ("a.json", b'{"label": -1}')], "has the label -1"),
+        ([("a.png", b"x"), ("a.json", b"[" * 100_000)], r"a\.json holds no label"),
         ([("a.png", b"x"), ("a.cls", bytes(2_000_000))], "must be at most 1048576 bytes; it is 2000000"),
     ],
 )

@@ -80,3 +80,9 @@ def test_writing_does_not_go_on_with_something_else(images, tmp_path, change):
         (source / "train" / "cat" / "0.png").rename(source / "train" / "cat" / "00.png")
     with pytest.raises(ValueError, match="must hold no archives yet, or some that the same call began"):
         write_shards(source, output, samples_per_shard=4 if change == "size" else 3)
+
+
+def test_writing_removes_what_a_kill_left(images, tmp_path):
+    (tmp_path / ".test-000000.tar.abc.part").touch()
+    write_shards(images, tmp_path)
+    assert not list(tmp_path.glob(".*"))

@@ -1,8 +1,11 @@
 """What the explorer lets in, by content, size and place."""
 
+import contextlib
 import io
 import os
+import socket
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -130,6 +133,27 @@ def test_what_is_no_video_after_all(tmp_path, content, says):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"cannot read video .*a\.mp4: ({says})"):
         check_size(path, kind="video")
+
+
+def test_a_playlist_fetches_nothing(tmp_path):
+    asked = []
+
+    def answer():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                asked.append(connection.recv(100))
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, daemon=True).start()
+        path = tmp_path / "a.m3u8"  # FFmpeg believes in playlists by their names
+        segment = f"http://127.0.0.1:{server.getsockname()[1]}/x.ts"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{segment}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(ValueError, match="cannot read video"):
+            check_size(path, kind="video")
+        server.shutdown(socket.SHUT_RDWR)
+    assert asked == []
 
 
 def test_a_video_of_a_kind_that_is_not_read(tmp_path):

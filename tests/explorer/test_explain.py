@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from nonlocalnn.affinity import class_effects, summarise
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import load_dataset
 from nonlocalnn.explorer import explain as explain_module
-from nonlocalnn.explorer.explain import explain, explain_file
+from nonlocalnn.explorer.explain import _Stored, explain, explain_file
 from nonlocalnn.explorer.shown_input import ShownInput, take_sample
 from nonlocalnn.functional import INSTANTIATIONS
 from tolerances import near
@@ -173,3 +174,8 @@ def test_files_and_wrong_inputs(tmp_path):
         explain_file(loaded, path, title="", model="", blocks=["nl_3"])
     with pytest.raises(FileNotFoundError):
         explain_file(loaded, tmp_path / "none.png", title="", model="")
+
+
+def test_rows_are_counted_for_each_measure():
+    shown = SimpleNamespace(grid=SimpleNamespace(sides=(3, 5)), key_grid=SimpleNamespace(sides=(2, 4)))
+    assert [_Stored("nl", shown, effect).raw_bytes for effect in (None, object())] == [120, 240]

@@ -13,6 +13,7 @@ import pytest
 from serving import save_image, wait_until
 
 import nonlocalnn as nl
+from nonlocalnn.explorer import jobs
 from nonlocalnn.explorer.job import Limits, Refusal
 from nonlocalnn.explorer.jobs import JobQueue
 
@@ -256,3 +257,24 @@ def test_models_that_cannot_be_used(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="takes models of images and videos"):
         JobQueue({"a": path}, fake_explain.explain).start()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_names_of_dropped_results_are_not_kept_for_ever(models, monkeypatch):
+    monkeypatch.setattr(jobs, "_REMEMBERED", 2)
+    queue = JobQueue(models, fake_explain.explain)
+    queue._dropped.extend("abc")
+    for identity, status in (("a", 404), ("b", 410), ("c", 410)):
+        with pytest.raises(Refusal) as caught:
+            queue.find(identity)
+        assert caught.value.status == status
+
+
+def test_a_queue_that_is_not_closed_holds_no_program_up(models):
+    assert JobQueue(models, fake_explain.explain)._thread.daemon
+
+
+def test_a_job_whose_folder_is_gone_is_forgotten(queue):
+    job = queue.reserve("me")
+    shutil.rmtree(job.folder)
+    queue.discard(job)
+    assert not queue._receiving

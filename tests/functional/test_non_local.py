@@ -349,6 +349,28 @@ def test_a_map_with_itself_equals_the_reference(scale, block, num_positions, mon
     assert_near(results[1], results[0])
 
 
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_a_scale_of_zero_takes_the_mean_of_all_keys(engine):
+    theta, phi, g, _ = inputs("embedded_gaussian")
+    y = non_local(theta, phi, g, instantiation="embedded_gaussian", scale=0.0, engine=engine)
+    torch.testing.assert_close(y, g.mean(1, keepdim=True).expand_as(y))
+
+
+def test_a_map_with_itself_whose_logits_fall_equals_the_reference(monkeypatch):
+    monkeypatch.setattr(symmetric, "_BLOCK_QUERIES", 4)
+    generator = torch.Generator().manual_seed(0)
+    # By thousands from panel to panel: no exponential of such a difference is a number.
+    x = torch.rand(B, 13, D, generator=generator, dtype=torch.float64) + 0.5
+    x = (x * torch.linspace(60, 1, 13, dtype=torch.float64)[:, None]).requires_grad_()
+    g = torch.randn(B, 13, E, generator=generator, dtype=torch.float64)
+    results = []
+    for engine in ("reference", "fused"):
+        y = non_local(x, x, g, instantiation="gaussian", engine=engine)
+        results.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    for ours, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_a_map_with_itself_and_a_key_mask():
     x, _, _, _ = inputs("gaussian")
     g, mask = torch.randn(B, N, E, dtype=torch.float64), torch.arange(N) < torch.tensor([[4], [N]])

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from tiny_task import TinyTask, tiny_recipe
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.train import train
@@ -17,6 +18,7 @@ from nonlocalnn.train.checkpoint import Position, TrainingState
 from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.sharded_state import (
     ShardedWriter,
+    _Reader,
     has_sharded_state,
     read_sharded_state,
     read_tensors,
@@ -220,3 +222,13 @@ def test_dying_at_a_renaming_leaves_a_whole_state(tmp_path, monkeypatch, survive
     with process_group("cpu", sharded=True):
         first, second = (tensors(recipe.output / "last") for recipe in (whole, parts))
     assert_same(first, second)
+
+
+@pytest.mark.parametrize("known", [None, StorageMeta(load_id="another")])
+def test_what_is_read_belongs_to_its_reader(tmp_path, known):
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Metadata({}, storage_meta=known)))
+    reader = _Reader(tmp_path)
+    assert reader.read_metadata().storage_meta.load_id == reader.load_id
+    (tmp_path / ".metadata").write_bytes(b"no pickle")
+    with pytest.raises(CheckpointError, match=r"\.metadata cannot be read"):
+        reader.read_metadata()

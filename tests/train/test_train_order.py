@@ -48,6 +48,15 @@ def test_starting_late_skips_whole_steps():
     assert len(MicroBatches(order, batch_size=6, start_step=3)) == 0
 
 
+def test_ranks_take_the_parts_of_a_batch_in_turn():
+    shares = [
+        list(MicroBatches(list(range(17)), batch_size=8, accumulate=2, rank=rank, world_size=2))
+        for rank in range(2)
+    ]
+    assert shares[0] == [[0, 1], [4, 5], [8, 9], [12, 13]]
+    assert shares[1] == [[2, 3], [6, 7], [10, 11], [14, 15]]
+
+
 def test_refuses_uneven_parts():
     with pytest.raises(
         ValueError, match="divisible by accumulate times the number of ranks; got 10, 1 and 4"

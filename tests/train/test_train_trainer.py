@@ -1,6 +1,8 @@
 import json
 import math
 import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from nonlocalnn.train import NonFiniteLossError, train
 from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.learner import Learner
 from nonlocalnn.train.order import epoch_order, mix
+from nonlocalnn.train.trainer import _check_device
 from tolerances import NETWORK, assert_near, assert_same, near
 
 
@@ -329,6 +332,25 @@ def test_a_scaled_rate_is_said_aloud(tmp_path, capsys):
     )
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[0]["lr"] < 0.0025
+
+
+def test_an_epoch_leaves_a_line(tmp_path, capsys):
+    train(tiny_recipe(tmp_path, epochs=2), task=TinyTask(), progress=None)
+    first, second = capsys.readouterr().err.splitlines()
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    for said, row, number in ((first, rows[0], 1), (second, rows[1], 2)):
+        assert said.startswith(f"epoch {number}/2  train loss {row['train_loss']:.4f}  validation ")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("is_distributed", [False, True])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_norms_over_ranks_need_a_gpu_for_each(tmp_path, asked, is_distributed, kind):
+    group = SimpleNamespace(is_distributed=is_distributed, device=torch.device(kind))
+    recipe = tiny_recipe(tmp_path, sync_norms=asked)
+    wrong = asked and is_distributed and kind == "cpu"
+    with pytest.raises(ValueError, match="sync_norms needs a GPU for each") if wrong else nullcontext():
+        _check_device(recipe, group)
 
 
 class CountingTask(TinyTask):

@@ -1,0 +1,193 @@
+"""Break a sample of the library on purpose, and see whether the tests notice: needs the extra "mutants".
+
+``python tests/mutants/run_mutants.py --seed 0 [--rooms data train] [--output mutants.json]``; a page goes
+beside it. The exit status is 1 where fewer than 95 of 100 mutants are noticed, those left out that
+``equivalent.toml`` names.
+"""
+
+import argparse
+import functools
+import json
+import sys
+import tempfile
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+from mutant_runs import Scratch, change_of
+from mutant_sample import ELSEWHERE, ROOMS, mutants, sample
+
+_EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+# Tests that run a function are tried by their length until so many seconds of them have gone by.
+_SECONDS_OF_TESTS = 30
+_PROMISED = 0.95
+
+
+def try_room(scratch, room, *, lines, seed, equivalent):
+    """Try the mutants of a room; return what :func:`markdown` shows of it."""
+    functions = sample(scratch.package, room, lines=lines, seed=seed)
+    places = [*ROOMS[room], *sorted({f"src/nonlocalnn/{each.file}" for each in functions})]
+    made = [(each, list(mutants(scratch.package, each, seed=seed))) for each in functions]
+    rows = scratch.with_tests(places, lambda tests: _try(scratch, tests, made))
+    for row in rows["mutants"]:
+        reason = equivalent.get(tuple(row[name] for name in ("file", "name", "before", "after")))
+        if row["noticed by"] is None and reason is not None:
+            row["equivalent"] = reason
+    return {"room": room, **rows}
+
+
+def _try(scratch, tests, made):
+    """Return rows of functions and of mutants; this runs where the tests were collected."""
+    _, all_tests = tests.run(
+        tests.names, seconds=3600, measured={function.file for function, _ in made}, stop=False
+    )
+
+    @functools.cache
+    def passes_alone(name):
+        return tests.run([name], seconds=600)[1].get(name, {}).get("outcome") == "passed"
+
+    rows = {"functions": [], "mutants": []}
+    for function, each in made:
+        chosen = _tests_of(function, all_tests)
+        held = {"file": function.file, "name": function.name, "lines": function.num_lines}
+        rows["functions"].append({**held, "tests": len(chosen)})
+        seconds = 60 + 5 * sum(all_tests[name]["seconds"] for name in chosen)
+        for mutant in each:
+            # Those that run the very line come first.
+            order = sorted(
+                chosen, key=lambda name: mutant.line not in all_tests[name]["lines"].get(function.file, ())
+            )
+            noticed = _notice(scratch, tests, mutant, order, seconds)
+            while noticed in order and not passes_alone(noticed):
+                # It needs the tests before it, and tells nothing of the mutant.
+                order.remove(noticed)
+                noticed = _notice(scratch, tests, mutant, order, seconds)
+            row = {"file": function.file, "name": function.name, "operator": mutant.operator}
+            row |= {"before": mutant.before, "after": mutant.after, "noticed by": noticed}
+            rows["mutants"].append(row)
+            print(json.dumps({"line": mutant.line, **row}), flush=True)
+    return rows
+
+
+def _tests_of(function, tests):
+    """Return the tests that run a function, short ones first."""
+    other = ELSEWHERE.get(function.file, "-")
+    chosen, total = [], 0.0
+    for name, each in sorted(tests.items(), key=lambda pair: pair[1]["seconds"]):
+        lines = each["lines"].get(function.file, ())
+        runs = any(function.body <= line <= function.last for line in lines) or name.startswith(f"{other}::")
+        if runs and each["outcome"] == "passed" and total <= _SECONDS_OF_TESTS:
+            chosen.append(name)
+            total += each["seconds"]
+    return chosen
+
+
+def _notice(scratch, tests, mutant, names, seconds):
+    """Return what noticed a mutant: a test, "import" or "time"; None where nothing did."""
+    if not names:
+        return None
+    change = change_of(mutant)
+    path = scratch.package / mutant.function.file
+    original = path.read_text()
+    path.write_text(mutant.source)
+    try:
+        if change is None:
+            in_time, noticed = tests.run_anew(names, seconds=60 + seconds)
+        else:
+            in_time, told = tests.run(names, seconds=seconds, change=change)
+            failed = [name for name, each in told.items() if each["outcome"] == "failed"]
+            noticed = failed[0] if failed else None if len(told) == len(names) else "the end of the process"
+    finally:
+        path.write_text(original)
+    return noticed if in_time else "time"
+
+
+def _fate(row):
+    if row["noticed by"] is not None:
+        return "noticed"
+    return "equivalent" if "equivalent" in row else "survived"
+
+
+def share(rooms):
+    """Return which share of the mutants was noticed, those left out that are equivalent."""
+    fates = Counter(_fate(each) for room in rooms for each in room["mutants"])
+    return fates["noticed"] / max(1, fates["noticed"] + fates["survived"])
+
+
+def markdown(found):
+    """Return the page for what :func:`main` wrote."""
+    facts = found["about"]
+    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
+    lines = [
+        "# Do the tests notice?",
+        "",
+        f"{facts['date']}, commit {facts['commit']}; {versions}; {facts['processor']}.",
+        "",
+        "`make mutants` changes one thing at a time in functions drawn by the seed"
+        f" {facts['seed']}, and runs the tests that run the function, short ones first, until one fails."
+        " A *mutant* that no test notices survives; one that means the same as the original is *equivalent*"
+        " and is not counted. The changes are [cosmic-ray](https://cosmic-ray.readthedocs.io)'s, the nearest"
+        " replacement of each operator, and two of our own: a keyword argument or a statement is left out.",
+        "",
+        "| room | functions | lines | mutants | noticed | equivalent | survived | noticed of the rest |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [_line(room["room"], [room]) for room in found["rooms"]]
+    lines += [_line("all", found["rooms"]), "", "## Survivors", ""]
+    rows = [(room["room"], each) for room in found["rooms"] for each in room["mutants"]]
+    lines += [_change(each) for _, each in rows if _fate(each) == "survived"] or ["None."]
+    lines += ["", "## Equivalent", ""]
+    lines += [f"{_change(each)}: {each['equivalent']}" for _, each in rows if _fate(each) == "equivalent"]
+    lines += ["", "## Functions", ""]
+    for room in found["rooms"]:
+        names = ", ".join(f"`{each['file']}` {each['name']}" for each in room["functions"])
+        lines.append(f"- {room['room']}: {names}")
+    return "\n".join(lines) + "\n"
+
+
+def _line(name, rooms):
+    fates = Counter(_fate(each) for room in rooms for each in room["mutants"])
+    functions = [each for room in rooms for each in room["functions"]]
+    cells = [name, len(functions), sum(each["lines"] for each in functions), sum(fates.values())]
+    cells += [fates[fate] for fate in ("noticed", "equivalent", "survived")]
+    return f"| {' | '.join(map(str, cells))} | {share(rooms):.1%} |"
+
+
+def _change(row):
+    after = f"`{row['after']}`" if row["after"] else "nothing"
+    return f"- {row['file']}, {row['name']}: `{row['before']}` becomes {after}"
+
+
+def main():
+    """Try the rooms one after another, and write what is known after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0, help="of the functions (default: 0)")
+    parser.add_argument("--lines", type=int, default=48, help="of code in each room, at least (default: 48)")
+    parser.add_argument("--rooms", nargs="+", choices=tuple(ROOMS), default=tuple(ROOMS))
+    parser.add_argument("--output", type=Path, help="JSON file; a .md is written beside it")
+    given = parser.parse_args()
+    named = tomllib.loads(_EQUIVALENT.read_text())["mutant"]
+    equivalent = {
+        (each["file"], each["name"], each["before"], each["after"]): each["reason"] for each in named
+    }
+    rooms = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        scratch = Scratch(folder)
+        for room in given.rooms:
+            rooms.append(try_room(scratch, room, lines=given.lines, seed=given.seed, equivalent=equivalent))
+            print(_line(room, rooms[-1:]), flush=True)
+    # Only now: the processes above import the copy.
+    from nonlocalnn.benchmark.about import about
+
+    known = about(device="cpu", dtype="float32", quick=False)
+    facts = {name: known[name] for name in ("date", "commit", "versions", "processor")}
+    found = {"about": {**facts, "seed": given.seed}, "rooms": rooms}
+    if given.output is not None:
+        given.output.write_text(json.dumps(found, indent=1) + "\n")
+        given.output.with_suffix(".md").write_text(markdown(found))
+    print(markdown(found))
+    return 0 if share(rooms) >= _PROMISED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

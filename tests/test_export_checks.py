@@ -1,0 +1,88 @@
+"""What is checked before a file is exported: sizes that a network takes, libraries and settings."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nonlocalnn.export import model as export_code
+from nonlocalnn.export.sizes import other_shapes
+
+
+class Takes(nn.Module):
+    """Take inputs of which each side is among some numbers, of as many dimensions as there are sides."""
+
+    def __init__(self, *sides, error=RuntimeError):
+        super().__init__()
+        self.sides = sides
+        self.error = error
+
+    def forward(self, x):
+        assert x.dim() == 2 + len(self.sides)
+        assert x.shape[1] == 3
+        for side, taken in zip(x.shape[2:], self.sides, strict=True):
+            if side not in taken:
+                raise self.error(f"no side of {side}")
+        return x
+
+
+ANY = range(100)
+
+
+@pytest.mark.parametrize(
+    ("sides", "example", "larger", "smaller"),
+    [
+        ((ANY,), (2, 3, 16), (3, 3, 20), (1, 3, 14)),
+        ((ANY, ANY), (2, 3, 8, 16), (3, 3, 12, 20), (1, 3, 6, 14)),
+        ((ANY, ANY, ANY), (1, 3, 4, 8, 16), (2, 3, 6, 12, 20), (1, 3, 3, 6, 14)),
+        (((4, 8, 10), ANY), (1, 3, 8, 16), (2, 3, 10, 20), (1, 3, 4, 14)),
+        ((ANY, (8, 16, 24)), (1, 3, 8, 16), (2, 3, 12, 24), (1, 3, 6, 8)),
+        (((4, 8, 16), ANY), (1, 3, 8, 16), (2, 3, 16, 20), (1, 3, 4, 14)),
+    ],
+    ids=["1d", "2d", "3d", "height", "width", "height_doubled"],
+)
+def test_each_side_gets_the_first_sizes_that_the_network_takes(sides, example, larger, smaller):
+    assert other_shapes(Takes(*sides), torch.zeros(example)) == (larger, smaller)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+@pytest.mark.parametrize("taken", [(8,), (8, 12), (6, 8)], ids=["neither", "no_smaller", "no_larger"])
+def test_a_side_without_a_larger_and_a_smaller_size_stays(taken, error):
+    network = Takes(taken, ANY, error=error)
+    assert other_shapes(network, torch.zeros(1, 3, 8, 16)) == ((2, 3, 8, 20), (1, 3, 8, 14))
+
+
+def test_no_side_becomes_empty():
+    assert other_shapes(Takes(ANY, ANY), torch.zeros(1, 3, 1, 16)) == ((2, 3, 1, 20), (1, 3, 1, 14))
+    assert other_shapes(Takes(ANY, ANY), torch.zeros(1, 3, 2, 16)) == ((2, 3, 3, 20), (1, 3, 1, 14))
+
+
+def test_what_the_network_does_wrong_is_not_hidden():
+    with pytest.raises(AssertionError):
+        other_shapes(Takes(ANY), torch.zeros(1, 3, 8, 16))
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_each_library_for_onnx_is_asked_for(monkeypatch, missing):
+    monkeypatch.setattr(
+        export_code.importlib.util, "find_spec", lambda name: None if name == missing else name
+    )
+    with pytest.raises(ImportError, match=missing):
+        export_code._checked_opset(Path("a.onnx"), "onnx", None)
+    assert export_code._checked_opset(Path("a.pt2"), "pt2", None) is None
+
+
+def test_the_operator_set_is_the_one_asked_for_or_the_default():
+    assert export_code._checked_opset(Path("a.onnx"), "onnx", None) == 23
+    assert [export_code._checked_opset(Path("a.onnx"), "onnx", opset) for opset in (18, 21)] == [18, 21]
+
+
+@pytest.mark.parametrize("found", ["own++", "g++", "clang++", "none"])
+def test_any_compiler_will_do_where_one_is_needed(monkeypatch, found):
+    monkeypatch.setenv("CXX", "own++")
+    monkeypatch.setattr(export_code.shutil, "which", lambda name: name if name == found else None)
+    assert export_code._checked_opset(Path("a.pt2"), "pt2", None) is None
+    with pytest.raises(FileNotFoundError, match="no C\\+\\+ compiler") if found == "none" else nullcontext():
+        assert export_code._checked_opset(Path("a.pt2"), "aoti", None) is None
