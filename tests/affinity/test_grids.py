@@ -44,6 +44,10 @@ NETWORKS = {
     "even kernels": (nn.Sequential(nn.Conv2d(1, 1, 4, 4), nn.AvgPool2d(2, 2)), (32, 48)),
     "dilation": (nn.Sequential(nn.Conv2d(1, 1, 3, 1, 2, dilation=2), nn.Conv2d(1, 1, 3, 2, 0)), (21, 17)),
     "ceil mode": (nn.Sequential(nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(1, 1, 1)), (20, 26)),
+    "ceil mode that adds a window": (
+        nn.Sequential(nn.MaxPool2d(3, 3, ceil_mode=True), nn.MaxPool2d(4, 4, ceil_mode=True)),
+        (25, 34),
+    ),
     "padding by name": (nn.Sequential(nn.Conv2d(1, 1, 5, padding="same"), nn.Conv2d(1, 1, 3, 2)), (17, 23)),
     "padding of its own": (nn.Sequential(Same(1, 1, 3, 2), Same(1, 1, 5, 2)), (32, 48)),
     "one side only": (nn.Sequential(nn.Conv2d(1, 1, (1, 5), (1, 2), (0, 2))), (8, 30)),
