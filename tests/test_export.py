@@ -258,6 +258,19 @@ def test_parity_is_a_part_of_the_largest_output(part, is_kept):
             export_code._difference(lambda _: moved, lambda _: expected, expected)
 
 
+def test_the_oldest_operator_set_is_taken(tmp_path):
+    assert export_code._checked_opset(tmp_path / "a.onnx", "onnx", 18) == 18
+    assert export_code._checked_opset(tmp_path / "a.onnx", "onnx", None) == 23
+
+
+def test_an_example_of_one_sample_leaves_the_batch_open_and_the_size_is_the_files(tmp_path):
+    example = torch.randn(1, 3, 9, 9)
+    assert export_code._example(nn.Identity(), example, None).shape == (2, 3, 9, 9)
+    assert export_code._example(nn.Identity(), example.expand(3, -1, -1, -1), None).shape == (3, 3, 9, 9)
+    report = export_model(nn.Flatten(2), tmp_path / "a.pt2", format="pt2", example_input=example)
+    assert report.num_bytes == (tmp_path / "a.pt2").stat().st_size > 0
+
+
 def test_another_shape_is_not_equal():
     with pytest.raises(ArithmeticError, match=r"gives shape \(1, 3\) where the model gives \(2, 3\)"):
         export_code._difference(lambda _: torch.ones(1, 3), lambda _: torch.ones(2, 3), torch.ones(2, 3))
