@@ -208,21 +208,68 @@ def test_a_program_that_differs_is_not_kept(tmp_path, monkeypatch):
     assert path.read_text() == "older"
 
 
-@pytest.mark.parametrize("holds_nan", ["the program", "the model"])
-def test_a_program_that_is_not_finite_where_the_model_is_is_not_kept(tmp_path, monkeypatch, holds_nan):
-    def spoil(model):
-        with torch.no_grad():
-            model.first.bias[0] = torch.nan
-        return model
+class Spoilt(nn.Module):
+    """A model one of whose outputs is not a number, or all."""
 
-    network = SmallNetwork("dot_product")
-    if holds_nan == "the model":
-        spoil(network)
-    else:
-        monkeypatch.setattr(export_code, "fuse_", spoil)
-    with pytest.raises(ArithmeticError, match=r"differs from the model by nan .* nothing was written"):
-        export_model(network, tmp_path / "model.pt2", format="pt2", sample_shape=(3, 8, 8))
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def forward(self, x):
+        y = x.mean((2, 3))
+        return (
+            torch.where(torch.arange(y.shape[1]) == self.at, torch.nan, y) if self.at >= 0 else y * torch.nan
+        )
+
+
+@pytest.mark.parametrize("where", ["the program", "the model", "both"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("num_spoilt", [1, 6])
+def test_what_is_no_number_is_not_equal(where, value, num_spoilt):
+    x = torch.arange(6.0).view(2, 3)
+    spoilt = x.clone()
+    spoilt.view(-1)[-num_spoilt:] = value
+    program = spoilt if where != "the model" else x
+    model = spoilt if where != "the program" else x
+    with pytest.raises(ArithmeticError, match="the exported program differs from the model by"):
+        export_code._difference(lambda _: program, lambda _: model, x)
+
+
+@pytest.mark.parametrize("at", [1, -1], ids=["one output", "all"])
+def test_a_model_that_gives_no_numbers_is_not_exported(tmp_path, at):
+    with pytest.raises(ArithmeticError, match="differs from the model by nan"):
+        export_model(Spoilt(at), tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("part", "is_kept"), [(0.9, True), (1.1, False)])
+def test_parity_is_a_part_of_the_largest_output(part, is_kept):
+    expected = torch.tensor([[100.0, -400.0, 0.0]], dtype=torch.float64)
+    moved = expected + torch.tensor([[0.0, 0.0, part * export_code.TOLERANCE * 400]], dtype=torch.float64)
+    if is_kept:
+        found = export_code._difference(lambda _: moved, lambda _: expected, expected)
+        assert found == pytest.approx(part * export_code.TOLERANCE)
+    else:
+        with pytest.raises(ArithmeticError, match=r"by 1\.1e-04 of the largest output, more than 1e-04"):
+            export_code._difference(lambda _: moved, lambda _: expected, expected)
+
+
+def test_the_oldest_operator_set_is_taken(tmp_path):
+    assert export_code._checked_opset(tmp_path / "a.onnx", "onnx", 18) == 18
+    assert export_code._checked_opset(tmp_path / "a.onnx", "onnx", None) == 23
+
+
+def test_an_example_of_one_sample_leaves_the_batch_open_and_the_size_is_the_files(tmp_path):
+    example = torch.randn(1, 3, 9, 9)
+    assert export_code._example(nn.Identity(), example, None).shape == (2, 3, 9, 9)
+    assert export_code._example(nn.Identity(), example.expand(3, -1, -1, -1), None).shape == (3, 3, 9, 9)
+    report = export_model(nn.Flatten(2), tmp_path / "a.pt2", format="pt2", example_input=example)
+    assert report.num_bytes == (tmp_path / "a.pt2").stat().st_size > 0
+
+
+def test_another_shape_is_not_equal():
+    with pytest.raises(ArithmeticError, match=r"gives shape \(1, 3\) where the model gives \(2, 3\)"):
+        export_code._difference(lambda _: torch.ones(1, 3), lambda _: torch.ones(2, 3), torch.ones(2, 3))
 
 
 def wrong(**settings):

@@ -14,7 +14,13 @@ FACTS = {
     "classes": ["run", "walk"],
     "sample_shape": [3, 8, 32, 32],
     "stride": 4,
-    "recipe": {"data": "videos", "data_dir": "/somewhere/private", "output": "/home/me/runs", "seed": 3},
+    "recipe": {
+        "data": "videos",
+        "data_dir": "/somewhere/private",
+        "output": "/home/me/runs",
+        "start_from": "/home/me/first.safetensors",
+        "seed": 3,
+    },
 }
 METRICS = {"best_epoch": 7, "steps": 90, "seed": 3, "test": {"accuracy": 0.875, "num_samples": 64}}
 
@@ -55,6 +61,25 @@ def test_the_card_tells_what_it_is_and_how_good(run, tmp_path):
         "Test accuracy: 0.8750 on 64 samples, seed 3, after 90 steps; chosen by validation at epoch 7."
         in card
     )
+
+
+@pytest.mark.parametrize(("count", "end"), [(20, "c18, c19"), (21, "c18, c19 and more")])
+def test_a_card_lists_up_to_twenty_classes(tmp_path, count, end):
+    model = nl.create_model("nl2_c2d_tiny", num_classes=count)
+    facts = {**FACTS, "classes": [f"c{number}" for number in range(count)]}
+    nl.save_checkpoint(model, tmp_path / "a.safetensors", metadata=facts)
+    lines = hub.model_card(nl.load_classifier(tmp_path / "a.safetensors")).splitlines()
+    (line,) = [line for line in lines if line.startswith("- Classes")]
+    assert line.startswith(f"- Classes ({count}): c0, c1, ")
+    assert line.endswith(end)
+
+
+def test_figures_of_videos_name_their_views_and_how_many_were_read(run):
+    classifier = nl.load_classifier(run)
+    test = {"accuracy": 0.1, "mean_average_precision": 0.5, "num_covered": 61, "num_samples": 64}
+    card = hub.model_card(classifier, {**METRICS, "test": {**test, "views": "30 views (10 clips x 3 crops)"}})
+    says = "Test mean average precision: 0.5000 on 61 samples, 30 views (10 clips x 3 crops), seed 3"
+    assert says in card
 
 
 def test_a_checkpoint_alone_has_no_figures(run, tmp_path):

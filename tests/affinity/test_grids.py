@@ -44,11 +44,12 @@ NETWORKS = {
     "no padding": (nn.Sequential(nn.Conv2d(1, 1, 5), nn.MaxPool2d(2), nn.Conv2d(1, 1, 3)), (28, 36)),
     "even kernels": (nn.Sequential(nn.Conv2d(1, 1, 4, 4), nn.AvgPool2d(2, 2)), (32, 48)),
     "dilation": (nn.Sequential(nn.Conv2d(1, 1, 3, 1, 2, dilation=2), nn.Conv2d(1, 1, 3, 2, 0)), (21, 17)),
-    "ceil mode, two beyond": (
-        nn.Sequential(nn.MaxPool2d(4, 3, ceil_mode=True), nn.Conv2d(1, 1, 1)),
-        (14, 17),
-    ),
+    "dilation without padding": (nn.Sequential(nn.Conv2d(1, 1, 3, 1, 0, dilation=3)), (21, 17)),
     "ceil mode": (nn.Sequential(nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(1, 1, 1)), (20, 26)),
+    "ceil mode that adds a window": (
+        nn.Sequential(nn.MaxPool2d(3, 3, ceil_mode=True), nn.MaxPool2d(4, 4, ceil_mode=True)),
+        (25, 34),
+    ),
     "padding by name": (nn.Sequential(nn.Conv2d(1, 1, 5, padding="same"), nn.Conv2d(1, 1, 3, 2)), (17, 23)),
     "padding of its own": (nn.Sequential(Same(1, 1, 3, 2), Same(1, 1, 5, 2)), (32, 48)),
     "one side only": (nn.Sequential(nn.Conv2d(1, 1, (1, 5), (1, 2), (0, 2))), (8, 30)),
@@ -167,6 +168,17 @@ class Lists(nn.Module):
         return self.body(torch.stack(images))
 
 
+class Labelled(nn.Module):
+    """Takes a vector of each sample before its map."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nl.NonLocal2d(2))
+
+    def forward(self, labels, images):
+        return self.body(images) + labels.sum()
+
+
 def test_models_that_take_lists_and_parts_that_are_run_alone():
     model = Lists()
     with nl.capture_affinity(model) as maps:
@@ -177,6 +189,12 @@ def test_models_that_take_lists_and_parts_that_are_run_alone():
     with nl.capture_affinity(model) as maps:
         model.body(torch.rand(1, 1, 8, 10))
     assert maps["body.1"].grid == expected
+    # What comes before the map, such as a label for each sample, has no positions.
+    labelled = Labelled()
+    with nl.capture_affinity(labelled) as maps:
+        labelled(torch.zeros(2, 9), torch.rand(2, 1, 8, 10))
+    assert maps["body.1"].grid == expected
+    assert maps["body.1"].input.shape == (2, 1, 8, 10)
     # A block alone is its own input.
     block = nl.NonLocal2d(2)
     with nl.capture_affinity(block) as maps:

@@ -1,5 +1,6 @@
 """A stand-in for what explains: the input's name says what happens. The worker process imports it by name."""
 
+import errno
 import os
 import time
 
@@ -28,6 +29,8 @@ def explain(loaded, path, *, title, model):
         raise ValueError(f"cannot write {path.parent}/beside")
     elif word == "bug":
         raise RuntimeError(f"a bug at {path}")
+    elif word == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device", f"{path.parent}/0.json")
     elif word == "full":
         raise MemoryError
     elif word == "nan":

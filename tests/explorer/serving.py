@@ -124,11 +124,11 @@ def release(queue, identity):
 
 
 @contextmanager
-def serve(models, explain, *, inputs=None, limits=None, host="127.0.0.1"):
+def serve(models, explain, *, inputs=None, limits=None, connections=None, host="127.0.0.1"):
     """A running server; gives its port and its queue."""
     with JobQueue(models, explain, limits=limits) as queue:
         listening = socket.create_server(("127.0.0.1", 0))
-        server = make_server(create_app(queue, inputs=inputs, host=host))
+        server = make_server(create_app(queue, inputs=inputs, host=host), limits=connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         wait_until(lambda: server.started)

@@ -1,12 +1,14 @@
 """What the explorer lets in, by content, size and place."""
 
 import contextlib
+import ctypes
 import io
 import os
 import socket
 import struct
 import threading
 import zlib
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from PIL import Image
 from nonlocalnn.explorer import admission
 from nonlocalnn.explorer.admission import check_size, find_input, kinds_of, list_inputs
 from videos import write_video
+
+IN_OPEN = 0x20
 
 
 def encoded(file_format):
@@ -124,7 +128,7 @@ def test_an_image_of_a_kind_that_is_not_read(tmp_path):
     ("content", "says"),
     [
         (b"\x00\x00\x00\x18ftypisom" + bytes(99), "it is damaged, or of a kind"),
-        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "it is damaged, or of a kind|are not read here"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "it is damaged, or of a kind"),
     ],
     ids=["damaged", "playlist"],
 )
@@ -158,8 +162,65 @@ def test_a_playlist_fetches_nothing(tmp_path):
 
 def test_a_video_of_a_kind_that_is_not_read(tmp_path):
     path = write_video(tmp_path / "a.ts")
-    with pytest.raises(ValueError, match="videos of the kind 'mpegts' are not read here"):
+    with pytest.raises(ValueError, match="it is damaged, or of a kind that is not read here"):
         check_size(path, kind="video")
+
+
+@contextmanager
+def watched(path):
+    """Gives a function that tells whether anybody has opened a file."""
+    libc = ctypes.CDLL(None)
+    descriptor = libc.inotify_init1(os.O_NONBLOCK)
+    assert libc.inotify_add_watch(descriptor, os.fsencode(path), IN_OPEN) > 0
+
+    def was_opened():
+        try:
+            return bool(os.read(descriptor, 4096))
+        except BlockingIOError:
+            return False
+
+    try:
+        yield was_opened
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.m3u8"])
+@pytest.mark.parametrize("target", ["other.mp4", "{folder}/other.mp4", "file:{folder}/other.mp4"])
+@pytest.mark.parametrize(
+    "text",
+    ["ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"],
+    ids=["list of files", "playlist"],
+)
+def test_a_video_that_names_another_file_opens_it_not(tmp_path, text, target, name):
+    other = write_video(tmp_path / "other.mp4")
+    path = tmp_path / name
+    path.write_text(text.format(target.format(folder=tmp_path)))
+    with watched(other) as was_opened:
+        with pytest.raises(ValueError, match="it is damaged, or of a kind that is not read here"):
+            check_size(path, kind="video")
+        assert not was_opened()
+        other.read_bytes()
+        assert was_opened()
+
+
+def test_ffmpeg_may_open_files_only_and_only_these_kinds(tmp_path, monkeypatch):
+    import av
+
+    given = []
+
+    def open_and_note(*words, options, **settings):
+        given.append(options)
+        if not settings:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no title")
+        raise av.error.InvalidDataError(1, "no video")
+
+    monkeypatch.setattr(av, "open", open_and_note)
+    with pytest.raises(ValueError, match="it is damaged"):
+        check_size(tmp_path / "a.mp4", kind="video")
+    kinds = {"mov", "matroska", "webm", "avi", "mpeg", "mpegvideo", "m4v", "asf", "flv", "ogg", "gif"}
+    assert [options["protocol_whitelist"] for options in given] == ["file", "file"]
+    assert [set(options["format_whitelist"].split(",")) for options in given] == [kinds, kinds]
 
 
 def test_sound_is_no_video(tmp_path):

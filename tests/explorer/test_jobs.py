@@ -142,6 +142,7 @@ def test_a_job_that_is_stopped_takes_its_worker_but_no_other_job(queue, title, s
     [
         ("refused-.png", 422, "cannot read image refused-.png: it is no good"),
         ("full.png", 422, "more memory than there is"),
+        ("disk.png", 500, "the server has no room for the result"),
         ("leak.png", 500, "an unexpected error"),
         ("bug.png", 500, "an unexpected error"),
         ("nan.png", 500, "an unexpected error"),

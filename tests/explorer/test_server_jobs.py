@@ -60,6 +60,16 @@ def test_inputs_of_the_server(client, inputs, name, model):
     assert (inputs / name).exists()
 
 
+def test_an_input_that_goes_while_it_is_asked_for(client, queue, monkeypatch):
+    def gone(path):
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr("nonlocalnn.explorer.server.kinds_of", gone)
+    answer = client.post(("input", "cat.png"), ("models", "first"))
+    assert (answer.status, answer.error) == (404, "there is no such input")
+    assert not queue._receiving
+
+
 def test_the_queue_and_cancelling_in_it(client, image):
     running = client.explain("hold.png", image, "first")
     identity = running.json["id"]

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fault_cases
 import fault_data_cases
 from fault_data import DIGITS
+from fault_ending import nothing_left
 from fault_kills import interrupt_until_finished
 from fault_rank_cases import RANK_FAULTS, two_ranks
 from fault_rows import Row
@@ -173,7 +174,7 @@ def main():
     known = about(device="cpu", dtype="float32", quick=False)
     facts = {name: known[name] for name in ("date", "commit", "versions", "processor")}
     found = {"about": {**facts, "seed": given.seed, "kills": given.kills}, "cases": []}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, nothing_left():
         temporary = Path(folder, "tmp")
         temporary.mkdir()
         # What killed processes leave in the system's folder for temporary files is theirs alone here.

@@ -1,4 +1,5 @@
 import os
+import zipfile
 
 import pytest
 import torch
@@ -91,3 +92,11 @@ def test_going_on_from_the_older_state_ends_the_same(tmp_path):
     with pytest.warns(UserWarning, match="damaged"):
         train(recipe, task=TinyTask(), resume=True)
     assert_identical(final_state(recipe.output), final_state(tmp_path / "whole"))
+
+
+def test_a_state_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "last.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}.")
+        file.writestr("archive/data/0", b"\0" * 2_000_000)
+    with pytest.raises(CheckpointError, match=r"last\.pt .* claim to unpack to 2000004"):
+        read_state(tmp_path)

@@ -87,3 +87,13 @@ def test_reading_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     SeededSamples(Points("train", augment=True), seed=1, epoch=4)[3]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_which_rank_has_which_part():
+    def parts(**settings):
+        return list(MicroBatches(list(range(16)), batch_size=8, **settings))
+
+    assert parts(accumulate=2, rank=0, world_size=2) == [[0, 1], [4, 5], [8, 9], [12, 13]]
+    assert parts(accumulate=2, rank=1, world_size=2) == [[2, 3], [6, 7], [10, 11], [14, 15]]
+    assert parts(rank=2, world_size=4) == [[4, 5], [12, 13]]
+    assert parts(accumulate=4, rank=0, world_size=1, start_step=1) == [[8, 9], [10, 11], [12, 13], [14, 15]]

@@ -20,7 +20,7 @@ _MAX_FRAMES = 20_000
 _MAX_SECONDS = 600.0
 # Pillow and FFmpeg know far more formats, some of which read other files or start programs.
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-_FFMPEG_FORMATS = {"mov", "matroska", "webm", "avi", "mpeg", "mpegvideo", "m4v", "asf", "flv", "ogg", "gif"}
+_FFMPEG_FORMATS = "mov,matroska,webm,avi,mpeg,mpegvideo,m4v,asf,flv,ogg,gif"
 _IMAGE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _VIDEO_STARTS = (
     b"\x1a\x45\xdf\xa3",  # Matroska, webm
@@ -128,15 +128,16 @@ def _check_video(path: Path) -> None:
             reason = _excess(av, container)
     except av.error.FFmpegError as error:
         raise ValueError(
-            f"cannot read video {path}: it is damaged, or of a kind that FFmpeg does not know"
+            f"cannot read video {path}: it is damaged, or of a kind that is not read here"
         ) from error
     if reason is not None:
         raise ValueError(f"cannot read video {path}: {reason}")
 
 
 def _open_container(av: Any, path: Path) -> Any:
-    # A playlist must not make FFmpeg fetch from the network.
-    options = {"protocol_whitelist": "file"}
+    # A playlist or a list of files would make FFmpeg open others while it looks what this one is; and nothing
+    # may make it fetch from the network.
+    options = {"format_whitelist": _FFMPEG_FORMATS, "protocol_whitelist": "file"}
     try:
         return av.open(str(path), options=options)
     except UnicodeDecodeError:
@@ -146,8 +147,6 @@ def _open_container(av: Any, path: Path) -> Any:
 
 def _excess(av: Any, container: Any) -> str | None:
     """Return why a video is not explained; None where it is."""
-    if not _FFMPEG_FORMATS & set(container.format.name.split(",")):
-        return f"videos of the kind {container.format.name!r} are not read here"
     cover = av.stream.Disposition.attached_pic
     streams = [each for each in container.streams.video if not each.disposition & cover]
     if not streams or streams[0].codec_context is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,11 @@ class Refusal(Exception):
         self.retry_after = retry_after
 
 
+def gave_way() -> Refusal:
+    """Return what is answered to an upload whose place went to another."""
+    return Refusal(408, "the upload was too slow while others waited: try again later", retry_after=60)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What jobs may take.
@@ -38,6 +45,11 @@ class Limits:
         queued_per_client: The same, of one client address.
         kept: Ended jobs that can be asked for, at least 1.
         kept_bytes: Documents of these; the last job's are kept whatever their size.
+        upload_seconds: An upload, from its start to its end.
+        upload_pause_seconds: Between two parts of an upload.
+        upload_speed: Bytes a second of an upload that may go on when others want its place in the queue; the
+            slowest below that gives way.
+        upload_grace_seconds: For an upload to reach that speed.
     """
 
     upload_bytes: int = 64 << 20
@@ -47,6 +59,10 @@ class Limits:
     queued_per_client: int = 4
     kept: int = 32
     kept_bytes: int = 512 << 20
+    upload_seconds: float = 300.0
+    upload_pause_seconds: float = 20.0
+    upload_speed: float = 256 << 10
+    upload_grace_seconds: float = 2.0
 
 
 @dataclass(eq=False)
@@ -66,6 +82,9 @@ class Job:
         reason: Why there is no document.
         status: The status of HTTP for who asks for a document of a job that failed or was cancelled.
         size: Bytes of its documents.
+        began: When it was made, by the monotonic clock.
+        received: Bytes of its input that have come.
+        give_way: Ends its upload; None while there is none.
     """
 
     client: str
@@ -79,6 +98,9 @@ class Job:
     reason: str | None = None
     status: int = 409
     size: int = 0
+    began: float = field(default_factory=time.monotonic)
+    received: int = 0
+    give_way: Callable[[], object] | None = None
 
     @classmethod
     def begin(cls, client: str, root: Path) -> Job:
@@ -87,6 +109,11 @@ class Job:
         job = cls(client, root / identity, identity)
         job.folder.mkdir()
         return job
+
+    @property
+    def speed(self) -> float:
+        """Bytes a second of its upload, up to now."""
+        return self.received / max(time.monotonic() - self.began, 1e-9)
 
     @property
     def has_ended(self) -> bool:

@@ -8,11 +8,11 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from nonlocalnn.explorer.job import Job, Limits, Refusal
+from nonlocalnn.explorer.job import Job, Limits, Refusal, gave_way
 from nonlocalnn.explorer.runner import Outcome, Runner
 from nonlocalnn.explorer.worker import Explain
 
@@ -94,32 +94,53 @@ class JobQueue:
         Args:
             client: Address of who asks.
 
+        Where too many jobs wait, in all or of this client, the slowest of their uploads gives way if it is
+        slower than the limits say.
+
         Raises:
-            Refusal: Too many jobs wait, in all or of this client (429); or the server is stopped (503).
+            Refusal: Too many jobs wait, and none gives way (429); or the server is stopped (503).
         """
         with self._changed:
             if self._is_closing:
                 raise Refusal(503, "the server is being stopped")
-            waiting = [*self._receiving, *self._waiting]
-            retry_after = max(1, math.ceil(self._last_seconds))
-            if len(waiting) >= self.limits.queued:
-                raise Refusal(429, "too many jobs are waiting: try again later", retry_after=retry_after)
             most = self.limits.queued_per_client
-            if sum(job.client == client for job in waiting) >= most:
-                raise Refusal(
-                    429,
-                    f"{most} of your jobs are waiting already: cancel one, or try again when one is done",
-                    retry_after=retry_after,
-                )
+            self._make_room(
+                lambda job: job.client == client,
+                most,
+                f"{most} of your jobs are waiting already: cancel one, or try again when one is done",
+            )
+            self._make_room(
+                lambda job: True, self.limits.queued, "too many jobs are waiting: try again later"
+            )
             job = Job.begin(client, self._root)
             self._receiving.add(job)
             return job
 
+    def _make_room(self, is_counted: Callable[[Job], bool], most: int, reason: str) -> None:
+        """See to it that fewer than ``most`` of the counted jobs wait; refuse for this reason where not."""
+        if sum(map(is_counted, (*self._receiving, *self._waiting))) < most:
+            return
+        oldest = time.monotonic() - self.limits.upload_grace_seconds
+        slow = [
+            job
+            for job in self._receiving
+            if is_counted(job)
+            and job.give_way is not None
+            and job.began <= oldest
+            and job.speed < self.limits.upload_speed
+        ]
+        if not slow:
+            raise Refusal(429, reason, retry_after=max(1, math.ceil(self._last_seconds)))
+        slowest = min(slow, key=lambda job: job.speed)
+        self._receiving.remove(slowest)
+        assert slowest.give_way is not None
+        slowest.give_way()
+
     def discard(self, job: Job) -> None:
         """Forget a job whose input did not come; nothing happens where it was submitted."""
         with self._changed:
-            if job in self._receiving:
-                self._receiving.remove(job)
+            self._receiving.discard(job)
+            if job.state == "receiving":
                 shutil.rmtree(job.folder, ignore_errors=True)
 
     def submit(self, job: Job, path: Path, *, title: str, models: tuple[str, ...]) -> None:
@@ -130,8 +151,13 @@ class JobQueue:
             path: Its input; deleted after the job if it lies in the job's folder.
             title: What the input is called.
             models: Names of those that explain it.
+
+        Raises:
+            Refusal: Its upload gave way to another (408).
         """
         with self._changed:
+            if job not in self._receiving:
+                raise gave_way()
             self._receiving.remove(job)
             job.path, job.title, job.models, job.state = path, title, models, "queued"
             self._jobs[job.id] = job

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import socket
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -12,11 +14,12 @@ from urllib.parse import quote
 
 from nonlocalnn._errors import missing_extra
 from nonlocalnn.explorer.admission import find_input, kinds_of, list_inputs
+from nonlocalnn.explorer.connections import BACKLOG, Connection, ConnectionLimits
 from nonlocalnn.explorer.guard import Guard, allowed_hosts
 from nonlocalnn.explorer.job import Job, Refusal
 from nonlocalnn.explorer.jobs import JobQueue
 from nonlocalnn.explorer.page import SCRIPTS, STYLES, build_page
-from nonlocalnn.explorer.uploads import JobRequest, receive_job
+from nonlocalnn.explorer.uploads import JobRequest, receive_job, refuse_without_room
 
 try:
     import uvicorn
@@ -31,6 +34,7 @@ except ImportError as error:
     raise missing_extra(error.name or "starlette", "explorer", "the explorer") from None
 
 _MOST_MODELS = 2
+_MOST_UNACCEPTED = 1024
 # How long a client that was refused may go on sending before it is cut off, and may pause.
 _DRAIN_SECONDS, _PAUSE_SECONDS = 2.0, 0.25
 _STATIC = ("explorer.css", "explorer.js", STYLES, *SCRIPTS)
@@ -67,9 +71,18 @@ def create_app(queue: JobQueue, *, inputs: Path | None, host: str) -> Guard:
     return Guard(app, hosts=hosts, any_address=any_address)
 
 
-def make_server(app: Guard) -> uvicorn.Server:
-    """Return what serves the application: ``run(sockets=[...])`` does until a signal comes."""
-    return uvicorn.Server(
+def make_server(app: Guard, *, limits: ConnectionLimits | None = None) -> uvicorn.Server:
+    """Return what serves the application: ``run(sockets=[...])`` does until a signal comes.
+
+    Args:
+        app: See :func:`create_app`.
+        limits: What connections may take.
+
+    Raises:
+        OSError: This process may have too few file handles.
+    """
+    limits = ConnectionLimits() if limits is None else limits
+    return _Server(
         uvicorn.Config(
             app,
             log_level="warning",
@@ -78,11 +91,22 @@ def make_server(app: Guard) -> uvicorn.Server:
             # A header must not be able to say that a client is another one.
             proxy_headers=False,
             ws="none",
-            http="h11",
+            http=type("LimitedConnection", (Connection,), {"limits": limits}),
+            # The event loop would accept as many in one turn, counted or not.
+            backlog=BACKLOG,
             lifespan="off",
-            timeout_graceful_shutdown=3,
+            timeout_graceful_shutdown=math.ceil(limits.closing_seconds) + 1,
         )
     )
+
+
+class _Server(uvicorn.Server):
+    """A server of which more clients may wait to be accepted than are accepted in one turn."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(_MOST_UNACCEPTED)
 
 
 class _Explorer:
@@ -118,10 +142,11 @@ class _Explorer:
 
     async def submit(self, request: Request) -> Response:
         # The place in the queue comes first: uploads without one would fill the disk.
-        job = self._queue.reserve("" if request.client is None else request.client.host)
+        with refuse_without_room():
+            job = self._queue.reserve("" if request.client is None else request.client.host)
         try:
-            limit = self._queue.limits.upload_bytes
-            asked = await receive_job(request, job.folder, upload_bytes=limit)
+            with refuse_without_room():
+                asked = await receive_job(request, job, limits=self._queue.limits)
             models = self._chosen(asked.models)
             path = await run_in_threadpool(self._path, asked, models)
             self._queue.submit(job, path, title=asked.title, models=models)
@@ -144,7 +169,11 @@ class _Explorer:
             path = find_input(self._inputs, asked.input)
         if path is None:
             raise Refusal(404, "there is no such input")
-        kinds = kinds_of(path)
+        try:
+            kinds = kinds_of(path)
+        except OSError:
+            # Of the folder of inputs: it went a moment ago.
+            raise Refusal(404, "there is no such input") from None
         if not kinds:
             raise Refusal(
                 415,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import sys
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from nonlocalnn._errors import missing_extra
-from nonlocalnn.explorer.job import Refusal
+from nonlocalnn.explorer.job import Job, Limits, Refusal, gave_way
 
 try:
     import python_multipart  # noqa: F401 - Starlette's parser asserts it, only once a form comes
@@ -25,7 +27,6 @@ except ImportError as error:
 # What a form holds besides its file: names of models, headers, boundaries.
 _FORM_BYTES = 1 << 16
 _MOST_FIELDS = 16
-_UPLOAD_SECONDS = 300.0
 _LONGEST_TITLE = 100
 
 
@@ -46,19 +47,20 @@ class JobRequest:
     title: str
 
 
-async def receive_job(request: Request, folder: Path, *, upload_bytes: int) -> JobRequest:
+async def receive_job(request: Request, job: Job, *, limits: Limits) -> JobRequest:
     """Receive the form of a request.
 
     Args:
         request: Its body is read.
-        folder: Where to put the file.
-        upload_bytes: Most bytes of the file.
+        job: The file comes into its folder.
+        limits: How large and how slow it may be.
 
     Raises:
         Refusal: The body is no form of the right fields (400), is of another type (415), is too large (413)
             or too slow (408). A declared length that is too large is refused before anything is read, other
             bodies as soon as they pass it.
     """
+    upload_bytes = limits.upload_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise Refusal(415, "a job is a form: send multipart/form-data with file or input, and models")
@@ -68,27 +70,69 @@ async def receive_job(request: Request, folder: Path, *, upload_bytes: int) -> J
     if not declared.isdecimal() or int(declared) > most:
         raise too_large
     try:
-        async with asyncio.timeout(_UPLOAD_SECONDS):
-            form = await _parse(request, most, too_large)
-    except TimeoutError:
-        raise Refusal(408, f"the upload took longer than {_UPLOAD_SECONDS:.0f} seconds") from None
+        async with _limited_time(job, limits.upload_seconds):
+            form = await _parse(request, job, most, too_large, limits.upload_pause_seconds)
     except MultiPartException as error:
         raise Refusal(400, f"the form cannot be read: {error.message}") from error
     except ClientDisconnect:
         raise Refusal(400, "the upload was broken off") from None
     try:
-        return await _take(form, folder, upload_bytes, too_large)
+        return await _take(form, job.folder, upload_bytes, too_large)
     finally:
         await form.close()
 
 
-async def _parse(request: Request, most: int, too_large: Refusal) -> FormData:
+@contextmanager
+def refuse_without_room() -> Iterator[None]:
+    """Refuse where the folder for uploads takes nothing: the disk is full, or the folder is gone.
+
+    Raises:
+        Refusal: With 507; the log has the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        print(f"nonlocalnn explore: an upload cannot be kept: {error}", file=sys.stderr)
+        raise Refusal(507, "the server has no room for the file: try again later", retry_after=60) from None
+
+
+@asynccontextmanager
+async def _limited_time(job: Job, seconds: float) -> AsyncGenerator[None, None]:
+    """Refuse what takes longer, or gives way to another upload."""
+    refusal = Refusal(408, f"the upload took longer than {seconds:g} seconds")
+
+    def stop() -> None:
+        nonlocal refusal
+        # It may have come to its end since.
+        if job.give_way is not None:
+            refusal = gave_way()
+            clock.reschedule(0)
+
+    try:
+        async with asyncio.timeout(seconds) as clock:
+            loop = asyncio.get_running_loop()
+            job.give_way = partial(loop.call_soon_threadsafe, stop)
+            try:
+                yield
+            finally:
+                job.give_way = None
+    except TimeoutError:
+        raise refusal from None
+
+
+async def _parse(request: Request, job: Job, most: int, too_large: Refusal, pause: float) -> FormData:
     async def counted() -> AsyncGenerator[bytes, None]:
-        received = 0
         async with aclosing(request.stream()) as stream:
-            async for chunk in stream:
-                received += len(chunk)
-                if received > most:
+            while True:
+                try:
+                    async with asyncio.timeout(pause):
+                        chunk = await anext(stream, None)
+                except TimeoutError:
+                    raise Refusal(408, f"nothing came of the upload for {pause:g} seconds") from None
+                if chunk is None:
+                    return
+                job.received += len(chunk)
+                if job.received > most:
                     raise too_large
                 yield chunk
 

@@ -6,6 +6,7 @@ in the server whatever a file has made of the process; documents are written to 
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -104,6 +105,9 @@ def _fill(
         return {"failed": "it needs more memory than there is: choose a smaller one", "expected": True}
     except Exception as error:
         message = _one_line(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"nonlocalnn explore: {message}", file=sys.stderr)
+            return {"failed": "the server has no room for the result: try again later", "expected": False}
         names = {str(path): order["title"], **{str(place): name for name, place in models.items()}}
         expected = isinstance(error, ValueError | FileNotFoundError | ImportError)
         reason = without_paths(message, names) if expected else None

@@ -1,0 +1,157 @@
+"""Connections to the explorer's server: how many there may be, and for how long one may make it wait."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from nonlocalnn._errors import missing_extra
+
+try:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ImportError:
+    raise missing_extra("uvicorn", "explorer", "the explorer") from None
+
+# Connections that one turn of the event loop accepts. They hold file handles for two turns more before they
+# are counted.
+BACKLOG = 32
+# File handles for those, for uploads, and for what the program has open anyway.
+_SPARE_HANDLES = 3 * BACKLOG + 64
+_FEWEST, _MOST = 32, 512
+_TOO_LATE = (
+    b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b'Content-Length: 45\r\n\r\n{"error": "the request did not come in time"}'
+)
+
+
+def most_connections() -> int:
+    """Return how many connections the file handles of this process allow, 512 at most.
+
+    Raises:
+        OSError: They allow too few.
+
+    Example:
+        >>> 32 <= most_connections() <= 512
+        True
+    """
+    handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if handles == resource.RLIM_INFINITY:
+        return _MOST
+    if handles < _SPARE_HANDLES + _FEWEST:
+        raise OSError(
+            f"the explorer needs {_SPARE_HANDLES + _FEWEST} file handles; this process may have {handles}: "
+            "raise the limit, as with ulimit -n 1024"
+        )
+    return min(_MOST, handles - _SPARE_HANDLES)
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What connections may take.
+
+    Args:
+        connections: Open ones. Another one takes the place of the one whose client keeps the server waiting
+            longest.
+        request_seconds: From the start of a connection, or the end of an answer, to the end of the next
+            request's headers.
+        answer_seconds: For a client to read an answer.
+        closing_seconds: For what is still on its way when the server ends.
+    """
+
+    connections: int = field(default_factory=most_connections)
+    request_seconds: float = 10.0
+    answer_seconds: float = 120.0
+    closing_seconds: float = 2.0
+
+
+class Connection(H11Protocol):
+    """A connection that is closed when its client keeps the server waiting.
+
+    uvicorn has limits for none of: headers that do not come, a body that nobody asked for and that does not
+    end, an answer that is not read. Bodies of uploads are received under limits of their own.
+    """
+
+    limits: ClassVar[ConnectionLimits]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._awaits_request = True
+        self._waits_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request; where there are too many connections, close one."""
+        super().connection_made(transport)
+        self._watch()
+        if len(self.connections) > self.limits.connections:
+            ours = [each for each in self.connections if isinstance(each, Connection)]
+            waiting = [each for each in ours if each._waits_since is not None]
+            # It may be this one.
+            self._drop(min(waiting, key=lambda each: each._waits_since or 0.0))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def handle_events(self) -> None:
+        """Take what has come; a whole request ends the wait for it."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._awaits_request = False
+            self._watch()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request, which may have come already."""
+        self._awaits_request = True
+        self._watch()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Begin to wait until the client reads."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        super().resume_writing()
+        self._watch()
+
+    def shutdown(self) -> None:
+        """Let the answer that is being made go out, for a moment."""
+        super().shutdown()
+        self.loop.call_later(self.limits.closing_seconds, self._drop, self)
+
+    def _watch(self) -> None:
+        """Set the clock for what the client must do next, if there is anything."""
+        self._stop_watching()
+        if self.flow.write_paused:
+            seconds = self.limits.answer_seconds
+        elif self._awaits_request:
+            seconds = self.limits.request_seconds
+        else:
+            return
+        self._waits_since = self.loop.time()
+        self._timer = self.loop.call_later(seconds, self._time_out)
+
+    def _stop_watching(self) -> None:
+        self._waits_since = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _time_out(self) -> None:
+        if not self.flow.write_paused and not self.transport.is_closing():
+            self.transport.write(_TOO_LATE)
+            self.transport.close()
+        # What has not gone out by now has no reader.
+        if self.flow.write_paused or self.transport.get_write_buffer_size():
+            self._drop(self)
+
+    def _drop(self, other: Connection) -> None:
+        # At once, so that it is neither counted nor chosen again.
+        self.connections.discard(other)
+        other._stop_watching()
+        other.transport.abort()
