@@ -1,4 +1,4 @@
-"""Try every command with what `pip install nonlocalnn` brings alone: a program that prints what came, as JSON."""
+"""Try every command with what `pip install nonlocalnn` brings alone; print what came, as JSON."""
 
 import contextlib
 import importlib.abc
