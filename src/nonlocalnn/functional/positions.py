@@ -52,8 +52,9 @@ def flatten(x: Tensor) -> Tensor:
 
 
 def as_map(positions: Tensor, x: Tensor) -> Tensor:
-    """Return positions (B, P, E) as a map with the sides of ``x``, a view."""
-    return positions.transpose(1, 2).unflatten(2, x.shape[2:])
+    """Return positions (B, P, E) as a map with the sides of ``x``, laid out as it is."""
+    y = positions.transpose(1, 2).unflatten(2, x.shape[2:])
+    return y if _is_channels_last(x) else y.contiguous()
 
 
 def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
