@@ -382,3 +382,10 @@ def test_a_trace_is_of_plain_operations(instantiation, tmp_path, size):
     x = torch.randn(2, C, 7, 5)
     torch.jit.save(torch.jit.trace(block, x), tmp_path / "block.pt")
     torch.testing.assert_close(torch.jit.load(tmp_path / "block.pt")(x), block(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+def test_scripting_says_what_to_do_instead():
+    for model in (NonLocal2d(C), nn.Sequential(nn.Conv2d(3, C, 1), NonLocal2d(C))):
+        with pytest.raises(TypeError, match=r"use torch\.jit\.trace\(model, example\), torch\.export"):
+            torch.jit.script(model)

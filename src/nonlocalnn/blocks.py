@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -361,6 +361,13 @@ class NonLocalNd(nn.Module):
 
     def _grouped_map(self, x: Tensor) -> Tensor:
         return group(flatten(x), x.shape[2:], self.extent)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Say what to do instead: what TorchScript's compiler would say of the block helps nobody."""
+        raise TypeError(
+            "a non-local block cannot be compiled by torch.jit.script: use torch.jit.trace(model, example), "
+            "torch.export, or nonlocalnn export"
+        )
 
     def extra_repr(self) -> str:
         """Name the settings that the layers do not show."""
