@@ -124,7 +124,8 @@ def markdown(found):
         f"{facts['date']}, commit {facts['commit']}; {versions}; {facts['processor']}.",
         "",
         "`make mutants` changes one thing at a time in functions drawn by the seed"
-        f" {facts['seed']}, and runs the tests that run the function, short ones first, until one fails."
+        f" {facts['seed']}, and runs tests of the room that run the function until one fails: short ones"
+        f" first, {_SECONDS_OF_TESTS} seconds of them, and none that is marked slow."
         " A *mutant* that no test notices survives; one that means the same as the original is *equivalent*"
         " and is not counted. The changes are [cosmic-ray](https://cosmic-ray.readthedocs.io)'s, the nearest"
         " replacement of each operator, and two of our own: a keyword argument or a statement is left out.",
