@@ -51,7 +51,7 @@ def _try(scratch, tests, made):
         chosen = _tests_of(function, all_tests)
         held = {"file": function.file, "name": function.name, "lines": function.num_lines}
         rows["functions"].append({**held, "tests": len(chosen)})
-        seconds = 60 + 5 * sum(all_tests[name]["seconds"] for name in chosen)
+        seconds = 30 + 3 * sum(all_tests[name]["seconds"] for name in chosen)
         for mutant in each:
             # Those that run the very line come first.
             order = sorted(
