@@ -350,10 +350,11 @@ def test_a_map_with_itself_equals_the_reference(scale, block, num_positions, mon
 
 
 @pytest.mark.parametrize("engine", ["reference", "fused"])
-def test_a_scale_of_zero_takes_the_mean_of_all_keys(engine):
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0])
+def test_the_scale_multiplies_the_logits(scale, engine):
     theta, phi, g, _ = inputs("embedded_gaussian")
-    y = non_local(theta, phi, g, instantiation="embedded_gaussian", scale=0.0, engine=engine)
-    torch.testing.assert_close(y, g.mean(1, keepdim=True).expand_as(y))
+    y = non_local(theta, phi, g, instantiation="embedded_gaussian", scale=scale, engine=engine)
+    torch.testing.assert_close(y, (scale * theta @ phi.mT).softmax(2) @ g)
 
 
 def test_a_map_with_itself_whose_logits_fall_equals_the_reference(monkeypatch):

@@ -68,6 +68,8 @@ class Scratch:
         os.environ.update(TMPDIR=str(self.folder / "tmp"), PYTHONDONTWRITEBYTECODE="1")
         os.environ["PYTHONPATH"] = str(self.root / "src")
         sys.dont_write_bytecode = True
+        # Processes that tests spawn would import this script as their own.
+        sys.modules["__main__"].__dict__.pop("__file__", None)
         sys.path[:] = [str(self.root / "src"), *sys.path[1:]]
         words = ["--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", *places]
         return int(pytest.main(words, plugins=[_Plugin(self, work)]))

@@ -51,7 +51,7 @@ def _try(scratch, tests, made):
         chosen = _tests_of(function, all_tests)
         held = {"file": function.file, "name": function.name, "lines": function.num_lines}
         rows["functions"].append({**held, "tests": len(chosen)})
-        seconds = 60 + 5 * sum(all_tests[name]["seconds"] for name in chosen)
+        seconds = 30 + 3 * sum(all_tests[name]["seconds"] for name in chosen)
         for mutant in each:
             # Those that run the very line come first.
             order = sorted(
@@ -124,7 +124,8 @@ def markdown(found):
         f"{facts['date']}, commit {facts['commit']}; {versions}; {facts['processor']}.",
         "",
         "`make mutants` changes one thing at a time in functions drawn by the seed"
-        f" {facts['seed']}, and runs the tests that run the function, short ones first, until one fails."
+        f" {facts['seed']}, and runs tests of the room that run the function until one fails: short ones"
+        f" first, {_SECONDS_OF_TESTS} seconds of them, and none that is marked slow."
         " A *mutant* that no test notices survives; one that means the same as the original is *equivalent*"
         " and is not counted. The changes are [cosmic-ray](https://cosmic-ray.readthedocs.io)'s, the nearest"
         " replacement of each operator, and two of our own: a keyword argument or a statement is left out.",
