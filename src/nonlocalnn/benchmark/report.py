@@ -40,17 +40,28 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *notes])
 
 
+def check_can_draw() -> None:
+    """Check that :func:`draw_sweep` can draw; to be asked before an hour of measuring.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise missing_extra("matplotlib", "bench", "the plot") from None
+
+
 def draw_sweep(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Draw time and peak memory over N, both axes logarithmic, to a PNG file; dashed is materialised.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("matplotlib", "bench", "the plot") from None
+    check_can_draw()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)

@@ -11,7 +11,7 @@ from typing import Any
 
 from nonlocalnn._files import write_text
 from nonlocalnn.benchmark import maps, models, models_report, ops, ranks, training
-from nonlocalnn.benchmark.report import draw_sweep, markdown
+from nonlocalnn.benchmark.report import check_can_draw, draw_sweep, markdown
 from nonlocalnn.cli.common import command_parser
 from nonlocalnn.functional import INSTANTIATIONS
 
@@ -60,6 +60,7 @@ def _progress(line: str) -> None:
 
 
 def _ops(args: argparse.Namespace) -> str:
+    check_can_draw()
     results = args.output / "ops.json"
     earlier = None
     if results.is_file():
