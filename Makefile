@@ -11,7 +11,7 @@ NUMERIC := tests/functional tests/affinity tests/checkpoints tests/test_blocks.p
 	tests/fuzz tests/train/test_recompute.py tests/train/test_starting.py
 MUTANTS_READY := $(VENV)/.ready-mutants
 
-.PHONY: help demo test test-elsewhere test-oldest test-newest lint docs bench mutants coverage browser clean
+.PHONY: help demo test test-all test-elsewhere test-oldest test-newest lint docs bench mutants coverage browser clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -19,7 +19,10 @@ help: ## list the targets
 demo: $(READY) ## train and evaluate on the embedded digits, draw what each position attends to
 	$(BIN)/python examples/demo.py
 
-test: lint ## run the linters and all tests
+test: lint ## run the linters and the tests, without those that take long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: lint ## run the linters and all tests, also those of other libraries where they are installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-elsewhere: $(READY) ## the numeric tests with 1 and 2 threads, and as on processors without wide instructions

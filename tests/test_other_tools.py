@@ -17,7 +17,7 @@ from tolerances import assert_near
 
 forms = pytest.mark.parametrize("instantiation", INSTANTIATIONS)
 # What other libraries warn of at import is not ours to mend.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Small(nn.Module):

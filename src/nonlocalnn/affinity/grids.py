@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from nonlocalnn.blocks import NonLocalNd
+
 Sides = tuple[int, ...]
 
 
@@ -130,8 +132,12 @@ class GridTracer:
     def follow(self, model: nn.Module) -> Iterator[None]:
         """Trace runs of ``model`` while the context lasts."""
         handles = [model.register_forward_pre_hook(self._start, with_kwargs=True)]
+        # A block moves no position, and hooks on its layers would make it call them.
+        blocks = (module for module in model.modules() if isinstance(module, NonLocalNd))
+        inside = {layer for block in blocks for layer in block.modules()}
         for module in model.modules():
-            if isinstance(module, _ConvNd) or not any(True for _ in module.children()):
+            is_leaf = isinstance(module, _ConvNd) or not any(True for _ in module.children())
+            if is_leaf and module not in inside:
                 handles.append(module.register_forward_hook(self._pass))
         try:
             yield
