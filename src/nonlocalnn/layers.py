@@ -20,6 +20,14 @@ from nonlocalnn.functional.positions import Layer, flatten, project
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
+_PLAIN_TENSORS = (nn.Parameter, Tensor)
+# Kernel, stride, padding and groups of 1x1 convolutions.
+_GEOMETRY: dict[type[nn.Module], tuple[object, ...]] = {
+    nn.Conv1d: ((1,), (1,), (0,), 1),
+    nn.Conv2d: ((1, 1), (1, 1), (0, 0), 1),
+    nn.Conv3d: ((1, 1, 1), (1, 1, 1), (0, 0, 0), 1),
+}
+
 # torch.fx then records each as one node instead of tracing through its arithmetic on shapes.
 torch.fx.wrap("flatten")
 torch.fx.wrap("project")
@@ -35,12 +43,10 @@ def is_plain(layer: nn.Module, kind: type[Convolution], device: torch.device | N
     """
     if type(layer) is not kind or does_more(layer):
         return False
-    if {*layer.kernel_size, *layer.stride, layer.groups} != {1} or {*layer.padding} != {0}:
+    if (layer.kernel_size, layer.stride, layer.padding, layer.groups) != _GEOMETRY[kind]:
         return False
-    return all(
-        each is None or (_is_plain_tensor(each) and device in (None, each.device))
-        for each in (layer.weight, layer.bias)
-    )
+    weight, bias = layer.weight, layer.bias
+    return _is_plain_tensor(weight, device) and (bias is None or _is_plain_tensor(bias, device))
 
 
 def does_more(layer: nn.Module) -> bool:
@@ -56,9 +62,11 @@ def has_global_hooks() -> bool:
     return module_hooks._has_any_global_hook()
 
 
-def _is_plain_tensor(tensor: Tensor) -> bool:
+def _is_plain_tensor(tensor: Tensor, device: torch.device | None) -> bool:
+    if device is not None and tensor.device != device:
+        return False
     # What export and compile put in the place of weights may be of another class.
-    return type(tensor) in (Tensor, nn.Parameter) or torch.compiler.is_compiling()
+    return type(tensor) in _PLAIN_TENSORS or torch.compiler.is_compiling()
 
 
 def weights_of(convolution: Convolution) -> Layer:
