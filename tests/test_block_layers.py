@@ -80,7 +80,7 @@ def test_called_layers_are_finite_under_autocast_where_float32_is(instantiation,
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("kind", ["forward", "pre", "backward", "instance", "wrapped"])
+@pytest.mark.parametrize("kind", ["forward", "pre", "backward", "backward pre", "instance", "wrapped"])
 @forms
 def test_whatever_is_put_around_a_layer_is_run(instantiation, kind, name):
     block = randomize_(NonLocal2d(C, instantiation=instantiation))
@@ -96,6 +96,8 @@ def test_whatever_is_put_around_a_layer_is_run(instantiation, kind, name):
         layer.register_forward_pre_hook(lambda module, inputs: calls.append(1) or 2 * inputs[0])
     elif kind == "backward":
         layer.register_full_backward_hook(lambda module, inputs, outputs: calls.append(1))
+    elif kind == "backward pre":
+        layer.register_full_backward_pre_hook(lambda module, slopes: calls.append(1))
     elif kind == "instance":
         original = layer.forward
         layer.forward = lambda part: calls.append(1) or 2 * original(part)
@@ -104,7 +106,7 @@ def test_whatever_is_put_around_a_layer_is_run(instantiation, kind, name):
     z = block(x)
     z.sum().backward()
     assert calls or kind == "wrapped"
-    assert torch.allclose(z, before, atol=1e-6) == (kind == "backward")
+    assert torch.allclose(z, before, atol=1e-6) == kind.startswith("backward")
 
 
 def test_hooks_of_all_modules_see_the_layers():
@@ -177,6 +179,52 @@ def test_a_layer_of_another_shape_is_called(kernel):
     y = non_local(theta, phi, g, instantiation="embedded_gaussian", engine="reference")
     expected = x + block.norm(block.W_z(y.transpose(1, 2).unflatten(2, (7, 5))))
     torch.testing.assert_close(block(x), expected)
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (Doubled, ("theta", "phi", "g")),
+        (lambda *sizes: nn.Conv2d(*sizes, groups=3), ("theta", "phi", "g")),
+        (lambda *sizes: nn.Conv2d(*sizes, padding=1), ("phi", "g")),
+        (lambda *sizes: nn.Conv2d(*sizes, stride=2), ("phi", "g")),
+    ],
+    ids=["subclass", "groups", "padding", "stride"],
+)
+def test_a_layer_that_is_no_plain_convolution_is_called(make, names):
+    block = randomize_(NonLocal2d(C, sub_sample=None)).double().eval()
+    for name in names:
+        setattr(block, name, randomize_(make(C, 3, 1)).double())
+    x = torch.randn(2, C, 7, 5, dtype=torch.float64)
+    torch.testing.assert_close(block(x), wrapped(block)(x))
+    theta, phi, g = (layer(x).flatten(2).transpose(1, 2) for layer in (block.theta, block.phi, block.g))
+    y = non_local(theta, phi, g, instantiation="embedded_gaussian", engine="reference")
+    expected = x + block.norm(block.W_z(y.transpose(1, 2).unflatten(2, (7, 5))))
+    torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize("settings", [{"affine": False}, {"track_running_stats": False}], ids=str)
+def test_a_norm_that_lacks_a_part_is_called(settings):
+    block = randomize_(NonLocal2d(C)).eval()
+    block.norm = nn.BatchNorm2d(C, **settings).eval()
+    x = torch.randn(2, C, 7, 5)
+    torch.testing.assert_close(block(x), wrapped(block)(x))
+
+
+def test_a_wide_norm_in_a_narrow_block_keeps_the_type_of_x():
+    block = wrapped(randomize_(NonLocal2d(C)).bfloat16().eval())
+    block.norm = nn.Sequential(nn.Conv2d(C, C, 1, dtype=torch.bfloat16), Widened())
+    assert block(torch.randn(2, C, 7, 5).bfloat16()).dtype == torch.bfloat16
+
+
+class Widened(nn.Module):
+    def forward(self, x):
+        return x.float()
 
 
 def test_fusing_leaves_what_has_hooks():

@@ -19,6 +19,8 @@ SMALL = {"blocks": {3: (0,)}, "lengths": (1, 1, 1, 1), "width": 2}
         ("i3d_nl_dot_product_r50_8x8.pth", "dot_product"),
         ("NL-Dot-Product.pth", "dot_product"),
         ("nl_dotproduct_r50.pth", "dot_product"),
+        ("nlDotProduct.pth", "dot_product"),
+        ("r50_EmbeddedGaussian_8x8.pth", "embedded_gaussian"),
         ("tsm_nl_embedded_gaussian_r50.pth", "embedded_gaussian"),
         ("tsm_nl_embed_gauss.pth", "embedded_gaussian"),
         ("tsm_nl_gaussian_r50.pth", "gaussian"),

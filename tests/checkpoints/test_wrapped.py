@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.checkpoints import export_checkpoint
-from nonlocalnn.checkpoints.wrapped import is_sharded
+from nonlocalnn.checkpoints.wrapped import is_sharded, plain_model
+from tolerances import assert_near
 
 
 def network():
@@ -147,13 +148,13 @@ def test_keys_beside_those_of_the_model_are_named_and_no_others(tmp_path, model)
 
 def test_a_changed_network_is_saved_with_a_warning(tmp_path, model):
     changed = copy.deepcopy(model)
-    changed.fc = nn.Linear(model.fc.in_features, 7)
-    with pytest.warns(UserWarning, match=r"a model that you give only: .* fc.weight \(7, \d+\) for \(3, "):
+    changed.fc = nn.Sequential(nn.Linear(model.fc.in_features, 7), nn.ReLU(), nn.Linear(7, 3))
+    with pytest.warns(UserWarning, match=r"a model that you give only: .* missing keys: fc\.weight"):
         nl.save_checkpoint(changed, tmp_path / "m.safetensors")
     with pytest.raises(nl.CheckpointError, match="does not say what builds its model"):
         nl.load_checkpoint(tmp_path / "m.safetensors")
     given = copy.deepcopy(changed)
-    nn.init.zeros_(given.fc.weight)
+    nn.init.zeros_(given.fc[0].weight)
     assert_same(nl.load_checkpoint(tmp_path / "m.safetensors", given).state_dict(), changed)
 
 
@@ -188,6 +189,49 @@ def test_weights_that_are_computed_are_saved_as_they_are(tmp_path, model, apply,
     assert_same(before, changed)  # no power iteration ran
     assert all(module.training for module in changed.modules())
     torch.testing.assert_close(nl.load_checkpoint(tmp_path / "m.safetensors").eval()(x), expected)
+
+
+def of_torchvision():
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
+    net = torchvision.models.resnet18(weights=None, num_classes=3)
+    nl.insert_nonlocal_(net, ["layer3.1"], zero_init=False)
+    return net.eval()
+
+
+@pytest.mark.parametrize("apply", COMPUTED.values(), ids=COMPUTED)
+def test_a_changed_network_of_another_library_loads_by_itself(tmp_path, apply):
+    net, x = of_torchvision(), torch.randn(1, 3, 32, 32)
+    apply(net.layer3[1].nl.g)
+    apply(net.layer1[0].conv1)
+    net.layer2 = torch.compile(net.layer2)
+    net.layer4[1] = checkpoint_wrapper(net.layer4[1])
+    with torch.no_grad():
+        expected = net(x)
+    before = copy.deepcopy(net.state_dict())
+    nl.save_checkpoint(nn.DataParallel(net), tmp_path / "m.safetensors")
+    assert_same(before, net)
+    again = nl.load_checkpoint(tmp_path / "m.safetensors").eval()
+    assert list(nl.nonlocal_blocks(again)) == ["layer3.1.nl"]
+    assert_near(again(x).detach(), expected)
+
+
+@pytest.mark.parametrize("make", [of_torchvision, network], ids=["torchvision", "ours"])
+def test_a_network_with_norms_over_ranks_is_described(tmp_path, make):
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(make())
+    nl.save_checkpoint(net, tmp_path / "m.safetensors")
+    again = nl.load_checkpoint(tmp_path / "m.safetensors")
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in again.modules())
+    assert_same(again.state_dict(), net)
+
+
+def test_modules_that_are_shared_or_hold_themselves_are_saved(tmp_path):
+    part = nn.DataParallel(parametrizations.weight_norm(nn.Linear(4, 4)))
+    plain = plain_model(nn.Sequential(part, part))
+    assert plain[0] is plain[1]
+    net = nn.Sequential(nn.Linear(4, 4))
+    assert plain_model(net) is net
+    net.append(net)
+    assert plain_model(net) is net
 
 
 def test_computed_weights_of_other_modules_keep_their_keys(tmp_path):

@@ -16,6 +16,8 @@ from nonlocalnn.affinity.maps import AffinityMap, Query
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional.positions import ungroup
 
+_OF_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
 
 @contextmanager
 def capture_affinity(
@@ -39,7 +41,8 @@ def capture_affinity(
 
     Raises:
         ValueError: The model has no non-local block, or none of a name asked for, or ``queries`` is empty;
-            while the model runs, a block has no such query.
+            while the model runs, a block has no such query, or its map no numbers: it is on the meta device
+            or moved away between calls, or inside a transform of torch.func.
 
     Memory:
         Queries and keys of the blocks recorded, O((N + M) D) each on the CPU, and the model's input.
@@ -66,15 +69,17 @@ def capture_affinity(
         maps.pop(name, None)
         maps[name] = _map_of(block, x, tracer, queries)
 
-    def hook_for(name: str) -> Callable[[Any, Any], None]:
-        return lambda block, inputs: record(name, block, inputs[0])
+    def hook_for(name: str) -> Callable[[Any, Any, Any], None]:
+        return lambda block, inputs, named: record(name, block, *inputs, **named)
 
     found = find_blocks(model, blocks)
     with ExitStack() as stack:
         stack.enter_context(_without_compiled_code())
-        stack.enter_context(tracer.follow(model))
+        # A block's output has its input's sides; and hooks on its layers would change how it is computed.
+        stack.enter_context(tracer.follow(model, without=find_blocks(model, None).values()))
         for name, block in found.items():
-            stack.callback(block.register_forward_pre_hook(hook_for(name)).remove)
+            hook = block.register_forward_pre_hook(hook_for(name), with_kwargs=True)
+            stack.callback(hook.remove)
         yield maps
 
 
@@ -89,13 +94,14 @@ def _without_compiled_code() -> AbstractContextManager[object]:
 def find_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonLocalNd]:
     """Return the non-local blocks of these names, or all, in the order of ``model.named_modules()``.
 
-    Names are those of the model itself, without the ``_orig_mod.`` that torch.compile puts before them.
+    Names are those of the model itself, without the words that torch.compile, FSDP and activation
+    checkpointing put into them.
 
     Raises:
         ValueError: There is none, or none of a name.
     """
     found = {
-        name.replace("_orig_mod.", ""): module
+        ".".join(word for word in name.split(".") if word not in _OF_WRAPPERS): module
         for name, module in model.named_modules()
         if isinstance(module, NonLocalNd)
     }
@@ -112,7 +118,14 @@ def find_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonL
 
 @torch.no_grad()
 def _map_of(block: NonLocalNd, x: Tensor, tracer: GridTracer, queries: Sequence[Query] | None) -> AffinityMap:
-    theta, phi, _ = block.embed(x)
+    is_empty = x.is_meta or (block.w_f is not None and block.w_f.is_meta)
+    if is_empty or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise ValueError(
+            "a map to record must have numbers: run the model with samples and weights in memory, outside of "
+            "the transforms of torch.func, while capture_affinity is on"
+        )
+    with _undisturbed(block, x):
+        theta, phi, _ = block.embed(x)
     sides = tuple(x.shape[2:])
     grid = tracer.grid(sides)
     recorded = None if queries is None else tuple(check_position(query, sides) for query in queries)
@@ -131,6 +144,27 @@ def _map_of(block: NonLocalNd, x: Tensor, tracer: GridTracer, queries: Sequence[
         queries=recorded,
         input=tracer.input,
     )
+
+
+@contextmanager
+def _undisturbed(block: NonLocalNd, x: Tensor) -> Iterator[None]:
+    """Keep the state of layers that others put into a block: statistics, power iterations, random numbers.
+
+    So the block's own pass, which follows, draws the numbers that are drawn here.
+    """
+    owners = [module for module in block.modules() if module is not block.norm and module._buffers]
+    kept = [(module, module._buffers) for module in owners]
+    for module in owners:
+        module._buffers = {
+            name: None if buffer is None else buffer.clone() for name, buffer in module._buffers.items()
+        }
+    devices = [] if x.device.type == "cpu" else [x.device]
+    try:
+        with torch.random.fork_rng(devices, device_type="cuda" if not devices else x.device.type):
+            yield
+    finally:
+        for module, buffers in kept:
+            module._buffers = buffers
 
 
 def _kept(part: Tensor, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-
-from nonlocalnn.blocks import NonLocalNd
 
 Sides = tuple[int, ...]
 
@@ -129,15 +127,14 @@ class GridTracer:
         self._known: list[dict[int, tuple[float, float]]] = []
 
     @contextmanager
-    def follow(self, model: nn.Module) -> Iterator[None]:
-        """Trace runs of ``model`` while the context lasts."""
+    def follow(self, model: nn.Module, *, without: Iterable[nn.Module] = ()) -> Iterator[None]:
+        """Trace runs of ``model`` while the context lasts, but not what lies in the modules ``without``."""
         handles = [model.register_forward_pre_hook(self._start, with_kwargs=True)]
-        # A block moves no position, and hooks on its layers would make it call them.
-        blocks = (module for module in model.modules() if isinstance(module, NonLocalNd))
-        inside = {layer for block in blocks for layer in block.modules()}
+        inside = {id(part) for module in without for part in module.modules()}
         for module in model.modules():
-            is_leaf = isinstance(module, _ConvNd) or not any(True for _ in module.children())
-            if is_leaf and module not in inside:
+            if id(module) in inside:
+                continue
+            if isinstance(module, _ConvNd) or not any(True for _ in module.children()):
                 handles.append(module.register_forward_hook(self._pass))
         try:
             yield
@@ -162,7 +159,7 @@ class GridTracer:
         for value in (*inputs, *named.values()):
             if isinstance(value, Tensor) and value.dim() >= 3:
                 # A copy: layers that work in place would change what is shown.
-                self.input = value.detach().cpu().clone()
+                self.input = None if value.is_meta else value.detach().cpu().clone()
                 self._begin(tuple(value.shape[2:]))
                 return
 

@@ -131,8 +131,10 @@ def config_of(model: nn.Module) -> dict[str, Any] | None:
     description = describe(model)
     if description is not None:
         return description.to_config()
-    # Of a network of ours that was changed otherwise, what it was made as: its weights may fit that still.
-    known = getattr(model, "config", None) if isinstance(model, ResidualNetwork | DigitsNetwork) else None
+    # Of a network of ours that was changed otherwise, or that a wrapper of an unknown kind holds, what it was
+    # made as: its weights may fit that still.
+    is_ours = any(isinstance(each, ResidualNetwork | DigitsNetwork) for each in model.modules())
+    known: Any = getattr(model, "config", None) if is_ours else None
     return known if isinstance(known, dict) else None
 
 
@@ -170,9 +172,15 @@ def _is_alike(sketch: nn.Module, model: nn.Module) -> bool:
     if list(ours) != list(theirs) or _shapes(sketch) != _shapes(model):
         return False
     return all(
-        type(module) is type(theirs[name]) and _settings(module) == _settings(theirs[name], of=module)
+        _is_of_kind(theirs[name], module) and _settings(module) == _settings(theirs[name], of=module)
         for name, module in ours.items()
     )
+
+
+def _is_of_kind(module: nn.Module, made: nn.Module) -> bool:
+    # A norm whose batch lies on several ranks computes what others do, once it is trained.
+    is_synced = type(module) is nn.SyncBatchNorm and isinstance(made, nn.modules.batchnorm._BatchNorm)
+    return is_synced or type(module) is type(made)
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:

@@ -14,7 +14,7 @@ from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.checkpoints import mmaction2, slowfast
 from nonlocalnn.checkpoints.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError
-from nonlocalnn.checkpoints.wrapped import plain_state, unwrapped
+from nonlocalnn.checkpoints.wrapped import plain_model, plain_state
 from nonlocalnn.models import ResidualNetwork, preset_settings
 
 TARGETS = {"slowfast": slowfast.SOURCE, "mmaction2": mmaction2.SOURCE}
@@ -50,7 +50,8 @@ def export_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, to: str
     """
     check_choice("to", to, tuple(TARGETS))
     target = TARGETS[to]
-    state, model = plain_state(model, effective=True), unwrapped(model)
+    model = plain_model(model)
+    state = plain_state(model)
     if not isinstance(model, ResidualNetwork) or model.num_sides != 3 or model.small_stem:
         raise CheckpointError(
             f"{target.name} has no network like this one: only those for videos are exported"

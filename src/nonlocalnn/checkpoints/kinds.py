@@ -26,8 +26,10 @@ def kind_named(file_name: str) -> str | None:
         >>> kind_named("i3d_r50_nl-dot-product_8x8.pth"), kind_named("weights.pth")
         ('dot_product', None)
     """
+    # nlDotProduct is two words.
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", file_name).lower()
     for pattern, kind in _IN_NAMES:
-        if re.search(rf"(?<![a-z])({pattern})(?![a-z])", file_name.lower()):
+        if re.search(rf"(?<![a-z])({pattern})(?![a-z])", words):
             return kind
     return None
 

@@ -17,7 +17,7 @@ from nonlocalnn._files import atomic_path
 from nonlocalnn.checkpoints.description import Description, config_of
 from nonlocalnn.checkpoints.fitting import check_fit, fitted
 from nonlocalnn.checkpoints.state import CheckpointError, State
-from nonlocalnn.checkpoints.wrapped import plain_state, unwrapped
+from nonlocalnn.checkpoints.wrapped import plain_model, plain_state
 
 _FORMAT = "nonlocalnn"
 
@@ -48,7 +48,8 @@ def save_checkpoint(
 
     Example:
         >>> import tempfile
-        >>>         >>> path = tempfile.mkdtemp() + "/digits.safetensors"
+        >>> from nonlocalnn.models import create_model
+        >>> path = tempfile.mkdtemp() + "/digits.safetensors"
         >>> save_checkpoint(create_model("nl_digits"), path, metadata={"classes": ["0", "1"]})
         >>> read_metadata(path)
         {'classes': ['0', '1']}
@@ -57,15 +58,16 @@ def save_checkpoint(
         facts = json.dumps(metadata or {})
     except TypeError as error:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
-    config = config_of(unwrapped(model))
-    state = plain_state(model, effective=config is not None)
+    plain = plain_model(model)
+    config = config_of(plain)
+    state = plain_state(model if config is None else plain)
     if config is not None:
         try:
             state = _as_made(config, state)
         except ValueError as error:
             reason = one_line(error)
             warnings.warn(f"{path} will load into a model that you give only: {reason}", stacklevel=2)
-            config, state = None, plain_state(model, effective=False)
+            config, state = None, plain_state(model)
     header = {"format": _FORMAT, "config": json.dumps(config), "metadata": facts}
     with atomic_path(path) as temporary:
         try:

@@ -46,24 +46,28 @@ def plain_names(model: nn.Module, keys: Collection[str]) -> dict[str, str]:
     return {key: name for key, name in names.items() if name is not None}
 
 
-def plain_state(model: nn.Module, *, effective: bool) -> dict[str, Tensor]:
-    """Return copies of a model's tensors on the CPU under plain names.
+def plain_model(model: nn.Module) -> nn.Module:
+    """Return a model without wrappers, and with one weight for each that it computes from others.
 
-    Args:
-        model: In any wrappers.
-        effective: A weight that is computed from others, as by spectral norm or a pruning mask, is one tensor
-            under its own name; else the others are kept as they are.
+    What must change is a copy of the module, in which all other tensors are the model's own; the model stays
+    as it is. The computed weights are those of eval mode.
+
+    Example:
+        >>> from torch.nn.utils import parametrizations
+        >>> normed = nn.Sequential(nn.DataParallel(parametrizations.weight_norm(nn.Linear(2, 2))))
+        >>> list(plain_model(normed).state_dict())
+        ['0.bias', '0.weight']
+    """
+    return _plain_module(model, {})
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of a model's tensors on the CPU under plain names.
 
     Raises:
         ValueError: A tensor has no numbers here: it is sharded over ranks, or on the meta device.
     """
     state = dict(model.state_dict())
-    for prefix, module in list(model.named_modules(remove_duplicate=False)) if effective else []:
-        lead = f"{prefix}." if prefix else ""
-        for name, (value, sources) in _computed(module).items():
-            gone = tuple(lead + source for source in sources)
-            state = {key: each for key, each in state.items() if not key.startswith(gone)}
-            state[lead + name] = value
     names = plain_names(model, state)
     return {names[key]: _copied(key, value) for key, value in state.items() if key in names}
 
@@ -131,8 +135,43 @@ def _plain(model: nn.Module, key: str) -> str | None:
     return ".".join(words)
 
 
+def _plain_module(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
+    module = unwrapped(module)
+    if id(module) not in made:
+        made[id(module)] = module  # some modules hold themselves
+        computed = _computed(module)
+        children = {
+            name: None if child is None else _plain_module(child, made)
+            for name, child in module._modules.items()
+            if not (computed and name == "parametrizations")
+        }
+        if computed or any(children[name] is not child for name, child in module._modules.items()):
+            made[id(module)] = _changed(module, children, computed)
+    return made[id(module)]
+
+
+def _changed(
+    module: nn.Module,
+    children: dict[str, nn.Module | None],
+    computed: Mapping[str, tuple[Tensor, tuple[str, ...]]],
+) -> nn.Module:
+    """Return a copy of a module with other children, and with the computed weights as its own."""
+    copied: nn.Module = object.__new__(parametrize.type_before_parametrizations(module))
+    copied.__dict__ = vars(module) | {
+        "_modules": children,
+        "_parameters": dict(module._parameters),
+        "_buffers": dict(module._buffers),
+    }
+    for name, (value, sources) in computed.items():
+        for source in (name, *sources):
+            for group in (vars(copied), copied._parameters, copied._buffers):
+                group.pop(source, None)
+        copied._parameters[name] = nn.Parameter(value.detach(), requires_grad=False)
+    return copied
+
+
 def _computed(module: nn.Module) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
-    """Return the weights of one module that are computed from others, and how the others' keys begin.
+    """Return the weights of one module that are computed from others, and the others' names.
 
     They are computed as in eval mode: no power iteration is run, and nothing of the model changes.
     """
@@ -151,7 +190,7 @@ def _computed(module: nn.Module) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         for name, each in parametrizations.items():
             modes = {part: part.training for part in each.modules()}
             each.eval()
-            found[name] = getattr(module, name), (f"parametrizations.{name}.",)
+            found[name] = getattr(module, name), ()
             for part, mode in modes.items():
                 part.training = mode
     return found
