@@ -169,5 +169,5 @@ def test_read_image_without_pillow(tmp_path, monkeypatch):
 @pytest.mark.timeout(30)
 def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="cannot read image .*: it is a pipe or a device"):
+    with pytest.raises(ValueError, match=r"cannot read image .*: it is a pipe or a device"):
         read_image(tmp_path / "a.png", image_size=None, channels=3)
