@@ -206,3 +206,14 @@ def test_as_a_program(tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == "nonlocalnn evaluate: there is no checkpoint absent\n"
+
+
+def test_a_warning_is_one_line_that_names_no_line_of_the_source(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "1.heic").touch()
+    words = [sys.executable, "-m", "nonlocalnn", "data", "check", str(tmp_path), "--workers", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("nonlocalnn data: 1 entry of ")
+    assert ".py" not in line

@@ -166,3 +166,13 @@ def test_damaged_files_are_one_line(tmp_path, capsys):
     refuses(capsys, tmp_path / "plain.safetensors", ours, says="does not say what builds its model")
     refuses(capsys, tmp_path / "absent.pkl", ours, says="there is no checkpoint")
     assert not ours.exists()
+
+
+def test_a_source_is_not_overwritten(tmp_path, capsys):
+    path = tmp_path / "a.safetensors"
+    nl.save_checkpoint(nl.create_model("nl_digits"), path)
+    before = path.read_bytes()
+    (tmp_path / "link").symlink_to(path)
+    for target in (path, tmp_path / "link"):
+        refuses(capsys, path, target, says="target must be another file than source")
+    assert path.read_bytes() == before

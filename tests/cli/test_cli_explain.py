@@ -127,3 +127,8 @@ def test_one_missing_input_does_not_cancel_the_others(photo, digits_model, tmp_p
     assert len(out.splitlines()) == 2
     pages = sorted(page.name for page in (tmp_path / "pages").iterdir())
     assert pages == ["photo-2.html", "photo.html"]
+
+
+def test_a_folder_that_is_there_takes_the_page(photo, digits_model, tmp_path):
+    assert main(["explain", str(photo), "--model", str(digits_model), "-o", str(tmp_path)]) == 0
+    assert (tmp_path / f"{photo.stem}.html").is_file()

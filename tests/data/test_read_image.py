@@ -1,3 +1,4 @@
+import os
 import sys
 
 import numpy as np
@@ -162,4 +163,11 @@ def test_read_image_wrong_arguments(tmp_path):
 def test_read_image_without_pillow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"reading images needs the library 'pillow'.*nonlocalnn\[data\]"):
+        read_image(tmp_path / "a.png", image_size=None, channels=3)
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"cannot read image .*: it is a pipe or a device"):
         read_image(tmp_path / "a.png", image_size=None, channels=3)

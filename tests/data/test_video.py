@@ -1,3 +1,4 @@
+import os
 import pickle
 import subprocess
 import sys
@@ -345,3 +346,30 @@ def test_the_error_travels_between_processes(videos):
         open_video(videos / "empty.mp4")
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (str(copied), copied.path, copied.frame) == (str(caught.value), videos / "empty.mp4", None)
+
+
+@pytest.mark.parametrize("in_archive", [False, True], ids=["a file", "in an archive"])
+@pytest.mark.parametrize("known", [True, False], ids=["known by its start", "not known"])
+@pytest.mark.parametrize(
+    "text",
+    ["ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"],
+    ids=["list of files", "playlist"],
+)
+def test_a_list_of_files_opens_none_of_them(tmp_path, monkeypatch, text, known, in_archive):
+    if not known:
+        monkeypatch.setattr(video_source, "_LIST_STARTS", (b"another kind",))
+    other = write_video(tmp_path / "other.ts")
+    path = tmp_path / "a.m3u8"
+    path.write_text(text.format(other if in_archive else other.name))
+    size = path.stat().st_size
+    video = video_source.ArchivedVideo(path, "a.m3u8", start=0, size=size) if in_archive else path
+    says = "it is a list of other files" if known else "cannot read video"
+    with pytest.raises(VideoDecodeError, match=says):
+        open_video(video)
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_no_video_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(VideoDecodeError, match="it is a pipe or a device"):
+        open_video(tmp_path / "a.mp4")

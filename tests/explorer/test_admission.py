@@ -161,7 +161,7 @@ def test_a_playlist_fetches_nothing(tmp_path):
 
 
 def test_a_video_of_a_kind_that_is_not_read(tmp_path):
-    path = write_video(tmp_path / "a.ts")
+    path = write_video(tmp_path / "a.nut")
     with pytest.raises(ValueError, match="it is damaged, or of a kind that is not read here"):
         check_size(path, kind="video")
 
@@ -218,7 +218,20 @@ def test_ffmpeg_may_open_files_only_and_only_these_kinds(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "open", open_and_note)
     with pytest.raises(ValueError, match="it is damaged"):
         check_size(tmp_path / "a.mp4", kind="video")
-    kinds = {"mov", "matroska", "webm", "avi", "mpeg", "mpegvideo", "m4v", "asf", "flv", "ogg", "gif"}
+    kinds = {
+        "mov",
+        "matroska",
+        "webm",
+        "avi",
+        "mpeg",
+        "mpegts",
+        "mpegvideo",
+        "m4v",
+        "asf",
+        "flv",
+        "ogg",
+        "gif",
+    }
     assert [options["protocol_whitelist"] for options in given] == ["file", "file"]
     assert [set(options["format_whitelist"].split(",")) for options in given] == [kinds, kinds]
 
@@ -339,3 +352,16 @@ def test_lists_have_an_end(folder, monkeypatch):
     assert len(list_inputs(folder)) == 2
     monkeypatch.setattr(admission, "_MOST_WALKED", 1)
     assert len(list_inputs(folder)) < 2
+
+
+@pytest.mark.parametrize("options", [{}, {"mpegts_m2ts_mode": "1"}], ids=["packets of 188", "of 192"])
+def test_transport_streams_are_known_by_their_packets(tmp_path, options):
+    path = write_video(tmp_path / "a.ts", **options)
+    assert kinds_of(path) == ("video",)
+    check_size(path, kind="video")
+    content = bytearray(path.read_bytes())
+    content[4 + 192 if options else 188] ^= 1
+    path.write_bytes(content)
+    assert kinds_of(path) == ()
+    path.write_bytes(b"G" + bytes(187))
+    assert kinds_of(path) == ()

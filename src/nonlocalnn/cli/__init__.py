@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import nonlocalnn
@@ -48,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         hint = near_miss(name, COMMANDS)
         return _complain(f"nonlocalnn: no command {name!r}{hint}; see nonlocalnn --help", _USAGE_ERROR)
+    in_full = warnings.formatwarning
+    # Python's own form names a line of the source, and prints it.
+    if not debug:
+        warnings.formatwarning = lambda message, *_, **__: f"nonlocalnn {name}: {_in_one_line(message)}\n"
     try:
         return importlib.import_module(f"nonlocalnn.cli.{name}").run(words[1:])
     except SystemExit as stop:  # argparse has said what is wrong
@@ -62,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _complain(f"nonlocalnn {name}: {_said(error)}", _FAILURE)
+    finally:
+        warnings.formatwarning = in_full
 
 
 def _said(error: Exception) -> str:
@@ -69,7 +76,11 @@ def _said(error: Exception) -> str:
     text = str(error).strip()
     if text.startswith("Caught ") and "DataLoader worker" in text:
         text = text.splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split())
+    return _in_one_line(text)
+
+
+def _in_one_line(said: object) -> str:
+    return " ".join(str(said).split())
 
 
 def _overview() -> str:

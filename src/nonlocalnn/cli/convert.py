@@ -20,6 +20,8 @@ from nonlocalnn.models import ResidualNetwork, create_model
 def run(words: Sequence[str]) -> int:
     """Read a checkpoint of any known kind and write it as ours, or ours as another's."""
     args = _parser().parse_args(words)
+    if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
+        raise ValueError(f"target must be another file than source, {args.source}: it would be overwritten")
     # Every setting that has no effect is an error.
     if args.to is not None and args.classes is not None:
         raise ValueError("--classes is written into our files only: leave it out with --to")

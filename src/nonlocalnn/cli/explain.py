@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> int:
         "-o",
         "--output",
         type=Path,
-        help="the page, or of several inputs the folder of the pages (default: the input's name with .html)",
+        help="the page, or a folder for it, as of several inputs (default: the input's name with .html)",
     )
     parser.add_argument("--data", choices=list_datasets(), help="take the input from a data set instead")
     parser.add_argument("--data-dir", type=Path, help="folder of the data set")
@@ -100,7 +100,8 @@ def _unused(folder: Path, name: str, taken: set[Path]) -> Path:
 
 def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, output: Path | None) -> None:
     """Write the page of one input and say what is in it."""
-    output = Path(f"{Path(shown.name).stem}.html") if output is None else output
+    page = Path(f"{Path(shown.name).stem}.html")
+    output = page if output is None else output / page if output.is_dir() else output
     document = explain(
         loaded,
         shown,

@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = (
 )
 # Pillow hands these to Ghostscript, or to Windows, whatever the file's name: a file never runs code.
 _STARTS_PROGRAMS = ("EPS", "WMF")
+# A pipe has no end until its writer closes it, and reading one in a folder would wait for ever.
+NO_FILE = "it is a pipe or a device: copy what it gives into a file"
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 
 
@@ -87,7 +89,7 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Imag
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not an image, or is a folder, damaged, cut or too large.
+        ValueError: It is not an image, or is a folder, a pipe, damaged, cut or too large.
         ImportError: Pillow is missing.
     """
     try:
@@ -96,6 +98,8 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Imag
         raise missing_extra("pillow", "data", "reading images") from error
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
         raise _unreadable(name, f"it is a folder, and holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    if isinstance(source, str | os.PathLike) and os.path.exists(source) and not os.path.isfile(source):
+        raise _unreadable(name, NO_FILE)
     try:
         with Image.open(source) as opened:
             if opened.format in _STARTS_PROGRAMS:

@@ -1,10 +1,9 @@
 """Videos through PyAV, which brings FFmpeg's libraries with it."""
 
-import io
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -81,6 +80,7 @@ class PyAVReader(VideoReader):
         self._source = source
         self._av = import_av()
         self._container: Any = None
+        self._file: BinaryIO | None = None
         try:
             with _clear_errors(self.path):
                 num_frames, first = self._survey()
@@ -101,6 +101,9 @@ class PyAVReader(VideoReader):
         if self._container is not None:
             self._container.close()
             self._container = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def decode(self, indices: Sequence[int]) -> list[Tensor]:
         """See :meth:`VideoReader.decode`."""
@@ -124,16 +127,16 @@ class PyAVReader(VideoReader):
         self._is_damaged = False
 
     def _open(self) -> Any:
+        # Playlists and lists of files would make FFmpeg open others, here and in the network. It is given an
+        # open file and no protocol that it could open another by.
+        options = {"protocol_whitelist": "none"}
+        self._file = self._source.opened()
         try:
-            return self._av.open(self._file())
+            return self._av.open(self._file, options=options)
         except UnicodeDecodeError:
             # Up to version 18 a title that is not UTF-8 stops PyAV; later ones do not know the argument.
-            return self._av.open(self._file(), metadata_errors="ignore")
-
-    def _file(self) -> str | io.BytesIO:
-        """Return what PyAV opens; bytes in memory from their start, and without a copy of them."""
-        content = self._source.content
-        return str(self.path) if content is None else io.BytesIO(content)
+            self._file.seek(0)
+            return self._av.open(self._file, options=options, metadata_errors="ignore")
 
     def _survey(self) -> tuple[int, Any]:
         """Count the frames, note their times if they can be told from packets, and return the first frame."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nonlocalnn.data.containers import count_dropped, is_cut, may_leave_frames_out
+from nonlocalnn.data.images import NO_FILE
 from nonlocalnn.data.orientation import is_mirrored
 
 
@@ -65,6 +66,9 @@ class ArchivedVideo:
             raise unreadable(self, error.strerror or str(error)) from error
 
 
+# How files begin that are no videos, but name others which FFmpeg would open: ffconcat, and playlists of HLS.
+_LIST_STARTS = (b"ffconcat", b"#EXTM3U")
+
 # What names a video: a file, a folder of frame images, or a part of an archive.
 VideoPath = Path | ArchivedVideo
 
@@ -113,6 +117,17 @@ class VideoSource:
     content: bytes | None
     known_whole: bool
     may_leave_frames_out: bool
+
+    def opened(self) -> BinaryIO:
+        """Return the file, or its bytes as one, from the start and without a copy of them.
+
+        Raises:
+            VideoDecodeError: It cannot be opened.
+        """
+        try:
+            return _opened(self.path, self.content)
+        except OSError as error:
+            raise unreadable(self.path, error.strerror or str(error)) from error
 
     def check_count(self, *, found: int, declared: int, stream: int) -> None:
         """Check that there are as many frames as the container declares.
@@ -166,15 +181,20 @@ def find_source(path: VideoPath) -> VideoSource:
 
     Raises:
         FileNotFoundError: There is no such file.
-        VideoDecodeError: It is empty, cut or cannot be read.
+        VideoDecodeError: It is empty, cut or cannot be read, is no regular file, or is a list of others.
     """
     content = path.read() if isinstance(path, ArchivedVideo) else None
     if isinstance(path, Path) and not path.exists():
         raise FileNotFoundError(f"no such video: {path}")
+    if isinstance(path, Path) and not path.is_file():
+        raise unreadable(path, NO_FILE)
     try:
         with _opened(path, content) as file:
             if file.seek(0, os.SEEK_END) == 0:
                 raise unreadable(path, "the file is empty")
+            file.seek(0)
+            if file.read(8).startswith(_LIST_STARTS):
+                raise unreadable(path, "it is a list of other files, and those are not opened: name them")
             cut, leaves_out = is_cut(file), may_leave_frames_out(file)
     except OSError as error:
         raise unreadable(path, error.strerror or str(error)) from error

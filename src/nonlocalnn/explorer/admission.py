@@ -20,7 +20,7 @@ _MAX_FRAMES = 20_000
 _MAX_SECONDS = 600.0
 # Pillow and FFmpeg know far more formats, some of which read other files or start programs.
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-_FFMPEG_FORMATS = "mov,matroska,webm,avi,mpeg,mpegvideo,m4v,asf,flv,ogg,gif"
+_FFMPEG_FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,asf,flv,ogg,gif"
 _IMAGE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _VIDEO_STARTS = (
     b"\x1a\x45\xdf\xa3",  # Matroska, webm
@@ -30,6 +30,9 @@ _VIDEO_STARTS = (
     b"FLV\x01",
     b"OggS",
 )
+# Transport streams: the length of a packet, and where in it the byte stands that all begin with. Those of
+# camcorders (.mts, .m2ts) have a time of four bytes before each packet.
+_PACKETS, _SYNC, _NUM_PACKETS = ((188, 0), (192, 4)), 0x47, 5
 # First boxes of mp4 and mov, after four bytes of length.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
@@ -58,7 +61,8 @@ def kinds_of(path: Path) -> tuple[str, ...]:
         ('video',)
     """
     with path.open("rb") as file:
-        start = file.read(12)
+        beginning = file.read(192 * _NUM_PACKETS)
+    start = beginning[:12]
     if start.startswith(b"GIF8"):
         return ("image", "video")
     if start.startswith(_IMAGE_STARTS) or (start[:4], start[8:]) == (b"RIFF", b"WEBP"):
@@ -66,7 +70,15 @@ def kinds_of(path: Path) -> tuple[str, ...]:
     is_box = start[4:8] in _BOXES and not (start[4:8] == b"ftyp" and start[8:] in _STILL_BRANDS)
     if is_box or start.startswith(_VIDEO_STARTS) or (start[:4], start[8:]) == (b"RIFF", b"AVI "):
         return ("video",)
-    return ()
+    return ("video",) if _is_transport_stream(beginning) else ()
+
+
+def _is_transport_stream(beginning: bytes) -> bool:
+    """Return whether the first packets, two at least, begin as those of a transport stream."""
+    return any(
+        len(beginning) >= 2 * length and set(beginning[place : length * _NUM_PACKETS : length]) == {_SYNC}
+        for length, place in _PACKETS
+    )
 
 
 def check_size(path: Path, *, kind: str) -> None:
