@@ -26,12 +26,12 @@ test-all: lint ## run the linters and all tests, also those of other libraries w
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-elsewhere: $(READY) ## the numeric tests with 1 and 2 threads, and as on processors without wide instructions
-	TEST_THREADS=1 $(BIN)/python -m pytest $(NUMERIC)
+	TEST_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
 	TEST_THREADS=2 $(BIN)/python -m pytest $(NUMERIC)
-	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest $(NUMERIC)
-	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(NUMERIC)
-	ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(NUMERIC)
-	MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(BIN)/python -m pytest $(NUMERIC)
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
+	ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
+	MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
 
 # Some 3 GB of downloads each. uv alone can ask for the lowest versions.
 test-oldest: $(UV) ## all tests with the lowest version of every dependency that pyproject.toml allows

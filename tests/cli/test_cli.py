@@ -87,7 +87,8 @@ def test_predict_folder_skips_nothing_and_reports_the_broken(tmp_path, checkpoin
     (folder / "deep" / "c.PNG").write_bytes(photo.read_bytes())
     (folder / "notes.txt").write_text("no image")
     output = tmp_path / "answers.jsonl"
-    assert main(["predict", str(folder), "--model", str(checkpoint), "--output", str(output)]) == 1
+    with pytest.warns(UserWarning, match=r"passed over.*notes\.txt"):
+        assert main(["predict", str(folder), "--model", str(checkpoint), "--output", str(output)]) == 1
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["path"].removeprefix(str(folder)) for row in rows] == ["/a.png", "/b.png", "/deep/c.PNG"]
     assert ["error" in row for row in rows] == [False, True, False]
