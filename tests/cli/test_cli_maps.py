@@ -181,7 +181,7 @@ def test_sequences_come_from_data_sets(tmp_path, monkeypatch):
         nn.Conv1d(3, 8, 9, 4, 4), nl.NonLocal1d(8), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 10)
     ).eval()
     loaded = nl.classifier.Classifier(model, classes=tuple(CLASSES), sample_shape=(3, 384), recipe={})
-    monkeypatch.setattr(maps, "load_classifier", lambda path: loaded)
+    monkeypatch.setattr(maps, "load_model", lambda *_, **__: loaded)
     words = ["maps", "--data", "cue-sequence", "--model", "any", "--output", str(tmp_path)]
     assert main([*words, "--pixels", "200"]) == 0
     (folder,) = tmp_path.iterdir()
@@ -199,7 +199,7 @@ def test_groups_of_an_extent_are_kept_apart_in_whole_maps(tmp_path, monkeypatch)
         nn.Flatten(), nn.Linear(4, 10),
     ).eval()  # fmt: skip
     loaded = nl.classifier.Classifier(model, classes=tuple(CLASSES), sample_shape=(3, 8, 32, 32), recipe={})
-    monkeypatch.setattr(maps, "load_classifier", lambda path: loaded)
+    monkeypatch.setattr(maps, "load_model", lambda *_, **__: loaded)
     words = ["maps", "--data", "cue", "--model", "any", "--output", str(tmp_path), "--all-rows"]
     monkeypatch.setattr(maps, "_MOST_NUMBERS", 8 * 16 * 4)
     assert main(words) == 0

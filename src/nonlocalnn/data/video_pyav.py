@@ -236,7 +236,9 @@ class PyAVReader(VideoReader):
 
 def _upright(frame: Any) -> Tensor:
     """Return a decoded frame as it is meant to be seen, uint8 (H, W, 3)."""
-    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    # On one thread: threads of FFmpeg that a frame still holds when a process is forked would be waited for
+    # for ever where the child collects the frame.
+    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1))
     for side_data in frame.side_data:
         if side_data.type.name == "DISPLAYMATRIX":
             return oriented(pixels, struct.unpack("=9i", bytes(side_data)))
