@@ -51,6 +51,7 @@ def test_inflating_the_3x3_costs_what_table_2e_says():
     assert i3d333[1] / c2d[1] == pytest.approx(1.76, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_cost_table_is_printed_and_that_of_the_guide(capsys):
     assert main(["models", "--cost"]) == 0
     printed = capsys.readouterr().out

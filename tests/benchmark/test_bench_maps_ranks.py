@@ -28,6 +28,7 @@ def test_each_task_runs_in_a_process_of_its_own():
     assert work().shape == (1, 100, 8, 8)
 
 
+@pytest.mark.slow
 def test_ranks(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ranks, "INSTANTIATIONS", ("dot_product",))
     assert main(["bench", "ranks", "--quick", "--output", str(tmp_path)]) == 0

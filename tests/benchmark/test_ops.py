@@ -103,6 +103,7 @@ def test_a_missing_device_is_told():
         ops.run(quick=True, device="cuda")
 
 
+@pytest.mark.slow
 def test_the_command_from_end_to_end(tmp_path, capsys):
     words = ["bench", "ops", "--quick", "--form", "dot_product", "--output", str(tmp_path)]
     assert main(words) == 0

@@ -38,7 +38,8 @@ def assert_same(ours, network, x):
     ours = ours.double().eval()
     with torch.no_grad():
         expected = network(x)
-        assert_near(ours(x), expected)
+        # Norms were folded and files written in float32, each a rounding.
+        assert_near(ours(x), expected, dtype=torch.float32, sums=10)
         assert expected.std() > 1e-3
         blocks = [module for module in ours.modules() if isinstance(module, nl.NonLocalNd)]
         assert len(blocks) == sum(map(len, network.blocks.values()))

@@ -48,6 +48,7 @@ def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
         assert picture.width > 600
 
 
+@pytest.mark.slow
 def test_all_tables_of_the_digits_are_one(tmp_path, capsys):
     words = [
         "--table",
