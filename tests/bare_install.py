@@ -76,7 +76,7 @@ if __name__ == "__main__":
         "maps": ["maps", image, "--model", weights, "--output", output],
         "explain": ["explain", image, "--model", weights, "-o", output + ".html"],
         "explore": ["explore", "--model", weights],
-        "data check": ["data", "check", str(folder / "a.png"), "--workers", "1"],
+        "data check": ["data", "check", str(folder / "a.mp4"), "--workers", "1"],
         "bench ops": ["bench", "ops"],
     }
     answers = {name: called(*words) for name, words in calls.items()}

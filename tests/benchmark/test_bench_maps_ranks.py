@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from nonlocalnn.benchmark import maps, ranks
 from nonlocalnn.cli import main
 from nonlocalnn.functional import INSTANTIATIONS
