@@ -85,7 +85,7 @@ def test_folders_that_do_not_go_together(whole, tmp_path):
 
     (tmp_path / "only" / "frames").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "only" / "frames" / "1.png")
-    with pytest.raises(ValueError, match="holds no video file, only folders of frames"):
+    with pytest.raises(ValueError, match="holds no video file; folders of frames are not shrunk"):
         run(["shrink", str(tmp_path / "only"), str(tmp_path / "small")])
     with pytest.raises(ValueError, match="--workers must be at least 1; got 0"):
         run(["check", str(whole), "--workers", "0"])

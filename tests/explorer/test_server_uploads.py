@@ -9,7 +9,7 @@ import socket
 import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 
 import pytest
 from serving import Client, wait_until
@@ -236,7 +236,9 @@ def test_slow_uploads_of_others_do_not_give_way_to_who_has_enough(client, queue,
     limit(upload_grace_seconds=0)
     with closing(begin_upload(client.port, "127.0.0.9")):
         wait_until(lambda: queue._receiving)
-        held = [client.explain("hold.png", image, "first") for _ in range(4)]
+        held = [client.explain("hold.png", image, "first")]
+        wait_until(lambda: not queue._waiting)  # the first one runs
+        held += [client.explain("hold.png", image, "first") for _ in range(3)]
         assert [each.status for each in held] == [202, 202, 202, 202]
         wait_until(lambda: len(queue._waiting) == 3)
         busy = client.explain("cat.png", image, "first")
@@ -269,7 +271,8 @@ def test_a_full_disk_is_one_line(client, queue, image, monkeypatch, capfd, where
     monkeypatch.setattr(Job, "begin", begin_full)
     if where == "while it comes":
         monkeypatch.setattr(MultiPartParser, "spool_max_size", 10)
-        monkeypatch.setattr("tempfile.TemporaryFile", partial(open, "/dev/full", "w+b", 0))
+        full = Path("/dev/full")
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda *_, **__: full.open("w+b", 0))
     answer = client.explain("cat.png", image, "first")
     assert (answer.status, answer.error) == (507, "the server has no room for the file: try again later")
     assert answer.headers["Retry-After"] == "60"

@@ -20,7 +20,7 @@ from nonlocalnn.cli.common import (
     load_model,
     load_samples,
 )
-from nonlocalnn.data import list_datasets
+from nonlocalnn.data import IMAGE_SETS, list_datasets
 from nonlocalnn.data.video import BACKENDS
 from nonlocalnn.data.video_named import VIDEO_SETS, load_video_set
 from nonlocalnn.data.video_sampling import choose_sampling
@@ -104,6 +104,10 @@ def _evaluate_samples(args: argparse.Namespace, loaded: Classifier, data: str) -
             raise ValueError(
                 f"--{name.replace('_', '-')} is a setting of videos, and {data!r} has none: leave it out"
             )
+    if args.max_broken is not None and data not in IMAGE_SETS:
+        raise ValueError(
+            f"--max-broken is a setting of videos and folders of images, and {data!r} is neither: leave it out"
+        )
     dataset = load_samples(
         loaded,
         data,
