@@ -106,7 +106,7 @@ def _evaluate_samples(args: argparse.Namespace, loaded: Classifier, data: str) -
             )
     if args.max_broken is not None and data not in IMAGE_SETS:
         raise ValueError(
-            f"--max-broken is a setting of videos and folders of images, and {data!r} is neither: leave it out"
+            f"--max-broken is a setting of videos and image folders, and {data!r} is neither: leave it out"
         )
     dataset = load_samples(
         loaded,
