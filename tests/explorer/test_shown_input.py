@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 def test_an_image_is_what_predict_is_given(place):
     shown = read_input(classifier(1, 28, 28), place / "wide.png")
     assert torch.equal(shown.sample, read_image(place / "wide.png", image_size=(28, 28), channels=1))
-    assert shown.pixels is shown.sample
+    assert torch.equal(shown.pixels, shown.sample)
     assert shown.name == "wide.png"
     assert (shown.frame_numbers, shown.seconds, shown.truth) == (None, None, None)
 
