@@ -8,7 +8,7 @@ from tiny_task import TinyTask, assert_identical, final_state, tiny_recipe
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.train import train
 from nonlocalnn.train.checkpoint import Position, TrainingState, has_state, read_state, write_state
-from tolerances import assert_near
+from tolerances import assert_same
 
 
 def state(step):
@@ -45,7 +45,7 @@ def test_reads_what_it_wrote(tmp_path):
     found = read_state(tmp_path)
     assert found.position == state(3).position
     assert (found.recipe, found.num_samples, found.world_size) == ({"seed": 1}, 9, 1)
-    assert_near(found.learner, state(3).learner)
+    assert_same(found.learner, state(3).learner)
 
 
 @DAMAGES

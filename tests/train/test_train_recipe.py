@@ -79,7 +79,7 @@ def test_survives_json(recipe):
         ({"parallel": "dpp"}, "parallel must be one of 'ddp', 'fsdp'; got 'dpp'"),
         ({"keep": "first"}, "keep must be one of 'best', 'last'"),
         ({"frames": 8}, "frames has an effect only with videos, data one of videos, .*; got data='digits'"),
-        ({"data": "cue", "max_broken": 1}, "max_broken has an effect only with videos"),
+        ({"data": "cue", "max_broken": 1}, "max_broken has an effect only with files"),
         ({"data": "videos", "test_views": 3}, "test_views must be one of 1, 30"),
         ({"data": "videos", "decoder": "opencv"}, "decoder must be one of 'pyav', 'torchcodec'"),
         ({"data": "videos", "stride": 0}, "stride must be at least 1"),
