@@ -23,6 +23,9 @@ NEEDS = {
     "data check": "video",
     "bench ops": "bench",
 }
+# A process that imports everything by turns.
+pytestmark = pytest.mark.slow
+
 WORKS = ("models", "cost", "convert", "export pt2")
 
 

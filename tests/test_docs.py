@@ -38,7 +38,15 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@every_page
+@pytest.mark.parametrize(
+    "page",
+    [
+        # It exports, and runs what was exported, ten times.
+        pytest.param(page, marks=pytest.mark.slow) if page.name == "deploy.md" else page
+        for page in PAGES
+    ],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 @pytest.mark.usefixtures("_one_thread")
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

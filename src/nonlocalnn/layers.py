@@ -20,6 +20,8 @@ from nonlocalnn.functional.positions import Layer, flatten, project
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
+# Words that only wrappers put into the names of modules and weights, wherever in a name they stand.
+WRAPPER_WORDS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _PLAIN_TENSORS = (nn.Parameter, Tensor)
 # Kernel, stride, padding and groups of 1x1 convolutions.
 _GEOMETRY: dict[type[nn.Module], tuple[object, ...]] = {

@@ -226,6 +226,7 @@ def test_results_are_kept_up_to_a_size_and_the_last_always(queue, monkeypatch):
     assert document(queue, third)["padding"] == "x" * 9000
 
 
+@pytest.mark.slow
 def test_nothing_is_left_at_the_end_even_while_a_job_runs(models, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     copied = shutil.copy(models["first"], tmp_path / "copy.safetensors")

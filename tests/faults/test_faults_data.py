@@ -1,6 +1,8 @@
 import fault_data_cases
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("lose", "action", "said"),

@@ -6,6 +6,8 @@ import pytest
 from fault_data import DIGITS
 from fault_kills import interrupt_until_finished
 
+pytestmark = pytest.mark.slow
+
 
 def hurt(bench, *, at_least, seed, **settings):
     """Finish runs under fire until there were so many signals; return what became of each run."""

@@ -1,6 +1,8 @@
 import pytest
 from fault_rank_cases import RANK_FAULTS, two_ranks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def hurt(bench):

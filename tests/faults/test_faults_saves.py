@@ -2,6 +2,8 @@ import fault_cases
 import pytest
 from fault_cases import LAST_STATE, MOMENTS, STATE_MOMENTS
 
+pytestmark = pytest.mark.slow
+
 
 def test_killed_at_every_moment_of_writing_the_state(bench):
     row = fault_cases.die_in_saves(bench, [(f"{moment} last.pt", 1) for moment in STATE_MOMENTS])

@@ -15,7 +15,7 @@ def on_ranks(world_size, tmp_path, *names):
     )
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_everything_is_equal_to_one_process(world_size, tmp_path):
     names = ["operator", "masked", "half_precision", "blocks", "network", "traffic"]
     on_ranks(world_size, tmp_path, *names, *(["subgroups"] if world_size == 4 else []))

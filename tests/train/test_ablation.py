@@ -84,6 +84,7 @@ def test_the_table_has_the_columns_that_every_row_fills():
     ]
 
 
+@pytest.mark.slow
 def test_finished_runs_are_read_and_not_repeated(tmp_path):
     base = Recipe(epochs=1, batch_size=633, output=tmp_path)
     *_, rows = ablate(base, num_seeds=1, progress=False)
@@ -95,6 +96,7 @@ def test_finished_runs_are_read_and_not_repeated(tmp_path):
     assert state.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_tables_share_runs_and_processes_share_a_folder(tmp_path, few_clips):
     """Two calls with a seed each, one that gathers both, and a table that trains only what is new to it."""
     base = cue_recipe(tmp_path)

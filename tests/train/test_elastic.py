@@ -48,6 +48,7 @@ def wait_for(condition, process):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
 def test_a_worker_that_is_killed_costs_the_steps_since_the_last_state(tmp_path):
     output = tmp_path / "run"
@@ -82,6 +83,7 @@ def test_begins_where_there_is_nothing_and_goes_on_where_there_is(tmp_path):
     assert_identical(final_state(whole.output), final_state(parts.output))
 
 
+@pytest.mark.slow
 def test_a_sharded_run_begins_and_goes_on_with_one_command(ranks, tmp_path):
     recipe = tiny_recipe(tmp_path, parallel="fsdp", epochs=1)
     ranks(recipe, {"stop_at": 3}, {}, resume="if any")
@@ -105,7 +107,7 @@ def test_a_state_of_an_older_version_goes_on(tmp_path):
     assert second.split(",")[-3] == "0"
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_damaged_state_never_takes_the_place_of_a_whole_one(tmp_path, parallel):
     recipe = tiny_recipe(tmp_path, parallel=parallel, checkpoint_every=2)
     train(recipe, task=TinyTask(stop_at=9))

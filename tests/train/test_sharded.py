@@ -70,7 +70,10 @@ def one_process(request, tmp_path_factory):
     return output, changes
 
 
-@pytest.mark.parametrize(("num_ranks", "accumulate"), [(1, 1), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("num_ranks", "accumulate"),
+    [(1, 1), (1, 4), (2, 1), (2, 2), *(pytest.param(4, each, marks=pytest.mark.slow) for each in (1, 2))],
+)
 def test_any_number_of_shards_equals_one_process(ranks, one_process, tmp_path, num_ranks, accumulate):
     whole, changes = one_process
     answers = ranks(sharded(tmp_path, accumulate=accumulate, **changes), *[SMOOTH] * num_ranks)
@@ -83,6 +86,7 @@ def test_any_number_of_shards_equals_one_process(ranks, one_process, tmp_path, n
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_together_and_resume_bit_for_bit(ranks, tmp_path):
     changes = {"accumulate": 2, "norm_batches": 1, "checkpoint_every": 1}
     whole, parts = sharded(tmp_path / "whole", **changes), sharded(tmp_path / "parts", **changes)
@@ -96,7 +100,7 @@ def test_two_ranks_stop_together_and_resume_bit_for_bit(ranks, tmp_path):
     assert_same_bits(parts.output, whole.output)
 
 
-@pytest.mark.parametrize("num_ranks", [1, 4])
+@pytest.mark.parametrize("num_ranks", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_saved_on_two_ranks_and_resumed_on_others(ranks, one_process, tmp_path, num_ranks):
     whole, changes = one_process
     recipe = sharded(tmp_path, **changes)
@@ -109,6 +113,7 @@ def test_saved_on_two_ranks_and_resumed_on_others(ranks, one_process, tmp_path, 
     assert_same_to_rounding(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_like_the_replicated_network_and_resumes(ranks, tmp_path, precision):
     changes = {"epochs": 1, "precision": precision, "clip_norm": 1.0, "schedule": "constant"}
@@ -157,6 +162,7 @@ def test_both_kinds_of_parameters_lie_in_shards(tmp_path):
     assert seen == [["DTensor"] * 6]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
     whole, parts = sharded(tmp_path / "whole"), sharded(tmp_path / "parts", checkpoint_every=1)
     train(whole, task=TinyTask())

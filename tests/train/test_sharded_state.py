@@ -197,7 +197,14 @@ class Killed(BaseException):
     """Stands for a SIGKILL: nothing after it is done."""
 
 
-@pytest.mark.parametrize("survived", range(3), ids=["before", "between", "after"])
+@pytest.mark.parametrize(
+    "survived",
+    [
+        pytest.param(0, marks=pytest.mark.slow, id="before"),
+        pytest.param(1, id="between"),
+        pytest.param(2, marks=pytest.mark.slow, id="after"),
+    ],
+)
 def test_dying_at_a_renaming_leaves_a_whole_state(tmp_path, monkeypatch, survived):
     whole = tiny_recipe(tmp_path / "whole", parallel="fsdp", epochs=1)
     train(whole, task=TinyTask())

@@ -15,8 +15,7 @@ from nonlocalnn.affinity.grids import GridTracer, check_position
 from nonlocalnn.affinity.maps import AffinityMap, Query
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional.positions import ungroup
-
-_OF_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+from nonlocalnn.layers import WRAPPER_WORDS
 
 
 @contextmanager
@@ -101,7 +100,7 @@ def find_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonL
         ValueError: There is none, or none of a name.
     """
     found = {
-        ".".join(word for word in name.split(".") if word not in _OF_WRAPPERS): module
+        ".".join(word for word in name.split(".") if word not in WRAPPER_WORDS): module
         for name, module in model.named_modules()
         if isinstance(module, NonLocalNd)
     }

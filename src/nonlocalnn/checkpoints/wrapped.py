@@ -18,8 +18,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
-# Words that only wrappers use, wherever in a key they stand.
-_RESERVED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+from nonlocalnn.layers import WRAPPER_WORDS
+
 _BY_CLASS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
 # Of libraries that need not be there: timm, mmengine, DeepSpeed.
 _BY_NAME = {"ModelEmaV2", "ModelEmaV3", "ModelEMA", "BaseAveragedModel", "DeepSpeedEngine"}
@@ -75,7 +75,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 def variants(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Give a state dict as it is, then with fewer and fewer of the words that wrappers put before keys."""
     yield dict(state)
-    current = _renamed(state, lambda words: [word for word in words if word not in _RESERVED])
+    current = _renamed(state, lambda words: [word for word in words if word not in WRAPPER_WORDS])
     for _ in range(_MOST_WORDS):
         yield current
         without = _renamed(current, lambda words: [word for word in words if word != "module"])
@@ -113,7 +113,7 @@ def _inner(module: nn.Module | None) -> str | None:
     """Return under which name a wrapper keeps its model; None where the module is no wrapper."""
     if module is None:
         return None
-    for name in _RESERVED:
+    for name in WRAPPER_WORDS:
         if name in module._modules:
             return name
     classes = {each.__name__ for each in type(module).__mro__}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from nonlocalnn.cli.common import command_parser
 from nonlocalnn.cost import cost
@@ -35,10 +38,25 @@ def run(words: Sequence[str]) -> int:
         print(cost_table())
         return 0
     for name in list_models():
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutValues():
             count = sum(parameter.numel() for parameter in create_model(name).parameters())
         print(f"{name:<24}{count:>12,} parameters  sample {'x'.join(map(str, sample_shape(name)))}")
     return 0
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leave out what fills weights with values: on the meta device it takes most of the time."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        _: object,
+        args: Any = (),
+        named: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Any:
+        if function.__name__ in ("normal_", "uniform_", "fill_", "zero_"):
+            return args[0] if args else named["tensor"]
+        return function(*args, **named)
 
 
 def cost_table() -> str:
