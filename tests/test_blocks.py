@@ -248,7 +248,16 @@ def test_a_norm_of_another_kind_stays_a_layer():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch.compile
-@forms
+@pytest.mark.parametrize(
+    "instantiation",
+    [
+        "concatenation",
+        *(
+            pytest.param(form, marks=pytest.mark.slow)
+            for form in ("gaussian", "embedded_gaussian", "dot_product")
+        ),
+    ],
+)
 def test_compile_in_one_graph(instantiation):
     torch.compiler.reset()
     block = block_of(3, instantiation=instantiation).double()

@@ -290,11 +290,10 @@ def test_tools_keep_the_outputs(opened, transformed):
 @pytest.mark.parametrize(
     "network",
     [
-        "r3d_18",
         "convnext_tiny",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("fcn_resnet50", "efficientnet_b0", "regnety_008")
+            for name in ("r3d_18", "fcn_resnet50", "efficientnet_b0", "regnety_008")
         ),
     ],
 )

@@ -63,6 +63,7 @@ def test_table_has_median_range_and_ratio():
     assert "| two | 150 (140 to 170) | 1.50 |" in table
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match=r"training as .one. failed:[\s\S]*epochz"):
         training._speed(Way("one", 1, 1, "ddp"), ["--epochz", "2"])

@@ -29,6 +29,7 @@ def test_the_number_of_runs_is_bounded():
         time_call(lambda: None, min_runs=3, max_runs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the high-water mark cannot be set back")
 def test_memory_is_at_least_what_the_affinity_takes_and_ours_is_far_less():
     torch.set_num_threads(1)
@@ -43,6 +44,7 @@ def test_memory_is_at_least_what_the_affinity_takes_and_ours_is_far_less():
     assert sizes["ours"] < affinity / 2
 
 
+@pytest.mark.slow
 def test_work_that_fails_says_why():
     cell = Cell("gaussian", (1, 4, 5), None, backward=False)
     with pytest.raises(ValueError, match="KeyError: 'theirs'"):

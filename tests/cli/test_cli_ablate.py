@@ -19,6 +19,7 @@ def few_clips(monkeypatch):
         monkeypatch.setitem(cue.NUM_SAMPLES, split, number)
 
 
+@pytest.mark.slow
 def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
     config = tmp_path / "recipe.yaml"
     # The data set on the command line wins over the file's.

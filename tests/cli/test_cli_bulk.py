@@ -97,6 +97,7 @@ def test_a_root(place, tmp_path):
     assert main(run) == 0
 
 
+@pytest.mark.slow
 def test_two_processes_as_torchrun_starts_them(place, tmp_path):
     run = words(place, tmp_path / "two", "--shard-size", "2", files="bad.txt")
     processes = [

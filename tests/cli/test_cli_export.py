@@ -22,6 +22,7 @@ def small(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_the_file_is_named_after_the_model(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["export", str(small), "--format", "pt2"]) == 0

@@ -168,6 +168,7 @@ def test_animations_are_a_file_a_query(tmp_path, of_clips, suffix):
     assert first.read_bytes() != second.read_bytes()
 
 
+@pytest.mark.slow
 def test_whole_videos_are_wider(tmp_path, of_clips, video):
     words = ["maps", str(video), "--model", str(of_clips), "--blocks", "layer3.0.nl"]
     assert main([*words, "--whole", "--output", str(tmp_path / "out")]) == 0

@@ -10,6 +10,7 @@ from nonlocalnn.cli import main, maps
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 
 
+@pytest.mark.slow
 def test_a_whole_map_that_is_too_large_is_refused(tmp_path, checkpoint, photo, capsys, monkeypatch):
     words = ["maps", photo, "--model", checkpoint, "--output", tmp_path / "out"]
     monkeypatch.setattr(maps, "_MOST_NUMBERS", 196 * 49)

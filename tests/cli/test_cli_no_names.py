@@ -157,7 +157,9 @@ def test_a_page(tmp_path, places, capsys, name):
     assert (tmp_path / "a.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", ["tiny of images", "tiny of videos", "resnet18"])
+@pytest.mark.parametrize(
+    "name", ["tiny of images", pytest.param("tiny of videos", marks=pytest.mark.slow), "resnet18"]
+)
 def test_maps_and_predictions(tmp_path, places, capsys, name):
     torch.manual_seed(0)
     file, save, sample, _ = MODELS[name]
@@ -274,7 +276,7 @@ def test_what_cannot_be_made_again_says_what_to_do(tmp_path, places, capsys):
         fails(capsys, *words, status=1, says="networks that create_model, torchvision or timm made")
 
 
-@pytest.mark.parametrize("name", ["tiny of images", "resnet18"])
+@pytest.mark.parametrize("name", ["tiny of images", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_the_explorer_takes_it(tmp_path, places, capfd, name):
     from nonlocalnn.explorer.explain import explain_file
     from nonlocalnn.explorer.jobs import JobQueue

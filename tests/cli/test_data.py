@@ -36,7 +36,7 @@ def test_checking_whole_videos(whole, capsys):
     assert capsys.readouterr().out == "3 videos, 0 broken\n"
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_checking_lists_what_is_broken(damaged, capsys, workers):
     assert run(["check", str(damaged), "--workers", workers]) == 1
     first, second, last = capsys.readouterr().out.splitlines()
@@ -182,6 +182,7 @@ def test_videos_are_put_into_archives(classes, tmp_path, capsys):
         run(words)
 
 
+@pytest.mark.slow
 def test_archives_are_checked(classes, tmp_path, capsys):
     write_shards(classes, tmp_path / "archives", kind="videos")
     archives = [str(tmp_path / "archives" / f"{split}-000000.tar") for split in ("train", "test")]

@@ -88,6 +88,7 @@ def test_a_spawned_worker_reads_the_same():
     assert_near(images, torch.stack([image for image, _ in dataset]))
 
 
+@pytest.mark.slow
 def test_the_import_is_light():
     code = (
         "import sys, nonlocalnn.data\n"

@@ -266,6 +266,7 @@ def test_unknown_backend_and_missing_libraries(videos, monkeypatch):
         open_video(videos / "plain.mp4", backend="torchcodec")
 
 
+@pytest.mark.slow
 def test_importing_needs_no_optional_library():
     modules = ("video_sets", "video_benchmarks", "video_files", "video_torchcodec")
     code = (

@@ -222,7 +222,7 @@ def test_in_the_test_broken_videos_are_listed(with_broken):
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_reading_processes_count_together(with_broken, context):
     if context == "spawn":
         pytest.importorskip("torch.multiprocessing")

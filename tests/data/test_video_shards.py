@@ -81,6 +81,7 @@ def test_clips_are_those_of_the_files(loose, packed, sampling):
     assert clip.std() > 0.1
 
 
+@pytest.mark.slow
 def test_any_process_reads_them_in_any_order(packed):
     data = VideoClips(
         load_video_set("videos", "train", data_dir=packed), frames=4, stride=1, sampling=CentreClip(20)

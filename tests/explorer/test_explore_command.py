@@ -123,6 +123,7 @@ def test_names_of_models(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_other_hosts_get_a_warning(models, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("nonlocalnn.explorer.server.make_server", lambda app: Never())
     assert run(["--model", str(models["first"]), "--host", "0.0.0.0", "--port", "0"]) == 0
@@ -145,6 +146,7 @@ def test_without_its_libraries_it_says_what_to_install():
     assert "run pip install 'nonlocalnn[explorer]'" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_library_is_imported_without_the_server():
     words = "import sys, json, nonlocalnn.explorer; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)

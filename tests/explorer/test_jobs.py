@@ -110,9 +110,9 @@ def test_a_queued_job_is_cancelled_and_the_others_move_up(queue):
 @pytest.mark.parametrize(
     ("title", "status", "says"),
     [
-        ("sleep-9000.png", 504, "longer than the 0.5 seconds"),
+        pytest.param("sleep-9000.png", 504, "longer than the 0.5 seconds", marks=pytest.mark.slow),
         ("memory-1250.png", 422, "more than the 1200 MiB"),
-        ("crash.png", 500, "exit status 7"),
+        pytest.param("crash.png", 500, "exit status 7", marks=pytest.mark.slow),
         ("cancel", 409, "it was cancelled"),
     ],
     ids=["time", "memory", "death", "cancelled"],
@@ -167,6 +167,7 @@ def test_a_file_of_another_kind_than_its_name_is_refused_by_the_worker(queue):
     assert job.reason.startswith("cannot read image cat.png: it is damaged")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_waits_is_replaced(queue):
     process = document(queue, put(queue, "one.png"))["process"]
     os.kill(process, signal.SIGKILL)
@@ -249,6 +250,7 @@ def test_nothing_is_left_at_the_end_even_while_a_job_runs(models, tmp_path, monk
     queue.close()
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ValueError, match=r"there is no checkpoint absent\.safetensors"):

@@ -153,6 +153,7 @@ def test_connections_that_are_being_answered_keep_their_place(client, queue):
     wait_until(lambda: not queue._receiving)
 
 
+@pytest.mark.slow
 def test_an_upload_is_no_traceback_when_the_server_ends(models, capfd):
     with serve(models, fake_explain.explain, connections=SHORT) as (port, queue):
         head = b"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5000\r\n"

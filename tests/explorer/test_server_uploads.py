@@ -232,6 +232,7 @@ def test_uploads_that_are_young_or_fast_keep_their_place(client, queue, limit, i
         assert len(queue._receiving) == 3
 
 
+@pytest.mark.slow
 def test_slow_uploads_of_others_do_not_give_way_to_who_has_enough(client, queue, limit, image):
     limit(upload_grace_seconds=0)
     with closing(begin_upload(client.port, "127.0.0.9")):

@@ -382,6 +382,7 @@ def test_a_map_with_itself_and_a_key_mask():
     assert_near(y, expected)
 
 
+@pytest.mark.slow
 def test_a_pass_does_not_load_the_compiler():
     code = """
 import sys, torch

@@ -15,12 +15,15 @@ def on_ranks(world_size, tmp_path, *names):
     )
 
 
-@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "world_size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_everything_is_equal_to_one_process(world_size, tmp_path):
     names = ["operator", "masked", "half_precision", "blocks", "network", "traffic"]
     on_ranks(world_size, tmp_path, *names, *(["subgroups"] if world_size == 4 else []))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_on_every_rank(tmp_path):
     on_ranks(2, tmp_path, "errors")
 

@@ -120,6 +120,7 @@ def test_tables_share_runs_and_processes_share_a_folder(tmp_path, few_clips):
     )
 
 
+@pytest.mark.slow
 def test_an_ablation_that_was_stopped_goes_on(tmp_path, few_clips):
     base = cue_recipe(tmp_path)
     stopped = ablate(base, table="extent", num_seeds=1, progress=False)
@@ -154,6 +155,7 @@ def test_a_gamma_task_changes_the_blocks_start_and_nothing_else(few_clips):
     assert (model.layer2[0].bn3.weight == 1).all()
 
 
+@pytest.mark.slow
 def test_each_gamma_is_where_its_run_starts(tmp_path, few_clips):
     # So small a rate that the weights are still what they started as.
     *_, rows = ablate(cue_recipe(tmp_path, lr=1e-12), table="init", num_seeds=1, progress=False)

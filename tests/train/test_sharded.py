@@ -184,6 +184,7 @@ def test_refuses_to_go_on_in_the_other_way(tmp_path, before, now):
         train(tiny_recipe(tmp_path, parallel=now), task=TinyTask(), resume=True)
 
 
+@pytest.mark.slow
 def test_finished_run_is_only_reported(tmp_path):
     recipe = sharded(tmp_path, epochs=1)
     result = train(recipe, task=TinyTask())
@@ -194,6 +195,7 @@ def test_finished_run_is_only_reported(tmp_path):
         train(recipe, task=TinyTask())
 
 
+@pytest.mark.slow
 def test_no_group_of_processes_is_left_to_be_freed_in_a_fork(tmp_path):
     for number in range(2):
         train(sharded(tmp_path / str(number), iterations=2, checkpoint_every=1), task=TinyTask())

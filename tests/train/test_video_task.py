@@ -99,6 +99,7 @@ def test_trains_validates_and_tests(videos, tmp_path):
     assert metadata["multi_label"] is False
 
 
+@pytest.mark.slow
 def test_what_is_learnt_is_found_in_files(videos, tmp_path):
     train(recipe_for(videos, tmp_path, epochs=12, lr=0.01, batch_size=6, norm_batches=1, test_views=1))
     classifier = nl.load_classifier(tmp_path)
