@@ -7,6 +7,8 @@ from viewer_page import DESKTOP, PHONE, VIEWER, assert_shows, place_of, rest, st
 
 from nonlocalnn.explorer.page import write_page
 
+pytestmark = pytest.mark.slow
+
 
 def test_pinning(opened, shown):
     made = shown["video"]
