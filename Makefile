@@ -9,6 +9,7 @@ UV := $(BIN)/uv
 NUMERIC := tests/functional tests/affinity tests/checkpoints tests/test_blocks.py tests/test_conversion.py \
 	tests/test_export.py tests/test_fusion.py tests/test_insertion.py tests/test_models.py tests/test_resnet.py \
 	tests/fuzz tests/train/test_recompute.py tests/train/test_starting.py
+ELSEWHERE := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(NUMERIC)
 MUTANTS_READY := $(VENV)/.ready-mutants
 
 .PHONY: help demo test test-all test-elsewhere test-oldest test-newest lint docs bench mutants coverage browser clean
@@ -26,23 +27,21 @@ test-all: lint ## run the linters and all tests, also those of other libraries w
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-elsewhere: $(READY) ## the numeric tests with 1 and 2 threads, and as on processors without wide instructions
-	TEST_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
-	TEST_THREADS=2 $(BIN)/python -m pytest $(NUMERIC)
-	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
-	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
-	ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
-	MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(BIN)/python -m pytest -n 2 --dist worksteal $(NUMERIC)
+	TEST_THREADS=1 $(ELSEWHERE)
+	TEST_THREADS=2 $(ELSEWHERE)
+	ATEN_CPU_CAPABILITY=avx2 $(ELSEWHERE)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(ELSEWHERE)
 
 # Some 3 GB of downloads each. uv alone can ask for the lowest versions.
-test-oldest: $(UV) ## all tests with the lowest version of every dependency that pyproject.toml allows
+test-oldest: $(UV) ## the tests with the lowest version of every dependency that pyproject.toml allows
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-oldest
 	VIRTUAL_ENV=.venv-oldest $(UV) pip install --resolution lowest-direct --editable '.[dev]'
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-newest: $(UV) ## all tests with the newest release of every dependency
+test-newest: $(UV) ## the tests with the newest release of every dependency
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-newest
 	VIRTUAL_ENV=.venv-newest $(UV) pip install --resolution highest --upgrade --editable '.[dev]'
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(READY) ## ruff, types, layers
 	$(BIN)/ruff check .
@@ -59,8 +58,8 @@ bench: $(READY) ## time the engines against the reference
 mutants: $(MUTANTS_READY) ## break a sample of the library on purpose, count what the tests notice
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run_mutants.py --output docs/results/mutants.json
 
-coverage: $(MUTANTS_READY) ## run all tests, count the branches that they take
-	$(BIN)/python tests/run_coverage.py --output docs/results/coverage.json -n 2 --dist worksteal
+coverage: $(MUTANTS_READY) ## run the tests, count the branches that they take
+	$(BIN)/python tests/run_coverage.py --output docs/results/coverage.json -n 2 --dist worksteal -m "not slow"
 
 browser: ## install Debian's Chromium for the tests of pages, which are skipped without one
 	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
