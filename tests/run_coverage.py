@@ -73,7 +73,8 @@ def markdown(found):
         "",
         f"{facts['date']}, commit {facts['commit']}; {versions}; {facts['processor']}.",
         "",
-        "`make coverage` runs the tests that are not marked slow and counts the statements that ran and the branches that were taken,"
+        "`make coverage` runs the tests that are not marked slow and counts the statements that ran and the"
+        " branches that were taken,"
         " in the processes that tests start as well, but not in those that a signal ended.",
         "",
         "| room | statements | run | branches | taken | files below 90 % of branches |",
