@@ -61,9 +61,9 @@ def test_exact_names_come_before_ends_of_names():
         (["layer3.7"], r"no module 'layer3\.7'; near it are 'layer3\.1', 'layer3\.0'"),
         (["layr2"], r"no module 'layr2'; near it are 'layer2'"),
         (["ayer2"], "no module 'ayer2'"),
-        (r"layer3\.\d\d", "no module .*; near it are 'layer3"),
         ("layer", "no module 'layer'"),
-        ("layer(", "names or a regex; 'layer\\(' is none"),
+        (r"layer3\.\d", r"for a regular expression use pattern='layer3"),
+        (["layer2", "layer[34]"], r"for a regular expression use pattern='layer\[34\]'"),
         ([], "at least one module"),
         (["layer2", "layer2"], "'layer2' and 'layer2' both stand for 'layer2'"),
         (["fc"], r"'fc' returns shape \(2, 7\)"),
@@ -76,12 +76,40 @@ def test_names_that_do_not_fit(after, match):
     assert not nonlocal_blocks(model)
 
 
-def test_a_regex_matches_whole_names():
+def test_a_name_alone_means_what_it_means_in_a_list():
     model, _ = small_resnet(after=())
-    report = insert_nonlocal_(model, r"layer[23]\.\d")
+    report = insert_nonlocal_(model, "0.conv1", norm=None)
+    assert [block.site for block in report.blocks] == [
+        "layer1.0.conv1",
+        *(f"layer{i}.0.conv1" for i in "234"),
+    ]
+
+
+def test_a_pattern_matches_whole_names():
+    model, _ = small_resnet(after=())
+    report = insert_nonlocal_(model, pattern=r"layer[23]\.\d")
     assert [block.site for block in report.blocks] == ["layer2.0", "layer3.0", "layer3.1"]
-    with pytest.raises(ValueError, match="no module"):
-        insert_nonlocal_(model, r"layer2\.0\.nl\..*")
+    with pytest.raises(ValueError, match="matches none"):
+        insert_nonlocal_(model, pattern=r"layer2\.0\.nl\..*")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "match"),
+    [
+        ({"pattern": "layer"}, "must match the whole name of a module; 'layer' matches none"),
+        ({"pattern": r"layer3\.\d\d"}, "matches none; near it are 'layer3"),
+        ({"pattern": "layer("}, r"must be a regular expression; got 'layer\('"),
+        ({"pattern": ["layer2"]}, r"must be a regular expression; got \['layer2'\]"),
+        ({}, "give either after.*or pattern.*; got after=None and pattern=None"),
+        ({"after": ["layer2"], "pattern": "layer2"}, "give either after.*or pattern"),
+    ],
+    ids=str,
+)
+def test_patterns_that_do_not_fit(chosen, match):
+    model, _ = small_resnet(after=())
+    with pytest.raises(ValueError, match=match):
+        insert_nonlocal_(model, **chosen)
+    assert not nonlocal_blocks(model)
 
 
 class _Parts(nn.Module):

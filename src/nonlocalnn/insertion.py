@@ -36,8 +36,9 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 def insert_nonlocal_(
     model: nn.Module,
-    after: Sequence[str] | str,
+    after: Sequence[str] | str | None = None,
     *,
+    pattern: str | None = None,
     example_input: object = None,
     inter_channels: int | None = None,
     instantiation: Instantiation = "embedded_gaussian",
@@ -58,10 +59,11 @@ def insert_nonlocal_(
 
     Args:
         model: Any network whose named modules return maps (B, C, \*sides).
-        after: Names as in ``model.named_modules()``, or their ends: "layer3.4" also stands for
+        after: A name or several, as in ``model.named_modules()``, or their ends: "layer3.4" also stands for
             "backbone.layer3.4", and for all of them where there are several, unless one is called exactly
-            so. Or one regex, which must match the whole of a name: ``r"layer3\.\d+"``. :func:`sites` names
-            the paper's places.
+            so. :func:`sites` names the paper's places.
+        pattern: Instead of ``after``, a regular expression, which must match the whole of a name:
+            ``r"layer3\.\d+"``.
         example_input: What ``model`` takes; a tuple is several arguments. It is run once, in eval mode, to
             learn the sites' channels and ranks. Convolutions, batch normalisations, the blocks of
             torchvision's, timm's and this library's ResNets and ``nn.Sequential`` that end in one of these
@@ -78,8 +80,9 @@ def insert_nonlocal_(
         What was inserted where, and what it adds.
 
     Raises:
-        ValueError: A name or the regex matches nothing; a module has a block already, returns no map, or
-            needs an ``example_input``; or a setting is refused. Nothing is changed then.
+        ValueError: Not exactly one of ``after`` and ``pattern`` is given, or it matches nothing; a module has
+            a block already, returns no map, or needs an ``example_input``; or a setting is refused. Nothing
+            is changed then.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
@@ -96,7 +99,7 @@ def insert_nonlocal_(
         raise ValueError(
             "DistributedDataParallel does not synchronise parameters that come later: insert before wrapping"
         )
-    found = find_sites(model, after)
+    found = find_sites(model, after, pattern)
     for name, site in found.items():
         _check_site(name, site)
     shapes = {} if example_input is None else observe_maps(model, found, example_input)

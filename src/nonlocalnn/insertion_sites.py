@@ -24,6 +24,8 @@ _RESNET = re.compile(r"(?!.*(clip|mlp))(wide_|se|eca)?resne(t|xt)(aa|blur)?(?P<d
 # Their bottlenecks and basic blocks return what their last convolution makes.
 _RESIDUAL_MODULES = ("nonlocalnn.models.bottleneck", "timm.models.resnet", "torchvision.models.resnet")
 _NEAR_NAMES = 3
+# Of a regular expression; names of modules hold none of them.
+_PATTERN_CHARACTERS = frozenset(r"\^$*+?{}[]()|")
 
 
 def sites(architecture: str, placement: str) -> list[str]:
@@ -60,11 +62,14 @@ def sites(architecture: str, placement: str) -> list[str]:
     return [f"{stage}.{place}" for stage in STAGES for place in places[stage]]
 
 
-def find_sites(model: nn.Module, after: Sequence[str] | str) -> dict[str, nn.Module]:
-    """Return the modules that names, or one regex, stand for, in the model's order.
+def find_sites(
+    model: nn.Module, after: Sequence[str] | str | None, pattern: str | None
+) -> dict[str, nn.Module]:
+    """Return the modules that names, or one regular expression, stand for, in the model's order.
 
     Raises:
-        ValueError: A name or the regex matches nothing, or two names stand for the same module.
+        ValueError: Not exactly one of the two is given, a name or the expression matches nothing, or two
+            names stand for the same module.
     """
     blocks = tuple(name for name, module in model.named_modules() if isinstance(module, NonLocalNd))
     candidates = {
@@ -72,33 +77,51 @@ def find_sites(model: nn.Module, after: Sequence[str] | str) -> dict[str, nn.Mod
         for name, module in model.named_modules()
         if name and not any(f"{name}.".startswith(f"{block}.") for block in blocks)
     }
+    if after is not None and pattern is None:
+        chosen = _by_names([after] if isinstance(after, str) else after, candidates)
+    elif pattern is not None and after is None:
+        chosen = _by_pattern(pattern, candidates)
+    else:
+        raise ValueError(
+            "give either after, names of modules such as ['layer3.4'], or pattern, a regular expression; "
+            f"got after={after!r} and pattern={pattern!r}"
+        )
+    return {name: module for name, module in candidates.items() if name in chosen}
+
+
+def _by_pattern(pattern: str, names: Mapping[str, object]) -> set[str]:
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"pattern must be a regular expression; got {pattern!r}: {error}") from None
+    # A whole name: "layer3\.\d" must not match the layers inside of layer3.4.
+    matches = {name for name in names if compiled.fullmatch(name)}
+    if not matches:
+        raise ValueError(
+            f"pattern must match the whole name of a module; {pattern!r} matches none"
+            f"{_near_names(pattern, names)}"
+        )
+    return matches
+
+
+def _by_names(requests: Sequence[str], names: Mapping[str, object]) -> set[str]:
+    """Return what each request names: the module called exactly so, or all whose names end so."""
     chosen: dict[str, str] = {}
-    for request in [after] if isinstance(after, str) else after:
+    for request in requests:
         if not isinstance(request, str):
             raise ValueError(f"after must hold names of modules, as in ['layer3.4']; got {request!r}")
-        matches = _by_regex(request, candidates) if isinstance(after, str) else _by_name(request, candidates)
+        matches = [request] if request in names else [name for name in names if name.endswith(f".{request}")]
         if not matches:
-            raise ValueError(f"the model has no module {request!r}{_near_names(request, candidates)}")
+            looks_like_pattern = not _PATTERN_CHARACTERS.isdisjoint(request)
+            advice = f": for a regular expression use pattern={request!r}" if looks_like_pattern else ""
+            raise ValueError(f"the model has no module {request!r}{advice or _near_names(request, names)}")
         for name in matches:
             if name in chosen:
                 raise ValueError(f"{chosen[name]!r} and {request!r} both stand for {name!r}: name it once")
             chosen[name] = request
     if not chosen:
         raise ValueError('after must name at least one module, as in ["layer3.4"]; got an empty list')
-    return {name: module for name, module in candidates.items() if name in chosen}
-
-
-def _by_regex(pattern: str, names: Mapping[str, object]) -> list[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"after must be a list of names or a regex; {pattern!r} is none: {error}") from None
-    # A whole name: "layer3\.\d" must not match the layers inside of layer3.4.
-    return [name for name in names if compiled.fullmatch(name)]
-
-
-def _by_name(request: str, names: Mapping[str, object]) -> list[str]:
-    return [request] if request in names else [name for name in names if name.endswith(f".{request}")]
+    return set(chosen)
 
 
 def _near_names(request: str, names: Mapping[str, object]) -> str:

@@ -147,11 +147,16 @@ def networks(draw):
         st.one_of(
             st.lists(st.sampled_from(PARTS), min_size=0, max_size=3),
             st.sampled_from(REGEXES),
+            st.none(),
             st.text(max_size=5),
-            st.sampled_from((None, 3, [3], [None], [["0"]], {"0": 1}, ("layer2",), [""], ["."])),
+            st.sampled_from((3, [3], [None], [["0"]], {"0": 1}, ("layer2",), [""], ["."])),
         )
     )
     settings = {}
+    if action == "insert" and (after is None or draw(st.integers(0, 15)) == 0):
+        settings["pattern"] = draw(
+            st.one_of(st.sampled_from(REGEXES), st.sampled_from((None, 3, ["layer2"])))
+        )
     if action == "insert" and draw(st.booleans()):
         setting = draw(
             st.sampled_from(("inter_channels", "instantiation", "sub_sample", "use_scale", "norm", "extent"))
