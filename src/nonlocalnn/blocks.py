@@ -12,23 +12,8 @@ from torch import Tensor, nn
 from nonlocalnn import functional
 from nonlocalnn._errors import check_choice
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, Instantiation, non_local
-from nonlocalnn.functional.positions import (
-    Extent,
-    Sides,
-    add_projection,
-    as_map,
-    check_map,
-    flatten,
-    fold,
-    group,
-    group_sides,
-    pool_map,
-    pool_positions,
-    pooled_sides,
-    project_back,
-    ungroup,
-    widen,
-)
+from nonlocalnn.functional.geometry import Extent, Geometry, Sides, geometry_of
+from nonlocalnn.functional.positions import add_projection, as_map, flatten, fold, project_back, widen
 from nonlocalnn.functional.sharded import rectified_non_local
 from nonlocalnn.functional.splitting import group_of
 from nonlocalnn.layers import (
@@ -56,18 +41,13 @@ _MOST_CHANNELS = 2**20
 for _leaf in (
     "add_projection",
     "as_map",
-    "check_map",
     "flatten",
     "fold",
-    "group",
+    "geometry_of",
     "group_of",
     "non_local",
-    "pool_map",
-    "pool_positions",
-    "pooled_sides",
     "project_back",
     "rectified_non_local",
-    "ungroup",
     "widen",
 ):
     torch.fx.wrap(_leaf)
@@ -211,13 +191,13 @@ class NonLocalNd(nn.Module):
             ValueError: The rank, the channels or the type of ``x`` does not fit, or the number of frames is
                 no multiple of ``extent``.
         """
-        x = check_map(x, self.in_channels, self._num_sides)
-        ranks = group_of(x, extent=self.extent, sub_sample=self.sub_sample)
+        places = geometry_of(x, self.in_channels, self._num_sides, self.extent)
+        ranks = group_of(places, self.sub_sample)
         plain = self._has_plain_layers(x)
         if self.instantiation == "concatenation":
-            y = self._concatenate(x, ranks, plain)
+            y = self._concatenate(x, places, ranks, plain)
         else:
-            theta, phi, g = self._embed(x, *self._embeddings(plain))
+            theta, phi, g = self._embed(x, places, *self._embeddings(plain))
             # Under autocast g is narrower than x, which is theta and phi of the Gaussian.
             is_symmetric, theta = phi is theta, theta.to(g.dtype)
             phi = theta if is_symmetric else phi.to(g.dtype)
@@ -226,7 +206,7 @@ class NonLocalNd(nn.Module):
             y = non_local(
                 theta, phi, g, instantiation=self.instantiation, scale=self.scale, process_group=ranks
             )
-        y = ungroup(y, x.shape[0], x.shape[2:], self.extent)
+        y = places.ungroup(y, x.shape[0])
         if not plain:
             z = call_unnarrowed(self.W_z, as_map(y, x))
             return x + (z if self.norm is None else self.norm(z)).to(x.dtype)
@@ -278,8 +258,8 @@ class NonLocalNd(nn.Module):
             >>> [tuple(part.shape) for part in NonLocal1d(8).embed(torch.randn(2, 8, 10))]
             [(2, 10, 4), (2, 5, 4), (2, 5, 4)]
         """
-        x = check_map(x, self.in_channels, self._num_sides)
-        return self._embed(x, *self._embeddings(self._has_plain_layers(x)))
+        places = geometry_of(x, self.in_channels, self._num_sides, self.extent)
+        return self._embed(x, places, *self._embeddings(self._has_plain_layers(x)))
 
     @property
     def scale(self) -> float | None:
@@ -288,11 +268,11 @@ class NonLocalNd(nn.Module):
 
     def key_sides(self, sides: Sides) -> Sides:
         """Return the sides of the map of keys for an input with these sides."""
-        return sides if self.sub_sample is None else pooled_sides(sides, self.extent)
+        return sides if self.sub_sample is None else Geometry(sides, self.extent).pooled().sides
 
     def group_sides(self, sides: Sides) -> Sides:
         """Return the sides of one group, the positions that see each other, of a map with these sides."""
-        return group_sides(sides, self.extent)
+        return Geometry(sides, self.extent).group_sides
 
     def _has_plain_layers(self, x: Tensor) -> bool:
         """Return whether the weights of theta, phi, g and W_z say all that calling these layers would do.
@@ -306,7 +286,9 @@ class NonLocalNd(nn.Module):
             layer is None or is_plain(layer, self._conv, device) for layer in layers
         )
 
-    def _concatenate(self, x: Tensor, ranks: dist.ProcessGroup | None, plain: bool) -> Tensor:
+    def _concatenate(
+        self, x: Tensor, places: Geometry, ranks: dist.ProcessGroup | None, plain: bool
+    ) -> Tensor:
         """Return y from two scalars a position; plain layers build no theta, and phi only to pool it."""
         theta, phi, g = self._embeddings(plain)
         assert self.w_f is not None
@@ -314,7 +296,7 @@ class NonLocalNd(nn.Module):
         folds_phi = plain and self.sub_sample != "after"
         if plain:
             theta = fold(theta, w_theta)
-        a, b, g = self._embed(x, theta, fold(phi, w_phi) if folds_phi else phi, g)
+        a, b, g = self._embed(x, places, theta, fold(phi, w_phi) if folds_phi else phi, g)
         if not plain:
             a = a @ w_theta.unsqueeze(1).to(a.dtype)
         if not folds_phi:
@@ -323,25 +305,27 @@ class NonLocalNd(nn.Module):
         return rectified_non_local(a.squeeze(2), b.squeeze(2), g, process_group=ranks)
 
     def _embed(
-        self, x: Tensor, theta_layer: Any, phi_layer: Any, g_layer: Any
+        self, x: Tensor, places: Geometry, theta_layer: Any, phi_layer: Any, g_layer: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries, the keys and g, pooled and grouped; without layers the first two are x itself.
 
         They are one and the same tensor where that is all that they are.
         """
+        key_places = places if self.sub_sample is None else places.pooled()
         if theta_layer is None or phi_layer is None:
-            keys = x if self.sub_sample is None else pool_map(x, self.extent)
-            theta = self._grouped_map(x)
-            phi = theta if self.sub_sample is None else self._grouped_map(keys)
+            keys = x if self.sub_sample is None else places.pool_map(x)
             (g,) = embedded(keys if self.sub_sample == "before" else x, g_layer)
-            return theta, phi, self._pooled(g, x)
-        if self.sub_sample == "before":
-            (theta,) = embedded(x, theta_layer)
-            phi, g = embedded(pool_map(x, self.extent), phi_layer, g_layer)
+            theta = places.group(flatten(x))
+            phi = theta if self.sub_sample is None else key_places.group(flatten(keys))
         else:
-            theta, phi, g = embedded(x, theta_layer, phi_layer, g_layer)
-        theta = group(theta, x.shape[2:], self.extent)
-        return theta, self._pooled(phi, x), self._pooled(g, x)
+            if self.sub_sample == "before":
+                (theta,) = embedded(x, theta_layer)
+                phi, g = embedded(places.pool_map(x), phi_layer, g_layer)
+            else:
+                theta, phi, g = embedded(x, theta_layer, phi_layer, g_layer)
+            theta = places.group(theta)
+            phi = key_places.group(places.pool(phi) if self.sub_sample == "after" else phi)
+        return theta, phi, key_places.group(places.pool(g) if self.sub_sample == "after" else g)
 
     def _embeddings(self, plain: bool) -> tuple[Any, Any, Any]:
         """Return theta, phi and g: as weights where they are plain, else as the layers themselves."""
@@ -351,16 +335,6 @@ class NonLocalNd(nn.Module):
         if theta is None or phi is None:
             return None, None, weights_of(g)
         return weights_of(theta), weights_of(phi), weights_of(g)
-
-    def _pooled(self, positions: Tensor, x: Tensor) -> Tensor:
-        """Return the positions of the keys, sub-sampled where that is still to do, and grouped."""
-        sides = x.shape[2:]
-        if self.sub_sample == "after":
-            positions = pool_positions(positions, sides, self.extent)
-        return group(positions, self.key_sides(sides), self.extent)
-
-    def _grouped_map(self, x: Tensor) -> Tensor:
-        return group(flatten(x), x.shape[2:], self.extent)
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Say what to do instead: what TorchScript's compiler would say of the block helps nobody."""

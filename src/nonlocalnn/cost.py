@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS
 from nonlocalnn.functional.concatenation import _RUN_LENGTH
-from nonlocalnn.functional.positions import check_map, flatten, group
+from nonlocalnn.functional.geometry import geometry_of
+from nonlocalnn.functional.positions import flatten
 from nonlocalnn.models import create_model
 
 _FLOAT, _INDEX = 4, 8  # bytes
@@ -222,8 +223,7 @@ def _run_without_data(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[l
 
 def _record(blocks: list[BlockCost], name: str, block: NonLocalNd, x: Tensor) -> Tensor:
     """Stand in for the block's forward pass: refuse what it refuses, return its output's shape."""
-    x = check_map(x, block.in_channels, block._num_sides)
-    group(flatten(x), x.shape[2:], block.extent)
+    geometry_of(x, block.in_channels, block._num_sides, block.extent).group(flatten(x))
     blocks.append(_block_cost(name, block, tuple(x.shape)))
     return torch.empty_like(x)
 

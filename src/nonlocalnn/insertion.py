@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, Norm, SubSample
 from nonlocalnn.functional import Instantiation
-from nonlocalnn.functional.positions import Extent
+from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.insertion_report import InsertedBlock, InsertionReport, describe, summarize
 from nonlocalnn.insertion_sites import CHILD, certain_map, find_sites, observe_maps, sites
 from nonlocalnn.models.bottleneck import Bottleneck

@@ -8,7 +8,7 @@ import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.affinity import class_effects
 from nonlocalnn.functional import INSTANTIATIONS
-from nonlocalnn.functional.positions import ungroup
+from nonlocalnn.functional.geometry import Geometry
 from tolerances import assert_near
 
 
@@ -33,7 +33,7 @@ def scores_with_term(model, x, query, key, size):
     # In the first group, where query 0 of the map is query 0 of its group.
     factor = torch.ones_like(weights)
     factor[:: len(weights) // batch, query, key] += size
-    y = ungroup((weights * factor) @ g, batch, sides, block.extent)
+    y = Geometry(sides, block.extent).ungroup((weights * factor) @ g, batch)
     z = block.W_z(y.transpose(1, 2).unflatten(2, sides))
     z = x + (z if block.norm is None else block.norm(z))
     return model.fc(z.relu().flatten(2).square().mean(2))

@@ -14,7 +14,7 @@ from nonlocalnn._errors import near_miss
 from nonlocalnn.affinity.grids import GridTracer, check_position
 from nonlocalnn.affinity.maps import AffinityMap, Query
 from nonlocalnn.blocks import NonLocalNd
-from nonlocalnn.functional.positions import ungroup
+from nonlocalnn.functional.geometry import Geometry
 from nonlocalnn.layers import WRAPPER_WORDS
 
 
@@ -128,7 +128,7 @@ def _map_of(block: NonLocalNd, x: Tensor, tracer: GridTracer, queries: Sequence[
     sides = tuple(x.shape[2:])
     grid = tracer.grid(sides)
     recorded = None if queries is None else tuple(check_position(query, sides) for query in queries)
-    theta = ungroup(theta, x.shape[0], sides, block.extent)
+    theta = Geometry(sides, block.extent).ungroup(theta, x.shape[0])
     if recorded is not None:
         theta = theta.unflatten(1, sides)[(slice(None), *torch.tensor(recorded).unbind(1))]
     return AffinityMap(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nonlocalnn.affinity.grids import PositionGrid, Sides, check_position
 from nonlocalnn.functional import Instantiation, affinity
-from nonlocalnn.functional.positions import Extent, group, group_sides
+from nonlocalnn.functional.geometry import Extent, Geometry
 
 if TYPE_CHECKING:
     from nonlocalnn.affinity.pictures import Picture
@@ -62,12 +62,12 @@ class AffinityMap:
     @property
     def query_shape(self) -> Sides:
         """Sides of the queries of one group: (N,), (H, W) or (T, H, W)."""
-        return group_sides(self.grid.sides, self.extent)
+        return Geometry(self.grid.sides, self.extent).group_sides
 
     @property
     def key_shape(self) -> Sides:
         """Sides of the keys of one group, whose product is M."""
-        return group_sides(self.key_grid.sides, self.extent)
+        return Geometry(self.key_grid.sides, self.extent).group_sides
 
     @property
     def is_signed(self) -> bool:
@@ -85,7 +85,7 @@ class AffinityMap:
         """
         if self.queries is not None:
             return self.rows(self.queries).flatten(2)
-        by_group = group(self.theta, self.grid.sides, self.extent)
+        by_group = Geometry(self.grid.sides, self.extent).group(self.theta)
         return self._weights(by_group, self.phi.flatten(0, 1))
 
     def of_query(self, *query: int) -> Tensor:
@@ -236,4 +236,4 @@ class AffinityMap:
 def _members(sides: Sides, extent: Extent) -> Tensor:
     """Return the positions of each group, (groups, N), as indices into the flattened sides."""
     positions = torch.arange(math.prod(sides)).view(1, -1, 1)
-    return group(positions, sides, extent)[..., 0]
+    return Geometry(sides, extent).group(positions)[..., 0]

@@ -1,4 +1,4 @@
-"""Maps to positions and back: the 1x1 convolutions, the sub-sampling and the grouping of a non-local block.
+"""Maps to positions and back: the 1x1 convolutions of a non-local block.
 
 A map is (B, C, *sides), with sides (N,), (H, W) or (T, H, W). Positions are (B, P, C), contiguous, in the
 order of the map's sides, which is the layout the engines want; both memory formats of a map give it without
@@ -7,43 +7,18 @@ a copy of x.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nonlocalnn.functional.modes import autocast_dtype, is_transformed, without_autocast
 
 Layer = tuple[Tensor, Tensor | None]  # weight and bias of a convolution
-Extent = Literal["spacetime", "space", "time"] | int
-Sides = torch.Size | tuple[int, ...]
 # What the engines and PyTorch's layers compute in; there are narrower types, for storing only.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
-def check_map(x: Tensor, in_channels: int, num_sides: int) -> Tensor:
-    """Return ``x`` when it is a map of this rank and width.
-
-    Raises:
-        ValueError: The rank, the number of channels or the type does not fit, or a side is 0.
-    """
-    sides = {1: "N", 2: "H, W", 3: "T, H, W"}[num_sides]
-    if x.dim() != num_sides + 2:
-        raise ValueError(
-            f"NonLocal{num_sides}d takes (B, C, {sides}), {num_sides + 2} dimensions; "
-            f"got {x.dim()}: shape {tuple(x.shape)}"
-        )
-    if x.shape[1] != in_channels:
-        raise ValueError(f"the block was made for {in_channels} channels; got {x.shape[1]}: {tuple(x.shape)}")
-    if x.dtype not in FLOATS:
-        raise ValueError(f"x must be floating point; got {x.dtype}, not one of 16, 32 or 64 bits")
-    if 0 in x.shape[2:]:
-        raise ValueError(f"every side of x must be at least 1; got shape {tuple(x.shape)}")
-    return x
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -54,7 +29,7 @@ def flatten(x: Tensor) -> Tensor:
 def as_map(positions: Tensor, x: Tensor) -> Tensor:
     """Return positions (B, P, E) as a map with the sides of ``x``, laid out as it is."""
     y = positions.transpose(1, 2).unflatten(2, x.shape[2:])
-    return y if _is_channels_last(x) else y.contiguous()
+    return y if is_channels_last(x) else y.contiguous()
 
 
 def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
@@ -110,7 +85,7 @@ def add_projection(y: Tensor, layer: Layer, x: Tensor) -> Tensor:
 def _project_onto(base_BCP: Tensor | None, y: Tensor, layer: Layer, x: Tensor) -> Tensor:
     weight, bias = layer
     matrix, bias = weight.flatten(1).to(y.dtype), None if bias is None else bias.to(y.dtype)
-    channels_last = _is_channels_last(x)
+    channels_last = is_channels_last(x)
     run = _BackProjection.forward if is_transformed() else _BackProjection.apply
     with without_autocast(x.device.type):
         z: Tensor = run(base_BCP, y, matrix, bias, channels_last)
@@ -220,114 +195,6 @@ def _pairs(layers: Sequence[Any]) -> Iterable[tuple[Tensor, Tensor | None]]:
     return zip(layers[::2], layers[1::2], strict=True)
 
 
-def pool_map(x: Tensor, extent: Extent) -> Tensor:
-    """Max-pool a map (B, C, *sides) as :func:`pool_positions` does; the result is a map laid out as x."""
-    batch, num_channels, *sides = x.shape
-    pooled = pooled_sides(tuple(sides), extent)
-    if _is_channels_last(x):
-        positions = pool_positions(flatten(x), tuple(sides), extent)
-        return positions.transpose(1, 2).unflatten(2, pooled)
-    outer, height, width = _as_images(tuple(sides), extent)
-    kernel = _kernel(height, width, extent)
-    images = x.reshape(batch, num_channels * outer, height, width)
-    # PyTorch's pooling of rows is many times faster than that of images, without gradients; but a program
-    # that is exported with it is one for the length of its example.
-    is_row = height == 1 and not torch.compiler.is_exporting()
-    maxima = F.max_pool1d(images.flatten(2), kernel[1]) if is_row else F.max_pool2d(images, kernel)
-    return maxima.reshape(batch, num_channels, *pooled)
-
-
-def pool_positions(positions: Tensor, sides: Sides, extent: Extent) -> Tensor:
-    """Max-pool positions (B, P, C) by 2 along each side of the map that lies within the extent.
-
-    Those are the one side of a sequence, both of an image and H and W of a video (the paper's (1, 2, 2));
-    with extent "time", where each location is a sequence of its own, it is T. Odd sides floor. A side of 1
-    is not pooled.
-
-    Args:
-        positions: Shape (B, P, C) with P the product of ``sides``.
-        sides: The map's sides.
-        extent: The block's extent.
-
-    Returns:
-        Shape (B, P', C), contiguous.
-    """
-    batch, _, num_channels = positions.shape
-    outer, height, width = _as_images(sides, extent)
-    # A channels-last image is a free view of positions, and the pooled one flattens back for free.
-    images = positions.reshape(batch * outer, height, width, num_channels).permute(0, 3, 1, 2)
-    pooled = F.max_pool2d(images, _kernel(height, width, extent))
-    return pooled.permute(0, 2, 3, 1).reshape(batch, math.prod(pooled_sides(sides, extent)), num_channels)
-
-
-def _kernel(height: int, width: int, extent: Extent) -> list[int]:
-    sides = ((height, True), (width, extent != "time"))
-    return [1 if side == 1 or not pooled else 2 for side, pooled in sides]
-
-
-def pooled_sides(sides: Sides, extent: Extent) -> Sides:
-    """Return the sides of a map after :func:`pool_positions`."""
-    first_pooled = len(sides) - 2 if len(sides) == 3 else 0
-    chosen = {0} if extent == "time" else set(range(first_pooled, len(sides)))
-    return tuple(max(1, side // 2) if axis in chosen else side for axis, side in enumerate(sides))
-
-
-def _as_images(sides: Sides, extent: Extent) -> tuple[int, int, int]:
-    """Return (images, height, width) whose heights, and widths, are what is pooled."""
-    if len(sides) == 1:
-        return 1, 1, sides[0]
-    if len(sides) == 2:
-        return 1, sides[0], sides[1]
-    if extent == "time":
-        return 1, sides[0], sides[1] * sides[2]
-    return sides[0], sides[1], sides[2]
-
-
-def group_sides(sides: Sides, extent: Extent) -> Sides:
-    """Return the sides of one group of :func:`group`: (N,), (H, W) or (T, H, W), T in frames."""
-    if extent == "time":
-        return sides[:1]
-    if extent == "space":
-        return sides[1:]
-    return sides if extent == "spacetime" else (extent, *sides[1:])
-
-
-def group(positions: Tensor, sides: Sides, extent: Extent) -> Tensor:
-    """Split positions into groups that do not see each other: (B, P, ...) to (B * groups, P / groups, ...).
-
-    "space" makes each frame a group, "time" each location, a number that many consecutive frames.
-
-    Raises:
-        ValueError: The number of frames is no multiple of the group's.
-    """
-    if extent == "spacetime":
-        return positions
-    batch, rest = positions.shape[0], positions.shape[2:]
-    if extent == "time":
-        frames, locations = sides[0], math.prod(sides[1:])
-        by_location = positions.reshape(batch, frames, locations, *rest).transpose(1, 2)
-        return by_location.reshape(batch * locations, frames, *rest)
-    frames_a_group = 1 if extent == "space" else extent
-    if sides[0] % frames_a_group:
-        raise ValueError(
-            f"extent={extent} needs a number of frames that is a multiple of {extent}; got T = {sides[0]}: "
-            "cut or pad the clip, or choose another extent"
-        )
-    groups = batch * (sides[0] // frames_a_group)
-    return positions.reshape(groups, frames_a_group * math.prod(sides[1:]), *rest)
-
-
-def ungroup(grouped: Tensor, batch: int, sides: Sides, extent: Extent) -> Tensor:
-    """Undo :func:`group`: (B * groups, P / groups, E) to (B, P, E)."""
-    if extent == "spacetime":
-        return grouped
-    num_values = grouped.shape[2]
-    if extent == "time":
-        by_location = grouped.reshape(batch, math.prod(sides[1:]), sides[0], num_values)
-        return by_location.transpose(1, 2).reshape(batch, math.prod(sides), num_values)
-    return grouped.reshape(batch, math.prod(sides), num_values)
-
-
 def widen(part: Tensor, weight: Tensor | None) -> Tensor:
     """Return ``part`` in float32 where autocast made it float16 although the block's weights are float32.
 
@@ -338,7 +205,7 @@ def widen(part: Tensor, weight: Tensor | None) -> Tensor:
     return part.float() if narrowed else part
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
     """Return whether x is dense with channels innermost, and not plainly contiguous as well."""
     memory_format = _CHANNELS_LAST.get(x.dim())
     return (

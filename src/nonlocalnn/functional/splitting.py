@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch.distributed as dist
-from torch import Tensor
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.functional.positions import Extent, Sides, pooled_sides
+from nonlocalnn.functional.geometry import Geometry
 
 Dim = Literal["N", "T", "H", "W"]
 _DIMS: dict[int, tuple[str, ...]] = {1: ("N",), 2: ("H", "W"), 3: ("T", "H", "W")}
@@ -71,16 +70,16 @@ def split_positions(group: dist.ProcessGroup | None = None, *, dim: Dim = "T") -
         _active.pop()
 
 
-def group_of(x: Tensor, *, extent: Extent, sub_sample: str | None) -> dist.ProcessGroup | None:
-    """Return the processes among which a block has to exchange keys for a map x, or None for no others.
+def group_of(places: Geometry, sub_sample: str | None) -> dist.ProcessGroup | None:
+    """Return the processes among which a block has to exchange the keys of a map, or None for no others.
 
     Raises:
         ValueError: The split does not fit the map or the block; see :func:`split_positions`.
     """
     if not _active:
         return None
-    split, sides = _active[-1], tuple(x.shape[2:])
-    dims = _DIMS[len(sides)]
+    split, extent = _active[-1], places.extent
+    dims = _DIMS[len(places.sides)]
     if split.dim not in dims:
         raise ValueError(
             f"positions are split along {split.dim!r}, and this block's maps have {', '.join(dims)} only"
@@ -90,18 +89,19 @@ def group_of(x: Tensor, *, extent: Extent, sub_sample: str | None) -> dist.Proce
             f"a block with extent={extent} groups frames, which are split over ranks: split H or W, or give "
             "the block another extent"
         )
-    _check_pooling(split, sides, dims.index(split.dim), extent, sub_sample)
+    if sub_sample is not None:
+        _check_pooling(split, places, dims.index(split.dim))
     # Each rank has whole groups: what does not see each other need not be exchanged.
     if (extent == "space" and split.dim == "T") or (extent == "time" and split.dim != "T"):
         return None
     return split.group
 
 
-def _check_pooling(split: _Split, sides: Sides, axis: int, extent: Extent, sub_sample: str | None) -> None:
-    side = sides[axis]
+def _check_pooling(split: _Split, places: Geometry, axis: int) -> None:
+    side = places.sides[axis]
     # One is never pooled, and would be in the whole map: hence the side of 2 in its place.
-    longer = tuple(2 if place == axis else other for place, other in enumerate(sides))
-    if sub_sample is None or pooled_sides(longer, extent)[axis] == 2:
+    longer = tuple(2 if place == axis else other for place, other in enumerate(places.sides))
+    if Geometry(longer, places.extent).pooled().sides[axis] == 2:
         return
     is_last = split.group.rank() == split.group.size() - 1
     if side == 1 or (side % 2 and not is_last):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, SubSample
 from nonlocalnn.functional import Instantiation
-from nonlocalnn.functional.positions import Extent
+from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.layers import BatchNorm
 from nonlocalnn.models.bottleneck import CONVOLUTIONS, EXPANSION, Bottleneck, FrozenNorm, along, halves
 from nonlocalnn.models.placement import STAGES, Placement, block_places, stage_lengths
