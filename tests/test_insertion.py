@@ -10,11 +10,11 @@ from torch import nn
 
 import nonlocalnn as nl
 from foreign_networks import small_resnet, timm_network, torchvision_network
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.insertion import (
     insert_again_,
     insert_nonlocal_,
     inserted_settings,
-    nonlocal_blocks,
     remove_nonlocal_,
     sites,
 )

@@ -8,7 +8,8 @@ from torch import nn
 
 import nonlocalnn as nl
 from foreign_networks import small_resnet, timm_network, torchvision_network
-from nonlocalnn.insertion import insert_nonlocal_, nonlocal_blocks, sites
+from nonlocalnn.blocks import nonlocal_blocks
+from nonlocalnn.insertion import insert_nonlocal_, sites
 from nonlocalnn.models import ResidualNetwork
 
 

@@ -2,7 +2,7 @@
 
 from nonlocalnn import functional
 from nonlocalnn.affinity import capture_affinity
-from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd
+from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, nonlocal_blocks
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from nonlocalnn.classifier import load_classifier
 from nonlocalnn.conversion import convert_nonlocal_
@@ -10,7 +10,7 @@ from nonlocalnn.cost import cost
 from nonlocalnn.finetune import assert_trained, param_groups
 from nonlocalnn.functional import split_positions
 from nonlocalnn.fusion import fuse_
-from nonlocalnn.insertion import InsertionReport, insert_nonlocal_, nonlocal_blocks, remove_nonlocal_, sites
+from nonlocalnn.insertion import InsertionReport, insert_nonlocal_, remove_nonlocal_, sites
 from nonlocalnn.models import create_model, inflate_, list_models
 
 __version__ = "0.1.0"

@@ -367,3 +367,12 @@ class NonLocal3d(NonLocalNd):
     """Non-local block over video (B, C, T, H, W); see :class:`NonLocalNd`."""
 
     _num_sides, _conv, _batch_norm = 3, nn.Conv3d, nn.BatchNorm3d
+
+
+# By the number of sides, from 1.
+BLOCKS: tuple[type[NonLocalNd], ...] = (NonLocal1d, NonLocal2d, NonLocal3d)
+
+
+def nonlocal_blocks(model: nn.Module) -> dict[str, NonLocalNd]:
+    """Return all non-local blocks of a network by their names, inserted or not, in the network's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}

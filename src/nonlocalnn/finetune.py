@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from nonlocalnn.blocks import NonLocalNd
-from nonlocalnn.insertion import nonlocal_blocks
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
+from nonlocalnn.layers import NORMS
 
 
 def param_groups(
@@ -46,7 +44,7 @@ def param_groups(
     norms = {
         parameter
         for module in model.modules()
-        if isinstance(module, _NORMS)
+        if isinstance(module, NORMS)
         for parameter in module.parameters(recurse=False)
     }
     groups = []

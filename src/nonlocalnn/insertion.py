@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, Norm, SubSample
+from nonlocalnn.blocks import BLOCKS, NonLocalNd, Norm, SubSample, nonlocal_blocks
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.insertion_report import InsertedBlock, InsertionReport, describe, summarize
@@ -24,12 +24,10 @@ __all__ = [
     "InsertedBlock",
     "InsertionReport",
     "insert_nonlocal_",
-    "nonlocal_blocks",
     "remove_nonlocal_",
     "sites",
 ]
 
-_BLOCKS: tuple[type[NonLocalNd], ...] = (NonLocal1d, NonLocal2d, NonLocal3d)
 _SETTINGS = tuple(inspect.signature(NonLocalNd).parameters)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -108,7 +106,7 @@ def insert_nonlocal_(
     for name, site in found.items():
         seen = shapes.get(name, [])
         channels, num_sides = (seen[0][1], len(seen[0]) - 2) if seen else _require_map(name, site)
-        block = _BLOCKS[num_sides - 1](
+        block = BLOCKS[num_sides - 1](
             channels,
             inter_channels=inter_channels,
             instantiation=instantiation,
@@ -134,7 +132,7 @@ def remove_nonlocal_(model: nn.Module, blocks: Sequence[str] | None = None) -> l
 
     Args:
         model: The network.
-        blocks: Names as in :func:`nonlocal_blocks`; None is all that can be taken out.
+        blocks: Names as in :func:`nonlocalnn.nonlocal_blocks`; None is all that can be taken out.
 
     Returns:
         The names of the blocks that were taken out.
@@ -165,11 +163,6 @@ def remove_nonlocal_(model: nn.Module, blocks: Sequence[str] | None = None) -> l
     return list(dict.fromkeys(chosen))
 
 
-def nonlocal_blocks(model: nn.Module) -> dict[str, NonLocalNd]:
-    """Return all non-local blocks of a network by their names, inserted or not, in the network's order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}
-
-
 def inserted_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Return what makes each block again that follows a module as its child ``nl``, by the module's name.
 
@@ -185,10 +178,10 @@ def inserted_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
     found = {}
     for name, block in nonlocal_blocks(model).items():
         owner, _, child = name.rpartition(".")
-        if type(block) in _BLOCKS and child == CHILD and _can_be_without(model.get_submodule(owner)):
+        if type(block) in BLOCKS and child == CHILD and _can_be_without(model.get_submodule(owner)):
             settings = {each: getattr(block, each) for each in _SETTINGS if each != "norm"}
             norm = None if block.norm is None else "batch"
-            found[owner] = {"num_sides": _BLOCKS.index(type(block)) + 1, **settings, "norm": norm}
+            found[owner] = {"num_sides": BLOCKS.index(type(block)) + 1, **settings, "norm": norm}
     return found
 
 
@@ -205,7 +198,7 @@ def insert_again_(model: nn.Module, inserted: Mapping[str, Mapping[str, Any]]) -
         check_choice("num_sides", settings.get("num_sides"), (1, 2, 3))
         _check_site(name, modules[name])
         like = _like(modules[name], model)
-        block = _BLOCKS[settings["num_sides"] - 1](
+        block = BLOCKS[settings["num_sides"] - 1](
             **{each: value for each, value in settings.items() if each != "num_sides"}
         )
         _attach(modules[name], block.to(like.device, like.dtype).train(modules[name].training))

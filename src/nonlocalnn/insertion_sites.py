@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.layers import BatchNorm, Convolution
 from nonlocalnn.models.placement import STAGES, block_places, stage_lengths
 
@@ -71,7 +71,7 @@ def find_sites(
         ValueError: Not exactly one of the two is given, a name or the expression matches nothing, or two
             names stand for the same module.
     """
-    blocks = tuple(name for name, module in model.named_modules() if isinstance(module, NonLocalNd))
+    blocks = tuple(nonlocal_blocks(model))
     candidates = {
         name: module
         for name, module in model.named_modules()

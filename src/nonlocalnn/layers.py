@@ -19,6 +19,8 @@ from nonlocalnn.functional.positions import Layer, flatten, project
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+# Layers that normalise, of PyTorch.
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 # Words that only wrappers put into the names of modules and weights, wherever in a name they stand.
 WRAPPER_WORDS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -114,14 +116,24 @@ def is_constant(norm: nn.Module) -> bool:
 
 
 def fold_norm(layer: Convolution, norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    r"""Return weight and bias of a convolution with the constant norm after it folded in.
+    """Return weight and bias of a convolution with the constant norm after it folded in."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return fold_statistics(
+        weights_of(layer), norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
+    )
+
+
+def fold_statistics(
+    layer: Layer, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    r"""Return weight and bias of a convolution with a normalisation by these statistics folded in.
 
     .. math:: W' = \operatorname{diag}(\gamma / \sigma)\, W, \quad b' = \gamma (b - \mu) / \sigma + \beta
     """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    wide = torch.promote_types(layer.weight.dtype, torch.float32)
-    factor = norm.weight.to(wide) * (norm.running_var.to(wide) + norm.eps).rsqrt()
-    weight = layer.weight * factor.view(-1, *[1] * (layer.weight.dim() - 1))
-    mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
-    return weight.to(layer.weight.dtype), (norm.bias - factor * mean).to(layer.weight.dtype)
+    weight, bias = layer
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    factor = gamma.to(wide) * (variance.to(wide) + eps).rsqrt()
+    centred = mean if bias is None else mean - bias
+    folded = weight * factor.view(-1, *[1] * (weight.dim() - 1))
+    return folded.to(weight.dtype), (beta - factor * centred).to(weight.dtype)

@@ -9,6 +9,7 @@ import torch
 
 from nonlocalnn.benchmark import models, models_report, networks
 from nonlocalnn.benchmark.networks import Work, measure_network
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.cli import main
 from tolerances import near
 
@@ -90,7 +91,7 @@ def test_blocks_that_differ_are_refused(monkeypatch, no_peaks):
 
 def test_materialised_replaces_the_blocks_and_nothing_else():
     network, clips = networks.make(long_work())
-    names = {name for name, module in network.named_modules() if isinstance(module, networks.NonLocalNd)}
+    names = set(nonlocal_blocks(network))
     network, _ = networks._prepare("materialised", network, clips)
     found = {
         name for name, module in network.named_modules() if isinstance(module, networks.MaterialisedBlock)

@@ -204,7 +204,7 @@ def test_a_video_that_names_another_file_opens_it_not(tmp_path, text, target, na
         assert was_opened()
 
 
-def test_ffmpeg_may_open_files_only_and_only_these_kinds(tmp_path, monkeypatch):
+def test_ffmpeg_may_open_no_other_file_and_only_these_kinds(tmp_path, monkeypatch):
     import av
 
     given = []
@@ -216,8 +216,10 @@ def test_ffmpeg_may_open_files_only_and_only_these_kinds(tmp_path, monkeypatch):
         raise av.error.InvalidDataError(1, "no video")
 
     monkeypatch.setattr(av, "open", open_and_note)
+    path = tmp_path / "a.mp4"
+    path.touch()
     with pytest.raises(ValueError, match="it is damaged"):
-        check_size(tmp_path / "a.mp4", kind="video")
+        check_size(path, kind="video")
     kinds = {
         "mov",
         "matroska",
@@ -232,7 +234,7 @@ def test_ffmpeg_may_open_files_only_and_only_these_kinds(tmp_path, monkeypatch):
         "ogg",
         "gif",
     }
-    assert [options["protocol_whitelist"] for options in given] == ["file", "file"]
+    assert [options["protocol_whitelist"] for options in given] == ["none", "none"]
     assert [set(options["format_whitelist"].split(",")) for options in given] == [kinds, kinds]
 
 

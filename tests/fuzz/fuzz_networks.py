@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nonlocalnn as nl
-from nonlocalnn.insertion import nonlocal_blocks
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.models import model_settings
 
 NAMES = (

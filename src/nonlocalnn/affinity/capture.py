@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nonlocalnn._errors import near_miss
 from nonlocalnn.affinity.grids import GridTracer, check_position
 from nonlocalnn.affinity.maps import AffinityMap, Query
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.functional.geometry import Geometry
 from nonlocalnn.layers import WRAPPER_WORDS
 
@@ -100,9 +100,8 @@ def find_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonL
         ValueError: There is none, or none of a name.
     """
     found = {
-        ".".join(word for word in name.split(".") if word not in WRAPPER_WORDS): module
-        for name, module in model.named_modules()
-        if isinstance(module, NonLocalNd)
+        ".".join(word for word in name.split(".") if word not in WRAPPER_WORDS): block
+        for name, block in nonlocal_blocks(model).items()
     }
     if not found:
         raise ValueError("the model has no non-local block, so that there is no affinity to record")

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from nonlocalnn.benchmark import baselines
 from nonlocalnn.benchmark.floor import count_positions
-from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, SubSample
+from nonlocalnn.blocks import BLOCKS, NonLocalNd, SubSample
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS, Instantiation
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The largest error that is nothing but rounding, relative to the branch that the block adds to x.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
-_BLOCKS = (NonLocal1d, NonLocal2d, NonLocal3d)
 _CROPS = {1: (256,), 2: (16, 16), 3: (4, 8, 8)}
 _BUILDERS: dict[str, Callable[[NonLocalNd], nn.Module]] = {
     "ours": lambda block: block,
@@ -72,7 +71,7 @@ def make_cell(cell: Cell) -> tuple[NonLocalNd, Tensor]:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        block = _BLOCKS[len(cell.shape) - 3](
+        block = BLOCKS[len(cell.shape) - 3](
             cell.shape[1], instantiation=cell.form, sub_sample=cell.sub_sample, zero_init=False
         )
         x = torch.randn(cell.shape)

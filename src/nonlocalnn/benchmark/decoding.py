@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from nonlocalnn.data.clips import train_indices
 from nonlocalnn.data.video import BACKENDS, open_video
 from nonlocalnn.data.video_files import shrink_video
 from nonlocalnn.data.video_lists import VideoList
-from nonlocalnn.data.video_pyav import import_av
 from nonlocalnn.data.video_sets import RandomClip, VideoClips
+from nonlocalnn.data.video_writing import write_h264
 
 _FRAMES, _STRIDE = 8, 8
 _RATE = 30
@@ -86,20 +87,17 @@ def encode_video(path: Path, *, size: tuple[int, int], num_frames: int) -> None:
     Raises:
         ImportError: PyAV is missing.
     """
-    av = import_av()
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, size[0] // 8, size[1] // 8, generator=generator)
     texture = F.interpolate(coarse, size=size, mode="bilinear")[0].permute(1, 2, 0) * 255
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=_RATE)
-        stream.height, stream.width = size
-        stream.pix_fmt = "yuv420p"
-        for number in range(num_frames):
-            moved = texture.roll((number, 2 * number), (0, 1))
-            noisy = moved + 6 * torch.randn(moved.shape, generator=generator)
-            pixels = noisy.clamp(0, 255).to(torch.uint8).numpy()
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+
+    def image(number: int) -> Any:
+        moved = texture.roll((number, 2 * number), (0, 1))
+        noisy = moved + 6 * torch.randn(moved.shape, generator=generator)
+        return noisy.clamp(0, 255).to(torch.uint8).numpy()
+
+    frames = ((number, image(number)) for number in range(num_frames))
+    write_h264(path, frames, size=size, rate=_RATE, quality=23)
 
 
 def _measure_file(path: Path, amount: Amount) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn.benchmark.baselines import MaterialisedBlock
 from nonlocalnn.benchmark.measure import peak_memory, time_together
 from nonlocalnn.benchmark.rows import Row
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.cost import Cost, cost
 from nonlocalnn.fusion import fuse_
 from nonlocalnn.models import create_model, list_models, sample_shape
@@ -159,9 +159,8 @@ def _prepare(way: str, network: nn.Module, clips: Tensor) -> tuple[nn.Module, Te
     if way == "plain":
         return network, clips
     if way == "materialised":
-        for name, module in list(network.named_modules()):
-            if isinstance(module, NonLocalNd):
-                network.set_submodule(name, MaterialisedBlock(module))
+        for name, block in nonlocal_blocks(network).items():
+            network.set_submodule(name, MaterialisedBlock(block))
     if not network.training:
         fuse_(network)
     layout = torch.channels_last_3d

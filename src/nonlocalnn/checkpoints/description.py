@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints.libraries import build_named, candidates, last_layer, width_of
-from nonlocalnn.insertion import insert_again_, inserted_settings, nonlocal_blocks, remove_nonlocal_
+from nonlocalnn.insertion import insert_again_, inserted_settings, remove_nonlocal_
 from nonlocalnn.insertion_sites import CHILD
 from nonlocalnn.models import DigitsNetwork, ResidualNetwork
 

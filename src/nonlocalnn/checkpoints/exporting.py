@@ -10,7 +10,7 @@ from torch import nn
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.checkpoints import mmaction2, slowfast
 from nonlocalnn.checkpoints.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError
@@ -56,7 +56,7 @@ def export_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, to: str
         raise CheckpointError(
             f"{target.name} has no network like this one: only those for videos are exported"
         )
-    blocks = [module for module in model.modules() if isinstance(module, NonLocalNd)]
+    blocks = list(nonlocal_blocks(model).values())
     pools = not blocks or blocks[0].sub_sample is not None
     assert target.from_ours is not None
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from nonlocalnn._errors import check_choice, one_line
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import alexhex7, caffe2, mmaction2, slowfast
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
 from nonlocalnn.checkpoints.description import Description
@@ -222,7 +222,7 @@ def _has_names(model: nn.Module, state: State) -> bool:
 
 def _warn_of_kind(model: nn.Module, content: _Content, path: Path) -> None:
     """Warn where a model's blocks are of another kind than the file says, which no key can tell."""
-    kinds = {block.instantiation for block in model.modules() if isinstance(block, NonLocalNd)}
+    kinds = {block.instantiation for block in nonlocal_blocks(model).values()}
     if content.said in ALIKE and kinds and kinds <= set(ALIKE) - {content.said}:
         warnings.warn(
             f"{path} says {content.said!r} by its name or its configuration, and the model's blocks are "

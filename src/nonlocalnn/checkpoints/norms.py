@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from nonlocalnn.checkpoints.state import State
+from nonlocalnn.layers import fold_statistics
 
 _EPS = 1e-5
 
@@ -48,7 +49,8 @@ def fold_norm_(state: State, block: str) -> None:
     layer = f"{block}W_z."
     if not all(name in state for name in (*names, f"{layer}weight", f"{layer}bias")):
         return
-    weight, bias, mean, variance = (state.pop(name) for name in names)
-    factor = weight * (variance + _EPS).rsqrt()
-    state[f"{layer}weight"] = state[f"{layer}weight"] * factor.view(-1, 1, 1, 1, 1)
-    state[f"{layer}bias"] = (state[f"{layer}bias"] - mean) * factor + bias
+    gamma, beta, mean, variance = (state.pop(name) for name in names)
+    weights = (state[f"{layer}weight"], state[f"{layer}bias"])
+    state[f"{layer}weight"], state[f"{layer}bias"] = fold_statistics(
+        weights, gamma, beta, mean, variance, _EPS
+    )

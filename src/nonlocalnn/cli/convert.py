@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
 from nonlocalnn.cli.common import command_parser
 from nonlocalnn.functional import INSTANTIATIONS
@@ -119,7 +119,7 @@ def _network(model: ResidualNetwork) -> list[str]:
     lengths = [len(stage) for stage in stages]
     depth = 3 * sum(lengths) + 2
     kernel = "x".join(str(side) for side in model.conv1.kernel_size)
-    blocks = {name: block for name, block in model.named_modules() if isinstance(block, NonLocalNd)}
+    blocks = nonlocal_blocks(model)
     kinds = sorted({block.instantiation for block in blocks.values()})
     placed = ", ".join(name.removesuffix(".nl") for name in blocks)
     norm = "batch" if isinstance(model.bn1, nn.modules.batchnorm._BatchNorm) else "frozen"

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, SubSample
+from nonlocalnn.blocks import BLOCKS, NonLocalNd, SubSample
 from nonlocalnn.conversion.layers import (
     CannotCarryError,
     batch_norm,
@@ -77,9 +77,7 @@ class Parts:
     @property
     def block(self) -> type[NonLocalNd]:
         """Our class for maps of this rank."""
-        return next(
-            block for block in (NonLocal1d, NonLocal2d, NonLocal3d) if isinstance(self.g, block._conv)
-        )
+        return next(block for block in BLOCKS if isinstance(self.g, block._conv))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from nonlocalnn.data.clips import check_positive
 from nonlocalnn.data.folder_files import walk, warn_of_passed_over
 from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, VideoReader, open_video
 from nonlocalnn.data.video_lists import is_video
-from nonlocalnn.data.video_pyav import PyAVReader, import_av
+from nonlocalnn.data.video_pyav import PyAVReader
+from nonlocalnn.data.video_writing import write_h264
 
 # Frames that are held at a time, at their full size.
 _CHUNK = 8
@@ -146,25 +147,16 @@ def shrink_video(
 
 
 def _encode(video: PyAVReader, path: Path, size: tuple[int, int]) -> None:
-    av = import_av()
-    rate = Fraction(video.frames_per_second or 25).limit_denominator(1001)
-    times, time_base = video.times, video.time_base
-    if times is None:
-        times, time_base = list(range(video.num_frames)), 1 / rate
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = size
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = time_base
-        # Processes share the cores, a video each.
-        stream.codec_context.thread_count = 1
-        stream.options = {"crf": "18", "g": str(_KEYFRAME_EVERY)}
-        for time, pixels in zip(times, _chunks(video), strict=True):
-            frame = av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")
-            frame = frame.reformat(width=size[1], height=size[0], format="yuv420p", interpolation="AREA")
-            frame.pts, frame.time_base = time, time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    times = range(video.num_frames) if video.times is None else video.times
+    write_h264(
+        path,
+        zip(times, (pixels.numpy() for pixels in _chunks(video)), strict=True),
+        size=size,
+        rate=video.frames_per_second or 25,
+        quality=18,
+        time_base=None if video.times is None else video.time_base,
+        keyframe_every=_KEYFRAME_EVERY,
+    )
 
 
 def write_clip(clip: Tensor, target: str | os.PathLike[str], *, enlarge: int = 4, rate: int = 8) -> bool:
@@ -184,16 +176,9 @@ def write_clip(clip: Tensor, target: str | os.PathLike[str], *, enlarge: int = 4
     """
     if Path(target).exists():
         return False
-    av = import_av()
     pixels = (clip * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
     pixels = pixels.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
-    with atomic_path(target) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = pixels.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        stream.options = {"crf": "12"}
-        for image in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image.numpy(), format="rgb24")))
-        container.mux(stream.encode())
+    height, width = pixels.shape[1:3]
+    with atomic_path(target) as temporary:
+        write_h264(temporary, enumerate(pixels.numpy()), size=(height, width), rate=rate, quality=12)
     return True

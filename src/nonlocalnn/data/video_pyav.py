@@ -36,6 +36,28 @@ def import_av() -> Any:
     return av
 
 
+def open_container(file: BinaryIO, formats: str | None = None) -> Any:
+    """Return an open video file as PyAV's container, which opens no other file.
+
+    Playlists and lists of files would make FFmpeg open others, here and in the network. It is given an open
+    file and no protocol that it could open another by.
+
+    Args:
+        file: At its first byte; the caller closes it, after the container.
+        formats: The demuxers that may read it, with commas between; None is all.
+    """
+    av = import_av()
+    options = {"protocol_whitelist": "none"}
+    if formats is not None:
+        options["format_whitelist"] = formats
+    try:
+        return av.open(file, options=options)
+    except UnicodeDecodeError:
+        # Up to version 18 a title that is not UTF-8 stops PyAV; later ones do not know the argument.
+        file.seek(0)
+        return av.open(file, options=options, metadata_errors="ignore")
+
+
 @contextmanager
 def _clear_errors(path: VideoPath, frame: int | None = None) -> Iterator[None]:
     """Turn what FFmpeg says of a file into a :class:`VideoDecodeError`."""
@@ -112,7 +134,8 @@ class PyAVReader(VideoReader):
     def _restart(self) -> None:
         """Open the file at its first frame."""
         self.close()
-        self._container = container = self._open()
+        self._file = self._source.opened()
+        self._container = container = open_container(self._file)
         # Music carries its cover as a stream of one picture.
         cover = self._av.stream.Disposition.attached_pic
         streams = [each for each in container.streams.video if not each.disposition & cover]
@@ -125,18 +148,6 @@ class PyAVReader(VideoReader):
         self._decoded = container.decode(self._stream)
         self._next = 0
         self._is_damaged = False
-
-    def _open(self) -> Any:
-        # Playlists and lists of files would make FFmpeg open others, here and in the network. It is given an
-        # open file and no protocol that it could open another by.
-        options = {"protocol_whitelist": "none"}
-        self._file = self._source.opened()
-        try:
-            return self._av.open(self._file, options=options)
-        except UnicodeDecodeError:
-            # Up to version 18 a title that is not UTF-8 stops PyAV; later ones do not know the argument.
-            self._file.seek(0)
-            return self._av.open(self._file, options=options, metadata_errors="ignore")
 
     def _survey(self) -> tuple[int, Any]:
         """Count the frames, note their times if they can be told from packets, and return the first frame."""

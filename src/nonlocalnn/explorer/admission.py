@@ -10,7 +10,7 @@ from typing import Any
 from nonlocalnn._errors import missing_extra
 from nonlocalnn.data import IMAGE_SUFFIXES
 from nonlocalnn.data.video import VIDEO_SUFFIXES
-from nonlocalnn.data.video_pyav import import_av
+from nonlocalnn.data.video_pyav import import_av, open_container
 
 # A page that lists more is of no use, and a walk through a whole disk must end.
 _MOST_LISTED, _MOST_WALKED = 1000, 100_000
@@ -136,7 +136,7 @@ def _check_image(path: Path) -> None:
 def _check_video(path: Path) -> None:
     av = import_av()
     try:
-        with _open_container(av, path) as container:
+        with path.open("rb") as file, open_container(file, _FFMPEG_FORMATS) as container:
             reason = _excess(av, container)
     except av.error.FFmpegError as error:
         raise ValueError(
@@ -144,17 +144,6 @@ def _check_video(path: Path) -> None:
         ) from error
     if reason is not None:
         raise ValueError(f"cannot read video {path}: {reason}")
-
-
-def _open_container(av: Any, path: Path) -> Any:
-    # A playlist or a list of files would make FFmpeg open others while it looks what this one is; and nothing
-    # may make it fetch from the network.
-    options = {"format_whitelist": _FFMPEG_FORMATS, "protocol_whitelist": "file"}
-    try:
-        return av.open(str(path), options=options)
-    except UnicodeDecodeError:
-        # Up to version 18 a title that is not UTF-8 stops PyAV; later ones do not know the argument.
-        return av.open(str(path), options=options, metadata_errors="ignore")
 
 
 def _excess(av: Any, container: Any) -> str | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.grids import check_position
 from nonlocalnn.affinity.maps import Query
 from nonlocalnn.affinity.pictures import check_pixels, meaning, panels
-from nonlocalnn.data.video_pyav import import_av
+from nonlocalnn.data.video_writing import write_h264
 from nonlocalnn.explorer.pictures import check_single
 
 if TYPE_CHECKING:
@@ -145,16 +145,6 @@ def _write_gif(frames: Iterator[Any], path: Path, rate: float) -> None:
 
 
 def _write_mp4(frames: Iterator[Any], path: Path, rate: float) -> None:
-    av = import_av()
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = None
-        for image in frames:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
-                stream.height, stream.width = image.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.codec_context.thread_count = 1
-                stream.options = {"crf": "16"}
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        assert stream is not None, "a clip has a frame"
-        container.mux(stream.encode())
+    first = next(frames)
+    images = enumerate(itertools.chain([first], frames))
+    write_h264(path, images, size=first.shape[:2], rate=rate, quality=16)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as fx_config
 
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.export.sizes import dimension_names
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS
 
@@ -104,12 +104,11 @@ def _operators_of(program: torch.export.ExportedProgram) -> set[str]:
 def computed_by(model: nn.Module, operators: set[str]) -> dict[str, str]:
     """Return for each pairwise function in a model the operators of the program that compute it."""
     found: dict[str, str] = {}
-    for block in model.modules():
-        if isinstance(block, NonLocalNd):
-            form = block.instantiation
-            of_sums = _PREFIX_SUMS if form == "concatenation" else _PRODUCTS
-            ways = _SOFTMAX if form in SOFTMAX_INSTANTIATIONS else of_sums
-            found[form] = next((", ".join(way) for way in ways if operators.issuperset(way)), "unknown")
+    for block in nonlocal_blocks(model).values():
+        form = block.instantiation
+        of_sums = _PREFIX_SUMS if form == "concatenation" else _PRODUCTS
+        ways = _SOFTMAX if form in SOFTMAX_INSTANTIATIONS else of_sums
+        found[form] = next((", ".join(way) for way in ways if operators.issuperset(way)), "unknown")
     return found
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole
-from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, SubSample
+from nonlocalnn.blocks import BLOCKS, SubSample
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.layers import BatchNorm
@@ -20,7 +20,6 @@ Inflation = Literal["3x1x1", "3x3x3"] | None
 ResidualNorm = Literal["batch", "frozen"]
 
 _BATCH_NORMS: tuple[Callable[[int], BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_BLOCKS = (NonLocal1d, NonLocal2d, NonLocal3d)
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
@@ -188,7 +187,7 @@ class ResidualNetwork(nn.Module):
                 )
                 channels = width * 2**stage * EXPANSION
                 if place in places[name]:
-                    bottleneck.nl = _BLOCKS[num_sides - 1](
+                    bottleneck.nl = BLOCKS[num_sides - 1](
                         channels,
                         instantiation=instantiation,
                         sub_sample=sub_sample,

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.train.ablation_tables import Variant, folder_name, tables
 from nonlocalnn.train.recipe import Recipe
@@ -80,8 +80,8 @@ class GammaTask(ClassificationTask):
     def model(self, data: LabelledSamples) -> nn.Module:
         """Return the recipe's network, its blocks scaled."""
         model = super().model(data)
-        for block in model.modules():
-            if isinstance(block, NonLocalNd) and block.norm is not None:
+        for block in nonlocal_blocks(model).values():
+            if block.norm is not None:
                 nn.init.constant_(block.norm.weight, self.gamma)
         return model
 

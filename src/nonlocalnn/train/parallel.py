@@ -15,12 +15,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from nonlocalnn.evaluate import Precision
+from nonlocalnn.layers import NORMS
 from nonlocalnn.models.bottleneck import Bottleneck
 from nonlocalnn.train.distributed import Group, without_sync
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Batch normalisation computes its statistics, and PyTorch's kernels want its weights, in float32.
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def units(model: nn.Module) -> list[nn.Module]:
@@ -152,8 +151,9 @@ def _shard_(model: nn.Module, precision: Precision) -> nn.Module:
         )
     for unit in (*units(model), model):
         if policy is not plain:
+            # Batch normalisation computes its statistics, and PyTorch's kernels want its weights, in float32.
             norms: list[nn.Module] = [
-                each for each in unit.modules() if isinstance(each, _NORMS) and _is_unsharded(each)
+                each for each in unit.modules() if isinstance(each, NORMS) and _is_unsharded(each)
             ]
             if norms:
                 fully_shard(norms, mesh=mesh, mp_policy=plain)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.checkpoints.native import is_safetensors
 from nonlocalnn.checkpoints.state import read_pickle
@@ -68,12 +68,9 @@ def _comparable(source: nn.Module, model: nn.Module) -> dict[str, Tensor]:
     state = {
         name: value for name, value in source.state_dict().items() if not name.endswith("num_batches_tracked")
     }
-    blocks = dict(model.named_modules())
-    for name, block in source.named_modules():
-        twin = blocks.get(name)
-        if not isinstance(block, NonLocalNd) or not isinstance(twin, NonLocalNd):
-            continue
-        if block.norm is not None and twin.norm is None:
+    twins = nonlocal_blocks(model)
+    for name, block in nonlocal_blocks(source).items():
+        if block.norm is not None and name in twins and twins[name].norm is None:
             state[f"{name}.W_z.weight"], state[f"{name}.W_z.bias"] = fold_norm(block.W_z, block.norm)
             state = {key: value for key, value in state.items() if not key.startswith(f"{name}.norm.")}
     return state
