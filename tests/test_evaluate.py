@@ -6,8 +6,9 @@ from sklearn import metrics
 from torch import nn
 from torch.nn import functional as F
 
+from nonlocalnn._device import autocast_for, resolve_device
 from nonlocalnn.data import LabelledImages
-from nonlocalnn.evaluate import autocast_for, evaluate, resolve_device
+from nonlocalnn.evaluate import evaluate
 from tolerances import near
 
 CLASSES = ("a", "b", "c")

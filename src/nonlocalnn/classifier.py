@@ -11,11 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from nonlocalnn._device import Precision
 from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
 from nonlocalnn.data.clips import ChannelValues, check_positive, normalize_image
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.video_files import find_videos
-from nonlocalnn.evaluate import Precision
 from nonlocalnn.model_facts import checked_facts, implied_facts, in_words
 from nonlocalnn.predict import predict
 from nonlocalnn.video_prediction import predict_videos

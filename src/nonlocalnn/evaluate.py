@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -13,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from nonlocalnn._errors import check_choice
+from nonlocalnn._device import Precision, autocast_for, eval_mode, resolve_device
 from nonlocalnn._readers import Batches, leave_signals_to_parent
 from nonlocalnn.data.left_out import UNREADABLE
 
 if TYPE_CHECKING:
     from nonlocalnn.data import LabelledSamples
 
-Precision = Literal["fp32", "bf16", "fp16"]
-_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Other names for what lies in _device.py, for code that imports them from here.
+__all__ = ["Evaluation", "autocast_for", "evaluate", "resolve_device"]
 
 
 @dataclass(frozen=True)
@@ -129,53 +128,6 @@ def wrong_scores(shape: Sequence[int], num_classes: int) -> ValueError:
     )
 
 
-def autocast_for(precision: Precision, device: torch.device | str) -> AbstractContextManager[object]:
-    """Return the context in which a forward pass runs at ``precision``.
-
-    Args:
-        precision: "fp32" (no autocast), "bf16" or "fp16".
-        device: Where the pass runs.
-
-    Raises:
-        ValueError: ``precision`` is none of these.
-    """
-    check_choice("precision", precision, ("fp32", "bf16", "fp16"))
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=_AUTOCAST_DTYPES[precision])
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the device named: "auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        ValueError: The name is unknown, or names a CUDA device that is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got {device!r}") from None
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use 'auto' or 'cpu'"
-        )
-    return resolved
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and back into the mode that it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 def own_share(length: int, distributed: bool) -> range:
     """Return which of ``length`` samples this rank looks at: every so many, from its own number on."""
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
@@ -203,7 +155,7 @@ def evaluate(
         dataset: Labelled samples with K classes. Those with the target ``UNREADABLE`` are in no figure.
         batch_size: Samples a forward pass.
         device: Where the model is.
-        precision: See :func:`autocast_for`.
+        precision: "fp32", "bf16" or "fp16".
         num_workers: Processes that read the data; 0 reads in this one.
         distributed: Share the samples among the ranks of the default process group; every rank returns the
             same total.

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonlocalnn._device import Precision, autocast_for
 from nonlocalnn.data import read_image
 from nonlocalnn.data.clips import ChannelValues, normalize_image
-from nonlocalnn.evaluate import Precision, autocast_for
 
 
 @torch.no_grad()

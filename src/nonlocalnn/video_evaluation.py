@@ -10,10 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from nonlocalnn._device import Precision, autocast_for, eval_mode
 from nonlocalnn._readers import Batches, leave_signals_to_parent
 from nonlocalnn.data.clips import check_positive
 from nonlocalnn.data.video_sets import UNREADABLE, RandomClip, VideoClips
-from nonlocalnn.evaluate import Precision, autocast_for, eval_mode, own_share, wrong_scores
+from nonlocalnn.evaluate import own_share, wrong_scores
 from nonlocalnn.models import ResidualNetwork
 from nonlocalnn.video_figures import (
     MultiLabelEvaluation,

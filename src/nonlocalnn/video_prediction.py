@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from nonlocalnn._device import Precision
 from nonlocalnn.data import clips
 from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, check_no_image, open_video
 from nonlocalnn.data.video_sampling import choose_sampling
-from nonlocalnn.evaluate import Precision
 from nonlocalnn.predict import answer
 from nonlocalnn.video_evaluation import class_probabilities
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import nonlocalnn
+from nonlocalnn._device import Precision, autocast_for, resolve_device
 from nonlocalnn.bulk.answers import Asker
 from nonlocalnn.bulk.claims import Claims
 from nonlocalnn.bulk.folder import OutputFolder
 from nonlocalnn.bulk.path_list import PathList, index_list
 from nonlocalnn.classifier import load_classifier, weights_file
-from nonlocalnn.evaluate import Precision, autocast_for, resolve_device
 
 # How many times in a run it is counted what all processes have done together.
 _COUNTS = 1000

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nonlocalnn._device import Precision
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import read_image
 from nonlocalnn.data.clips import normalize_clip
 from nonlocalnn.data.video import check_no_image, open_video
 from nonlocalnn.data.video_sampling import CentreClip, Views, choose_sampling
-from nonlocalnn.evaluate import Precision
 from nonlocalnn.predict import answer, image_probabilities
 from nonlocalnn.video_evaluation import class_probabilities
 

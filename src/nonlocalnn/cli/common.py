@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from nonlocalnn._device import resolve_device
 from nonlocalnn.classifier import Classifier, load_classifier
 from nonlocalnn.data import IMAGE_SETS, LabelledSamples, load_dataset
-from nonlocalnn.evaluate import resolve_device
 
 
 def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:

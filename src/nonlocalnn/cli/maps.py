@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nonlocalnn._device import autocast_for
 from nonlocalnn._progress import progress
 from nonlocalnn.affinity import AffinityMap, capture_affinity
 from nonlocalnn.affinity.capture import find_blocks
@@ -22,7 +23,6 @@ from nonlocalnn.affinity.pictures import queries_to_draw
 from nonlocalnn.classifier import Classifier
 from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model, load_samples
 from nonlocalnn.data import list_datasets
-from nonlocalnn.evaluate import autocast_for
 from nonlocalnn.explorer.map_files import ANIMATIONS, answer_in_words, write_maps
 from nonlocalnn.explorer.shown_input import ShownInput, read_input, take_sample
 from nonlocalnn.predict import most_probable

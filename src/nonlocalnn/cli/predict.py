@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
+from nonlocalnn._device import resolve_device
 from nonlocalnn._files import write_text
 from nonlocalnn._progress import progress
 from nonlocalnn.bulk import predict_list
 from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model
-from nonlocalnn.evaluate import resolve_device
 
 _OF_LISTS = ("output_folder", "root", "shard_size", "num_workers")
 # This process's number, its number on this machine, and how many there are, as their starters say it.

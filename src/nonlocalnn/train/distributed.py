@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
 
-from nonlocalnn.evaluate import resolve_device
+from nonlocalnn._device import resolve_device
 
 # A rank may read, download or write alone while the others wait; NCCL's own 10 minutes are short for that.
 _PATIENCE = timedelta(minutes=30)

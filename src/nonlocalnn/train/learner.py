@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from nonlocalnn.evaluate import autocast_for
+from nonlocalnn._device import autocast_for
 from nonlocalnn.train.distributed import Group
 from nonlocalnn.train.optimizer import build_optimizer
 from nonlocalnn.train.order import Samples, mix

@@ -14,12 +14,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from nonlocalnn.evaluate import Precision
+from nonlocalnn._device import NARROW_DTYPES, Precision
 from nonlocalnn.layers import NORMS
 from nonlocalnn.models.bottleneck import Bottleneck
 from nonlocalnn.train.distributed import Group, without_sync
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def units(model: nn.Module) -> list[nn.Module]:
@@ -147,7 +145,7 @@ def _shard_(model: nn.Module, precision: Precision) -> nn.Module:
     if precision != "fp32":
         # Sums over ranks are taken in float32; what a layer takes in is autocast's business.
         policy = MixedPrecisionPolicy(
-            param_dtype=_DTYPES[precision], reduce_dtype=torch.float32, cast_forward_inputs=False
+            param_dtype=NARROW_DTYPES[precision], reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     for unit in (*units(model), model):
         if policy is not plain:
