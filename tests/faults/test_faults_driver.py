@@ -13,7 +13,9 @@ from fault_ending import descendants
 HERE = Path(__file__).resolve().parent
 # A driver with a child in a session of its own, which has one itself, as torchrun's ranks are.
 DRIVER = f"""
-import subprocess, sys, time
+import signal, subprocess, sys, time
+# A shell's background jobs, of which the tests may be one, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {str(HERE)!r})
 from fault_ending import nothing_left
 child = '''
