@@ -43,6 +43,10 @@ def test_read_image_grey_is_luma(tmp_path):
 def test_read_image_modes(tmp_path, mode, channels):
     path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
     Image.new("RGB", (7, 5), "white").convert(mode).save(path)
+    try:
+        Image.open(path).load()
+    except OSError:
+        pytest.skip(f"this Pillow cannot read the {mode} that it wrote")
     image = read_image(path, image_size=None, channels=channels)
     torch.testing.assert_close(image, torch.ones(channels, 5, 7), rtol=0, atol=0.01)
 

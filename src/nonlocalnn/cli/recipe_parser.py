@@ -52,9 +52,9 @@ class RecipeParser(ArgumentParser):
         self.add_argument("--config", action="config", help="YAML or JSON file of the fields below")
         self.add_class_arguments(Recipe)
 
-    def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Return the help with flags as people type them."""
-        text = super().format_help(formatter)
+    def format_help(self, *words: HelpFormatter | None) -> str:
+        """Return the help with flags as people type them; older versions of the parser take no words."""
+        text = super().format_help(*words)
         return re.sub(r"--[a-z]+(?:_[a-z]+)+", lambda flag: flag[0].replace("_", "-"), text)
 
     def parse_words(self, words: Sequence[str]) -> tuple[Recipe, Namespace]:

@@ -16,7 +16,7 @@ from nonlocalnn._errors import missing_extra
 from nonlocalnn.explorer.job import Job, Limits, Refusal, gave_way
 
 try:
-    import python_multipart  # noqa: F401 - Starlette's parser asserts it, only once a form comes
+    from python_multipart.exceptions import FormParserError  # Starlette needs it only once a form comes
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import FormData, UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
@@ -72,8 +72,8 @@ async def receive_job(request: Request, job: Job, *, limits: Limits) -> JobReque
     try:
         async with _limited_time(job, limits.upload_seconds):
             form = await _parse(request, job, most, too_large, limits.upload_pause_seconds)
-    except MultiPartException as error:
-        raise Refusal(400, f"the form cannot be read: {error.message}") from error
+    except (MultiPartException, FormParserError) as error:
+        raise Refusal(400, f"the form cannot be read: {error}") from error
     except ClientDisconnect:
         raise Refusal(400, "the upload was broken off") from None
     try:

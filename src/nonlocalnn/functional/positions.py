@@ -208,6 +208,7 @@ def widen(part: Tensor, weight: Tensor | None) -> Tensor:
 def is_channels_last(x: Tensor) -> bool:
     """Return whether x is dense with channels innermost, and not plainly contiguous as well."""
     memory_format = _CHANNELS_LAST.get(x.dim())
-    return (
-        memory_format is not None and not x.is_contiguous() and x.is_contiguous(memory_format=memory_format)
-    )
+    # Before torch 2.14 torch.vmap does not answer for other formats than the contiguous one.
+    if memory_format is None or is_transformed() or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=memory_format)
