@@ -409,6 +409,27 @@ def test_flops_are_counted(instantiation, size):
         assert any(name.startswith("nonlocalnn") for name in operators)
 
 
+def test_flops_of_the_concatenation_form_are_those_of_its_runs():
+    N, M, E, B, run = 3000, 2000, 4, 2, 16
+    theta, phi, g = (torch.randn(B, length, E, requires_grad=True) for length in (N, M, M))
+    w_f = torch.randn(2 * E)
+    with FlopCounterMode(display=False) as counter:
+        y = non_local(theta, phi, g, instantiation="concatenation", w_f=w_f, engine="fused")
+        forward = counter.get_flop_counts()["Global"]
+        y.sum().backward()
+    backward = counter.get_flop_counts()["Global"]
+    own = [name for name in backward if str(name).startswith("nonlocalnn")]
+    found = sorted(backward[name] for name in own)
+    # A query adds the rows of its run and two sums before it; each key stands in two sums over all before it.
+    rows_of_y = (run + 2) * N + 2 * M
+    # Such sums of g for da, of dy for db and for dg; then products with each row of a run and with two sums.
+    rows_of_gradients = (run + 2) * (N + 2 * M) + (run + 2) * (N + M)
+    assert [forward[name] for name in forward if str(name).startswith("nonlocalnn")] == [
+        2 * B * E * rows_of_y
+    ]
+    assert found == sorted([2 * B * E * rows_of_y, 2 * B * E * rows_of_gradients])
+
+
 def test_maps_of_a_model_that_was_compiled_and_has_run():
     model = randomize_(create_model("nl_digits", zero_init=False)).eval()
     image = torch.rand(1, 1, 28, 28)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import nonlocalnn as nl
-from nonlocalnn.checkpoints import restricted_pickle
+from nonlocalnn.checkpoints import entries, restricted_pickle
 
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
 
@@ -63,7 +63,7 @@ def test_averages_beside_weights_are_said(tmp_path, averages):
         (
             {"model": layer().state_dict(), "net": layer().state_dict()},
             None,
-            "under 'model', 'net': give entry=",
+            "under 'model', 'net': give entry='model', or another of them",
         ),
         (
             {"a": layer().state_dict(), "b": layer().state_dict()},
@@ -211,6 +211,39 @@ def test_a_model_that_was_saved_whole(tmp_path, wrap, settings):
     again = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     nl.load_checkpoint(tmp_path / "m.pth", again)
     assert torch.equal(again[0].weight, layer().weight)
+
+
+def test_a_module_without_one_of_its_parts(tmp_path):
+    net = nn.Sequential(nn.Flatten(), layer())
+    net[0] = None
+    torch.save(net, tmp_path / "m.pth")
+    again = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    nl.load_checkpoint(tmp_path / "m.pth", again)
+    assert torch.equal(again[1].weight, layer().weight)
+
+
+class Named(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.add_module(name, layer())
+
+
+def test_how_large_a_module_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(entries, "_LONGEST_NAME", len("abc."))
+    for name in ("abc", "abcd"):
+        torch.save(Named(name), tmp_path / f"{name}.pth")
+    again = nl.load_checkpoint(tmp_path / "abc.pth", Named("abc"))
+    assert torch.equal(again.abc.weight, layer().weight)
+    with pytest.raises(nl.CheckpointError, match="holds a module of more than"):
+        nl.load_checkpoint(tmp_path / "abcd.pth", Named("abcd"))
+    # Three modules, one of them with five tensors.
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.ReLU())
+    torch.save(net, tmp_path / "m.pth")
+    monkeypatch.setattr(entries, "_MOST_PARTS", 5)
+    nl.load_checkpoint(tmp_path / "m.pth", net)
+    monkeypatch.setattr(entries, "_MOST_PARTS", 4)
+    with pytest.raises(nl.CheckpointError, match="holds a module of more than 4 parts"):
+        nl.load_checkpoint(tmp_path / "m.pth", net)
 
 
 @pytest.mark.parametrize("settings", [FORMATS["zip"], FORMATS["before zip"]], ids=["zip", "before zip"])

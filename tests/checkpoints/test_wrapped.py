@@ -1,6 +1,7 @@
 """Weights that come through wrappers: what others put before keys, around models and beside weights."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -270,6 +271,30 @@ def test_what_has_no_numbers_is_not_saved(tmp_path):
     with pytest.raises(nl.CheckpointError, match="part of the model is sharded over ranks: load first"):
         nl.load_checkpoint(tmp_path / "m.pth", net)
     assert not (tmp_path / "m.safetensors").exists()
+
+
+class _Mesh:
+    def __init__(self, num_ranks):
+        self._num_ranks = num_ranks
+
+    def size(self):
+        return self._num_ranks
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "is_replicated", "expected"),
+    [(1, [False], False), (2, [False], True), (2, [True], False), (4, [True, False], True)],
+)
+def test_a_distributed_tensor_is_a_part_unless_this_rank_holds_it_all(num_ranks, is_replicated, expected):
+    # Its placements are all that is asked; a real one of several ranks needs as many processes.
+    placements = [SimpleNamespace(is_replicate=lambda value=value: value) for value in is_replicated]
+
+    class DTensor:
+        device_mesh = _Mesh(num_ranks)
+
+    part = DTensor()
+    part.placements = placements
+    assert is_sharded(part) is expected
 
 
 def test_a_wrapped_network_is_exported(tmp_path):

@@ -164,3 +164,13 @@ def test_torchcodec_is_given_the_bytes(videos, tmp_path, monkeypatch):
         with pytest.raises(VideoDecodeError, match="torchcodec says: no decoder here"):
             open_video(path, backend="torchcodec")
     assert given == [(videos / "one.mp4").read_bytes(), str(videos / "one.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("found", "dropped", "is_whole"), [(5, 0, True), (3, 2, True), (3, 1, False), (2, 2, False)]
+)
+def test_frames_that_a_camera_lost_are_counted(monkeypatch, found, dropped, is_whole):
+    source = VideoSource(Path("a.avi"), b"", known_whole=False, may_leave_frames_out=False)
+    monkeypatch.setattr(VideoSource, "_dropped", lambda self, stream: dropped)
+    with nullcontext() if is_whole else pytest.raises(VideoDecodeError, match="declares 5 frames and holds"):
+        source.check_count(found=found, declared=5, stream=0)

@@ -11,17 +11,23 @@ from typing import ClassVar
 
 # The tests of a room, and the files whose functions run in other processes: there, the tests to run as well.
 ROOMS = {
-    "functional": ("tests/functional", "tests/test_blocks.py"),
-    "blocks": ("tests/test_blocks.py", "tests/functional"),
+    "functional": (
+        "tests/functional",
+        "tests/test_blocks.py",
+        "tests/test_block_layers.py",
+        "tests/test_cost.py",
+    ),
+    "blocks": ("tests/test_blocks.py", "tests/test_block_layers.py", "tests/functional"),
     "affinity": ("tests/affinity",),
     "conversion": ("tests/test_conversion.py",),
     "checkpoints": ("tests/checkpoints", "tests/test_security.py", "tests/cli/test_cli_convert.py"),
     "data": ("tests/data", "tests/cli/test_data.py"),
     "train": ("tests/train",),
     "export": ("tests/test_export.py", "tests/test_export_checks.py", "tests/cli/test_cli_export.py"),
-    "explorer": ("tests/explorer",),
+    "explorer": ("tests/explorer", "tests/cli/test_cli_maps.py"),
 }
 ELSEWHERE = {
+    "blocks.py": "tests/functional/test_split_positions.py",
     "functional/exchange.py": "tests/functional/test_split_positions.py",
     "functional/ring.py": "tests/functional/test_split_positions.py",
     "functional/sharded.py": "tests/functional/test_split_positions.py",
