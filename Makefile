@@ -53,7 +53,7 @@ docs: $(DOCS_READY) ## build the documentation site into site/
 	$(BIN)/zensical build --strict
 
 bench: $(READY) ## time the engines against the reference
-	$(BIN)/python -m nonlocalnn bench ops
+	$(BIN)/python -m benchmarks ops
 
 mutants: $(MUTANTS_READY) ## break a sample of the library on purpose, count what the tests notice
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run_mutants.py --output docs/results/mutants.json

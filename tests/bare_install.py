@@ -77,7 +77,6 @@ if __name__ == "__main__":
         "explain": ["explain", image, "--model", weights, "-o", output + ".html"],
         "explore": ["explore", "--model", weights],
         "data check": ["data", "check", str(folder / "a.mp4"), "--workers", "1"],
-        "bench ops": ["bench", "ops"],
     }
     answers = {name: called(*words) for name, words in calls.items()}
     helps = {name: called(name, "--help") for name in COMMANDS}

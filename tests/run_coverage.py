@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import findings
+
 _ROOT = Path(__file__).resolve().parents[1]
 _SETTINGS = """
 [run]
@@ -66,12 +68,10 @@ def by_room(files):
 
 def markdown(found):
     """Return the page for what :func:`main` wrote."""
-    facts = found["about"]
-    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
     lines = [
         "# Branch coverage",
         "",
-        f"{facts['date']}, commit {facts['commit']}; {versions}; {facts['processor']}.",
+        f"{findings.conditions(found['about'])}.",
         "",
         "`make coverage` runs the tests that are not marked slow and counts the statements that ran and the"
         " branches that were taken,"
@@ -107,17 +107,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="JSON file; a .md is written beside it")
     given, words = parser.parse_known_args()
-    from nonlocalnn.benchmark.about import about
-
-    known = about(device="cpu", dtype="float32", quick=False)
-    facts = {name: known[name] for name in ("date", "commit", "versions", "processor")}
+    about = findings.facts()
     with tempfile.TemporaryDirectory(prefix="coverage-") as folder:
         status, files = measure(words, folder)
-    found = {"about": facts, "rooms": by_room(files)}
-    if given.output is not None:
-        given.output.write_text(json.dumps(found, indent=1) + "\n")
-        given.output.with_suffix(".md").write_text(markdown(found))
-    print(markdown(found))
+    found = {"about": about, "rooms": by_room(files)}
+    page = markdown(found)
+    findings.write(found, page, given.output)
+    print(page)
     return status
 
 

@@ -21,7 +21,6 @@ NEEDS = {
     "explain": "data",
     "explore": "explorer",
     "data check": "video",
-    "bench ops": "bench",
 }
 # A process that imports everything by turns.
 pytestmark = pytest.mark.slow

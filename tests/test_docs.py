@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nonlocalnn.benchmark import maps, models_report, ranks, training
-from nonlocalnn.benchmark import report as benchmark_report
+from benchmarks import maps, models_report, ranks, training
+from benchmarks import report as benchmark_report
 from nonlocalnn.cli import COMMANDS, main
 from nonlocalnn.train.ablation import AblationRow, markdown
 

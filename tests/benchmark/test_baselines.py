@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import baselines
+from benchmarks.floor import bare_products, products
 from helpers import BLOCKS, SIDES, SUB_SAMPLES, randomize_
 from nonlocalnn import NonLocal2d, NonLocal3d
-from nonlocalnn.benchmark import baselines
-from nonlocalnn.benchmark.floor import bare_products, products
 from nonlocalnn.functional import INSTANTIATIONS
 from tolerances import assert_near
 
@@ -125,7 +125,7 @@ def test_the_floor_counts_what_a_plain_block_multiplies(form, rank, sub_sample):
 @every_form
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_floor_multiplies_what_it_counts(form, backward, monkeypatch):
-    monkeypatch.setattr("nonlocalnn.benchmark.floor._PART_NUMBERS", 200)
+    monkeypatch.setattr("benchmarks.floor._PART_NUMBERS", 200)
     block, x = make(form, 2, "after")
     work = bare_products(block, x.shape, backward=backward, device="cpu", dtype=torch.float32)
     with FlopCounterMode(display=False) as counted:

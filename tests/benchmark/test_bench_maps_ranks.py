@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from nonlocalnn.benchmark import maps, ranks
-from nonlocalnn.cli import main
+from benchmarks import maps, ranks
+from benchmarks.__main__ import main
 from nonlocalnn.functional import INSTANTIATIONS
 
 
@@ -33,7 +33,7 @@ def test_each_task_runs_in_a_process_of_its_own():
 @pytest.mark.slow
 def test_ranks(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ranks, "INSTANTIATIONS", ("dot_product",))
-    assert main(["bench", "ranks", "--quick", "--output", str(tmp_path)]) == 0
+    assert main(["ranks", "--quick", "--output", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "ranks.json").read_text())
     assert [row["num_ranks"] for row in report["rows"]] == [1, 2, 4]
     for row in report["rows"]:

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from nonlocalnn.benchmark import models, models_report, networks
-from nonlocalnn.benchmark.networks import Work, measure_network
+from benchmarks import models, models_report, networks
+from benchmarks.__main__ import main
+from benchmarks.networks import Work, measure_network
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.cli import main
 from tolerances import near
 
 INFERENCE = Work("nl2_c2d_tiny", training=False, num_clips=1)
@@ -30,7 +30,7 @@ def no_peaks(monkeypatch):
 
 @pytest.mark.slow
 def test_every_section_is_measured(tmp_path, capsys):
-    assert main(["bench", "models", "--quick", "--output", str(tmp_path)]) == 0
+    assert main(["models", "--quick", "--output", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "models.json").read_text())
     works = ["inference, 1 clip", "training step, 2 clips"]
     assert [row["work"] for row in report["networks"]] == works
@@ -153,7 +153,7 @@ def test_unknown_names_and_settings_of_another_subject(capsys):
         networks.make(dataclasses.replace(INFERENCE, network="c2d_r50_8x", side=32))
     with pytest.raises(ValueError, match="did you mean 'plain'"):
         measure_network(INFERENCE, ("plan",), min_seconds=0.0)
-    assert main(["bench", "models", "--dtype", "bfloat16"]) == 2
+    assert main(["models", "--dtype", "bfloat16"]) == 2
     assert "--dtype is a setting of 'ops'" in capsys.readouterr().err
 
 

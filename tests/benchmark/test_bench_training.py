@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from nonlocalnn.benchmark import training
-from nonlocalnn.benchmark.training import Way
-from nonlocalnn.cli import main
+from benchmarks import training
+from benchmarks.__main__ import main
+from benchmarks.training import Way
 from tolerances import near
 
 
 @pytest.mark.slow
 def test_ranks_train_and_the_results_are_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(training, "WAYS", (Way("two ranks, ddp", 2, 1, "ddp"),))
-    assert main(["bench", "training", "--quick", "--output", str(tmp_path)]) == 0
+    assert main(["training", "--quick", "--output", str(tmp_path)]) == 0
     (row,) = json.loads((tmp_path / "training.json").read_text())["rows"]
     assert (row["way"], row["processes"], len(row["samples_per_second"])) == ("two ranks, ddp", 2, 1)
     table = capsys.readouterr().out.split("results in")[0].strip()

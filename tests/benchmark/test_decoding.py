@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from nonlocalnn.benchmark import decoding
+from benchmarks import decoding
 from nonlocalnn.data.video import open_video
 
 

@@ -3,10 +3,10 @@ import sys
 import pytest
 import torch
 
-from nonlocalnn.benchmark.cells import Cell
-from nonlocalnn.benchmark.measure import Timing, peak_memory, time_call, time_together
+from benchmarks.cells import Cell
+from benchmarks.measure import Timing, peak_memory, time_call, time_together
 
-PREPARE = "nonlocalnn.benchmark.cells:prepare_peak"
+PREPARE = "benchmarks.cells:prepare_peak"
 
 
 def test_quartiles():

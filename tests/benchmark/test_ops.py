@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from nonlocalnn.benchmark import cells, ops, rows
-from nonlocalnn.benchmark.about import about, same_conditions
-from nonlocalnn.benchmark.cells import Cell
-from nonlocalnn.cli import main
+from benchmarks import cells, ops, rows
+from benchmarks.__main__ import main
+from benchmarks.about import about, same_conditions
+from benchmarks.cells import Cell
 
 
 class Altered(nn.Module):
@@ -105,7 +105,7 @@ def test_a_missing_device_is_told():
 
 @pytest.mark.slow
 def test_the_command_from_end_to_end(tmp_path, capsys):
-    words = ["bench", "ops", "--quick", "--form", "dot_product", "--output", str(tmp_path)]
+    words = ["ops", "--quick", "--form", "dot_product", "--output", str(tmp_path)]
     assert main(words) == 0
     report = json.loads((tmp_path / "ops.json").read_text())
     assert all(row["seconds"]["ours"]["median"] > 0 for row in report["grid"] + report["sweep"])

@@ -1,7 +1,7 @@
 import pytest
 
-from nonlocalnn.benchmark.ops import fit_exponents
-from nonlocalnn.benchmark.report import draw_sweep, markdown
+from benchmarks.ops import fit_exponents
+from benchmarks.report import draw_sweep, markdown
 
 
 def row(queries, ours, other, **changes):

@@ -26,7 +26,7 @@ from fault_rank_cases import RANK_FAULTS, two_ranks
 from fault_rows import Row
 from fault_runs import Bench
 
-from nonlocalnn.benchmark.about import about
+import findings
 
 _WORDS = (*DIGITS, "--epochs", "3")
 # Every so many runs one is of the command itself, start-up included; the others are forked.
@@ -132,12 +132,11 @@ def _cases(bench, kills, seed):
 def markdown(found):
     """Return the page for what :func:`main` wrote."""
     facts = found["about"]
-    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
     kills = sum(sum(row["injected"].values()) for row in found["cases"] if row["case"].startswith("SIGKILL"))
     lines = [
         "# Training runs and faults",
         "",
-        f"{facts['date']}, commit {facts['commit']}; {versions}; {facts['processor']}, one thread a process.",
+        f"{findings.conditions(facts)}, one thread a process.",
         "",
         f"`python tests/faults/run_faults.py --kills {facts['kills']} --seed {facts['seed']}` hurts runs of",
         f"`nonlocalnn train` on the CPU; {kills} of the faults are kills at random moments. After each fault",
@@ -171,9 +170,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--output", type=Path, help="JSON file; a .md is written beside it")
     given = parser.parse_args()
-    known = about(device="cpu", dtype="float32", quick=False)
-    facts = {name: known[name] for name in ("date", "commit", "versions", "processor")}
-    found = {"about": {**facts, "seed": given.seed, "kills": given.kills}, "cases": []}
+    found = {"about": findings.facts(seed=given.seed, kills=given.kills), "cases": []}
     with tempfile.TemporaryDirectory() as folder, nothing_left():
         temporary = Path(folder, "tmp")
         temporary.mkdir()
@@ -191,9 +188,7 @@ def main():
             found["about"]["left in the folder for temporary files"] = dict(
                 Counter(re.split("[-_]", path.name)[0] for path in temporary.iterdir())
             )
-            if given.output is not None:
-                given.output.write_text(json.dumps(found, indent=1) + "\n")
-                given.output.with_suffix(".md").write_text(markdown(found))
+            findings.write(found, markdown(found), given.output)
     print(markdown(found))
 
 

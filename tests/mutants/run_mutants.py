@@ -14,8 +14,12 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 from mutant_runs import Scratch, change_of
 from mutant_sample import ELSEWHERE, ROOMS, mutants, sample
+
+import findings
 
 _EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 # Tests that run a function are tried by their length until so many seconds of them have gone by.
@@ -116,15 +120,14 @@ def share(rooms):
 
 def markdown(found):
     """Return the page for what :func:`main` wrote."""
-    facts = found["about"]
-    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
+    about = found["about"]
     lines = [
         "# Do the tests notice?",
         "",
-        f"{facts['date']}, commit {facts['commit']}; {versions}; {facts['processor']}.",
+        f"{findings.conditions(about)}.",
         "",
         "`make mutants` changes one thing at a time in functions drawn by the seed"
-        f" {facts['seed']}, and runs tests of the room that run the function until one fails: short ones"
+        f" {about['seed']}, and runs tests of the room that run the function until one fails: short ones"
         f" first, {_SECONDS_OF_TESTS} seconds of them, and none that is marked slow."
         " A *mutant* that no test notices survives; one that means the same as the original is *equivalent*"
         " and is not counted. The changes are [cosmic-ray](https://cosmic-ray.readthedocs.io)'s, the nearest"
@@ -177,16 +180,10 @@ def main():
         for room in given.rooms:
             rooms.append(try_room(scratch, room, lines=given.lines, seed=given.seed, equivalent=equivalent))
             print(_line(room, rooms[-1:]), flush=True)
-    # Only now: the processes above import the copy.
-    from nonlocalnn.benchmark.about import about
-
-    known = about(device="cpu", dtype="float32", quick=False)
-    facts = {name: known[name] for name in ("date", "commit", "versions", "processor")}
-    found = {"about": {**facts, "seed": given.seed}, "rooms": rooms}
-    if given.output is not None:
-        given.output.write_text(json.dumps(found, indent=1) + "\n")
-        given.output.with_suffix(".md").write_text(markdown(found))
-    print(markdown(found))
+    found = {"about": findings.facts(seed=given.seed), "rooms": rooms}
+    page = markdown(found)
+    findings.write(found, page, given.output)
+    print(page)
     return 0 if share(rooms) >= _PROMISED else 1
 
 

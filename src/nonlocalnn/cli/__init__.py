@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import nonlocalnn
 from nonlocalnn._errors import near_miss
@@ -25,7 +25,6 @@ COMMANDS = {
     "models": "list the networks that can be made by name",
     "cost": "parameters, FLOPs and the memory of the blocks",
     "ablate": "train the networks of a table, with and without blocks, over several seeds",
-    "bench": "time and memory of the blocks beside other ways to compute them",
 }
 _USAGE_ERROR, _FAILURE = 2, 1
 
@@ -49,16 +48,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         hint = near_miss(name, COMMANDS)
         return _complain(f"nonlocalnn: no command {name!r}{hint}; see nonlocalnn --help", _USAGE_ERROR)
+
+    def run(words: Sequence[str]) -> int:
+        return importlib.import_module(f"nonlocalnn.cli.{name}").run(words)
+
+    return call(f"nonlocalnn {name}", run, words[1:], debug=debug)
+
+
+def call(program: str, run: Callable[[Sequence[str]], int], words: Sequence[str], *, debug: bool) -> int:
+    """Run a command; say its warnings, and the error that ends it, in a line each on stderr.
+
+    Args:
+        program: What people type before ``words``; the lines begin with it.
+        run: Takes the words and returns the exit status.
+        words: Arguments of the command.
+        debug: Whether errors and warnings come as Python prints them, with their traceback and line.
+
+    Returns:
+        The exit status: that of ``run``, 1 where it failed, 130 where Ctrl-C stopped it.
+    """
     in_full = warnings.formatwarning
     # Python's own form names a line of the source, and prints it.
     if not debug:
-        warnings.formatwarning = lambda message, *_, **__: f"nonlocalnn {name}: {_in_one_line(message)}\n"
+        warnings.formatwarning = lambda message, *_, **__: f"{program}: {_in_one_line(message)}\n"
     try:
-        return importlib.import_module(f"nonlocalnn.cli.{name}").run(words[1:])
+        return run(words)
     except SystemExit as stop:  # argparse has said what is wrong
         return stop.code if isinstance(stop.code, int) else _FAILURE
     except KeyboardInterrupt:
-        return _complain(f"nonlocalnn {name}: stopped", 130)
+        return _complain(f"{program}: stopped", 130)
     except BrokenPipeError:
         # The reader of a pipe has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         if debug:
             raise
-        return _complain(f"nonlocalnn {name}: {_said(error)}", _FAILURE)
+        return _complain(f"{program}: {_said(error)}", _FAILURE)
     finally:
         warnings.formatwarning = in_full
 

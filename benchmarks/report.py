@@ -1,4 +1,4 @@
-"""Tables in Markdown and a plot of what :func:`nonlocalnn.benchmark.ops.run` measured."""
+"""Tables in Markdown and a plot of what :func:`benchmarks.ops.run` measured."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.rows import Row
 from nonlocalnn._errors import missing_extra
 from nonlocalnn._files import atomic_path
-from nonlocalnn.benchmark.rows import Row
 
 _OTHERS = ("materialised", "repeat", "timm", "mmcv", "sdpa")
 _LEGEND = """\
@@ -23,7 +23,7 @@ def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown: conditions, the grid, the operator, the sweep and its exponents.
 
     Args:
-        report: What :func:`nonlocalnn.benchmark.ops.run` returns, or saves on its way.
+        report: What :func:`benchmarks.ops.run` returns, or saves on its way.
     """
     parts = [conditions(report["about"]), _LEGEND]
     for section, title in (("grid", "Blocks"), ("operator", "The concatenation operator alone")):

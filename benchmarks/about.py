@@ -16,11 +16,8 @@ import nonlocalnn
 
 _LIBRARIES = ("timm", "mmcv-lite", "mmcv", "torchvision", "av", "torchcodec")
 
-# Of benchmark/, what can change no time of a block.
-_UNRELATED = (
-    *("report.py", "models.py", "models_report.py", "networks.py", "decoding.py"),
-    *("maps.py", "ranks.py", "training.py"),
-)
+# The files beside this one that can change the time of a block.
+_OF_BLOCKS = ("baselines", "cells", "floor", "measure", "operator", "ops", "rows")
 
 
 def about(*, device: str, dtype: str, quick: bool) -> dict[str, Any]:
@@ -60,18 +57,18 @@ def same_conditions(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def _source() -> str:
     """Return a hash of what is measured of blocks and what measures them."""
     package = Path(nonlocalnn.__file__).parent
-    files = [package / "blocks.py", *package.glob("functional/*.py"), *package.glob("benchmark/*.py")]
-    texts = (file.read_bytes() for file in sorted(files) if file.name not in _UNRELATED)
-    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
+    files = [package / "blocks.py", *sorted(package.glob("functional/*.py"))]
+    files += [Path(__file__).with_name(f"{name}.py") for name in _OF_BLOCKS]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _commit() -> str | None:
-    """Return the commit of the source this runs from, with -dirty where it was changed; None if unknown."""
-    here = Path(__file__)
+    """Return the commit of the library that is measured, -dirty where it was changed; None if unknown."""
+    package = Path(nonlocalnn.__file__).parent
     try:
         # An installed package may lie within a repository that is not its own.
-        _git(here.parent, "ls-files", "--error-unmatch", "../blocks.py")
-        return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+        _git(package, "ls-files", "--error-unmatch", "blocks.py")
+        return _git(package, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nonlocalnn.benchmark.about import about
+from benchmarks.about import about
 
 _BATCH = 32
 _REPEATS = 3

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from nonlocalnn.benchmark.measure import Timing, time_together
-from nonlocalnn.benchmark.rows import Row
+from benchmarks.measure import Timing, time_together
+from benchmarks.rows import Row
 from nonlocalnn.data.clips import train_indices
 from nonlocalnn.data.video import BACKENDS, open_video
 from nonlocalnn.data.video_files import shrink_video

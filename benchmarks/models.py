@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nonlocalnn.benchmark import decoding
-from nonlocalnn.benchmark.about import about
-from nonlocalnn.benchmark.networks import TORCHVISION, Work, measure_network
-from nonlocalnn.benchmark.rows import Row
+from benchmarks import decoding
+from benchmarks.about import about
+from benchmarks.networks import TORCHVISION, Work, measure_network
+from benchmarks.rows import Row
 from nonlocalnn.functional import INSTANTIATIONS
 
 
@@ -65,9 +65,9 @@ def run(
 
     Returns:
         The report, as JSON can hold it: "about"; the rows of
-        :func:`nonlocalnn.benchmark.networks.measure_network` in "networks", ours beside the plain way, in
+        :func:`benchmarks.networks.measure_network` in "networks", ours beside the plain way, in
         "torchvision", its networks, and in "long_clips", a training step without sub-sampling beside
-        materialised blocks; the rows of :func:`nonlocalnn.benchmark.decoding.measure_decoding` in
+        materialised blocks; the rows of :func:`benchmarks.decoding.measure_decoding` in
         "decoding"; and in "absent" by section what is missing where a library is not installed.
 
     Raises:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn.benchmark import baselines
-from nonlocalnn.benchmark.floor import count_positions
+from benchmarks import baselines
+from benchmarks.floor import count_positions
 from nonlocalnn.blocks import BLOCKS, NonLocalNd, SubSample
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS, Instantiation
 

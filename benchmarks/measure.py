@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_CHILD = "from nonlocalnn.benchmark.measure import report_own_peak; report_own_peak()"
+_CHILD = "from benchmarks.measure import report_own_peak; report_own_peak()"
+# Python looks for modules in the folder where it is started: this package lies in the clone's.
+_CLONE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def peak_memory(
     try:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD],
+            cwd=_CLONE,
             input=json.dumps(order),
             capture_output=True,
             text=True,

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.baselines import MaterialisedBlock
+from benchmarks.measure import peak_memory, time_together
+from benchmarks.rows import Row
 from nonlocalnn._errors import check_choice, missing_extra
-from nonlocalnn.benchmark.baselines import MaterialisedBlock
-from nonlocalnn.benchmark.measure import peak_memory, time_together
-from nonlocalnn.benchmark.rows import Row
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.cost import Cost, cost
 from nonlocalnn.fusion import fuse_
@@ -73,7 +73,7 @@ def measure_network(work: Work, ways: Sequence[str], *, min_seconds: float, min_
     Args:
         work: What to measure.
         ways: Of the table; the first is what the others must equal.
-        min_seconds: As of :func:`nonlocalnn.benchmark.measure.time_together`.
+        min_seconds: As of :func:`benchmarks.measure.time_together`.
         min_runs: The same.
 
     Returns:

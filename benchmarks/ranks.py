@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from nonlocalnn.benchmark.about import about
-from nonlocalnn.benchmark.measure import resident_peak
+from benchmarks.about import about
+from benchmarks.measure import resident_peak
 from nonlocalnn.blocks import NonLocal2d
 from nonlocalnn.functional import INSTANTIATIONS, split_positions
 from nonlocalnn.functional.sharded import bytes_moved

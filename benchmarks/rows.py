@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from nonlocalnn.benchmark import cells, operator
-from nonlocalnn.benchmark.cells import Cell
-from nonlocalnn.benchmark.floor import bare_products, count_positions, products
-from nonlocalnn.benchmark.measure import Timing, peak_memory, time_together
+from benchmarks import cells, operator
+from benchmarks.cells import Cell
+from benchmarks.floor import bare_products, count_positions, products
+from benchmarks.measure import Timing, peak_memory, time_together
 from nonlocalnn.blocks import NonLocalNd
 
 Row = dict[str, Any]
@@ -25,7 +25,7 @@ def measure_cell(cell: Cell, min_seconds: float, memory: bool) -> Row:
 
     Args:
         cell: What to measure.
-        min_seconds: As of :func:`nonlocalnn.benchmark.measure.time_together`.
+        min_seconds: As of :func:`benchmarks.measure.time_together`.
         memory: Whether to measure memory.
 
     Returns:
@@ -55,8 +55,8 @@ def measure_operator(fields: dict[str, Any], min_seconds: float, memory: bool) -
     """Check, time and weigh the concatenation operator, beside the same with the affinity in memory.
 
     Args:
-        fields: Keyword arguments of :func:`nonlocalnn.benchmark.operator.make_operands`.
-        min_seconds: As of :func:`nonlocalnn.benchmark.measure.time_together`.
+        fields: Keyword arguments of :func:`benchmarks.operator.make_operands`.
+        min_seconds: As of :func:`benchmarks.measure.time_together`.
         memory: Whether to measure memory.
 
     Returns:

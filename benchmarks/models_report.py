@@ -1,12 +1,12 @@
-"""Tables in Markdown of what :func:`nonlocalnn.benchmark.models.run` measured."""
+"""Tables in Markdown of what :func:`benchmarks.models.run` measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nonlocalnn.benchmark.report import conditions, digits, table
-from nonlocalnn.benchmark.rows import Row
+from benchmarks.report import conditions, digits, table
+from benchmarks.rows import Row
 
 _LEGEND = """\
 Times are medians of single passes, with the first and third quartile; a training step is forward and
@@ -37,7 +37,7 @@ def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown: conditions, and a table for each section that was measured.
 
     Args:
-        report: What :func:`nonlocalnn.benchmark.models.run` returns, or saves on its way.
+        report: What :func:`benchmarks.models.run` returns, or saves on its way.
     """
     networks, others = report["networks"], report["torchvision"]
     sections = (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocalnn.benchmark.cells import DTYPES
+from benchmarks.cells import DTYPES
 from nonlocalnn.functional.concatenation import rectified_non_local
 
 

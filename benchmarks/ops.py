@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 import torch
 
+from benchmarks.about import about, same_conditions
+from benchmarks.cells import DTYPES, Cell
+from benchmarks.rows import Row, measure_cell, measure_operator
 from nonlocalnn._errors import check_choice
-from nonlocalnn.benchmark.about import about, same_conditions
-from nonlocalnn.benchmark.cells import DTYPES, Cell
-from nonlocalnn.benchmark.rows import Row, measure_cell, measure_operator
 from nonlocalnn.blocks import SubSample
 from nonlocalnn.functional import Instantiation
 

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from benchmarks.about import about
+from benchmarks.measure import peak_memory
 from nonlocalnn.affinity import AffinityMap, capture_affinity, summarise
-from nonlocalnn.benchmark.about import about
-from nonlocalnn.benchmark.measure import peak_memory
 from nonlocalnn.blocks import NonLocal2d
 from nonlocalnn.functional import Instantiation
 
@@ -60,7 +60,7 @@ def run(
             _TASKS[task](shown)
             seconds = time.perf_counter() - start
             arguments = {"form": form, "side": side, "task": task}
-            peak = peak_memory("nonlocalnn.benchmark.maps:prepare", arguments)
+            peak = peak_memory("benchmarks.maps:prepare", arguments)
             row["tasks"].append({"task": task, "seconds": seconds, "peak_bytes": peak})
             progress(f"{form}, {task}: {seconds:.3g} s, {peak / 2**20:.0f} MiB")
         report["rows"].append(row)

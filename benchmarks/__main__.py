@@ -1,0 +1,94 @@
+"""``python -m benchmarks``: measure one subject; write JSON and a page, of blocks also a plot."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import maps, models, models_report, ops, ranks, report, training
+from nonlocalnn._files import write_text
+from nonlocalnn.cli import call
+from nonlocalnn.functional import INSTANTIATIONS
+
+_PROGRAM = "python -m benchmarks"
+# By subject: the title of its page, what measures it, and what makes a table of the report.
+_SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]] = {
+    "ops": ("Speed and memory of the blocks", ops.run, report.markdown),
+    "models": ("Speed and memory of the networks", models.run, models_report.markdown),
+    "maps": ("Looking at large maps", maps.run, maps.markdown),
+    "ranks": ("Positions split over processes", ranks.run, ranks.markdown),
+    "training": ("Training on one process and on two", training.run, training.markdown),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status: 0 done, 1 failed, 2 wrongly called.
+
+    Args:
+        arguments: What follows the command's name; None is ``sys.argv``.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return call(_PROGRAM, _measure, [word for word in words if word != "--debug"], debug="--debug" in words)
+
+
+def _measure(words: Sequence[str]) -> int:
+    args = _parse(words)
+    title, run, table_of = _SUBJECTS[args.subject]
+    results = args.output / f"{args.subject}.json"
+    if args.subject == "ops":
+        report.check_can_draw()
+        run = functools.partial(
+            run,
+            forms=args.form,
+            device=args.device or "cpu",
+            dtype=args.dtype or "float32",
+            earlier=json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None,
+        )
+    found = run(
+        quick=args.quick,
+        progress=functools.partial(print, file=sys.stderr, flush=True),
+        save=lambda found: write_text(results, json.dumps(found, indent=1) + "\n"),
+    )
+    table = table_of(found)
+    write_text(results.with_suffix(".md"), f"# {title}\n\n{table}\n")
+    if args.subject == "ops":
+        report.draw_sweep(found, results.with_suffix(".png"))
+    print(table)
+    print(f"results in {args.output}")
+    return 0
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description="Time and peak memory of the blocks beside other ways to compute them, each checked "
+        "against the reference first (ops); of whole video networks and of reading clips (models); of "
+        "looking at a map too large to hold (maps); of a block whose positions are split over processes "
+        "(ranks); and of trainings on one process and on two (training). 'ops', called again with the same "
+        "output, goes on where it was stopped; its full grid takes an hour on a CPU.",
+        epilog=f"example: {_PROGRAM} ops --output runs/bench",
+    )
+    parser.add_argument("subject", choices=tuple(_SUBJECTS), help="what to measure")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny shapes: shows that it works, not how fast it is"
+    )
+    parser.add_argument(
+        "--form", nargs="+", choices=INSTANTIATIONS, help="ops: instantiations to measure (default: all)"
+    )
+    parser.add_argument("--device", help="ops: cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="ops: default float32")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results")
+    args = parser.parse_args(words)
+    for name in ("form", "device", "dtype"):
+        if args.subject != "ops" and getattr(args, name) is not None:
+            parser.error(f"--{name} is a setting of 'ops'")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
