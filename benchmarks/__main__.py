@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure one subject; write JSON and a page, of blocks also a plot."""
+"""``python -m benchmarks``: measure a subject (JSON, a page and, of blocks, a plot), or train an ablation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the command's name; None is ``sys.argv``.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return call(_PROGRAM, _measure, [word for word in words if word != "--debug"], debug="--debug" in words)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if words[:1] == ["ablation"]:
+        return call(f"{_PROGRAM} ablation", _ablate, words[1:], debug=debug)
+    return call(_PROGRAM, _measure, words, debug=debug)
+
+
+def _ablate(words: Sequence[str]) -> int:
+    # Its flags are those of a recipe, which need the extra train; no measurement does.
+    from benchmarks.ablation.command import run
+
+    return run(words)
 
 
 def _measure(words: Sequence[str]) -> int:
@@ -71,7 +82,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "looking at a map too large to hold (maps); of a block whose positions are split over processes "
         "(ranks); and of trainings on one process and on two (training). 'ops', called again with the same "
         "output, goes on where it was stopped; its full grid takes an hour on a CPU.",
-        epilog=f"example: {_PROGRAM} ops --output runs/bench",
+        epilog=f"example: {_PROGRAM} ops --output runs/bench. Whether blocks help is a question for another "
+        f"command, which trains networks without blocks and with them: {_PROGRAM} ablation --help",
     )
     parser.add_argument("subject", choices=tuple(_SUBJECTS), help="what to measure")
     parser.add_argument(

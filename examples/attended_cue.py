@@ -1,6 +1,6 @@
 """Does the position of the answer attend to what decides it? Networks of the cue task, beside chance.
 
-    nonlocalnn ablate cue --table instantiations --seeds 3 --output runs/ablate
+    python -m benchmarks ablation cue --table instantiations --seeds 3 --output runs/ablate
     python examples/attended_cue.py runs/ablate/*/seed-*
 
 For 100 test clips and each block: which share of the weight of the queries on the answer digit, in the last

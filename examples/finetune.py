@@ -1,10 +1,11 @@
 """Put a block into a digit network that was trained without any, train on, compare with training on alone.
 
-Writes a folder a run below ``runs/finetune``, and ``finetune.json`` and ``finetune.md``; a minute or two.
+Writes a folder a run below ``runs/finetune``, and ``finetune.json``; a minute or two.
 """
 
 import dataclasses
 import json
+import statistics
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ from torch import nn
 import nonlocalnn as nl
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.train import ClassificationTask, Recipe, train
-from nonlocalnn.train.ablation import AblationRow, markdown
 
 OUTPUT, SEEDS = Path("runs/finetune"), (0, 1, 2)
 BASE = Recipe(epochs=5, lr=2e-3, schedule="cosine", model_overrides={"blocks": False}, device="cpu")
@@ -35,7 +35,7 @@ class Inserting(ClassificationTask):
 
 
 def main() -> None:
-    """Train all and write the table."""
+    """Train all, and write and print their test accuracies."""
     scores: dict[str, list[float]] = {"before": [], "5 epochs more": [], "5 epochs more, with a block": []}
     for seed in SEEDS:
         first = dataclasses.replace(BASE, seed=seed, output=OUTPUT / f"first-{seed}")
@@ -49,10 +49,9 @@ def main() -> None:
         for name, result in zip(scores, found, strict=True):
             assert result.test is not None, "no run was stopped"
             scores[name].append(result.test["accuracy"])
-    rows = [AblationRow(name, values, seconds=[]) for name, values in scores.items()]
     (OUTPUT / "finetune.json").write_text(json.dumps({"rows": scores, "seeds": SEEDS}, indent=2) + "\n")
-    (OUTPUT / "finetune.md").write_text(markdown(rows) + "\n")
-    print(markdown(rows))
+    for name, values in scores.items():
+        print(f"{name}: {100 * statistics.fmean(values):.2f} ± {100 * statistics.stdev(values):.2f} %")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ if __name__ == "__main__":
         "export pt2": ["export", weights, "--format", "pt2", "--output", output + ".pt2"],
         "export onnx": ["export", weights, "--format", "onnx", "--output", output + ".onnx"],
         "train": ["train", "--data", "digits", "--output", output],
-        "ablate": ["ablate", "digits", "--output", output],
         "evaluate": ["evaluate", "--model", weights, "--data", "digits"],
         "predict": ["predict", image, "--model", weights],
         "maps": ["maps", image, "--model", weights, "--output", output],

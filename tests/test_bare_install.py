@@ -14,7 +14,6 @@ from bare_install import EXTRAS
 NEEDS = {
     "export onnx": "export",
     "train": "train",
-    "ablate": "train",
     "evaluate": "data",
     "predict": "data",
     "maps": "data",

@@ -9,10 +9,12 @@ import torch
 
 from benchmarks import maps, models_report, ranks, training
 from benchmarks import report as benchmark_report
+from benchmarks.__main__ import main as benchmarks_main
+from benchmarks.ablation.runs import AblationRow, markdown
 from nonlocalnn.cli import COMMANDS, main
-from nonlocalnn.train.ablation import AblationRow, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = {"nonlocalnn": main, "benchmarks": benchmarks_main}
 PAGES = [*ROOT.glob("README.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -57,18 +59,17 @@ def test_python_runs(page, tmp_path, monkeypatch):
 
 
 def commands(page):
-    """Yield the words of each line that calls the program."""
+    """Yield the program and the words of each line that calls one."""
     for _, code in blocks(page, "bash", "console"):
         for line in code.replace("\\\n", " ").splitlines():
-            if called := re.search(r"(?:^|-m )nonlocalnn ([^#]+)", line):
-                yield called[1].split()
+            if called := re.search(r"(?:^|-m )(nonlocalnn|benchmarks) ([^#]+)", line):
+                yield PROGRAMS[called[1]], called[2].split()
 
 
 @every_page
 def test_commands_and_their_flags_exist(page, capsys):
-    for name, *words in commands(page):
-        assert name in COMMANDS
-        assert main([name, "--help"]) == 0
+    for program, (name, *words) in commands(page):
+        assert program([name, "--help"]) == 0, f"there is no command {name}"
         known = re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)
         for word in words:
             assert not word.startswith("--") or word in known, f"{name} has no flag {word}"

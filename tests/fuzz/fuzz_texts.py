@@ -158,7 +158,7 @@ def _read(reader, path):
 
 def _recipe(path):
     """Read a recipe as the command line does: a file that is none ends the program, with status 2."""
-    parser = RecipeParser(name="train", description="", example="")
+    parser = RecipeParser(program="train", description="", example="")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

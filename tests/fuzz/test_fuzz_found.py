@@ -152,6 +152,6 @@ def test_a_long_line_is_not_repeated_whole(tmp_path):
 
 def test_a_recipe_that_is_not_utf_8(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"data: \xff\n")
-    parser = RecipeParser(name="train", description="", example="")
+    parser = RecipeParser(program="train", description="", example="")
     with pytest.raises(ValueError, match=r"--config must be .*text in UTF-8; byte 6 is not"):
         parser.parse_words(["--config", str(tmp_path / "recipe.yaml")])

@@ -210,7 +210,7 @@ SMALL = [
 @pytest.mark.parametrize("name", [path.stem for path in sorted(RECIPES.glob("*.yaml"))])
 def test_the_recipes_that_ship_start(name, tmp_path, videos):
     words = ["--config", str(RECIPES / f"{name}.yaml")]
-    recipe, _ = RecipeParser(name="train", description="", example="").parse_words(words)
+    recipe, _ = RecipeParser(program="train", description="", example="").parse_words(words)
     if recipe.data in ("digits", "cue"):
         return
     data_dir = videos
@@ -243,7 +243,7 @@ def test_the_recipes_that_ship_start(name, tmp_path, videos):
     if recipe.iterations is None:
         steps += ["--warmup-epochs", "0.5"]
     overrides = ["--model-overrides", json.dumps(changes)]
-    parser = RecipeParser(name="train", description="", example="")
+    parser = RecipeParser(program="train", description="", example="")
     small, _ = parser.parse_words([*words, *steps, *overrides])
     for field in ("optimizer", "nesterov", "lr", "lr_batch_size", "weight_decay", "schedule", "keep"):
         assert getattr(small, field) == getattr(recipe, field)

@@ -24,7 +24,6 @@ COMMANDS = {
     "data": "look after video files: find broken ones, make small copies",
     "models": "list the networks that can be made by name",
     "cost": "parameters, FLOPs and the memory of the blocks",
-    "ablate": "train the networks of a table, with and without blocks, over several seeds",
 }
 _USAGE_ERROR, _FAILURE = 2, 1
 

@@ -37,14 +37,14 @@ class RecipeParser(ArgumentParser):
     what would be used and stops.
 
     Args:
-        name: The sub-command.
+        program: What people type before the flags.
         description: What it does.
         example: Shown at the end of the help.
     """
 
-    def __init__(self, *, name: str, description: str, example: str) -> None:
+    def __init__(self, *, program: str, description: str, example: str) -> None:
         super().__init__(
-            prog=f"nonlocalnn {name}",
+            prog=program,
             description=description,
             epilog=f"example: {example}",
             parser_mode="recipe",

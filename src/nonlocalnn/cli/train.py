@@ -20,7 +20,7 @@ def _samples(test: dict[str, Any]) -> str:
 def run(words: Sequence[str]) -> int:
     """Train by a recipe; the exit status of an interrupted run is 128 and the signal's number."""
     parser = RecipeParser(
-        name="train",
+        program="nonlocalnn train",
         description="Train a network, keep the best of its epochs and test it once. Under torchrun the "
         "batch is shared among the processes.",
         example="nonlocalnn train --data digits --epochs 20 --output runs/digits",

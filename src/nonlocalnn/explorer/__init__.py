@@ -2,6 +2,6 @@
 
 from nonlocalnn.affinity.pictures import choose_queries
 from nonlocalnn.explorer.animation import write_animation
-from nonlocalnn.explorer.pictures import draw_ablation, draw_affinity, draw_confusion
+from nonlocalnn.explorer.pictures import draw_affinity, draw_confusion
 
-__all__ = ["choose_queries", "draw_ablation", "draw_affinity", "draw_confusion", "write_animation"]
+__all__ = ["choose_queries", "draw_affinity", "draw_confusion", "write_animation"]

@@ -4,17 +4,22 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nonlocalnn.explorer import pictures
+from benchmarks.ablation import picture
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 
 
 def test_points_and_means_are_where_the_figures_are(tmp_path, monkeypatch):
     figures: list[Figure] = []
-    save = pictures._save
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    save = picture.Picture.save
+
+    def keep(drawn, path):
+        figures.append(drawn.figure)
+        save(drawn, path)
+
+    monkeypatch.setattr(picture.Picture, "save", keep)
     path = tmp_path / "deep" / "table.png"
-    pictures.draw_ablation({"no block": [0.5, 0.75], "gaussian": [0.25]}, path)
+    picture.draw_accuracies({"no block": [0.5, 0.75], "gaussian": [0.25]}, path)
     (axis,) = figures[0].axes
     lines = [(line.get_xdata(), line.get_ydata()) for line in axis.get_lines()]
     assert [[list(x), list(y)] for x, y in lines] == [
@@ -23,5 +28,5 @@ def test_points_and_means_are_where_the_figures_are(tmp_path, monkeypatch):
     assert [label.get_text() for label in axis.get_yticklabels()] == ["no block", "gaussian"]
     # The first variant stands on top.
     assert axis.get_ylim() == (1.6, -0.6)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
+    with Image.open(path) as written:
+        assert written.format == "PNG"

@@ -1,12 +1,11 @@
-"""``nonlocalnn ablate``: the files of a table, all tables, and bad input."""
+"""``python -m benchmarks ablation``: the files of a table, all tables, and bad input."""
 
 import json
 
 import pytest
-from one_line import fails
 from PIL import Image
 
-from nonlocalnn.cli import main
+from benchmarks.__main__ import main
 from nonlocalnn.data import cue
 from tolerances import near
 
@@ -25,7 +24,7 @@ def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
     # The data set on the command line wins over the file's.
     config.write_text("data: digits\nmodel: nl2_c2d_tiny\nepochs: 1\nbatch_size: 16\nlr: 0.003\n")
     folder = tmp_path / "out"
-    words = ["ablate", "cue", "--table", "extent", "--seeds", "2", "--config", str(config)]
+    words = ["ablation", "cue", "--table", "extent", "--seeds", "2", "--config", str(config)]
     assert main([*words, "--output", str(folder)]) == 0
     captured = capsys.readouterr()
     assert "extent: no block, seed 0: test accuracy" in captured.err
@@ -63,7 +62,7 @@ def test_all_tables_of_the_digits_are_one(tmp_path, capsys):
         "--output",
         str(tmp_path),
     ]
-    assert main(["ablate", "digits", *words]) == 0
+    assert main(["ablation", "digits", *words]) == 0
     assert sorted(path.name for path in tmp_path.glob("*.*")) == [
         "instantiations.json", "instantiations.md", "instantiations.png"
     ]  # fmt: skip
@@ -83,5 +82,9 @@ def test_all_tables_of_the_digits_are_one(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line(words, says, tmp_path, capsys):
-    fails(capsys, "ablate", *words, "--output", tmp_path / "runs", status=1, says=says)
+    assert main(["ablation", *words, "--output", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("python -m benchmarks ablation: ")
+    assert says in said
+    assert said.count("\n") == 1
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""``nonlocalnn ablate``."""
+"""``python -m benchmarks ablation``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from collections.abc import Sequence
 
 import torch
 
+from benchmarks.ablation.picture import draw_accuracies
+from benchmarks.ablation.runs import AblationRow, ablate, markdown
+from benchmarks.ablation.variants import tables
 from nonlocalnn._files import write_text
 from nonlocalnn.cli.recipe_parser import RecipeParser
-from nonlocalnn.explorer import draw_ablation
 from nonlocalnn.train import Recipe
-from nonlocalnn.train.ablation import AblationRow, ablate, markdown
-from nonlocalnn.train.ablation_tables import tables
+
+_PROGRAM = "python -m benchmarks ablation"
 
 
 def run(words: Sequence[str]) -> int:
     """Train every variant of a table over the seeds; write the table as JSON, Markdown and a picture."""
     parser = RecipeParser(
-        name="ablate",
+        program=_PROGRAM,
         description="Train the networks of a table by one recipe, over several seeds. Called again, it goes "
         "on where it was stopped; tables in one output folder share the runs they have in common.",
-        example="nonlocalnn ablate cue --table stage --seeds 3 --output runs/ablation",
+        example=f"{_PROGRAM} cue --table stage --seeds 3 --output runs/ablation",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs a variant, from --seed upwards")
     parser.add_argument(
@@ -70,4 +72,4 @@ def _write(recipe: Recipe, table: str, num_seeds: int, rows: list[AblationRow]) 
     }
     write_text(recipe.output / f"{table}.json", json.dumps(report, indent=2) + "\n")
     write_text(recipe.output / f"{table}.md", markdown(rows) + "\n")
-    draw_ablation({row.variant: row.test_accuracy for row in rows}, recipe.output / f"{table}.png")
+    draw_accuracies({row.variant: row.test_accuracy for row in rows}, recipe.output / f"{table}.png")

@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.ablation.variants import folder_name, tables
 from nonlocalnn.models import create_model
-from nonlocalnn.train.ablation_tables import folder_name, tables
 
 CUE = tables("cue")
 EVERY_VARIANT = [variant for table in CUE.values() for variant in table]

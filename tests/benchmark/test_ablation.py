@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
+from benchmarks.ablation import runs as ablation
+from benchmarks.ablation.runs import AblationRow, GammaTask, ablate, markdown, plan
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.data import cue
-from nonlocalnn.train import Recipe, ablation
-from nonlocalnn.train.ablation import AblationRow, GammaTask, ablate, markdown, plan
+from nonlocalnn.train import Recipe
 from tolerances import near
 
 

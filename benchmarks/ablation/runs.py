@@ -11,13 +11,11 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.ablation.variants import Variant, folder_name, tables
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.data import LabelledSamples
-from nonlocalnn.train.ablation_tables import Variant, folder_name, tables
-from nonlocalnn.train.recipe import Recipe
-from nonlocalnn.train.task import ClassificationTask
-from nonlocalnn.train.trainer import train
+from nonlocalnn.train import ClassificationTask, Recipe, train
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
 
     Args:
         base: What all runs share. Where the table has networks of its own, they replace ``base.model``.
-        table: One of :func:`~nonlocalnn.train.ablation_tables.tables` of the recipe's data.
+        table: One of :func:`benchmarks.ablation.variants.tables` of the recipe's data.
         num_seeds: Runs a variant.
 
     Raises:
