@@ -9,7 +9,6 @@ from pathlib import Path
 
 from nonlocalnn.cli import main
 
-ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = Path("runs/demo")
 
 
@@ -23,7 +22,7 @@ def step(command: str) -> None:
 
 if __name__ == "__main__":
     resume = " --resume" if (OUTPUT / "last.pt").exists() else ""
-    step(f"train --config {shlex.quote(str(ROOT / 'recipes/digits.yaml'))} --output {OUTPUT}{resume}")
+    step(f"train --config digits --output {OUTPUT}{resume}")
     step(f"evaluate --model {OUTPUT} --output {OUTPUT}/evaluation")
     step(f"maps --model {OUTPUT} --data digits --samples 17 120 303 --output {OUTPUT}/maps")
     print(

@@ -79,6 +79,34 @@ def test_print_config_can_be_loaded_again(tmp_path, capsys):
     assert capsys.readouterr().out == text
 
 
+def test_a_recipe_is_found_by_its_name_unless_a_file_has_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    # A folder of that name, such as one of data, is no recipe.
+    (tmp_path / "cue-tiny").mkdir()
+    assert main(["train", "--config", "cue-tiny", "--epochs", "5", "--print-config"]) == 0
+    text = capsys.readouterr().out
+    assert "model: nl2_c2d_tiny" in text
+    assert "\nepochs: 5" in text
+    assert main(["train", "--config=digits", "--print-config"]) == 0
+    assert "lr: 0.002" in capsys.readouterr().out
+    (tmp_path / "digits").write_text("lr: 0.25\n")
+    assert main(["train", "--config=digits", "--print-config"]) == 0
+    assert "lr: 0.25" in capsys.readouterr().out
+    assert main(["train", "--config", "{lr: 0.5}", "--print-config"]) == 0
+    assert "lr: 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("cue-tyni", "got 'cue-tyni' (did you mean 'cue-tiny'?)"),
+        ("runs/none/recipe.json", "must be one of 'charades', 'cue-tiny', 'digits', 'kinetics-32x4'"),
+    ],
+)
+def test_neither_a_file_nor_a_recipe(name, says, capsys):
+    fails(capsys, "train", "--config", name, status=1, says=says)
+
+
 def test_predict_folder_skips_nothing_and_reports_the_broken(tmp_path, checkpoint, photo, capsys):
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)

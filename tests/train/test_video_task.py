@@ -18,7 +18,7 @@ from nonlocalnn.train.video_task import VideoTask, task_for
 from tolerances import NETWORK, assert_near, assert_same, near
 from videos import write_video
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(nl.__file__).parent / "recipes"
 KINETICS = "label,youtube_id,time_start,time_end,split\n"
 
 
@@ -209,7 +209,7 @@ SMALL = [
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(RECIPES.glob("*.yaml"))])
 def test_the_recipes_that_ship_start(name, tmp_path, videos):
-    words = ["--config", str(RECIPES / f"{name}.yaml")]
+    words = ["--config", name]
     recipe, _ = RecipeParser(program="train", description="", example="").parse_words(words)
     if recipe.data in ("digits", "cue"):
         return

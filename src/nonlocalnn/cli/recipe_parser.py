@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from argparse import HelpFormatter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from nonlocalnn._errors import missing_extra
+import nonlocalnn
+from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn.train import Recipe
 
 try:
@@ -29,12 +32,14 @@ def _load_without_aliases(text: str) -> Any:
 
 set_loader("recipe", _load_without_aliases, exceptions=(yaml.YAMLError,))
 
+_RECIPES = {path.stem: path for path in sorted((Path(nonlocalnn.__file__).parent / "recipes").glob("*.yaml"))}
+
 
 class RecipeParser(ArgumentParser):
     """Takes every field of :class:`nonlocalnn.train.Recipe` as a flag, spelt with dashes.
 
-    ``--config FILE`` reads a YAML or JSON file of fields; flags to its right win. ``--print-config`` prints
-    what would be used and stops.
+    ``--config`` reads a YAML or JSON file of fields, or a recipe of the package by its name; flags to its
+    right win. ``--print-config`` prints what would be used and stops.
 
     Args:
         program: What people type before the flags.
@@ -49,7 +54,11 @@ class RecipeParser(ArgumentParser):
             epilog=f"example: {example}",
             parser_mode="recipe",
         )
-        self.add_argument("--config", action="config", help="YAML or JSON file of the fields below")
+        self.add_argument(
+            "--config",
+            action="config",
+            help=f"YAML or JSON file of the fields below, or a recipe's name: {', '.join(_RECIPES)}",
+        )
         self.add_class_arguments(Recipe)
 
     def format_help(self, *words: HelpFormatter | None) -> str:
@@ -61,10 +70,11 @@ class RecipeParser(ArgumentParser):
         """Return the recipe and all that was parsed; exits with status 2 on a wrong flag.
 
         Raises:
-            ValueError: The fields do not go together, or a file is not UTF-8.
+            ValueError: The fields do not go together, a file is not UTF-8, or there is neither a file nor a
+                recipe of that name.
         """
         try:
-            parsed = self.parse_args([_with_underscores(word) for word in words])
+            parsed = self.parse_args(_with_recipes([_with_underscores(word) for word in words]))
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"--config must be a file of text in UTF-8; byte {error.start} is not"
@@ -79,3 +89,28 @@ def _with_underscores(word: str) -> str:
         return word
     flag, equals, value = word.partition("=")
     return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+def _with_recipes(words: list[str]) -> list[str]:
+    """Return the words, with the path of a file where ``--config`` has the name of a recipe."""
+    found = list(words)
+    for place, word in enumerate(words):
+        if word.startswith("--config="):
+            found[place] = "--config=" + _find_recipe(word.partition("=")[2])
+        elif place > 0 and words[place - 1] == "--config":
+            found[place] = _find_recipe(word)
+    return found
+
+
+def _find_recipe(given: str) -> str:
+    """Return the file to read; fields written out in place of a file, which have a colon, stay as they are.
+
+    Raises:
+        ValueError: There is neither such a file nor such a recipe.
+    """
+    # A folder of data may well have a recipe's name.
+    if given in _RECIPES and not os.path.isfile(given):
+        return str(_RECIPES[given])
+    if ":" not in given and not os.path.exists(given):
+        check_choice("--config, where it is no file,", given, list(_RECIPES))
+    return given
