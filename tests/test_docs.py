@@ -100,6 +100,18 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(destination), f"{target}: no such heading"
 
 
+def test_the_table_of_the_readme_is_that_of_its_json():
+    report = json.loads((ROOT / "docs/results/ops.json").read_text())
+    rows = [row for row in report["grid"] if row["queries"] == row["keys"] == 12_544 and row["backward"]]
+    lines = []
+    for row in rows:
+        ours, usual = (row["seconds"][name]["median"] for name in ("ours", "materialised"))
+        memory = [f"{row['peak_bytes'][name] / 2**20:.0f} MiB" for name in ("ours", "materialised")]
+        lines.append(f"| {row['form']} | {ours:.2f} s | {usual:.2f} s | {' | '.join(memory)} |")
+    assert len(lines) == 4
+    assert "\n".join(lines) in (ROOT / "README.md").read_text()
+
+
 def test_the_benchmark_tables_are_those_of_their_json():
     report = json.loads((ROOT / "docs/results/ops.json").read_text())
     assert benchmark_report.markdown(report) in (ROOT / "docs/results/ops.md").read_text()
