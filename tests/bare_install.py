@@ -19,7 +19,7 @@ EXTRAS = {
         "onnx",
         "onnxruntime",
     ),
-    *("onnxscript", "python_multipart", "scipy", "sklearn", "starlette", "timm", "torchcodec"),
+    *("onnxscript", "python_multipart", "ray", "scipy", "sklearn", "starlette", "timm", "torchcodec"),
     *("torchvision", "tqdm", "uvicorn", "yaml"),
 }
 
@@ -63,6 +63,8 @@ if __name__ == "__main__":
     (folder / "a.png").write_bytes(b"an image")
     (folder / "a.mp4").write_bytes(b"a video")
     weights, image, output = str(folder / "model.safetensors"), str(folder / "a.png"), str(folder / "out")
+    (folder / "list.txt").write_text("a.png\n")
+    by_list = ["predict", "--list", str(folder / "list.txt"), "--output-folder", output, "--model", weights]
     calls = {
         "models": ["models"],
         "cost": ["cost", "nl_digits"],
@@ -72,6 +74,7 @@ if __name__ == "__main__":
         "train": ["train", "--data", "digits", "--output", output],
         "evaluate": ["evaluate", "--model", weights, "--data", "digits"],
         "predict": ["predict", image, "--model", weights],
+        "predict by ray": [*by_list, "--engine", "ray"],
         "maps": ["maps", image, "--model", weights, "--output", output],
         "explain": ["explain", image, "--model", weights, "-o", output + ".html"],
         "explore": ["explore", "--model", weights],

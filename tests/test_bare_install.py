@@ -16,6 +16,7 @@ NEEDS = {
     "train": "train",
     "evaluate": "data",
     "predict": "data",
+    "predict by ray": "ray",
     "maps": "data",
     "explain": "data",
     "explore": "explorer",

@@ -54,7 +54,7 @@ def predict(
     model.eval()
     remaining = iter(paths)
     while chunk := list(islice(remaining, batch_size)):
-        images = [_read(path, image_size, channels) for path in chunk]
+        images = [read_or_reason(path, image_size=image_size, channels=channels) for path in chunk]
         readable = [image for image in images if isinstance(image, Tensor)]
         rows: Iterator[Tensor] = iter(())
         if readable:
@@ -64,7 +64,7 @@ def predict(
             if isinstance(image, Tensor):
                 yield {"path": str(path), **answer(next(rows), classes, top=top)}
             else:
-                yield {"path": str(path), "error": str(image)}
+                yield {"path": str(path), "error": image}
 
 
 @torch.no_grad()
@@ -84,11 +84,14 @@ def image_probabilities(
     return scores.float().softmax(1).cpu()
 
 
-def _read(path: str | os.PathLike[str], image_size: tuple[int, int], channels: int) -> Tensor | Exception:
+def read_or_reason(
+    path: str | os.PathLike[str], *, image_size: tuple[int, int], channels: int
+) -> Tensor | str:
+    """Return an image, float32 (C, H, W) from 0 to 1, or why it cannot be read; see :func:`predict`."""
     try:
         return read_image(path, image_size=image_size, channels=channels)
-    except (FileNotFoundError, ValueError) as error:
-        return error
+    except (OSError, ValueError) as error:
+        return str(error)
 
 
 def answer(probabilities: Tensor, classes: Sequence[str], *, top: int) -> dict[str, Any]:

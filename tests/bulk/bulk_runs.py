@@ -17,8 +17,8 @@ def settings(place, output, **changes):
 
 
 def contents(folder):
-    """Every file's bytes, but for the claims."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".claims"}
+    """Every file's bytes."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def fill(folder, files):

@@ -38,7 +38,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def expected(place, tmp_path_factory):
-    """Return what one process writes without being disturbed."""
+    """Return what the loop writes without being disturbed."""
     folder = tmp_path_factory.mktemp("expected")
     assert predict_list(**settings(place, folder)).failed == 4
     return contents(folder)

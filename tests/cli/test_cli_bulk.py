@@ -1,8 +1,6 @@
-"""``nonlocalnn predict --list``: alone, and as torchrun and SLURM start it."""
+"""``nonlocalnn predict --list``."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -11,13 +9,9 @@ from one_line import fails
 from PIL import Image
 
 import nonlocalnn as nl
-from nonlocalnn.bulk import BulkResult
 from nonlocalnn.cli import main
-from nonlocalnn.cli.predict import _own_device
 
-pytest.importorskip("fcntl")
 FACTS = {"classes": [str(digit) for digit in range(10)], "sample_shape": [1, 28, 28]}
-SECOND_OF_TWO = {"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}
 NAMES = [f"{number:02}.png" for number in range(14)]
 
 
@@ -35,9 +29,8 @@ def place(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    for name in list(os.environ):
-        if name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") or name.startswith("SLURM_"):
-            monkeypatch.delenv(name)
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def words(place, output, *more, files="good.txt"):
@@ -97,98 +90,33 @@ def test_a_root(place, tmp_path):
     assert main(run) == 0
 
 
-@pytest.mark.slow
-def test_two_processes_as_torchrun_starts_them(place, tmp_path):
-    run = words(place, tmp_path / "two", "--shard-size", "2", files="bad.txt")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error::UserWarning", "-m", "nonlocalnn", *run],
-            env={**os.environ, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    output = [process.communicate(timeout=120) for process in processes]
-    # Who finds everything done says what failed; the other stays silent, lest its status end the first.
-    assert sorted(process.returncode for process in processes) in ([0, 1], [1, 1])
-    for process, (out, err) in zip(processes, output, strict=True):
-        assert ("11 files failed" in err) == (process.returncode == 1)
-        assert ("nothing left to take; parts with other processes: " in out) == (process.returncode == 0)
-    one = words(place, tmp_path / "one", "--shard-size", "2", "--num-workers", "0", files="bad.txt")
-    assert main(one) == 1
-    for path in (tmp_path / "one").glob("[!.]*"):
-        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"], ids=["torchrun", "srun"])
+def test_several_processes_would_each_do_everything(place, tmp_path, monkeypatch, capsys, variable):
+    monkeypatch.setenv(variable, "2")
+    says = f"--list is done by one process, and {variable} says that 2 were started: start one, with --engine"
+    fails(capsys, *words(place, tmp_path / "out"), status=1, says=says)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv(variable, "1")
+    assert main(words(place, tmp_path / "out", "--num-workers", "0")) == 0
 
 
-@pytest.fixture
-def asked(tmp_path, monkeypatch):
-    """Settings of the calls of ``predict_list``, which does nothing and has left two parts to others."""
-    asked = []
-
-    def pretend(*paths, **settings):
-        asked.append(settings)
-        return BulkResult(14, 0, 0, unfinished=2, failed=None, failures=tmp_path / "failed.txt")
-
-    monkeypatch.setattr("nonlocalnn.cli.predict.predict_list", pretend)
-    return asked
-
-
-def test_who_leaves_before_the_end_has_not_failed_and_shows_no_bar(
-    place, tmp_path, asked, monkeypatch, capsys
-):
-    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    assert main(words(place, tmp_path)) == 0
-    (settings,) = asked
-    assert (settings["rank"], settings["world_size"], settings["watch"]) == (1, 2, None)
-    assert settings["num_workers"] == 2
-    assert "rank 1: nothing left to take; parts with other processes: 2" in capsys.readouterr().out
+def test_a_missing_ray_names_its_extra(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    run = words(place, tmp_path, "--engine", "ray", "--workers", "2")
+    fails(capsys, *run, status=1, says="run pip install 'nonlocalnn[ray]'")
 
 
 @pytest.mark.parametrize(
-    ("variables", "rank", "world_size"),
+    ("more", "says"),
     [
-        ({"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}, 1, 3),
-        ({"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}, 2, 4),
-        # srun started torchrun on each of two machines.
-        ({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", **SECOND_OF_TWO}, 3, 4),
-        # In a batch script, outside of srun, nothing says which process this is.
-        ({"SLURM_NTASKS": "4"}, 0, 1),
+        (["--workers", "2"], "workers has no effect with engine 'loop': leave it out"),
+        (["--engine", "ray", "--num-workers", "3"], "num_workers has no effect with engine 'ray'"),
     ],
-    ids=["torchrun", "srun", "torchrun in srun", "sbatch"],
+    ids=["loop", "ray"],
 )
-def test_which_process_this_is(place, tmp_path, asked, monkeypatch, variables, rank, world_size):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert main(words(place, tmp_path)) == 0
-    (settings,) = asked
-    assert (settings["rank"], settings["world_size"]) == (rank, world_size)
-
-
-@pytest.mark.parametrize(
-    ("device", "local_rank", "world_size", "own"),
-    [
-        ("cuda", 5, 8, "cuda:1"),
-        ("auto", 3, 4, "cuda:3"),
-        ("cuda", 0, 1, "cuda:0"),
-        ("cuda:2", 0, 1, "cuda:2"),
-        ("cpu", 5, 8, "cpu"),
-    ],
-)
-def test_each_process_has_a_gpu(monkeypatch, device, local_rank, world_size, own):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert _own_device(device, local_rank, world_size) == own
-
-
-def test_one_gpu_for_all_is_refused(place, tmp_path, monkeypatch, capsys):
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    run = words(place, tmp_path)
-    run[run.index("cpu")] = "cuda:1"
-    fails(capsys, *run, status=1, says="names one GPU for 2 processes: use 'cuda', one GPU for each")
+def test_settings_of_the_other_engine(place, tmp_path, capsys, more, says):
+    fails(capsys, *words(place, tmp_path, *more), status=1, says=says)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +130,8 @@ def test_one_gpu_for_all_is_refused(place, tmp_path, monkeypatch, capsys):
         (["a.png", "--shard-size", "5"], "--shard-size is a setting of --list: leave it out"),
         (["a.png", "--num-workers", "0"], "--num-workers is a setting of --list: leave it out"),
         (["a.png", "--root", "."], "--root is a setting of --list: leave it out"),
+        (["a.png", "--engine", "ray"], "--engine is a setting of --list: leave it out"),
+        (["a.png", "--workers", "2"], "--workers is a setting of --list: leave it out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nonlocalnn._files import atomic_path, remove_parts, write_text
-from nonlocalnn.bulk.claims import Claims
-from nonlocalnn.bulk.path_list import PathList
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """What several processes write together, and nothing else that they share.
-
-    A part that is there is whole: it is written beside its place and renamed.
+    """What a run writes. A part that is there is whole: it is written beside its place and renamed.
 
     Args:
         path: The folder.
-        listed: The files that are asked about.
+        num_lines: Paths that are asked about.
+        part_size: Paths of each part but the last.
         run: What the results depend on, JSON-ready; results that depend on something else are never mixed
             with these.
     """
 
     path: Path
-    listed: PathList
+    num_lines: int
+    part_size: int
     run: dict[str, Any]
+
+    @property
+    def num_parts(self) -> int:
+        """Into how many parts the list is cut."""
+        return -(-self.num_lines // self.part_size)
 
     @property
     def manifest(self) -> Path:
@@ -45,75 +48,65 @@ class OutputFolder:
     def part(self, number: int) -> Path:
         """Return where a part is, or will be."""
         # Sorted by name they are in the order of the list.
-        width = max(6, len(str(self.listed.parts - 1)))
+        width = max(6, len(str(self.num_parts - 1)))
         return self.path / f"part-{number:0{width}}.jsonl"
 
-    def open(self, claims: Claims) -> None:
-        """Check that what is in the folder belongs to this run, and write its manifest where there is none.
+    def lines(self, number: int) -> range:
+        """Return which paths of the list a part has."""
+        start = number * self.part_size
+        return range(start, min(start + self.part_size, self.num_lines))
+
+    def open(self) -> None:
+        """Make the folder where it is missing, and write its manifest where there is none.
 
         Raises:
             ValueError: The folder has results of another run, or parts without a manifest.
         """
-        with claims.manifest():
-            if self.manifest.exists():
-                _check_same(self.path, self._read_manifest(), self.run)
-                if all(self._are_there()):
-                    return
-                # It may have been complete, and parts taken away since to have them done again.
-            elif stray := next(self.path.glob("part-*.jsonl"), None):
-                raise ValueError(
-                    f"{self.path} holds {stray.name} and no {self.manifest.name} that says of what it is a "
-                    "part: take an empty folder"
-                )
-            write_text(self.manifest, _json(self.run))
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.manifest.exists():
+            _check_same(self.path, self._read_manifest(), self.run)
+            return
+        if stray := next(self.path.glob("part-*.jsonl"), None):
+            raise ValueError(
+                f"{self.path} holds {stray.name} and no {self.manifest.name} that says of what it is a "
+                "part: take an empty folder"
+            )
+        write_text(self.manifest, json.dumps(self.run, indent=1) + "\n")
 
-    def is_finished(self, number: int) -> bool:
-        """Return whether a part is there; what it holds is checked by :meth:`finish`."""
-        return self.part(number).exists()
+    def missing(self, most: int) -> list[range]:
+        """Return which paths have no answer yet, as ranges of ``most`` or fewer; none crosses a part."""
+        there = set(os.listdir(self.path))
+        lines = [self.lines(n) for n in range(self.num_parts) if self.part(n).name not in there]
+        return [each[start : start + most] for each in lines for start in range(0, len(each), most)]
 
-    def write(self, number: int, answers: Sequence[dict[str, Any]]) -> None:
-        """Write a part: an answer a line."""
-        write_text(self.part(number), "".join(f"{json.dumps(answer)}\n" for answer in answers))
+    def write(self, answers: Iterable[tuple[int, str]]) -> Iterator[int]:
+        """Write each part once its last answer has come; yield how many paths have answers.
 
-    def finished_lines(self) -> int:
-        """Return how many lines the parts that are there have, whoever wrote them."""
-        # The last part has fewer; a display may be so much ahead.
-        there = sum(name.startswith("part-") for name in os.listdir(self.path))
-        return min(there * self.listed.part_size, self.listed.lines)
+        Args:
+            answers: The number of a path in the list and its answer, each once and in any order.
+        """
+        waiting: defaultdict[int, dict[int, str]] = defaultdict(dict)
+        done = self.num_lines - sum(map(len, self.missing(self.part_size)))
+        yield done
+        for line, answer in answers:
+            number = line // self.part_size
+            waiting[number][line] = answer
+            if len(waiting[number]) == len(self.lines(number)):
+                rows = waiting.pop(number)
+                write_text(self.part(number), "".join(f"{rows[line]}\n" for line in self.lines(number)))
+            done += 1
+            yield done
 
-    def finish(self, claims: Claims) -> tuple[int, int | None]:
-        """Complete the manifest and the list of failures if every part is there.
-
-        Of a folder that was complete before, check that the parts are still those of its manifest.
-
-        Returns:
-            How many parts are missing, and, if none is, how many files could not be read.
+    def finish(self) -> int:
+        """Write the list of failures, now that every part is there, and return how many there are.
 
         Raises:
-            ValueError: A part is not what it was when it was written.
+            ValueError: A part has not as many lines as it was written with.
         """
-        missing = sum(not there for there in self._are_there())
-        if missing:
-            return missing, None
-        with claims.manifest():
-            known = self._read_manifest().get("parts")
-            rows = []
-            with atomic_path(self.failures) as temporary, temporary.open("wb") as failures:
-                for number in range(self.listed.parts):
-                    rows.append(self._describe(number, failures))
-                    if known is not None and rows[-1] != known[number]:
-                        raise ValueError(
-                            f"{self.part(number)} is not the file that {self.manifest.name} lists: delete it "
-                            "and run again"
-                        )
-            failed = sum(row["failed"] for row in rows)
-            write_text(self.manifest, _json({**self.run, "failed": failed, "parts": rows}))
-            remove_parts(self.path)
-        return 0, failed
-
-    def _are_there(self) -> Iterator[bool]:
-        names = set(os.listdir(self.path))
-        return (self.part(number).name in names for number in range(self.listed.parts))
+        with atomic_path(self.failures) as temporary, temporary.open("wb") as failures:
+            failed = sum(self._list_failures(number, failures) for number in range(self.num_parts))
+        remove_parts(self.path)
+        return failed
 
     def _read_manifest(self) -> dict[str, Any]:
         try:
@@ -123,12 +116,10 @@ class OutputFolder:
                 f"{self.manifest} must be a manifest, and is none: take an empty folder"
             ) from error
 
-    def _describe(self, number: int, failures: BinaryIO) -> dict[str, Any]:
-        """Return a part's row of the manifest, and list its failures."""
-        digest, lines, failed = hashlib.sha256(), 0, 0
+    def _list_failures(self, number: int, failures: BinaryIO) -> int:
+        lines = failed = 0
         with self.part(number).open("rb") as opened:
             for line in opened:
-                digest.update(line)
                 lines += 1
                 # In names, quotes have backslashes, so this is the key; other lines need not be parsed.
                 if b'"error": ' in line:
@@ -136,17 +127,12 @@ class OutputFolder:
                     failed += 1
                     reason = " ".join(answer["error"].split())
                     failures.write(f"{answer['path']}\t{reason}\n".encode("utf-8", "surrogateescape"))
-        path, expected = self.part(number), self.listed.size(number)
-        if lines != expected:
+        if lines != len(self.lines(number)):
             raise ValueError(
-                f"{path} must have {expected} lines, one for each of its files; it has {lines}: delete it "
-                "and run again"
+                f"{self.part(number)} must have {len(self.lines(number))} lines, one for each of its files; "
+                f"it has {lines}: delete it and run again"
             )
-        return {"file": path.name, "lines": lines, "failed": failed, "sha256": digest.hexdigest()}
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=1) + "\n"
+        return failed
 
 
 def _check_same(path: Path, found: dict[str, Any], run: dict[str, Any]) -> None:

@@ -7,20 +7,18 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from nonlocalnn._device import resolve_device
 from nonlocalnn._files import write_text
 from nonlocalnn._progress import progress
 from nonlocalnn.bulk import predict_list
 from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model
 
-_OF_LISTS = ("output_folder", "root", "shard_size", "num_workers")
-# This process's number, its number on this machine, and how many there are, as their starters say it.
-_STARTERS = (("RANK", "LOCAL_RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"))
+_OF_LISTS = ("output_folder", "root", "shard_size", "num_workers", "engine", "workers")
+# Where torchrun and srun say how many processes they have started alike.
+_COPIES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _MOST_NAMED = 10
 
 
@@ -51,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         "The most probable classes of images, or of videos by a model of videos, one JSON object a line.",
         "nonlocalnn predict digit.png more/ --model runs/digits\n"
         "  nonlocalnn predict clip.mp4 --model runs/kinetics --views 30 --top 5\n"
-        "  torchrun --nproc-per-node 8 -m nonlocalnn predict --list files.txt --output-folder answers "
-        "--model runs/kinetics",
+        "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics\n"
+        "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics --engine ray",
     )
     parser.add_argument("inputs", nargs="*", type=Path, help="files, and folders of them")
     add_model_arguments(parser)
@@ -69,13 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="file for the lines (default: standard output)")
     lists = parser.add_argument_group(
         "lists of files",
-        "for any number of files, by one process or several; the same command goes on with a run",
+        "for any number of files; the same command goes on with a run that was stopped",
     )
     lists.add_argument("--list", type=Path, help="text file with a path a line, in place of inputs")
     lists.add_argument("--output-folder", type=Path, help="folder of the results, part by part")
     lists.add_argument("--root", type=Path, help="what paths are relative to (default: the list's folder)")
     lists.add_argument("--shard-size", type=int, help="files of a part (default: 1000)")
     lists.add_argument("--num-workers", type=int, help="processes that read ahead (default: 2)")
+    lists.add_argument(
+        "--engine", choices=("loop", "ray"), help="this process, or workers of Ray (default: loop)"
+    )
+    lists.add_argument("--workers", type=int, help="workers of Ray (default: one a GPU, else one a CPU)")
     return parser
 
 
@@ -101,7 +103,9 @@ def _predict_inputs(args: argparse.Namespace) -> int:
 
 
 def _predict_list(args: argparse.Namespace) -> int:
-    rank, local_rank, world_size = _place()
+    engine: Literal["loop", "ray"] = "loop" if args.engine is None else args.engine
+    if engine == "loop":
+        _check_alone()
     found = predict_list(
         args.list,
         args.output_folder,
@@ -111,22 +115,15 @@ def _predict_list(args: argparse.Namespace) -> int:
         views=args.views,
         batch_size=args.batch_size,
         precision=args.precision,
-        device=_own_device(args.device, local_rank, world_size),
+        device=args.device,
         shard_size=1000 if args.shard_size is None else args.shard_size,
-        num_workers=2 if args.num_workers is None else args.num_workers,
-        rank=rank,
-        world_size=world_size,
-        watch=_show if rank == 0 else None,
+        num_workers=2 * (engine == "loop") if args.num_workers is None else args.num_workers,
+        engine=engine,
+        workers=args.workers,
+        watch=_show,
     )
-    if found.assumptions and rank == 0:
+    if found.assumptions:
         print(f"nonlocalnn predict: {args.model} does not say, assumed: {found.assumptions}", file=sys.stderr)
-    if found.failed is None:
-        print(
-            f"rank {rank}: nothing left to take; parts with other processes: {found.unfinished} (if none "
-            "runs any more, run the same command again)"
-        )
-        # A status other than 0 would make torchrun stop the processes that are still at work.
-        return 0
     print(f"predicted {found.lines - found.failed} of {found.lines} files; results  {args.output_folder}")
     if found.blank or found.repeated:
         print(
@@ -142,38 +139,21 @@ def _predict_list(args: argparse.Namespace) -> int:
     return 1 if found.failed else 0
 
 
-def _place() -> tuple[int, int, int]:
-    """Return this process's rank, its rank on this machine, and the number of processes."""
-    for names in _STARTERS:
-        if all(name in os.environ for name in names):
-            rank, local_rank, world_size = (int(os.environ[name]) for name in names)
-            return rank, local_rank, world_size
-    return 0, 0, 1
-
-
-def _own_device(device: str, local_rank: int, world_size: int) -> str:
-    """Return the device of this process: of several GPUs the one of its number on this machine.
+def _check_alone() -> None:
+    """Check that this process was not started together with others.
 
     Raises:
-        ValueError: "cuda:N" was asked of several processes.
+        ValueError: It was: each would do the whole list.
     """
-    if device.startswith("cuda:") and world_size > 1:
-        raise ValueError(
-            f"device {device!r} names one GPU for {world_size} processes: use 'cuda', one GPU for each"
-        )
-    if resolve_device(device).type != "cuda" or device.startswith("cuda:"):
-        return device
-    # A process may be shown its own GPU alone, or share one with others.
-    return f"cuda:{local_rank % torch.cuda.device_count()}"
+    for name in _COPIES:
+        if int(os.environ.get(name, 1)) > 1:
+            raise ValueError(
+                f"--list is done by one process, and {name} says that {os.environ[name]} were started: start "
+                "one, with --engine ray to use several GPUs, CPUs or machines"
+            )
 
 
 def _show(counts: Iterator[int], total: int) -> Iterable[int]:
     """Show a progress bar of the lines that are done."""
-
-    def each() -> Iterator[int]:
-        shown = 0
-        for count in counts:
-            yield from range(shown, count)
-            shown = max(shown, count)
-
-    return progress(each(), total=total, label="predict")
+    steps = chain.from_iterable(range(*pair) for pair in pairwise(chain([0], counts)))
+    return progress(steps, total=total, label="predict")
