@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import maps, models, models_report, ops, ranks, report, training
+from benchmarks import maps, models, models_report, ops, plan, ranks, report, training
 from nonlocalnn._files import write_text
 from nonlocalnn.cli import call
 from nonlocalnn.functional import INSTANTIATIONS
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     if words[:1] == ["ablation"]:
         return call(f"{_PROGRAM} ablation", _ablate, words[1:], debug=debug)
+    if words[:1] == ["plan"]:
+        return call(f"{_PROGRAM} plan", plan.main, words[1:], debug=debug)
     return call(_PROGRAM, _measure, words, debug=debug)
 
 

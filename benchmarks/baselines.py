@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS, non_local
-from nonlocalnn.layers import Convolution
+from nonlocalnn.functional.layers import Convolution
 
 Pairs = Literal["broadcast", "repeat"]
 # Queries whose affinity the reference holds at a time are as many as fill this many numbers.

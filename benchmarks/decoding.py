@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 
 from benchmarks.measure import Timing, time_together
 from benchmarks.rows import Row
-from nonlocalnn.data.clips import train_indices
 from nonlocalnn.data.video import BACKENDS, open_video
-from nonlocalnn.data.video_files import shrink_video
-from nonlocalnn.data.video_lists import VideoList
-from nonlocalnn.data.video_sets import RandomClip, VideoClips
-from nonlocalnn.data.video_writing import write_h264
+from nonlocalnn.data.video.clips import train_indices
+from nonlocalnn.data.video.dataset import RandomClip, VideoClips
+from nonlocalnn.data.video.files import shrink_video
+from nonlocalnn.data.video.lists import VideoList
+from nonlocalnn.data.video.writing import write_h264
 
 _FRAMES, _STRIDE = 8, 8
 _RATE = 30

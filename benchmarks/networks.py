@@ -15,14 +15,15 @@ from benchmarks.measure import peak_memory, time_together
 from benchmarks.rows import Row
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.cost import Cost, cost
-from nonlocalnn.fusion import fuse_
 from nonlocalnn.models import create_model, list_models, sample_shape
 from nonlocalnn.models.bottleneck import FrozenNorm
+from nonlocalnn.models.cost import Cost, cost
+from nonlocalnn.surgery.fusion import fuse_
 
 TORCHVISION = ("r3d_18", "r2plus1d_18")
 # The size that torchvision's weights were trained at.
 _TORCHVISION_CLIP = (3, 16, 112, 112)
+# The last is the same network but for the engine of its blocks: what that saves is seen of the whole.
 WAYS = ("ours", "plain", "materialised")
 # The largest difference of outputs that is rounding, relative to the largest output.
 _TOLERANCE = 1e-5

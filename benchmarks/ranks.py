@@ -18,7 +18,7 @@ from benchmarks.about import about
 from benchmarks.measure import resident_peak
 from nonlocalnn.blocks import NonLocal2d
 from nonlocalnn.functional import INSTANTIATIONS, split_positions
-from nonlocalnn.functional.sharded import bytes_moved
+from nonlocalnn.functional.split import bytes_moved
 
 CHANNELS = 64
 # A long clip for the table by formula: 1,024 frames of 56 x 56 positions, keys pooled, 512 channels inside.

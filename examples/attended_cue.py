@@ -22,9 +22,9 @@ from torch import Tensor
 
 import nonlocalnn as nl
 from nonlocalnn.affinity import AffinityMap, EffectMap, PositionGrid, class_effects
-from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import load_dataset
 from nonlocalnn.explorer.deletion import deletion_test
+from nonlocalnn.inference.classifier import Classifier
 
 OUTPUT, NUM_CLIPS, FRACTIONS = Path("runs/attended-cue.json"), 100, (0.1, 0.2)
 # Noise is darker: below a quarter of white.

@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 def facts(**settings):
     """Return when, with what and on which machine the figures were found, and the settings given."""
-    # Only when asked: run_mutants.py has its processes import a copy of the library first.
+    # Only when asked: run_mutants.py asks in a process of its own.
     from benchmarks.about import about
 
     known = about(device="cpu", dtype="float32", quick=False)

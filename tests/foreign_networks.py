@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nonlocalnn.insertion import insert_nonlocal_
+from nonlocalnn.surgery.insertion import insert_nonlocal_
 
 
 def torchvision_network(name, family=None, **settings):

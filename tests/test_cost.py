@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import nonlocalnn as nl
 from helpers import BLOCKS, SIDES, SUB_SAMPLES
 from nonlocalnn.cli import main
-from nonlocalnn.cost import Cost
+from nonlocalnn.models.cost import Cost
 from tolerances import assert_same
 
 B, C, E = 2, 6, 4

@@ -168,3 +168,10 @@ def test_the_digits_table_is_that_of_its_json():
     report = json.loads((ROOT / "docs/results/digits.json").read_text())
     rows = [AblationRow(row["variant"], row["test_accuracy"], seconds=[]) for row in report["rows"]]
     assert markdown(rows) in (ROOT / "docs/results/digits.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "DESIGN.md", "SECURITY.md"])
+def test_files_that_are_named_are_there(page):
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|md|toml))`", (ROOT / page).read_text()))
+    roots = (ROOT, ROOT / "src/nonlocalnn", ROOT / "src/nonlocalnn/checkpoints")
+    assert not {name for name in named if not any((root / name).exists() for root in roots)}

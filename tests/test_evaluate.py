@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nonlocalnn._device import autocast_for, resolve_device
 from nonlocalnn.data import LabelledImages
-from nonlocalnn.evaluate import evaluate
+from nonlocalnn.tasks.evaluation import evaluate
 from tolerances import near
 
 CLASSES = ("a", "b", "c")

@@ -11,10 +11,10 @@ from torch import nn
 
 from helpers import BLOCKS, randomize_
 from nonlocalnn import create_model
-from nonlocalnn.classifier import Classifier
 from nonlocalnn.export import METADATA_KEY, describe, export_model
 from nonlocalnn.export import model as export_code
 from nonlocalnn.functional import INSTANTIATIONS, concatenation, non_local
+from nonlocalnn.inference.classifier import Classifier
 from nonlocalnn.models import sample_shape
 from tolerances import NETWORK, assert_near
 

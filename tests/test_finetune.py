@@ -7,7 +7,7 @@ from torch import nn
 import nonlocalnn as nl
 from foreign_networks import small_resnet
 from helpers import randomize_
-from nonlocalnn.insertion import insert_nonlocal_
+from nonlocalnn.surgery.insertion import insert_nonlocal_
 
 GATES = {"norm.weight", "norm.bias"}
 

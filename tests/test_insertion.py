@@ -11,14 +11,14 @@ from torch import nn
 import nonlocalnn as nl
 from foreign_networks import small_resnet, timm_network, torchvision_network
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.insertion import (
+from nonlocalnn.models import ResidualNetwork
+from nonlocalnn.surgery.insertion import (
     insert_again_,
     insert_nonlocal_,
     inserted_settings,
     remove_nonlocal_,
     sites,
 )
-from nonlocalnn.models import ResidualNetwork
 from tolerances import NETWORK, assert_near
 
 IMAGE, CLIP = (2, 3, 64, 48), (2, 3, 4, 32, 24)

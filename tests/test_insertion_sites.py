@@ -9,8 +9,8 @@ from torch import nn
 import nonlocalnn as nl
 from foreign_networks import small_resnet, timm_network, torchvision_network
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.insertion import insert_nonlocal_, sites
 from nonlocalnn.models import ResidualNetwork
+from nonlocalnn.surgery.insertion import insert_nonlocal_, sites
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def test_importing_needs_torch_and_safetensors_only():
     code = (
         "import sys, torch, safetensors.torch\n"
         "before = set(sys.modules)\n"
-        "import nonlocalnn, nonlocalnn.data, nonlocalnn.evaluate, nonlocalnn.predict, nonlocalnn.explorer\n"
+        "import nonlocalnn, nonlocalnn.data, nonlocalnn.tasks.evaluation, nonlocalnn.tasks.answers\n"
+        "import nonlocalnn.explorer\n"
         "import nonlocalnn.train, nonlocalnn.cli\n"
         f"print([name for name in {optional} if name in set(sys.modules) - before])"
     )

@@ -13,7 +13,7 @@ import torch
 import nonlocalnn
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.cli import main
-from nonlocalnn.train.checkpoint import read_state
+from nonlocalnn.train.state.checkpoint import read_state
 
 SOURCE = Path(nonlocalnn.__file__).parent
 # Calls that run what a file or a text says, or that write where a file says.
@@ -53,11 +53,12 @@ ALLOWED_IMPORTS = {
         "pickle",
         "checkpoints/restricted_pickle.py",
     ): "subclasses whose find_class knows a fixed list of names, none imported",
-    ("pickle", "train/sharded_state.py"): "a subclass whose find_class knows a fixed list of names",
-    ("tarfile", "data/shard_index.py"): "reads members where they lie; nothing is unpacked to disk",
-    ("tarfile", "data/shard_writing.py"): "writes archives",
+    ("pickle", "train/state/sharded.py"): "a subclass whose find_class knows a fixed list of names",
+    ("tarfile", "data/archives/index.py"): "reads members where they lie; nothing is unpacked to disk",
+    ("tarfile", "data/archives/writing.py"): "writes archives",
     ("multiprocessing", "explorer/worker.py"): "spawns the process that decodes files; it sends JSON",
     ("multiprocessing", "cli/data.py"): "spawns processes that check and shrink videos",
+    ("importlib", "_moved.py"): "imports a module of this library, of a fixed list, under its old name",
     ("importlib", "cli/__init__.py"): "imports a command of this library, of a fixed list",
     ("zipfile", "checkpoints/state.py"): "adds up declared sizes; nothing is unpacked to disk",
 }

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 import nonlocalnn as nl
 from helpers import randomize_
-from nonlocalnn.data.video_lists import VideoList
-from nonlocalnn.data.video_sets import CentreClip, RandomClip, VideoClips, Views
-from nonlocalnn.video_evaluation import class_probabilities, evaluate_videos
-from nonlocalnn.video_figures import average_precision, multi_label_figures, top_figures
+from nonlocalnn.data.video.dataset import CentreClip, RandomClip, VideoClips, Views
+from nonlocalnn.data.video.lists import VideoList
+from nonlocalnn.tasks.evaluation import _ClassesTally, _ClassTally, evaluate
+from nonlocalnn.tasks.figures import average_precision
+from nonlocalnn.tasks.probabilities import class_probabilities
 from tolerances import NETWORK, assert_near, near
 from videos import cut, grey_frames, write_video
 
@@ -67,6 +68,16 @@ def network(clips):
     return model
 
 
+def top_figures(probabilities, targets, classes):
+    rows = _ClassTally.rows(probabilities.double(), targets)
+    return _ClassTally.figures(rows, classes=classes, num_samples=len(targets))
+
+
+def multi_label_figures(probabilities, shown, classes):
+    rows = _ClassesTally.rows(probabilities.double(), shown)
+    return _ClassesTally.figures(rows, classes=classes, num_samples=len(shown))
+
+
 def slow(model, dataset, squash):
     """The mean of the probabilities of each view, one view at a time."""
     model.eval()
@@ -84,11 +95,11 @@ def test_probabilities_are_averaged_and_not_scores(batch_size, multi_label):
     scores = model(clips.flatten(0, 1)).unflatten(0, (2, 4))
     squashed = scores.sigmoid() if multi_label else scores.softmax(2)
     found = class_probabilities(model, clips, multi_label=multi_label, batch_size=batch_size)
-    assert_near(found, squashed.mean(1))
+    assert_near(found.float(), squashed.mean(1))
     of_mean = scores.mean(1).sigmoid() if multi_label else scores.mean(1).softmax(1)
     assert (found - of_mean).abs().max() > 0.05
-    one = class_probabilities(model, clips[1], multi_label=multi_label, batch_size=batch_size)
-    assert_near(one, squashed[1].mean(0))
+    one = class_probabilities(model, clips[1:], multi_label=multi_label, batch_size=batch_size)
+    assert_near(one[0].float(), squashed[1].mean(0))
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -100,8 +111,11 @@ def test_a_residual_network_is_applied_everywhere(multi_label):
     places = F.avg_pool3d(maps, (maps.shape[2], 7, 7), stride=1).flatten(2).transpose(1, 2)
     scores = model.fc(places)
     squashed = scores.sigmoid() if multi_label else scores.softmax(2)
-    found = class_probabilities(model, clips, multi_label=multi_label)
-    assert_near(found, squashed.mean((0, 1)))
+    found = class_probabilities(model, clips[None], multi_label=multi_label, everywhere=True)[0]
+    assert_near(found.float(), squashed.mean((0, 1)))
+    centre = class_probabilities(model, clips[None], multi_label=multi_label)[0]
+    pooled = model(clips).sigmoid() if multi_label else model(clips).softmax(1)
+    assert_near(centre.float(), pooled.mean(0))
     whole = model(clips)
     pooled = whole.sigmoid() if multi_label else whole.softmax(1)
     assert (found - pooled.mean(0)).abs().max() > 1e-3
@@ -110,16 +124,16 @@ def test_a_residual_network_is_applied_everywhere(multi_label):
 def test_half_precision_is_averaged_in_full():
     clips = torch.randn(2, 3, 8, 32, 32)
     model = network(clips)
-    found = class_probabilities(model, clips, precision="bf16")
-    assert found.dtype == torch.float32
-    assert_near(found, class_probabilities(model, clips), sums=NETWORK, dtype=torch.bfloat16)
+    found = class_probabilities(model, clips[None], precision="bf16")
+    assert found.dtype == torch.float64
+    assert_near(found, class_probabilities(model, clips[None]), sums=NETWORK, dtype=torch.bfloat16)
 
 
 def test_wrong_clips_and_batches():
-    with pytest.raises(ValueError, match=r"clips must be \(V, 3, T, H, W\).*got shape \(3, 2, 5, 6\)"):
-        class_probabilities(Brightness(), torch.zeros(3, 2, 5, 6))
+    with pytest.raises(ValueError, match=r"views must be \(B, V, C, \*sides\).*got shape \(2, 5, 6\)"):
+        class_probabilities(Brightness(), torch.zeros(2, 5, 6))
     with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1; got 0"):
-        class_probabilities(Brightness(), torch.zeros(1, 3, 2, 5, 6), batch_size=0)
+        class_probabilities(Brightness(), torch.zeros(1, 1, 3, 2, 5, 6), batch_size=0)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -129,19 +143,19 @@ def test_figures_equal_slow_loops(folder, sampling, batch_size, num_workers):
     dataset, model = clips_of(listed(folder), sampling), Brightness()
     probabilities = slow(model, dataset, lambda scores: scores.softmax(0))
     model.train()
-    found = evaluate_videos(model, dataset, batch_size=batch_size, num_workers=num_workers)
+    found = evaluate(model, dataset, batch_size=batch_size, num_workers=num_workers)
     assert model.training
     assert found.views == ("1 clip" if isinstance(sampling, CentreClip) else "5 views (5 clips x 1 crop)")
-    assert (found.num_videos, found.num_covered, found.unreadable) == (NUM_VIDEOS, NUM_VIDEOS, ())
+    assert (found.num_samples, found.unreadable) == (NUM_VIDEOS, ())
     targets = [target for _, target in dataset]
     predicted = probabilities.argmax(1).tolist()
     confusion = metrics.confusion_matrix(targets, predicted, labels=range(len(CLASSES)))
-    assert found.figures.confusion.tolist() == confusion.tolist()
-    assert found.figures.accuracy == near(metrics.accuracy_score(targets, predicted))
+    assert found.confusion.tolist() == confusion.tolist()
+    assert found.accuracy == near(metrics.accuracy_score(targets, predicted))
     logs = [-torch.log(row[target]) for row, target in zip(probabilities, targets, strict=True)]
-    assert found.figures.loss == near(float(torch.stack(logs).mean()))
+    assert found.loss == near(float(torch.stack(logs).mean()))
     row = found.to_dict()
-    assert next(iter(row)) == "views"
+    assert row["views"] == found.views
     assert row["recall"]["g"] is None
 
 
@@ -192,7 +206,7 @@ def test_several_labels(folder):
     probabilities = slow(model, dataset, torch.sigmoid)
     shown = torch.stack([target for _, target in dataset])
     assert shown.sum(1).tolist()[:3] == [0, 2, 2]
-    found = evaluate_videos(model, dataset).to_dict()
+    found = evaluate(model, dataset).to_dict()
     assert found["loss"] == near(float(F.binary_cross_entropy(probabilities, shown)))
     for place, name in enumerate(CLASSES):
         if shown[:, place].any():
@@ -209,10 +223,10 @@ def test_videos_that_cannot_be_read_are_listed_and_in_no_figure(folder, multi_la
     names = ("cut.mp4", "0.mp4", "1.mp4", "none.mp4", "2.mp4", "3.mp4", "4.mp4")
     videos = listed(folder, *names, multi_label=multi_label)
     model = Brightness()
-    found = evaluate_videos(model, clips_of(videos, max_broken=2), batch_size=batch_size)
+    found = evaluate(model, clips_of(videos, max_broken=2), batch_size=batch_size)
     assert found.unreadable == (str(folder / "cut.mp4"), str(folder / "none.mp4"))
-    assert (found.num_videos, found.num_covered) == (7, 5)
-    assert " on 5 of 7 videos of some/test, 5 views (5 clips x 1 crop)" in found.describe("some/test")
+    assert found.num_samples == 5
+    assert " on 5 of 7 samples of some/test, 5 views (5 clips x 1 crop)" in found.describe("some/test")
     kept = [place for place, name in enumerate(names) if name not in ("cut.mp4", "none.mp4")]
     rest = VideoList(
         tuple(videos.paths[place] for place in kept),
@@ -220,19 +234,19 @@ def test_videos_that_cannot_be_read_are_listed_and_in_no_figure(folder, multi_la
         CLASSES,
         multi_label,
     )
-    without = evaluate_videos(model, clips_of(rest), batch_size=batch_size)
-    assert found.figures.to_dict() == without.figures.to_dict()
+    without = evaluate(model, clips_of(rest), batch_size=batch_size)
+    assert {**found.to_dict(), "unreadable": []} == without.to_dict()
 
 
 def test_wrong_inputs(folder):
     random = RandomClip(short_sides=(24, 24), crop_size=24)
     with pytest.raises(ValueError, match="by CentreClip or Views, not by clips at random places"):
-        evaluate_videos(Brightness(), clips_of(listed(folder), random))
+        evaluate(Brightness(), clips_of(listed(folder), random))
     with pytest.raises(ValueError, match=r"the model's output must be \(B, 7\).*got \(1, 4\)"):
-        evaluate_videos(Brightness(4), clips_of(listed(folder)))
+        evaluate(Brightness(4), clips_of(listed(folder)))
     nothing = clips_of(listed(folder, "cut.mp4", "none.mp4"), max_broken=2)
     with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="2 of 2 videos"):
-        evaluate_videos(Brightness(), nothing)
+        evaluate(Brightness(), nothing)
 
 
 def _rank(rank, store, model, names, folder, answers):
@@ -241,7 +255,7 @@ def _rank(rank, store, model, names, folder, answers):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     dataset = clips_of(listed(folder, *names), max_broken=2)
     try:
-        answer = evaluate_videos(model, dataset, distributed=True).to_dict()
+        answer = evaluate(model, dataset, distributed=True).to_dict()
     except ValueError as error:
         answer = str(error)
     torch.save(answer, answers / f"{rank}.pt")
@@ -257,8 +271,8 @@ def on_two_ranks(tmp_path, model, names, folder):
 @pytest.mark.filterwarnings("ignore:left out", "ignore:This process:DeprecationWarning")
 def test_ranks_share_the_videos(folder, tmp_path):
     names, model = ("0.mp4", "1.mp4", "cut.mp4", "2.mp4", "3.mp4"), Brightness()
-    alone = evaluate_videos(model, clips_of(listed(folder, *names), max_broken=1)).to_dict()
-    assert alone["num_covered"] == 4
+    alone = evaluate(model, clips_of(listed(folder, *names), max_broken=1)).to_dict()
+    assert alone["num_samples"] == 4
     assert on_two_ranks(tmp_path, model, names, folder) == [alone, alone]
 
 
@@ -267,6 +281,6 @@ def test_ranks_share_the_videos(folder, tmp_path):
 def test_ranks_without_a_video(folder, tmp_path, names, says):
     for answer in on_two_ranks(tmp_path, Brightness(), names, folder):
         if says is None:
-            assert answer["num_covered"] == 1
+            assert answer["num_samples"] == 1
         else:
             assert answer.startswith(says)

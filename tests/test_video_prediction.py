@@ -4,15 +4,27 @@ import pytest
 import torch
 from torch import nn
 
-from nonlocalnn.data.clips import MEAN, STANDARD_DEVIATION
-from nonlocalnn.data.video_lists import VideoList
-from nonlocalnn.data.video_sets import CentreClip, VideoClips, Views
-from nonlocalnn.video_prediction import predict_videos
+from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION
+from nonlocalnn.data.video.dataset import CentreClip, VideoClips, Views
+from nonlocalnn.data.video.lists import VideoList
+from nonlocalnn.inference import Classifier
 from tolerances import assert_near, assert_same, near
 from videos import cut, write_video
 
 CLASSES = ("a", "b", "c", "d")
-SETTINGS = {"classes": CLASSES, "frames": 3, "stride": 2, "size": 24}
+FACTS = {
+    "classes": CLASSES,
+    "sample_shape": (3, 3, 16, 16),
+    "stride": 2,
+    "test_size": 24,
+    "mean": MEAN,
+    "standard_deviation": STANDARD_DEVIATION,
+    "recipe": {},
+}
+
+
+def answers(model, paths, facts=FACTS, **settings):
+    return list(Classifier(model, **facts).predict_many(paths, **settings))
 
 
 class Recorder(nn.Module):
@@ -49,7 +61,7 @@ def items(folder, sampling, **settings):
 def test_each_answer_names_its_views(folder, views, name, sampling):
     model = Recorder().train()
     path = folder / "whole.mp4"
-    (answer,) = predict_videos(model, [path], views=views, batch_size=7, top=2, **SETTINGS)
+    (answer,) = answers(model, [path], views=views, batch_size=7, top=2)
     assert not model.training
     assert list(answer) == ["path", "views", "class", "probability", "top"]
     assert (answer["path"], answer["views"]) == (str(path), name)
@@ -65,9 +77,7 @@ def test_each_answer_names_its_views(folder, views, name, sampling):
 
 def test_the_two_modes_differ(folder):
     model = Recorder()
-    one, many = (
-        next(predict_videos(model, [folder / "whole.mp4"], views=views, **SETTINGS)) for views in (1, 30)
-    )
+    one, many = (answers(model, [folder / "whole.mp4"], views=views)[0] for views in (1, 30))
     assert one["views"] != many["views"]
     assert abs(one["probability"] - many["probability"]) > 1e-3
 
@@ -75,7 +85,7 @@ def test_the_two_modes_differ(folder):
 def test_several_classes_have_probabilities_of_their_own(folder):
     model = Recorder()
     path = folder / "whole.mp4"
-    (answer,) = predict_videos(model, [path], multi_label=True, top=4, **SETTINGS)
+    (answer,) = answers(model, [path], {**FACTS, "multi_label": True}, top=4)
     expected = model(items(folder, CentreClip(24))[None]).sigmoid()[0].sort(descending=True).values
     assert [row["probability"] for row in answer["top"]] == near(expected.tolist())
 
@@ -83,8 +93,8 @@ def test_several_classes_have_probabilities_of_their_own(folder):
 def test_values_are_normalised_as_asked(folder):
     model = Recorder()
     path = folder / "whole.mp4"
-    next(predict_videos(model, [path], **SETTINGS))
-    next(predict_videos(model, [path], mean=0.0, standard_deviation=255.0, **SETTINGS))
+    answers(model, [path])
+    answers(model, [path], {**FACTS, "mean": 0.0, "standard_deviation": 255.0})
     first, second = model.seen
     assert 0 <= second.min() < second.max() <= 1
     assert_near(first * STANDARD_DEVIATION + MEAN, second * 255)
@@ -92,7 +102,7 @@ def test_values_are_normalised_as_asked(folder):
 
 def test_broken_videos_say_why_and_stop_nothing(folder):
     paths = [folder / name for name in ("cut.mp4", "whole.mp4", "none.mp4")]
-    cut_one, whole, none = predict_videos(Recorder(), paths, **SETTINGS)
+    cut_one, whole, none = answers(Recorder(), paths)
     assert set(cut_one) == {"path", "error"}
     assert "cut.mp4: it is cut" in cut_one["error"]
     assert whole["class"] in CLASSES
@@ -103,12 +113,12 @@ def test_broken_videos_say_why_and_stop_nothing(folder):
     ("settings", "says"),
     [
         ({"views": 3}, "views must be one of 1, 30; got 3"),
-        ({"backend": "cv2"}, "backend must be one of 'pyav'"),
-        ({"frames": 0}, "frames must be a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"top": 0}, "top must be a whole number of at least 1"),
         ({"precision": "fp8"}, "precision must be one of"),
     ],
     ids=str,
 )
 def test_wrong_settings(folder, settings, says):
     with pytest.raises(ValueError, match=says):
-        list(predict_videos(Recorder(), [folder / "whole.mp4"], **{**SETTINGS, **settings}))
+        answers(Recorder(), [folder / "whole.mp4"], **settings)

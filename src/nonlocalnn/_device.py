@@ -53,7 +53,7 @@ def resolve_device(device: str) -> torch.device:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and back into the mode that it was in."""
+    """Put a model into eval mode, and back into its former mode at the end."""
     was_training = model.training
     model.eval()
     try:

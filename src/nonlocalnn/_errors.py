@@ -38,12 +38,21 @@ def check_whole(name: str, value: object, *, least: int = 1, most: int = 2**40) 
         >>> check_whole("width", 0)
         Traceback (most recent call last):
             ...
-        ValueError: width must be a whole number from 1 to 1099511627776; got 0
+        ValueError: width must be a whole number of at least 1; got 0
     """
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(
-            f"{name} must be a whole number from {least} to {most}; got {repr(value)[:_LONGEST_VALUE]}"
-        )
+        allowed = f"of at least {least}" if most == 2**40 else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {allowed}; got {repr(value)[:_LONGEST_VALUE]}")
+
+
+def check_positive(**values: object) -> None:
+    """Check that each value is a whole number of at least 1.
+
+    Raises:
+        ValueError: One is not; the message names it.
+    """
+    for name, value in values.items():
+        check_whole(name, value)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, then renamed."""
+"""Atomic writing of files: they are written beside their final place, then renamed."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` and rename it over ``path`` when the block ends well.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` when the block ends without an error.
 
     A reader sees the old file or the new one, never a part; after an error, a kill or a full disk the old
     file is still there.
@@ -33,8 +33,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files that only the owner may read, and what writes may replace them by others of its
-        # own; a result should follow the user's umask.
+        # mkstemp makes files that only their owner may read, and some libraries replace the file by one of
+        # their own. The result gets the permissions of the user's umask.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -45,12 +45,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-# safetensors writes beside the path that it is given, under such a name, and renames.
+# safetensors first writes a file of such a name beside the path that it is given.
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what :func:`atomic_path` had begun in a folder when its process was killed."""
+    """Remove temporary files that :func:`atomic_path` left in a folder because its process was killed."""
     for part in folder.glob(".*"):
         if part.name.endswith(".part") or _OF_SAFETENSORS.fullmatch(part.name):
             part.unlink(missing_ok=True)

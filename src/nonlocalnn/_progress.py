@@ -1,4 +1,4 @@
-"""Progress on stderr. It is never a reason to fail: without a working tqdm work goes on without a bar."""
+"""Progress bars on stderr. A bar never makes a program fail: without a working tqdm there is no bar."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from nonlocalnn._errors import missing_extra, one_line
 
 
 class Lines:
-    """No bar; only lines that are to stay are printed. Off a terminal a bar would fill a log file."""
+    """No bar; only lines of text are printed. Where stderr is a log file, a bar would fill it."""
 
     def update(self, n: int, /) -> None:
         """Move on by ``n`` steps."""
@@ -19,8 +19,8 @@ class Lines:
         """Show ``text`` behind the bar."""
 
     def write(self, text: str, /) -> None:
-        """Leave a line of text."""
-        with suppress(OSError, ValueError):  # stderr has gone
+        """Print a line of text."""
+        with suppress(OSError, ValueError):  # stderr is closed
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -37,11 +37,11 @@ class Silent(Lines):
     """No bar and no lines."""
 
     def write(self, text: str, /) -> None:
-        """Leave nothing."""
+        """Print nothing."""
 
 
 class Bar(Lines):
-    """A bar of tqdm. At its first error it is given up, with a line that says so.
+    """A bar of tqdm. At its first error the bar is dropped, and a line says so.
 
     Args:
         settings: Of ``tqdm``.
@@ -53,7 +53,7 @@ class Bar(Lines):
             from tqdm import tqdm
 
             self._bar = tqdm(file=sys.stderr, **settings)
-        except Exception as error:  # whatever is wrong with an installation
+        except Exception as error:  # a broken installation may raise anything
             self._give_up(error)
 
     def update(self, n: int, /) -> None:
@@ -65,7 +65,7 @@ class Bar(Lines):
         self._call("set_postfix_str", text)
 
     def write(self, text: str, /) -> None:
-        """Leave a line of text above the bar."""
+        """Print a line of text above the bar."""
         if self._bar is None:
             super().write(text)
         else:
@@ -80,7 +80,7 @@ class Bar(Lines):
             return
         try:
             getattr(self._bar, name)(*values, **named)
-        except Exception as error:  # a terminal that has gone, or a tqdm of another making
+        except Exception as error:  # a closed terminal, or a broken tqdm
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
@@ -91,7 +91,7 @@ class Bar(Lines):
 
 
 def progress(items: Iterable[Any], *, total: int, label: str) -> Iterator[Any]:
-    """Return ``items`` under a progress bar on stderr, shown on a terminal only."""
+    """Yield ``items`` and show a progress bar on stderr, on a terminal only."""
     shown = sys.stderr is not None and sys.stderr.isatty()
     with Bar(total=total, desc=label, leave=False) if shown else Silent() as bar:
         for item in items:

@@ -11,9 +11,14 @@ from typing import Any
 from nonlocalnn._errors import missing_extra
 from nonlocalnn._files import write_text
 from nonlocalnn.checkpoints import read_metadata, save_checkpoint
-from nonlocalnn.classifier import Classifier, load_classifier, weights_file
+from nonlocalnn.inference.classifier import Classifier, load_classifier, weights_file
 
+# Functions and no mixin class: our files say what builds a network, and networks need not inherit from a
+# library that few install.
 _WEIGHTS, _CARD = "model.safetensors", "README.md"
+
+
+_EXAMPLES = {"image": "image.png", "video": "clip.mp4"}
 
 
 def save_pretrained(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
@@ -120,12 +125,12 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None = None) ->
     """
     config = classifier.model.config
     assert isinstance(config, dict)
-    kind = "video-classification" if classifier.takes_videos else "image-classification"
+    kind = classifier.kind.name
     shown = ", ".join(classifier.classes[:20]) + (" and more" if len(classifier.classes) > 20 else "")
     lines = [
         "---",
         "library_name: nonlocalnn",
-        f"pipeline_tag: {kind}",
+        f"pipeline_tag: {kind}-classification",
         "tags: [non-local]",
         "---",
         "",
@@ -137,7 +142,7 @@ def model_card(classifier: Classifier, metrics: dict[str, Any] | None = None) ->
         "from nonlocalnn.hub import from_pretrained",
         "",
         'classifier = from_pretrained("this folder, or owner/name")',
-        f'print(classifier.predict("{"clip.mp4" if classifier.takes_videos else "image.png"}"))',
+        f'print(classifier.predict("{_EXAMPLES.get(kind, "a file")}"))',
         "```",
         "",
         f"- Network: `{config['name']}`" + _details(config),
@@ -166,6 +171,7 @@ def _details(config: dict[str, Any]) -> str:
 def _figures(metrics: dict[str, Any]) -> list[str]:
     test = metrics["test"]
     views = f", {test['views']}" if "views" in test else ""
+    # Runs before 0.1.0 wrote it under the other name.
     number = test.get("num_covered", test.get("num_samples"))
     score = "mean_average_precision" if "mean_average_precision" in test else "accuracy"
     return [

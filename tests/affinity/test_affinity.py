@@ -155,7 +155,7 @@ def test_top_keys(instantiation, monkeypatch):
     block = randomize_(nl.NonLocal2d(6, instantiation=instantiation))
     shown = captured(block, torch.randn(2, 6, 6, 11))
     # Two queries at a time, so that parts have to be put together.
-    monkeypatch.setattr("nonlocalnn.affinity.maps._CHUNK", 2 * 2 * 15)
+    monkeypatch.setattr("nonlocalnn.affinity.rows._CHUNK", 2 * 2 * 15)
     queries = list(itertools.product(range(0, 6, 2), (3, 8, 10)))
     weights, places = shown.top(queries, 4)
     assert weights.shape == (2, 9, 4)
@@ -223,7 +223,7 @@ def test_what_is_recorded_is_no_view_of_what_the_model_changes_in_place():
 
 def test_no_tensor_of_n_times_m(monkeypatch):
     monkeypatch.setattr("nonlocalnn.functional._MOST_WEIGHTS", 0)
-    monkeypatch.setattr("nonlocalnn.affinity.maps._CHUNK", 2**12)
+    monkeypatch.setattr("nonlocalnn.affinity.rows._CHUNK", 2**12)
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nl.NonLocal2d(16)).eval()
     with LargestTensor() as seen, torch.no_grad(), nl.capture_affinity(model) as maps:
         model(torch.rand(1, 3, 40, 60))

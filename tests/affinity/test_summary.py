@@ -60,7 +60,7 @@ def slow_summary(shown, sample, queries):
     ids=["1d", "2d", "3d", "space"],
 )
 def test_against_sums_over_every_pair(kind, settings, shape, instantiation, monkeypatch):
-    monkeypatch.setattr("nonlocalnn.affinity.maps._CHUNK", 64)
+    monkeypatch.setattr("nonlocalnn.affinity.rows._CHUNK", 64)
     block = randomize_(kind(4, instantiation=instantiation, **settings))
     shown = captured(block, torch.randn(2, 4, *shape))
     # Each third query, to tell the mean over queries from the mean over all.

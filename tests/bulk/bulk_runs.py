@@ -10,7 +10,7 @@ def settings(place, output, **changes):
         "output_folder": output,
         "model": place / "model.safetensors",
         "device": "cpu",
-        "shard_size": 6,
+        "part_size": 6,
         "batch_size": 4,
         **changes,
     }

@@ -7,7 +7,7 @@ from PIL import Image
 
 import nonlocalnn as nl
 from helpers import randomize_
-from nonlocalnn.bulk import predict_list
+from nonlocalnn.inference.bulk import predict_list
 
 FACTS = {"classes": [str(digit) for digit in range(10)], "sample_shape": [1, 28, 28]}
 

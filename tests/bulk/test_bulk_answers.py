@@ -12,7 +12,7 @@ from PIL import Image
 
 import nonlocalnn as nl
 from helpers import randomize_
-from nonlocalnn.bulk import AnswerPaths, predict_list
+from nonlocalnn.inference.bulk import AnswerPaths, predict_list
 from videos import cut, grey_frames, write_video
 
 
@@ -69,7 +69,7 @@ def test_names_of_any_bytes_blank_lines_and_repeats(place, tmp_path):
     os.symlink(place / "images/01.png", tmp_path / " two words .png")
     lines = b"\xef\xbb\xbf" + odd + b"\r\n\n \t\n two words .png\n" + odd + b"\n\xfe\0.png\n\n" + odd
     (tmp_path / "list.txt").write_bytes(lines)
-    run = settings(place, tmp_path / "out", list_path=tmp_path / "list.txt", shard_size=2)
+    run = settings(place, tmp_path / "out", list_path=tmp_path / "list.txt", part_size=2)
     found = predict_list(**run)
     assert (found.lines, found.blank, found.repeated, found.failed) == (5, 3, 2, 1)
     rows = answers(tmp_path / "out")
@@ -181,7 +181,7 @@ def test_progress_counts_what_is_done(place, tmp_path):
         ({"model": "images/17.png"}, nl.CheckpointError, "17.png"),
         ({"top": 0}, ValueError, "top must be a whole number of at least 1; got 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1"),
-        ({"shard_size": 0}, ValueError, "shard_size must be a whole number of at least 1"),
+        ({"part_size": 0}, ValueError, "part_size must be a whole number of at least 1"),
         ({"views": 1}, ValueError, "views is a setting of models of videos"),
         ({"precision": "fp8"}, ValueError, "precision must be one of"),
         ({"device": "tpu"}, ValueError, "device must be"),

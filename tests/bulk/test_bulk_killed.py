@@ -13,7 +13,7 @@ from bulk_runs import contents, settings
 # or after. It is made by forking, which costs no import. The next one finds what this one leaves.
 _PROGRAM = """
 import json, os, signal, sys, torch
-from nonlocalnn.bulk import predict_list
+from nonlocalnn.inference.bulk import predict_list
 torch.set_num_threads(1)
 
 def dying(function, after, count=[0]):

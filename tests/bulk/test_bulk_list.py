@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from nonlocalnn.bulk.path_list import read_list
+from nonlocalnn.inference.bulk.path_list import read_list
 
 
 @pytest.mark.parametrize(

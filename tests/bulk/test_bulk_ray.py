@@ -8,8 +8,8 @@ import sys
 import pytest
 from bulk_runs import answers, contents, settings
 
-from nonlocalnn.bulk import AnswerPaths, predict_list, ray_engine
-from nonlocalnn.bulk.ray_engine import _check_room, _room
+from nonlocalnn.inference.bulk import AnswerPaths, predict_list, ray_engine
+from nonlocalnn.inference.bulk.ray_engine import _check_room, _room
 
 
 def test_a_missing_ray_names_its_extra(place, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from bulk_runs import contents, fill, settings
 
 import nonlocalnn as nl
-from nonlocalnn.bulk import predict_list
+from nonlocalnn.inference.bulk import predict_list
 
 
 def test_finished_parts_are_not_done_again(place, expected, tmp_path):
@@ -41,7 +41,7 @@ def test_a_part_taken_away_may_become_another(place, tmp_path):
     [
         ({"top": 2}, "settings top was 3 and is 2"),
         ({"batch_size": 5}, "settings batch_size was 4 and is 5"),
-        ({"shard_size": 7}, "settings shard_size was 6 and is 7"),
+        ({"part_size": 7}, "settings part_size was 6 and is 7"),
         ({"precision": "bf16"}, "settings precision was 'fp32' and is 'bf16'"),
         ({"device": "meta"}, "settings device was 'cpu' and is 'meta'"),
         ({"root": "/"}, "list root was '.*' and is '/'"),

@@ -53,7 +53,7 @@ def test_all_predicted(place, tmp_path, capsys):
     assert {len(row["top"]) for row in part} == {2}
     settings = json.loads((tmp_path / "manifest.json").read_text())["settings"]
     assert settings == {
-        "shard_size": 1000,
+        "part_size": 1000,
         "top": 2,
         "views": None,
         "batch_size": 64,
@@ -63,7 +63,7 @@ def test_all_predicted(place, tmp_path, capsys):
 
 
 def test_failures_are_named_and_every_rerun_says_so(place, tmp_path, capsys):
-    run = words(place, tmp_path, "--num-workers", "0", "--shard-size", "10", files="bad.txt")
+    run = words(place, tmp_path, "--num-workers", "0", "--part-size", "10", files="bad.txt")
     for _ in range(2):
         assert main(run) == 1
         captured = capsys.readouterr()
@@ -127,7 +127,7 @@ def test_settings_of_the_other_engine(place, tmp_path, capsys, more, says):
         (["a.png", "--list", "a.txt", "--output-folder", "o"], "leave out INPUT"),
         (["--list", "a.txt", "--output-folder", "o", "--output", "o.jsonl"], "leave out --output"),
         (["a.png", "--output-folder", "o"], "--output-folder is a setting of --list: leave it out"),
-        (["a.png", "--shard-size", "5"], "--shard-size is a setting of --list: leave it out"),
+        (["a.png", "--part-size", "5"], "--part-size is a setting of --list: leave it out"),
         (["a.png", "--num-workers", "0"], "--num-workers is a setting of --list: leave it out"),
         (["a.png", "--root", "."], "--root is a setting of --list: leave it out"),
         (["a.png", "--engine", "ray"], "--engine is a setting of --list: leave it out"),
@@ -149,5 +149,5 @@ def test_progress_counts_lines(place, tmp_path, monkeypatch):
             yield item
 
     monkeypatch.setattr("nonlocalnn.cli.predict.progress", record)
-    assert main(words(place, tmp_path, "--shard-size", "4", "--num-workers", "0")) == 0
+    assert main(words(place, tmp_path, "--part-size", "4", "--num-workers", "0")) == 0
     assert shown == list(range(14))

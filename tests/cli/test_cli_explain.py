@@ -106,7 +106,7 @@ def test_a_video_and_all_of_its_frame(clips_model, tmp_path, capsys):
         (["--data", "digits", "--blocks", "nl_3"], 1, "no non-local block 'nl_3' (did you mean"),
         (["--data", "cue"], 1, "the model was trained on samples of shape (1, 28, 28)"),
         (["text.png"], 1, "cannot read image text.png: it is not an image"),
-        (["."], 1, "one image or video is explained at a time"),
+        (["."], 1, "one image is taken at a time"),
     ],
 )
 def test_one_line_where_it_cannot(words, status, says, digits_model, tmp_path, monkeypatch, capsys):

@@ -11,12 +11,10 @@ from torch import nn
 import nonlocalnn as nl
 from nonlocalnn.affinity import summarise
 from nonlocalnn.checkpoints import read_metadata
-from nonlocalnn.classifier import load_classifier
 from nonlocalnn.cli import main, maps
-from nonlocalnn.cli.common import load_samples
 from nonlocalnn.data import load_dataset
 from nonlocalnn.explorer import choose_queries
-from nonlocalnn.explorer.shown_input import read_input
+from nonlocalnn.inference.classifier import load_classifier
 from tolerances import assert_near, near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -88,7 +86,7 @@ def test_each_block_has_pictures_rows_and_a_summary(tmp_path, checkpoint, capsys
 def test_whole_maps_are_written_when_they_are_asked_for(tmp_path, checkpoint, photo):
     words = ["maps", str(photo), "--model", str(checkpoint), "--output", str(tmp_path / "out")]
     assert main([*words, "--all-rows"]) == 0
-    found = captured(checkpoint, read_input(load_classifier(checkpoint), photo).sample)
+    found = captured(checkpoint, load_classifier(checkpoint).show(photo).sample)
     for name, shape in (("nl_1", (196, 49)), ("nl_2", (49, 9))):
         rows = np.load(tmp_path / "out/photo" / f"{name}.npy")
         assert rows.shape == shape
@@ -119,7 +117,7 @@ def test_a_video_and_points_of_it(tmp_path, of_clips, video, capsys):
     assert files(folder / "film") == sorted(
         [f"{name}{end}" for name in names for end in ("-attended.svg", ".npy", ".svg")] + ["summary.json"]
     )
-    shown = read_input(load_classifier(of_clips), video)
+    shown = load_classifier(of_clips).show(video)
     facts = json.loads((folder / "film/summary.json").read_text())
     assert facts["frame_numbers"] == list(shown.frame_numbers)
     assert facts["seconds"] == list(shown.seconds)
@@ -181,7 +179,7 @@ def test_sequences_come_from_data_sets(tmp_path, monkeypatch):
     model = nn.Sequential(
         nn.Conv1d(3, 8, 9, 4, 4), nl.NonLocal1d(8), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 10)
     ).eval()
-    loaded = nl.classifier.Classifier(model, classes=tuple(CLASSES), sample_shape=(3, 384), recipe={})
+    loaded = nl.inference.Classifier(model, classes=tuple(CLASSES), sample_shape=(3, 384), recipe={})
     monkeypatch.setattr(maps, "load_model", lambda *_, **__: loaded)
     words = ["maps", "--data", "cue-sequence", "--model", "any", "--output", str(tmp_path)]
     assert main([*words, "--pixels", "200"]) == 0
@@ -190,7 +188,7 @@ def test_sequences_come_from_data_sets(tmp_path, monkeypatch):
     facts = json.loads((folder / "summary.json").read_text())
     assert facts["blocks"]["1"]["queries"][0]["place"] == [50]
     assert (folder / "1.png").stat().st_size > 1000
-    sample = load_samples(loaded, "cue-sequence", "test", data_dir=None)[0][0]
+    sample = loaded.load_dataset("cue-sequence", "test", data_dir=None)[0][0]
     assert facts["sides"] == list(sample.shape[1:])
 
 
@@ -199,7 +197,7 @@ def test_groups_of_an_extent_are_kept_apart_in_whole_maps(tmp_path, monkeypatch)
         nn.Conv3d(3, 4, (1, 8, 8), (1, 8, 8)), nl.NonLocal3d(4, extent="space"), nn.AdaptiveAvgPool3d(1),
         nn.Flatten(), nn.Linear(4, 10),
     ).eval()  # fmt: skip
-    loaded = nl.classifier.Classifier(model, classes=tuple(CLASSES), sample_shape=(3, 8, 32, 32), recipe={})
+    loaded = nl.inference.Classifier(model, classes=tuple(CLASSES), sample_shape=(3, 8, 32, 32), recipe={})
     monkeypatch.setattr(maps, "load_model", lambda *_, **__: loaded)
     words = ["maps", "--data", "cue", "--model", "any", "--output", str(tmp_path), "--all-rows"]
     monkeypatch.setattr(maps, "_MOST_NUMBERS", 8 * 16 * 4)

@@ -66,7 +66,7 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, checkpoint, 
         (["{photo}", "--model", "{model}", "--whole"], "does not take photo.png, of shape (1, 37, 28)"),
         (["{photo}", "--model", "{model}", "--format", "gif"], "--format gif is for videos"),
         (["--data", "digits", "--model", "{model}", "--samples", "-1"], "from 0 to 352"),
-        (["--data", "cue", "--model", "{model}"], "those of 'cue' have (3, 8, 28, 28)"),
+        (["--data", "cue", "--model", "{model}"], "samples of shape (1, 28, 28); 'cue' has clips"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )  # fmt: skip

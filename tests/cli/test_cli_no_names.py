@@ -187,12 +187,12 @@ def test_images_of_torchvision_are_normalised(tmp_path, places):
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = torch.rand(2, 3, 224, 224)
     expected = (pixels - mean.view(3, 1, 1)) / deviation.view(3, 1, 1)
-    torch.testing.assert_close(loaded.normalized(pixels), expected)
+    torch.testing.assert_close(loaded.kind.prepare(pixels, loaded), expected)
     from nonlocalnn.data import read_image
 
     image = read_image(places / "photo.png", image_size=(224, 224), channels=3)
     with torch.no_grad():
-        by_hand = loaded.model(loaded.normalized(image[None])).softmax(1)[0]
+        by_hand = loaded.model(loaded.kind.prepare(image[None], loaded)).softmax(1)[0]
         other = loaded.model(image[None]).softmax(1)[0]
     found = {row["class"]: row["probability"] for row in loaded.predict(places / "photo.png")["top"]}
     torch.testing.assert_close(torch.tensor([found["0"], found["1"]]), by_hand)

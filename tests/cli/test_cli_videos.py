@@ -9,12 +9,14 @@ from PIL import Image
 
 import nonlocalnn as nl
 from helpers import randomize_
-from nonlocalnn.classifier import load_classifier
 from nonlocalnn.cli import main
-from nonlocalnn.data.video_named import load_video_set
-from nonlocalnn.data.video_sets import VideoClips, Views
-from nonlocalnn.video_evaluation import evaluate_videos
-from tolerances import near
+from nonlocalnn.data import load_dataset
+from nonlocalnn.data.video.dataset import VideoClips, Views
+from nonlocalnn.data.video.named import load_video_set
+from nonlocalnn.inference.classifier import load_classifier
+from nonlocalnn.tasks.evaluation import evaluate
+from nonlocalnn.tasks.inputs import take_sample
+from tolerances import assert_near, assert_same, near
 from videos import cut, grey_frames, write_video
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -93,11 +95,10 @@ def test_evaluate_says_what_it_covers_and_by_which_views(place, capsys, tmp_path
     broken = str(place / "data/test/run/cut.mp4")
     assert captured.err == f"nonlocalnn evaluate: left out, cannot be read: {broken}\n"
     report = json.loads((tmp_path / "metrics.json").read_text())
-    assert (report["views"], report["num_videos"]) == ("30 views (10 clips x 3 crops)", 5)
-    assert (report["num_covered"], report["unreadable"]) == (4, [broken])
+    assert report["views"] == "30 views (10 clips x 3 crops)"
+    assert (report["num_samples"], report["unreadable"]) == (4, [broken])
     assert (
-        f"accuracy {report['accuracy']:.4f} (top-5 1.0000) on 4 of 5 videos of videos/test, "
-        "30 views (10 clips x 3 crops)\n"
+        f"accuracy {report['accuracy']:.4f} on 4 of 5 samples of videos/test, 30 views (10 clips x 3 crops)\n"
     ) in captured.out
     with Image.open(tmp_path / "confusion.png") as picture:
         assert picture.format == "PNG"
@@ -110,15 +111,15 @@ def test_evaluate_says_what_it_covers_and_by_which_views(place, capsys, tmp_path
         max_broken=1,
     )
     with pytest.warns(UserWarning, match="left out"):
-        expected = evaluate_videos(nl.load_checkpoint(place / "model.safetensors"), dataset)
-    assert report["loss"] == near(expected.figures.loss)
-    assert report["confusion"] == expected.figures.confusion.tolist()
+        expected = evaluate(nl.load_checkpoint(place / "model.safetensors"), dataset)
+    assert report["loss"] == near(expected.loss)
+    assert report["confusion"] == expected.confusion.tolist()
 
 
 def test_evaluate_by_one_clip(place, capsys, tmp_path):
     words = ["evaluate", "--model", str(place / "model.safetensors"), "--output", str(tmp_path)]
     assert main([*words, "--views", "1", "--split", "validation", "--num-workers", "1"]) == 0
-    assert " on 2 of 2 videos of videos/validation, 1 clip\n" in capsys.readouterr().out
+    assert " on 2 samples of videos/validation, 1 clip\n" in capsys.readouterr().out
     assert json.loads((tmp_path / "metrics.json").read_text())["views"] == "1 clip"
 
 
@@ -127,7 +128,7 @@ def test_tables_of_many_classes_are_left_out(place, capsys, tmp_path):
         write_video(tmp_path / f"data/test/class {number:02}/1.mp4", grey_frames(1, 36, 36))
     words = ["evaluate", "--model", str(place / "others.safetensors"), "--data", "videos", "--views", "1"]
     assert main([*words, "--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "out")]) == 0
-    assert " on 70 of 70 videos of videos/test, 1 clip" in capsys.readouterr().out.splitlines()[0]
+    assert " on 70 samples of videos/test, 1 clip" in capsys.readouterr().out.splitlines()[0]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["metrics.json"]
 
 
@@ -150,23 +151,23 @@ def test_tables_of_many_classes_are_left_out(place, capsys, tmp_path):
         ),
         (
             ["evaluate", "--model", "images.safetensors", "--data", "videos"],
-            "'videos' has videos, and the",
+            "'videos' has clips",
         ),
         (
             ["evaluate", "--model", "several.safetensors", "--data", "videos"],
-            "the model has learnt several classes a video; videos has one class a video",
+            "the model has learnt several classes a sample; videos has one class a sample",
         ),
         (
             ["evaluate", "--model", "images.safetensors", "--data", "digits", "--views", "30"],
-            "--views is a setting of videos, and 'digits' has none: leave it out",
+            "views applies to videos only, and not to 'digits': leave it out",
         ),
         (
             ["evaluate", "--model", "images.safetensors", "--data", "digits", "--max-broken", "0"],
-            "--max-broken is a setting of videos",
+            "max_broken applies to 'images', 'archives' and videos only",
         ),
         (
             ["evaluate", "--model", "images.safetensors", "--data", "digits", "--decoder", "pyav"],
-            "--decoder is a setting of videos",
+            "decoder applies to videos only",
         ),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
@@ -184,3 +185,29 @@ def test_what_does_not_go_together(place, capsys, tmp_path, monkeypatch, words, 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_another_number_of_views_is_refused(command, capsys):
     fails(capsys, command, "clip.mp4", "--model", "model", "--views", "3", status=2, says="--views")
+
+
+def test_load_dataset_gives_what_the_command_line_takes(place):
+    settings = {"data_dir": place / "data", "image_size": 36, "frames": 8, "stride": 2}
+    data = load_dataset("videos", "validation", **settings)
+    expected = nl.load_classifier(place / "model.safetensors").load_dataset("videos", "validation")
+    assert (data.classes, data.views, data.num_views) == (("run", "walk"), "1 clip", 1)
+    for (clip, target), (other, label) in zip(data, expected, strict=True):
+        assert target == label
+        assert_same(clip, other)
+    assert load_dataset("videos", "validation", views=30, **settings)[0][0].shape == (30, 3, 8, 36, 36)
+    with pytest.raises(ValueError, match="not by clips at random places"):
+        evaluate(nl.create_model("c2d_tiny"), load_dataset("videos", "train", augment=True, **settings))
+
+
+def test_a_sample_of_a_set_of_videos_is_explained(place, tmp_path, capsys):
+    words = ["explain", "--data", "videos", "--data-dir", str(place / "data"), "--split", "validation"]
+    blocks = nl.create_model("nl2_c2d_tiny", num_classes=2)
+    nl.save_checkpoint(blocks, tmp_path / "m.safetensors", metadata={**FACTS, "classes": ["run", "walk"]})
+    assert main([*words, "--model", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out.startswith("validation-0-class-run: ")
+    data = load_dataset("videos", "validation", data_dir=place / "data", image_size=36)
+    shown = take_sample(data, 1, split="validation")
+    assert shown.truth == "walk"
+    assert 0 <= shown.pixels.min() < shown.pixels.max() <= 1
+    assert_near(shown.sample, (shown.pixels * 255 - 114.75) / 57.375)

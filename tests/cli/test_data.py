@@ -3,10 +3,10 @@
 import pytest
 
 from nonlocalnn.cli.data import run
-from nonlocalnn.data import load_dataset, write_shards
+from nonlocalnn.data import load_dataset, write_archives
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.video import open_video
-from nonlocalnn.data.video_named import load_video_set
+from nonlocalnn.data.video.named import load_video_set
 from videos import cut, grey_frames, write_video
 
 
@@ -96,11 +96,11 @@ def test_help_names_every_flag(capsys):
         run(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for word in ("nonlocalnn data", "--short-side", "--workers", "--backend", "--videos", "--per-shard"):
+    for word in ("nonlocalnn data", "--short-side", "--workers", "--backend", "--videos", "--per-archive"):
         assert word in text
 
 
-@pytest.mark.parametrize("words", [[], ["chekc"], ["check"], ["shrink", "a"], ["shards", "a"]])
+@pytest.mark.parametrize("words", [[], ["chekc"], ["check"], ["shrink", "a"], ["archives", "a"]])
 def test_wrong_calls(words, capsys):
     with pytest.raises(SystemExit) as caught:
         run(words)
@@ -169,7 +169,7 @@ def classes(whole, tmp_path):
 
 def test_videos_are_put_into_archives(classes, tmp_path, capsys):
     output = tmp_path / "archives"
-    words = ["shards", str(classes), str(output), "--videos", "--per-shard", "3"]
+    words = ["archives", str(classes), str(output), "--videos", "--per-archive", "3"]
     assert run(words) == 0
     assert capsys.readouterr().out == (
         f"train: 5 videos in archives in {output}\ntest: 2 videos in archives in {output}\n"
@@ -184,7 +184,7 @@ def test_videos_are_put_into_archives(classes, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_archives_are_checked(classes, tmp_path, capsys):
-    write_shards(classes, tmp_path / "archives", kind="videos")
+    write_archives(classes, tmp_path / "archives", kind="videos")
     archives = [str(tmp_path / "archives" / f"{split}-000000.tar") for split in ("train", "test")]
     assert run(["check", *archives, str(classes / "test"), "--workers", "2"]) == 1
     first, last = capsys.readouterr().out.splitlines()
@@ -206,11 +206,11 @@ def test_images_are_put_into_archives(tmp_path, capsys):
         (tmp_path / "images" / split / "cat").mkdir(parents=True)
         Image.new("L", (8, 8), 50).save(tmp_path / "images" / split / "cat" / "1.png")
     output = tmp_path / "archives"
-    assert run(["shards", str(tmp_path / "images"), str(output)]) == 0
+    assert run(["archives", str(tmp_path / "images"), str(output)]) == 0
     assert capsys.readouterr().out.splitlines()[2] == f"test: 1 images in archives in {output}"
-    assert len(load_dataset("shards", "test", data_dir=output)) == 1
+    assert len(load_dataset("archives", "test", data_dir=output)) == 1
 
 
 def test_a_wrong_number_of_samples_an_archive(tmp_path):
-    with pytest.raises(ValueError, match="--per-shard must be at least 1; got 0"):
-        run(["shards", str(tmp_path), str(tmp_path / "archives"), "--per-shard", "0"])
+    with pytest.raises(ValueError, match="--per-archive must be at least 1; got 0"):
+        run(["archives", str(tmp_path), str(tmp_path / "archives"), "--per-archive", "0"])

@@ -11,9 +11,9 @@ import torch
 
 from archives import pack
 from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, open_video
-from nonlocalnn.data.video_lists import VideoList
-from nonlocalnn.data.video_named import archived_files
-from nonlocalnn.data.video_source import VideoSource
+from nonlocalnn.data.video.lists import VideoList
+from nonlocalnn.data.video.named import archived_files
+from nonlocalnn.data.video.source import VideoSource
 from videos import NUM_FRAMES, cut, damaged, noise, write_video
 
 OTHERS = ("plain.mkv", "vp9.webm", "slow.flv", "mpeg4.avi", "vp8.webm", "h264.avi", "fragments.mp4")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nonlocalnn.data import clips
+from nonlocalnn.data.video import clips
 from tolerances import assert_near, assert_same
 
 

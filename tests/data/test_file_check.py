@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from nonlocalnn.cli.data import run
-from nonlocalnn.data import write_shards
+from nonlocalnn.data import write_archives
 from nonlocalnn.data.file_check import files_to_check
 
 
@@ -59,7 +59,7 @@ def test_single_files_archives_and_what_is_not_there(tmp_path, photos, capsys):
     for split in ("train", "validation", "test"):
         save(tmp_path / "set" / split / "cat" / "1.png")
     (tmp_path / "set" / "test" / "cat" / "2.png").write_bytes(b"no picture")
-    write_shards(tmp_path / "set", tmp_path / "archives")
+    write_archives(tmp_path / "set", tmp_path / "archives")
     archive = tmp_path / "archives" / "test-000000.tar"
     missing, empty = tmp_path / "none", tmp_path / "empty"
     empty.mkdir()

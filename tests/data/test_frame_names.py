@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from nonlocalnn.data.frame_names import frame_paths
 from nonlocalnn.data.video import VideoDecodeError, open_video
-from nonlocalnn.data.video_lists import is_video
+from nonlocalnn.data.video.frame_names import frame_paths
+from nonlocalnn.data.video.lists import is_video
 
 
 def fill(folder, names):

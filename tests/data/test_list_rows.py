@@ -2,7 +2,7 @@
 
 import pytest
 
-from nonlocalnn.data.video_lists import read_video_list
+from nonlocalnn.data.video.lists import read_video_list
 
 READ = {
     "three columns": ("run/a 250 0\nrun/b 300 1\n", ["run/a", "run/b"], (0, 1)),

@@ -23,21 +23,30 @@ def folder(tmp_path):
 
 
 def test_the_names():
-    assert list_datasets() == ["digits", "mnist", "fashion-mnist", "images", "shards", "cue", "cue-sequence"]
+    others = ["digits", "mnist", "fashion-mnist", "images", "archives", "cue", "cue-sequence"]
+    assert list_datasets() == [*others, "videos", "kinetics", "ucf101", "hmdb51", "charades"]
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("digitz", {}, r"name must be one of 'digits', .*; got 'digitz' \(did you mean 'digits'\?\)"),
-        ("digits", {"data_dir": "data"}, "'digits' is made of scikit-learn's digits and reads no data_dir"),
-        ("digits", {"channels": 1}, "channels applies to 'images' and 'shards' only; 'digits' always has 1"),
-        ("mnist", {"channels": 3}, "channels applies to 'images' and 'shards' only"),
-        ("cue", {"data_dir": "data"}, "'cue' is made of scikit-learn's digits and reads no data_dir"),
-        ("cue", {"channels": 3}, "channels applies to 'images' and 'shards' only; 'cue' always has 3"),
+        (
+            "digits",
+            {"data_dir": "data"},
+            "data_dir applies to sets of files only, and not to 'digits': leave it out",
+        ),
+        ("digits", {"channels": 1}, "channels applies to 'images' and 'archives' only, and not to 'digits'"),
+        ("mnist", {"channels": 3}, "channels applies to 'images' and 'archives' only"),
+        ("cue", {"data_dir": "data"}, "data_dir applies to sets of files only, and not to 'cue'"),
+        ("cue", {"channels": 3}, "channels applies to 'images' and 'archives' only"),
         ("cue-sequence", {"image_size": 28}, "'cue-sequence' has no frames and no image_size"),
+        ("digits", {"frames": 8}, "frames applies to videos only, and not to 'digits'"),
+        ("cue", {"views": 30}, "views applies to videos only"),
+        ("videos", {"channels": 3}, "channels applies to 'images' and 'archives' only"),
+        ("videos", {}, "'videos' needs data_dir"),
         ("images", {}, "'images' needs data_dir"),
-        ("shards", {}, "'shards' needs data_dir: the folder that holds the tar archives"),
+        ("archives", {}, "'archives' needs data_dir: the folder that holds the tar archives"),
         ("images", {"data_dir": ".", "channels": 2}, "channels must be one of 1, 3; got 2"),
     ],
 )

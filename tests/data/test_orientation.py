@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from nonlocalnn.data.orientation import is_mirrored, oriented
 from nonlocalnn.data.video import VideoDecodeError, open_video
+from nonlocalnn.data.video.orientation import is_mirrored, oriented
 from videos import write_video
 
 # Of each matrix (a b c d): what players show.

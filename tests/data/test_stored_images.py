@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from nonlocalnn.data import load_dataset, write_shards
+from nonlocalnn.data import load_dataset, write_archives
 from nonlocalnn.data.left_out import UNREADABLE
-from nonlocalnn.evaluate import evaluate
+from nonlocalnn.tasks.evaluation import evaluate
 
 LEVELS = {"cat/0.png": 40, "cat/1.png": 80, "dog/0.png": 120, "dog/1.png": 160}
 
@@ -68,8 +68,8 @@ def test_in_a_test_it_is_in_no_figure(photos, num_workers):
 
 @pytest.mark.filterwarnings("ignore:left out")
 def test_images_of_archives_too(photos, tmp_path):
-    write_shards(photos, tmp_path / "archives")
-    images = load_dataset("shards", "test", data_dir=tmp_path / "archives", image_size=8, max_broken=1)
+    write_archives(photos, tmp_path / "archives")
+    images = load_dataset("archives", "test", data_dir=tmp_path / "archives", image_size=8, max_broken=1)
     assert [target for _, target in images].count(UNREADABLE) == 1
 
 
@@ -79,7 +79,7 @@ def test_none_left_and_settings_without_effect(photos):
     images = load(photos, "test", max_broken=10)
     with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="4 of 4 images"):
         [target for _, target in images]
-    with pytest.raises(ValueError, match="max_broken applies to 'images' and 'shards' only"):
+    with pytest.raises(ValueError, match="max_broken applies to 'images', 'archives' and videos only"):
         load_dataset("digits", "test", max_broken=1)
     with pytest.raises(ValueError, match="max_broken must be at least 0"):
         load(photos, "test", max_broken=-1)

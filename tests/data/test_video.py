@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nonlocalnn.data import video_source
 from nonlocalnn.data.video import VideoDecodeError, open_video
+from nonlocalnn.data.video import source as video_source
 from videos import HEIGHT, NUM_FRAMES, WIDTH, cut, damaged, level, numbers, write_video
 
 WELL_KNOWN = ("plain.mp4", "faststart.mp4", "fragments.mp4", "plain.mkv", "vp9.webm", "uneven.mp4")

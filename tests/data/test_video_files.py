@@ -2,7 +2,7 @@ import av
 import pytest
 
 from nonlocalnn.data.video import VideoDecodeError, open_video
-from nonlocalnn.data.video_files import check_video, find_videos, shrink_video, shrunk_size
+from nonlocalnn.data.video.files import check_video, find_videos, shrink_video, shrunk_size
 from videos import NUM_FRAMES, cut, grey_frames, numbers, write_video
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nonlocalnn.data.video_lists import Span, VideoList, load_video_folder, read_video_list
+from nonlocalnn.data.video.lists import Span, VideoList, load_video_folder, read_video_list
 
 
 def write(path, text, encoding="utf-8"):

@@ -1,6 +1,6 @@
 import pytest
 
-from nonlocalnn.data.video_named import VIDEO_SETS, load_video_set
+from nonlocalnn.data.video.named import VIDEO_SETS, load_video_set
 
 
 def touch(folder, *names):

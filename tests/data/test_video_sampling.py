@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nonlocalnn.data.video_sampling import CentreClip, RandomClip, Views, WholeFrames
+from nonlocalnn.data.video.sampling import CentreClip, RandomClip, Views, WholeFrames
 
 
 class Numbered:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from nonlocalnn.data.clips import MEAN, STANDARD_DEVIATION
 from nonlocalnn.data.video import VideoDecodeError, open_video
-from nonlocalnn.data.video_lists import VideoList
-from nonlocalnn.data.video_sampling import choose_sampling
-from nonlocalnn.data.video_sets import UNREADABLE, CentreClip, RandomClip, VideoClips, Views
+from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION
+from nonlocalnn.data.video.dataset import UNREADABLE, CentreClip, RandomClip, VideoClips, Views
+from nonlocalnn.data.video.lists import VideoList
+from nonlocalnn.data.video.sampling import choose_sampling
 from nonlocalnn.train.order import SeededSamples
 from tolerances import assert_near, assert_same
 from videos import NUM_FRAMES, cut, level, numbers

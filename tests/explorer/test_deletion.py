@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import nonlocalnn as nl
-from nonlocalnn.classifier import Classifier
 from nonlocalnn.explorer.deletion import deletion_test
+from nonlocalnn.inference.classifier import Classifier
 from tolerances import near
 
 

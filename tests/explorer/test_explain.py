@@ -15,12 +15,12 @@ from torch import nn
 import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.affinity import class_effects, summarise
-from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import load_dataset
 from nonlocalnn.explorer import explain as explain_module
 from nonlocalnn.explorer.explain import _Stored, explain, explain_file
-from nonlocalnn.explorer.shown_input import ShownInput, take_sample
 from nonlocalnn.functional import INSTANTIATIONS
+from nonlocalnn.inference.classifier import Classifier
+from nonlocalnn.tasks.inputs import ShownInput, take_sample
 from tolerances import near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")

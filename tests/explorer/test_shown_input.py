@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from nonlocalnn.classifier import Classifier
 from nonlocalnn.data import load_dataset, read_image
-from nonlocalnn.explorer.shown_input import read_input, take_sample
+from nonlocalnn.inference import Classifier
+from nonlocalnn.tasks.inputs import take_sample
 from tolerances import assert_near
 from videos import RATE, level, write_video
 
@@ -40,7 +40,7 @@ def place(tmp_path_factory):
 
 
 def test_an_image_is_what_predict_is_given(place):
-    shown = read_input(classifier(1, 28, 28), place / "wide.png")
+    shown = classifier(1, 28, 28).show(place / "wide.png")
     assert torch.equal(shown.sample, read_image(place / "wide.png", image_size=(28, 28), channels=1))
     assert torch.equal(shown.pixels, shown.sample)
     assert shown.name == "wide.png"
@@ -48,7 +48,7 @@ def test_an_image_is_what_predict_is_given(place):
 
 
 def test_a_whole_image_keeps_its_aspect_ratio(place):
-    shown = read_input(classifier(3, 28, 32), place / "wide.png", whole=True)
+    shown = classifier(3, 28, 32).show(place / "wide.png", whole=True)
     # The short side becomes the shorter one of the model's.
     assert shown.sample.shape == (3, 28, 84)
     assert shown.sample[:, 14, 5].tolist() == pytest.approx([250 / 255] * 3, abs=0.01)
@@ -57,7 +57,7 @@ def test_a_whole_image_keeps_its_aspect_ratio(place):
 
 def test_a_video_is_the_clip_in_the_middle_as_it_looks_and_as_the_network_takes_it(place):
     model = classifier(3, 4, 16, 16, stride=3, test_size=24, mean=MEAN, standard_deviation=DEVIATION)
-    shown = read_input(model, place / "wide.mp4")
+    shown = model.show(place / "wide.mp4")
     # 20 frames, of which a clip spans 12: it begins at the fifth.
     assert shown.frame_numbers == (4, 7, 10, 13)
     assert shown.seconds == tuple(round(number / RATE, 3) for number in shown.frame_numbers)
@@ -69,7 +69,7 @@ def test_a_video_is_the_clip_in_the_middle_as_it_looks_and_as_the_network_takes_
 
 def test_a_whole_video_keeps_what_the_square_leaves_out(place):
     model = classifier(3, 4, 16, 16, stride=3, test_size=12)
-    shown = read_input(model, place / "wide.mp4", whole=True)
+    shown = model.show(place / "wide.mp4", whole=True)
     assert shown.sample.shape == (3, 4, 12, 36)
     assert shown.frame_numbers == (4, 7, 10, 13)
     assert float(shown.pixels[..., :8].max()) < 0.1
@@ -77,7 +77,7 @@ def test_a_whole_video_keeps_what_the_square_leaves_out(place):
 
 
 def test_a_folder_of_frames_has_no_rate(place):
-    shown = read_input(classifier(3, 2, 8, 8), place / "inside")
+    shown = classifier(3, 2, 8, 8).show(place / "inside")
     assert (shown.name, shown.frame_numbers, shown.seconds) == ("inside", (0, 1), None)
 
 
@@ -85,18 +85,18 @@ def test_a_folder_of_frames_has_no_rate(place):
     ("shape", "name", "error", "says"),
     [
         ((1, 28, 28), "absent.png", FileNotFoundError, "absent.png"),
-        ((1, 28, 28), "inside", ValueError, "one image or video is explained at a time"),
+        ((1, 28, 28), "inside", ValueError, "one image is taken at a time"),
         ((1, 28, 28), "wide.mp4", ValueError, "cannot read image"),
         ((3, 4, 8, 8), "wide.png", ValueError, "is an image, and the model takes videos"),
         ((3, 4, 8, 8), "text.mp4", ValueError, "cannot read video"),
         ((3, 4, 8, 8), "absent.mp4", FileNotFoundError, "absent.mp4"),
-        ((3, 384), "wide.png", ValueError, r"takes samples of shape \(3, 384\)"),
+        ((3, 384), "wide.png", ValueError, "this model takes sequences"),
     ],
     ids=["no image", "folder", "video for images", "image for videos", "text", "no video", "sequences"],
 )
 def test_what_cannot_be_shown(place, shape, name, error, says):
     with pytest.raises(error, match=says):
-        read_input(classifier(*shape), place / name)
+        classifier(*shape).show(place / name)
 
 
 def test_a_sample_has_its_name_and_its_class():

@@ -13,7 +13,7 @@ import torch
 from fault_process import Process
 from safetensors import safe_open
 
-from nonlocalnn.train.sharded_state import read_tensors
+from nonlocalnn.train.state.sharded import read_tensors
 
 # Far more than any run here takes: a process that waits for ever must not.
 PATIENCE = 240

@@ -11,7 +11,7 @@ from torch import nn
 import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.functional import INSTANTIATIONS, non_local, ring
-from nonlocalnn.functional.sharded import bytes_moved
+from nonlocalnn.functional.split import bytes_moved
 from tolerances import assert_near
 
 # Of each rank: uneven, and some without any.

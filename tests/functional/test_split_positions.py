@@ -6,7 +6,7 @@ import torch.multiprocessing
 from torch import distributed
 
 import nonlocalnn as nl
-from nonlocalnn.functional.sharded import bytes_moved
+from nonlocalnn.functional.split import bytes_moved
 
 
 def on_ranks(world_size, tmp_path, *names):

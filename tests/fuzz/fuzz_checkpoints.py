@@ -16,8 +16,8 @@ from torch import nn
 
 import nonlocalnn as nl
 from nonlocalnn.checkpoints import CheckpointError, read_metadata
-from nonlocalnn.classifier import load_classifier
-from nonlocalnn.train.checkpoint import TrainingState, read_state
+from nonlocalnn.inference.classifier import load_classifier
+from nonlocalnn.train.state.checkpoint import TrainingState, read_state
 
 # What JSON and pickles may hold where something else is meant.
 VALUES = (

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import nonlocalnn as nl
 from alexhex7 import TheirNetwork
 from foreign_video_networks import MMAction2, Official, SlowFast
-from nonlocalnn.train.checkpoint import Position, TrainingState, write_state
+from nonlocalnn.train.state.checkpoint import Position, TrainingState, write_state
 
 FILES = (
     "ours.safetensors",

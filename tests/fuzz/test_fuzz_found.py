@@ -9,7 +9,7 @@ import torch
 import nonlocalnn as nl
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.cli.recipe_parser import RecipeParser
-from nonlocalnn.data.video_lists import read_video_list
+from nonlocalnn.data.video.lists import read_video_list
 from nonlocalnn.functional import affinity, non_local
 from tolerances import assert_near
 
@@ -79,8 +79,8 @@ def test_settings_that_are_true_or_false(setting):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"num_classes": 0}, "num_classes must be a whole number from 1"),
-        ({"num_classes": True}, "num_classes must be a whole number from 1"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 1"),
+        ({"num_classes": True}, "num_classes must be a whole number of at least 1"),
         ({"width": -1}, "width must be a whole number from 1 to 1048576; got -1"),
         ({"width": 10**40}, "width must be a whole number"),
         ({"in_channels": 1.5}, "in_channels must be a whole number"),

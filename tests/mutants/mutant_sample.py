@@ -19,7 +19,7 @@ ROOMS = {
     ),
     "blocks": ("tests/test_blocks.py", "tests/test_block_layers.py", "tests/functional"),
     "affinity": ("tests/affinity",),
-    "conversion": ("tests/test_conversion.py",),
+    "surgery/conversion": ("tests/test_conversion.py",),
     "checkpoints": ("tests/checkpoints", "tests/test_security.py", "tests/cli/test_cli_convert.py"),
     "data": ("tests/data", "tests/cli/test_data.py"),
     "train": ("tests/train",),
@@ -30,11 +30,11 @@ ELSEWHERE = {
     "blocks.py": "tests/functional/test_split_positions.py",
     "functional/exchange.py": "tests/functional/test_split_positions.py",
     "functional/ring.py": "tests/functional/test_split_positions.py",
-    "functional/sharded.py": "tests/functional/test_split_positions.py",
+    "functional/split.py": "tests/functional/test_split_positions.py",
     "functional/splitting.py": "tests/functional/test_split_positions.py",
-    "train/distributed.py": "tests/train/test_elastic.py",
-    "train/parallel.py": "tests/train/test_sharded.py",
-    "train/sharded_state.py": "tests/train/test_sharded_state.py",
+    "train/parallel/distributed.py": "tests/train/test_elastic.py",
+    "train/parallel/layout.py": "tests/train/test_sharded.py",
+    "train/state/sharded.py": "tests/train/test_sharded_state.py",
 }
 # One replacement for each operator: the nearest. "Is" for "==" and the like change nothing for most values.
 _OPERATORS = (
@@ -104,7 +104,7 @@ class Mutant:
 def sample(package, room, *, lines, seed):
     """Return functions of a room until they hold so many lines of code, drawn by their names alone."""
     path = Path(package, room)
-    files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     found = [each for file in files for each in _functions(file, file.relative_to(package).as_posix())]
     found.sort(key=lambda each: hashlib.sha256(f"{seed} {each.file} {each.name}".encode()).digest())
     drawn = []

@@ -9,7 +9,7 @@ from torch import nn
 
 from nonlocalnn.models import create_model
 from nonlocalnn.train import train
-from nonlocalnn.train.parallel import units
+from nonlocalnn.train.parallel.layout import units
 from nonlocalnn.train.recompute import recompute_
 from tolerances import assert_same
 

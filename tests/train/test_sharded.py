@@ -13,9 +13,9 @@ from tiny_task import LENGTHS, TIMES, TinyTask, tiny_recipe
 from torch.distributed.tensor import DTensor
 
 from nonlocalnn.train import NonFiniteLossError, train
-from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.order import epoch_order
-from nonlocalnn.train.sharded_state import read_tensors
+from nonlocalnn.train.parallel.distributed import process_group
+from nonlocalnn.train.state.sharded import read_tensors
 from tolerances import NETWORK, assert_near, assert_same, near
 
 SMOOTH = {"plain": True, "double": True}

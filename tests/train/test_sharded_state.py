@@ -14,9 +14,9 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.train import train
-from nonlocalnn.train.checkpoint import Position, TrainingState
-from nonlocalnn.train.distributed import process_group
-from nonlocalnn.train.sharded_state import (
+from nonlocalnn.train.parallel.distributed import process_group
+from nonlocalnn.train.state.checkpoint import Position, TrainingState
+from nonlocalnn.train.state.sharded import (
     ShardedWriter,
     _Reader,
     has_sharded_state,
@@ -181,7 +181,7 @@ def test_what_cannot_be_written_is_said_and_the_state_before_stays(tmp_path, gro
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("nonlocalnn.train.sharded_state.write_text", refuse)
+        patch.setattr("nonlocalnn.train.state.sharded.write_text", refuse)
         writer.start(state(4), {"weight": torch.ones(3)})
         with pytest.raises(OSError, match=r"could not be put into .*: OSError: no space left"):
             writer.finish()

@@ -7,7 +7,7 @@ from tiny_task import TinyTask, assert_identical, final_state, tiny_recipe
 
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.train import train
-from nonlocalnn.train.checkpoint import Position, TrainingState, has_state, read_state, write_state
+from nonlocalnn.train.state.checkpoint import Position, TrainingState, has_state, read_state, write_state
 from tolerances import assert_same
 
 

@@ -11,8 +11,8 @@ from tiny_task import LENGTHS, TinyTask, assert_identical, final_state, tiny_rec
 
 from nonlocalnn.checkpoints import load_checkpoint
 from nonlocalnn.train import train
-from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.order import epoch_order
+from nonlocalnn.train.parallel.distributed import process_group
 from tolerances import assert_near, near
 
 

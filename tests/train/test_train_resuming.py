@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from nonlocalnn.train.resuming import remove_damaged
+from nonlocalnn.train.state.resuming import remove_damaged
 
 
 def test_the_damaged_state_alone_is_removed(tmp_path):

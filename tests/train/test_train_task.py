@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from nonlocalnn.checkpoints import load_checkpoint, read_metadata
+from nonlocalnn.tasks import inputs as task_module
 from nonlocalnn.train import ClassificationTask, Recipe, train
-from nonlocalnn.train import task as task_module
 from tolerances import assert_near
 
 

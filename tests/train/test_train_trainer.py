@@ -11,9 +11,9 @@ from tiny_task import LENGTHS, TinyTask, assert_identical, final_state, tiny_rec
 from torch.nn import functional as F
 
 from nonlocalnn.train import NonFiniteLossError, train
-from nonlocalnn.train.distributed import process_group
 from nonlocalnn.train.learner import Learner
 from nonlocalnn.train.order import epoch_order, mix
+from nonlocalnn.train.parallel.distributed import process_group
 from nonlocalnn.train.trainer import _check_device
 from tolerances import NETWORK, assert_near, assert_same, near
 

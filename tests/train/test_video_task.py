@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 import nonlocalnn as nl
 from nonlocalnn.cli.recipe_parser import RecipeParser
-from nonlocalnn.data.video_sets import CentreClip, RandomClip, Views
+from nonlocalnn.data.video.dataset import CentreClip, RandomClip, Views
 from nonlocalnn.train import ClassificationTask, Recipe, train
-from nonlocalnn.train.video_task import VideoTask, task_for
 from tolerances import NETWORK, assert_near, assert_same, near
 from videos import write_video
 
@@ -68,20 +67,22 @@ def recipe_for(videos, output, **changes):
 
 
 def test_each_split_is_sampled_in_its_own_way(videos, tmp_path):
-    task = VideoTask(recipe_for(videos, tmp_path, image_size=None, augment=False))
+    task = ClassificationTask(recipe_for(videos, tmp_path, image_size=None, augment=False))
     assert task.data("train").sampling == RandomClip((37, 46), crop_size=32, flip=False)
     assert task.data("validation").sampling == CentreClip(37)
     assert task.data("test").sampling == Views(10, 3, 37)
-    one = VideoTask(recipe_for(videos, tmp_path, test_views=1, test_size=40, short_sides=(40, 50)))
+    one = ClassificationTask(recipe_for(videos, tmp_path, test_views=1, test_size=40, short_sides=(40, 50)))
     assert one.data("test").sampling == CentreClip(40)
     assert one.data("train").sampling == RandomClip((40, 50), crop_size=16)
 
 
 def test_clips_are_those_of_the_network(videos, tmp_path):
-    task = VideoTask(Recipe(data="videos", data_dir=videos, model="nl5_i3d_r50_32x2", output=tmp_path))
+    task = ClassificationTask(
+        Recipe(data="videos", data_dir=videos, model="nl5_i3d_r50_32x2", output=tmp_path)
+    )
     data = task.data("validation")
     assert (data.frames, data.stride, data.sampling.size) == (32, 2, 256)
-    task = VideoTask(recipe_for(videos, tmp_path, stride=3))
+    task = ClassificationTask(recipe_for(videos, tmp_path, stride=3))
     assert (task.data("test").frames, task.data("test").stride) == (4, 3)
 
 
@@ -90,7 +91,7 @@ def test_trains_validates_and_tests(videos, tmp_path):
     result = train(recipe)
     assert result.metric == "accuracy"
     assert result.test["views"] == "30 views (10 clips x 3 crops)"
-    assert (result.test["num_videos"], result.test["num_covered"], result.test["unreadable"]) == (2, 2, [])
+    assert (result.test["num_samples"], result.test["unreadable"]) == (2, [])
     with safe_open(tmp_path / "best.safetensors", "pt") as file:
         metadata = json.loads(file.metadata()["metadata"])
     assert metadata["classes"] == ["bright", "dark"]
@@ -111,7 +112,7 @@ def test_what_is_learnt_is_found_in_files(videos, tmp_path):
 def test_a_run_that_was_stopped_gives_the_same_weights(videos, tmp_path, monkeypatch):
     whole, cut = (recipe_for(videos, tmp_path / name, epochs=2, test_views=1) for name in ("whole", "cut"))
     train(whole)
-    original, calls = VideoTask.loss, []
+    original, calls = ClassificationTask.loss, []
 
     def interrupted(self, model, batch):
         calls.append(1)
@@ -121,7 +122,7 @@ def test_a_run_that_was_stopped_gives_the_same_weights(videos, tmp_path, monkeyp
 
     saving = recipe_for(videos, tmp_path / "cut", epochs=2, test_views=1, checkpoint_every=1)
     with monkeypatch.context() as patch:
-        patch.setattr(VideoTask, "loss", interrupted)
+        patch.setattr(ClassificationTask, "loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(saving)
     train(cut, resume=True)
@@ -153,7 +154,7 @@ def test_several_classes_a_video(tmp_path):
         device="cpu",
         output=tmp_path / "run",
     )
-    task = VideoTask(recipe)
+    task = ClassificationTask(recipe)
     model = task.model(task.data("train"))
     torch.nn.init.normal_(model.fc.weight)
     clips, targets = torch.randn(2, 3, 4, 16, 16), torch.zeros(2, 157)
@@ -169,7 +170,7 @@ def test_several_classes_a_video(tmp_path):
 
 
 def test_cross_entropy_and_accuracy(videos, tmp_path):
-    task = VideoTask(recipe_for(videos, tmp_path))
+    task = ClassificationTask(recipe_for(videos, tmp_path))
     scores = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
     targets = torch.tensor([0, 1, 1])
     loss, logs = task.loss(lambda clips: scores, [torch.zeros(3), targets])
@@ -177,17 +178,25 @@ def test_cross_entropy_and_accuracy(videos, tmp_path):
     assert float(logs["accuracy"]) == near(2 / 3)
 
 
-def test_the_recipe_names_the_task(videos, tmp_path):
-    assert isinstance(task_for(Recipe()), ClassificationTask)
-    assert isinstance(task_for(Recipe(data="cue", model="c2d_tiny")), ClassificationTask)
-    assert isinstance(task_for(recipe_for(videos, tmp_path)), VideoTask)
+def test_the_data_set_names_the_kind_of_input(videos, tmp_path):
+    assert ClassificationTask(Recipe()).input.name == "image"
+    assert ClassificationTask(Recipe(data="cue", model="c2d_tiny")).input.name == "video"
+    assert ClassificationTask(Recipe(data="cue-sequence", model="c2d_tiny")).input.name == "sequence"
+    assert ClassificationTask(recipe_for(videos, tmp_path)).input.name == "video"
+
+
+def test_the_score_follows_from_the_list_and_not_from_its_name(videos, tmp_path):
+    assert ClassificationTask(recipe_for(videos, tmp_path)).metric == "accuracy"
+    folder = make_charades(tmp_path / "charades")
+    recipe = dataclasses.replace(recipe_for(folder, tmp_path), data="charades")
+    assert ClassificationTask(recipe).metric == "mean_average_precision"
 
 
 def test_wrong_recipes(videos, tmp_path):
     with pytest.raises(ValueError, match=r"'nl_digits' takes samples of shape .* choose a network for clips"):
-        task_for(Recipe(data="videos", data_dir=videos))
+        ClassificationTask(Recipe(data="videos", data_dir=videos))
     with pytest.raises(ValueError, match="videos always have 3: leave it out"):
-        task_for(recipe_for(videos, tmp_path, channels=1))
+        ClassificationTask(recipe_for(videos, tmp_path, channels=1))
     with pytest.raises(ValueError, match="'kinetics' needs data_dir"):
         train(Recipe(data="kinetics", model="c2d_tiny", output=tmp_path / "run"))
 
@@ -249,4 +258,4 @@ def test_the_recipes_that_ship_start(name, tmp_path, videos):
         assert getattr(small, field) == getattr(recipe, field)
     result = train(small, progress=False)
     assert result.steps == (2 if recipe.iterations else 3)
-    assert result.test["num_covered"] > 0
+    assert result.test["num_samples"] > 0

@@ -1,5 +1,6 @@
 """A task small enough for a test, with what makes resuming hard: batch norm, dropout, augmentation."""
 
+import json
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nonlocalnn.evaluate import evaluate
+from nonlocalnn.data.labelled import LabelledSamples
+from nonlocalnn.tasks.evaluation import evaluate
 from nonlocalnn.train import Recipe
+from nonlocalnn.train.state.resuming import read_tensors
 from tolerances import assert_same
 
 LENGTHS = {"train": 27, "validation": 10, "test": 9}
@@ -18,18 +21,17 @@ LENGTHS = {"train": 27, "validation": 10, "test": 9}
 TIMES = ("seconds", "samples_per_second", "slowest_rank", "slowest_seconds", "fastest_seconds")
 
 
-class Points(torch.utils.data.Dataset):
+class Points(LabelledSamples):
     """Random images of three classes; training images get noise from torch's global generator."""
 
-    classes = ("a", "b", "c")
-    channels = 1
     image_size = (5, 7)
 
     def __init__(self, split, *, augment, poison=(), double=False):
         generator = torch.Generator().manual_seed(len(split))
+        targets = torch.randint(3, (LENGTHS[split],), generator=generator).tolist()
+        super().__init__(classes=("a", "b", "c"), sample_shape=(1, *self.image_size), targets=targets)
         self.split = split
         self.augment = augment and split == "train"
-        self.targets = torch.randint(3, (LENGTHS[split],), generator=generator).tolist()
         noise = torch.randn(LENGTHS[split], 1, 5, 7, generator=generator)
         self.images = noise + torch.tensor(self.targets)[:, None, None, None]
         for index in poison if split == "train" else ():
@@ -37,12 +39,12 @@ class Points(torch.utils.data.Dataset):
         self.images = self.images.to(torch.float64 if double else torch.float32)
         self.reads = 0
 
-    def __len__(self):
-        return len(self.targets)
+    def read(self, index):
+        return self.images[index]
 
     def __getitem__(self, index):
         self.reads += 1
-        image = self.images[index]
+        image = self.read(index)
         return image + 0.1 * torch.randn(1, 5, 7) if self.augment else image, self.targets[index]
 
     def sample_id(self, index):
@@ -113,17 +115,31 @@ def tiny_recipe(output, **changes):
     return replace(recipe, **changes)
 
 
+def saved_position(output):
+    """How far a run has come, by its newest state."""
+    return json.loads((Path(output) / "last" / "manifest.json").read_text())["position"]
+
+
+def saved_tensors(output, name="last"):
+    """The tensors of a run's newest state, put together."""
+    return read_tensors(Path(output) / name, lambda name, shape, dtype: torch.empty(shape, dtype=dtype))
+
+
 def final_state(output):
     """Everything a run must reproduce bit for bit: no times, no paths."""
-    state = torch.load(Path(output) / "last.pt", weights_only=True)
+    manifest = json.loads((Path(output) / "last" / "manifest.json").read_text())
     rows = [
         {name: value for name, value in row.items() if name not in TIMES}
-        for row in state["position"].pop("rows")
+        for row in manifest["position"]["rows"]
     ]
-    return {"learner": state["learner"], "rows": rows, "epoch": state["position"]["epoch"]}
+    return {
+        "tensors": saved_tensors(output),
+        "scaler": manifest["learner"]["scaler"],
+        "rows": rows,
+        "epoch": manifest["position"]["epoch"],
+    }
 
 
 def assert_identical(first, second):
-    assert_same(first["learner"], second["learner"])
-    assert first["rows"] == second["rows"]
-    assert first["epoch"] == second["epoch"]
+    assert_same(first.pop("tensors"), second.pop("tensors"))
+    assert first == second

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from nonlocalnn._errors import near_miss
 from nonlocalnn.affinity.grids import GridTracer, check_position
-from nonlocalnn.affinity.maps import AffinityMap, Query
+from nonlocalnn.affinity.maps import AffinityMap
+from nonlocalnn.affinity.rows import Query
 from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.functional.geometry import Geometry
-from nonlocalnn.layers import WRAPPER_WORDS
+from nonlocalnn.functional.layers import WRAPPER_WORDS
 
 
 @contextmanager

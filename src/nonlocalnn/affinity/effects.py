@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnn.affinity.capture import capture_affinity, find_blocks
-from nonlocalnn.affinity.maps import AffinityMap, Query
+from nonlocalnn.affinity.maps import AffinityMap
+from nonlocalnn.affinity.rows import Query
 from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.functional.layers import is_constant
 from nonlocalnn.functional.positions import flatten
-from nonlocalnn.layers import is_constant
 
 
+# Beside the weights, since they do not say what came of a look: on the cue task the weights of the
+# concatenation form are nearly uniform where its effects are not.
 @dataclass(frozen=True, eq=False)
 class EffectMap:
     r"""First-order effect of the terms of a block's sums on one score.

@@ -58,6 +58,7 @@ class PositionGrid:
             ValueError: The position does not exist.
         """
         return tuple(
+            # Not the receptive field: those overlap, and after a first block each is the whole input.
             (max(0.0, centre - step / 2), min(float(side), centre + step / 2))
             for centre, step, side in zip(self.centre(*position), self.steps, self.input_sides, strict=True)
         )
@@ -126,6 +127,7 @@ class GridTracer:
         # For each axis, counted from the last: (step, centre of the first) of maps that are so long.
         self._known: list[dict[int, tuple[float, float]]] = []
 
+    # Hooks on layers work in any network, without a graph of it.
     @contextmanager
     def follow(self, model: nn.Module, *, without: Iterable[nn.Module] = ()) -> Iterator[None]:
         """Trace runs of ``model`` while the context lasts, but not what lies in the modules ``without``."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nonlocalnn.affinity.maps import AffinityMap, Query
+from nonlocalnn.affinity.rows import AffinityRows, Query
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class AffinitySummary:
         return {name: None if value != value else value for name, value in means.items()}
 
 
-def summarise(shown: AffinityMap, *, queries: Sequence[Query] | None = None) -> AffinitySummary:
+def summarise(shown: AffinityRows, *, queries: Sequence[Query] | None = None) -> AffinitySummary:
     """Return averages of a map over its queries.
 
     Distances are between the centres of the positions in the input. A sequence's are along it.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.checkpoints.source import Source
+from nonlocalnn.checkpoints.sources.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError, State
 from nonlocalnn.models import clip_stride, preset_settings, sample_shape
 from nonlocalnn.models.placement import STAGES, block_places

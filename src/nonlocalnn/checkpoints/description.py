@@ -11,9 +11,9 @@ from torch import nn
 
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints.libraries import build_named, candidates, last_layer, width_of
-from nonlocalnn.insertion import insert_again_, inserted_settings, remove_nonlocal_
-from nonlocalnn.insertion_sites import CHILD
 from nonlocalnn.models import DigitsNetwork, ResidualNetwork
+from nonlocalnn.surgery.insertion import insert_again_, inserted_settings, remove_nonlocal_
+from nonlocalnn.surgery.insertion_sites import CHILD
 
 # Attributes of modules that change nothing in what a trained network computes.
 _OF_TRAINING = ("training", "inplace", "momentum", "p", "drop_rate", "drop_prob", "grad_checkpointing")
@@ -29,7 +29,7 @@ class Description:
         overrides: Settings that differ from the name's.
         library: "nonlocalnn", "torchvision" or "timm".
         inserted: What makes each block that was inserted, by the module that it follows; see
-            :func:`nonlocalnn.insertion.inserted_settings`.
+            :func:`nonlocalnn.surgery.insertion.inserted_settings`.
         removed: Blocks that the name has, and that were taken out.
 
     Example:
@@ -120,6 +120,7 @@ def describe(model: nn.Module) -> Description | None:
     A network is described only where what would be made again, with the blocks that were inserted, has the
     same modules, settings and shapes. A head of another width is the same network with that many classes.
     """
+    # Each guess is compared with the model: a wrong one would compute something else without an error.
     for guess in _guesses(model):
         found = _completed(guess, model)
         if found is not None:

@@ -11,8 +11,8 @@ from torch import nn
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path
 from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
-from nonlocalnn.checkpoints import mmaction2, slowfast
-from nonlocalnn.checkpoints.source import Source
+from nonlocalnn.checkpoints.sources import mmaction2, slowfast
+from nonlocalnn.checkpoints.sources.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError
 from nonlocalnn.checkpoints.wrapped import plain_model, plain_state
 from nonlocalnn.models import ResidualNetwork, preset_settings

@@ -67,6 +67,7 @@ def check_said(said: str | None, asked: str | None, path: object) -> None:
     Raises:
         CheckpointError: The file says another kind, and the caller has not chosen.
     """
+    # An error and not a choice: the name of a file proves nothing.
     if asked is None and said not in (None, "embedded_gaussian"):
         raise CheckpointError(
             f"{path} says {said!r} by its name or its configuration, and has the keys of both "

@@ -13,13 +13,13 @@ from torch import nn
 
 from nonlocalnn._errors import check_choice, one_line
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.checkpoints import alexhex7, caffe2, mmaction2, slowfast
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
 from nonlocalnn.checkpoints.description import Description
 from nonlocalnn.checkpoints.fitting import check_fit, fitted, load_state
 from nonlocalnn.checkpoints.kinds import ALIKE, are_alike, check_said, kind_named, kind_written
 from nonlocalnn.checkpoints.native import read_native
-from nonlocalnn.checkpoints.source import Source
+from nonlocalnn.checkpoints.sources import alexhex7, caffe2, mmaction2, slowfast
+from nonlocalnn.checkpoints.sources.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError, State, check_numbers, read_weights
 from nonlocalnn.checkpoints.wrapped import plain_names, unwrapped, variants
 from nonlocalnn.functional import INSTANTIATIONS
@@ -36,7 +36,7 @@ class Imported:
     Args:
         model: With the weights, on the CPU when it was built here.
         source: The code base whose file it is.
-        metadata: What a :class:`~nonlocalnn.classifier.Classifier` of it needs to know; empty where that is
+        metadata: What a :class:`~nonlocalnn.inference.Classifier` of it needs to know; empty where that is
             not known.
         num_tensors: How many tensors the file holds, momentum and counters not counted.
         gaps: With ``allow_partial``: which keys are missing or not used.

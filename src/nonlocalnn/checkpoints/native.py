@@ -60,6 +60,8 @@ def save_checkpoint(
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
     plain = plain_model(model)
     config = config_of(plain)
+    # Weights that are computed from others are written as such only where the file builds its network. Other
+    # modules keep their own keys, and load exactly.
     state = plain_state(model if config is None else plain)
     if config is not None:
         try:

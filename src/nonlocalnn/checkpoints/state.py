@@ -151,6 +151,7 @@ def check_numbers(state: Mapping[str, Tensor], source: str) -> None:
         CheckpointError: One is not; the message names it.
     """
     for key, value in state.items():
+        # Copying a complex tensor into a real one drops half of it, with no more than a warning.
         if value.is_meta or value.is_complex() or value.is_quantized or value.layout != torch.strided:
             raise CheckpointError(
                 f"{source} must hold plain tensors of real numbers; {key} is {value.layout}, "

@@ -18,7 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
-from nonlocalnn.layers import WRAPPER_WORDS
+from nonlocalnn.functional.layers import WRAPPER_WORDS
 
 _BY_CLASS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
 # Of libraries that need not be there: timm, mmengine, DeepSpeed.
@@ -97,6 +97,7 @@ def nearest(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Te
         ['fc.weight']
     """
     wanted = set(names)
+    # The model's names decide how many words to drop: a model may have a child `module` of its own.
     # max keeps the first of equals.
     best = max(variants(state), key=lambda variant: len(wanted & variant.keys()))
     if _COUNTER not in wanted:
@@ -206,6 +207,7 @@ def is_sharded(value: object) -> bool:
 
 
 def _copied(key: str, value: Any) -> Tensor:
+    # Refused and not gathered: gathering waits for ever where one rank alone saves.
     if is_sharded(value):
         raise ValueError(
             f"{key} is sharded over ranks: load what torch.distributed.checkpoint.state_dict."

@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"nonlocalnn: no command {name!r}{hint}; see nonlocalnn --help", _USAGE_ERROR)
 
     def run(words: Sequence[str]) -> int:
+        # Imported here, so that `nonlocalnn --help` does not wait for what single commands need.
         return importlib.import_module(f"nonlocalnn.cli.{name}").run(words)
 
     return call(f"nonlocalnn {name}", run, words[1:], debug=debug)

@@ -9,8 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from nonlocalnn._device import resolve_device
-from nonlocalnn.classifier import Classifier, load_classifier
-from nonlocalnn.data import IMAGE_SETS, LabelledSamples, load_dataset
+from nonlocalnn.inference import Classifier, load_classifier
 
 
 def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -45,36 +44,6 @@ def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
         print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     loaded.model.to(place)
     return loaded
-
-
-def load_samples(
-    loaded: Classifier, name: str, split: str, *, data_dir: str | Path | None, max_broken: int = 0
-) -> LabelledSamples:
-    """Load a split of a data set with samples of a model's shape.
-
-    Raises:
-        ValueError: The data set's samples have another shape; or as :func:`nonlocalnn.data.load_dataset`
-            says.
-    """
-    # A model of sequences has no image size to ask for, and sequences have none to give.
-    has_size = len(loaded.sample_shape) > 2 and name != "cue-sequence"
-    dataset = load_dataset(
-        name,
-        split,
-        data_dir=data_dir,
-        image_size=loaded.image_size if has_size else None,
-        channels=loaded.channels if name in IMAGE_SETS else None,
-        max_broken=max_broken,
-    )
-    # A residual network takes sequences of any length: where the file names none, the data set does.
-    is_open = "sample_shape" in loaded.assumed and len(loaded.sample_shape) == len(dataset.sample_shape) == 2
-    fits = dataset.sample_shape[:1] == loaded.sample_shape[:1] if is_open else False
-    if dataset.sample_shape != loaded.sample_shape and not fits:
-        raise ValueError(
-            f"the model was trained on samples of shape {loaded.sample_shape}; "
-            f"those of {name!r} have {dataset.sample_shape}"
-        )
-    return dataset
 
 
 def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:

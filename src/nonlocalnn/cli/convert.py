@@ -13,7 +13,7 @@ from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
 from nonlocalnn.cli.common import command_parser
 from nonlocalnn.functional import INSTANTIATIONS
-from nonlocalnn.model_facts import implied_facts
+from nonlocalnn.inference.model_facts import implied_facts
 from nonlocalnn.models import ResidualNetwork, create_model
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from nonlocalnn._errors import near_miss
 from nonlocalnn.checkpoints import load_checkpoint
 from nonlocalnn.cli.common import command_parser, load_model
-from nonlocalnn.cost import cost
 from nonlocalnn.models import list_models, sample_shape
+from nonlocalnn.models.cost import cost
 
 
 def run(words: Sequence[str]) -> int:

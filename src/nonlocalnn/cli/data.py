@@ -17,12 +17,12 @@ import torch
 
 from nonlocalnn._progress import progress
 from nonlocalnn.cli.common import command_parser
+from nonlocalnn.data.archives.writing import write_archives
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.file_check import check_file, files_to_check
 from nonlocalnn.data.labelled import SPLITS
-from nonlocalnn.data.shard_writing import write_shards
 from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoPath
-from nonlocalnn.data.video_files import find_videos, shrink_video, write_clip
+from nonlocalnn.data.video.files import find_videos, shrink_video, write_clip
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,8 +33,8 @@ def run(words: Sequence[str]) -> int:
     args = _parser().parse_args(words)
     if args.action == "cue":
         return _cue(args)
-    if args.action == "shards":
-        return _shards(args)
+    if args.action == "archives":
+        return _archives(args)
     if args.workers < 1:
         raise ValueError(f"--workers must be at least 1; got {args.workers}")
     return _check(args) if args.action == "check" else _shrink(args)
@@ -46,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         "Look after videos and images, make some, or put them into archives. Broken files are listed on\n"
         "standard output, one a line with the reason, and the status is 1.",
         "nonlocalnn data check videos/ photos/\n  nonlocalnn data shrink videos/ small/ --short-side 256\n"
-        "  nonlocalnn data shards small/ archives/ --videos\n  nonlocalnn data cue generated/ --samples 200",
+        "  nonlocalnn data archives small/ archives/ --videos\n"
+        "  nonlocalnn data cue generated/ --samples 200",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
@@ -85,22 +86,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     cue.add_argument("target", type=Path, metavar="TARGET", help="the folder to fill")
     cue.add_argument("--samples", type=int, help="the first so many of each split (default: all)")
-    shards = actions.add_parser(
-        "shards",
+    archives = actions.add_parser(
+        "archives",
         help="put a folder of images or videos into tar archives; called again, go on where it was stopped",
         description="Put images, or with --videos videos, into numbered tar archives with their classes, as\n"
         "they are. Called again after it was stopped, it goes on with the archives that are missing.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    shards.add_argument(
+    archives.add_argument(
         "source", type=Path, metavar="SOURCE", help="the --data-dir of --data images, or of --data videos"
     )
-    shards.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to fill")
-    shards.add_argument("--videos", action="store_true", help="SOURCE holds videos, not images")
-    shards.add_argument("--per-shard", type=int, default=1000, help="samples an archive (default: 1000)")
+    archives.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to fill")
+    archives.add_argument("--videos", action="store_true", help="SOURCE holds videos, not images")
+    archives.add_argument("--per-archive", type=int, default=1000, help="samples an archive (default: 1000)")
     for action in (check, shrink):
         action.add_argument("--workers", type=int, default=_cores(), help="processes (default: one a core)")
-    usages = "".join(action.format_usage() for action in (check, shrink, shards, cue))
+    usages = "".join(action.format_usage() for action in (check, shrink, archives, cue))
     parser.epilog = f"{usages}\n{parser.epilog}"
     return parser
 
@@ -183,16 +184,16 @@ def _cue(args: argparse.Namespace) -> int:
     return 0
 
 
-def _shards(args: argparse.Namespace) -> int:
-    if args.per_shard < 1:
-        raise ValueError(f"--per-shard must be at least 1; got {args.per_shard}")
+def _archives(args: argparse.Namespace) -> int:
+    if args.per_archive < 1:
+        raise ValueError(f"--per-archive must be at least 1; got {args.per_archive}")
     kind = "videos" if args.videos else "images"
-    counts = write_shards(
+    counts = write_archives(
         args.source,
         args.output,
         kind=kind,
-        samples_per_shard=args.per_shard,
-        watch=lambda paths: progress(paths, total=len(paths), label="shards"),
+        samples_per_archive=args.per_archive,
+        watch=lambda paths: progress(paths, total=len(paths), label="archives"),
     )
     for split, number in counts.items():
         print(f"{split}: {number} {kind} in archives in {args.output}")

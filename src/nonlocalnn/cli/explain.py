@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import write_text
-from nonlocalnn.classifier import Classifier
-from nonlocalnn.cli.common import command_parser, load_model, load_samples
+from nonlocalnn.cli.common import command_parser, load_model
 from nonlocalnn.data import list_datasets
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.page import write_page
-from nonlocalnn.explorer.shown_input import ShownInput, read_input, take_sample
+from nonlocalnn.inference import Classifier
+from nonlocalnn.tasks.inputs import ShownInput, take_sample
 
 
 def run(words: Sequence[str]) -> int:
@@ -79,7 +79,7 @@ def run(words: Sequence[str]) -> int:
     failed, taken = 0, set[Path]()
     for path in args.inputs:
         try:
-            shown = read_input(loaded, path, whole=args.whole)
+            shown = loaded.show(path, whole=args.whole)
             _explain(args, loaded, shown, _unused(args.output or Path(), shown.name, taken))
         except (ValueError, FileNotFoundError) as error:
             failed += 1
@@ -124,9 +124,9 @@ def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, ou
 
 def _shown(args: argparse.Namespace, loaded: Classifier) -> ShownInput:
     if args.data is None:
-        return read_input(loaded, args.inputs[0], whole=args.whole)
-    dataset = load_samples(loaded, args.data, args.split, data_dir=args.data_dir)
-    return take_sample(dataset, args.sample, split=args.split, prepare=loaded.normalized)
+        return loaded.show(args.inputs[0], whole=args.whole)
+    dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
+    return take_sample(dataset, args.sample, split=args.split)
 
 
 def _report(found: Sequence[Deletion], predicted: str) -> None:

@@ -20,12 +20,12 @@ from nonlocalnn.affinity import AffinityMap, capture_affinity
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.classifier import Classifier
-from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model, load_samples
+from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model
 from nonlocalnn.data import list_datasets
 from nonlocalnn.explorer.map_files import ANIMATIONS, answer_in_words, write_maps
-from nonlocalnn.explorer.shown_input import ShownInput, read_input, take_sample
-from nonlocalnn.predict import most_probable
+from nonlocalnn.inference import Classifier
+from nonlocalnn.tasks.answers import most_probable
+from nonlocalnn.tasks.inputs import ShownInput, take_sample
 
 # Of a whole map in a file: 1 GiB in float32.
 _MOST_NUMBERS = 2**28
@@ -41,7 +41,7 @@ def run(words: Sequence[str]) -> int:
     if args.whole and args.data:
         parser.error("--whole is about files; samples of a data set have their own size")
     loaded = load_model("maps", args.model, device=args.device)
-    if args.format in ANIMATIONS and not loaded.takes_videos:
+    if args.format in ANIMATIONS and loaded.kind.name != "video":
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
     find_blocks(loaded.model, args.blocks)
     readers = _readers(args, loaded)
@@ -138,9 +138,9 @@ def _place(text: str) -> Sides:
 def _readers(args: argparse.Namespace, loaded: Classifier) -> list[Callable[[], ShownInput]]:
     """Return what reads each input, in turn."""
     if args.data is None:
-        return [partial(read_input, loaded, path, whole=args.whole) for path in loaded.find(args.inputs)]
-    dataset = load_samples(loaded, args.data, args.split, data_dir=args.data_dir)
-    take = partial(take_sample, dataset, split=args.split, prepare=loaded.normalized)
+        return [partial(loaded.show, path, whole=args.whole) for path in loaded.find(args.inputs)]
+    dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
+    take = partial(take_sample, dataset, split=args.split)
     return [partial(take, index) for index in args.samples]
 
 

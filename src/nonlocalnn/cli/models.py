@@ -10,8 +10,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from nonlocalnn.cli.common import command_parser
-from nonlocalnn.cost import cost
 from nonlocalnn.models import create_model, list_models, sample_shape
+from nonlocalnn.models.cost import cost
 
 # What the paper counts: 32 frames of 224 pixels (released code pads no pooling, its successors do).
 _COUNTED = [

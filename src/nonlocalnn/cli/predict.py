@@ -13,10 +13,10 @@ from typing import Literal
 
 from nonlocalnn._files import write_text
 from nonlocalnn._progress import progress
-from nonlocalnn.bulk import predict_list
 from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model
+from nonlocalnn.inference.bulk import predict_list
 
-_OF_LISTS = ("output_folder", "root", "shard_size", "num_workers", "engine", "workers")
+_OF_LISTS = ("output_folder", "root", "part_size", "num_workers", "engine", "workers")
 # Where torchrun and srun say how many processes they have started alike.
 _COPIES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _MOST_NAMED = 10
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("--list", type=Path, help="text file with a path a line, in place of inputs")
     lists.add_argument("--output-folder", type=Path, help="folder of the results, part by part")
     lists.add_argument("--root", type=Path, help="what paths are relative to (default: the list's folder)")
-    lists.add_argument("--shard-size", type=int, help="files of a part (default: 1000)")
+    lists.add_argument("--part-size", type=int, help="files of a part (default: 1000)")
     lists.add_argument("--num-workers", type=int, help="processes that read ahead (default: 2)")
     lists.add_argument(
         "--engine", choices=("loop", "ray"), help="this process, or workers of Ray (default: loop)"
@@ -116,7 +116,7 @@ def _predict_list(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         precision=args.precision,
         device=args.device,
-        shard_size=1000 if args.shard_size is None else args.shard_size,
+        part_size=1000 if args.part_size is None else args.part_size,
         num_workers=2 * (engine == "loop") if args.num_workers is None else args.num_workers,
         engine=engine,
         workers=args.workers,

@@ -32,6 +32,7 @@ def _load_without_aliases(text: str) -> Any:
 
 set_loader("recipe", _load_without_aliases, exceptions=(yaml.YAMLError,))
 
+# In the wheel, since who installs the package has no clone to find them in.
 _RECIPES = {path.stem: path for path in sorted((Path(nonlocalnn.__file__).parent / "recipes").glob("*.yaml"))}
 
 

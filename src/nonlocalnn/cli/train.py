@@ -12,9 +12,8 @@ from nonlocalnn.train import train
 
 
 def _samples(test: dict[str, Any]) -> str:
-    if "views" not in test:
-        return f"{test['num_samples']} samples"
-    return f"{test['num_covered']} of {test['num_videos']} videos, {test['views']}"
+    views = f", {test['views']}" if "views" in test else ""
+    return f"{test['num_samples']} samples{views}"
 
 
 def run(words: Sequence[str]) -> int:

@@ -1,33 +1,41 @@
 """Data sets of labelled samples under one contract, split the same way on every machine."""
 
 import os
+import warnings
+from typing import Any
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn.data.archives.images import load_archives
+from nonlocalnn.data.archives.writing import write_archives
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.digits import load_digits
 from nonlocalnn.data.image_folders import load_image_folder
 from nonlocalnn.data.images import IMAGE_SUFFIXES, read_image
 from nonlocalnn.data.labelled import SPLITS, LabelledImages, LabelledSamples, augmentation
-from nonlocalnn.data.shard_writing import write_shards
-from nonlocalnn.data.shards import load_shards
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
+from nonlocalnn.data.video.dataset import load_videos
+from nonlocalnn.data.video.named import VIDEO_SETS
 
 __all__ = [
     "IMAGE_SETS",
     "IMAGE_SUFFIXES",
+    "VIDEO_SETS",
     "LabelledImages",
     "LabelledSamples",
     "augmentation",
     "list_datasets",
     "load_dataset",
     "read_image",
-    "write_shards",
+    "write_archives",
 ]
 
-_DATASETS = ("digits", "mnist", "fashion-mnist", "images", "shards", "cue", "cue-sequence")
-# Those of one's own files, which may be broken.
-IMAGE_SETS = ("images", "shards")
 _GENERATED = ("cue", "cue-sequence")
+# Those of one's own files, which may be broken.
+IMAGE_SETS = ("images", "archives")
+_DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *_GENERATED, *VIDEO_SETS)
+# What archives were called before 0.1.0.
+_OLD_NAMES = {"shards": "archives"}
+_OF_VIDEOS = ("frames", "stride", "views", "decoder")
 
 
 def list_datasets() -> list[str]:
@@ -35,9 +43,22 @@ def list_datasets() -> list[str]:
 
     Example:
         >>> list_datasets()
-        ['digits', 'mnist', 'fashion-mnist', 'images', 'shards', 'cue', 'cue-sequence']
+        ['digits', 'mnist', ..., 'videos', 'kinetics', 'ucf101', 'hmdb51', 'charades']
     """
     return list(_DATASETS)
+
+
+def current_name(name: str) -> str:
+    """Return the name of a data set, by the one that it has now or had before 0.1.0, which is warned of.
+
+    Example:
+        >>> current_name("digits")
+        'digits'
+    """
+    if name not in _OLD_NAMES:
+        return name
+    warnings.warn(f"the data set {name!r} is called {_OLD_NAMES[name]!r} now", FutureWarning, stacklevel=3)
+    return _OLD_NAMES[name]
 
 
 def load_dataset(
@@ -48,7 +69,11 @@ def load_dataset(
     image_size: int | tuple[int, int] | None = None,
     augment: bool = False,
     channels: int | None = None,
-    max_broken: int = 0,
+    max_broken: int | None = None,
+    frames: int | None = None,
+    stride: int | None = None,
+    views: int | None = None,
+    decoder: str | None = None,
 ) -> LabelledSamples:
     """Load one split of a data set.
 
@@ -60,30 +85,39 @@ def load_dataset(
     ``mnist``           handwritten digits, 1 channel              55000 / 5000 / 10000
     ``fashion-mnist``   photographs of clothes, 1 channel          55000 / 5000 / 10000
     ``images``          your own folder, a sub-folder per class    as the folders say, else 80/10/10 %
-    ``shards``          your own tar archives of images            as they are written
+    ``archives``          your own tar archives of images            as they are written
     ``cue``             generated clips of real digits, 3          4000 / 500 / 1000
                         channels, 8 frames; no download
     ``cue-sequence``    generated sequences of real digits, 3      4000 / 500 / 1000
                         channels, 384 positions; no download
+    ``videos`` and      clips of your own videos, or of those of   as the lists say
+    others              a known set, see
+                        :func:`.video.named.load_video_set`
     ==================  =========================================  ===================================
 
     Args:
         name: One of :func:`list_datasets`.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.image_folders`) and
-            ``shards`` (see :mod:`nonlocalnn.data.shards`), an error for ``digits`` and what is generated.
-            ``mnist`` and ``fashion-mnist`` default to ``data`` below the current folder, and are downloaded
-            there when missing; ``fashion-mnist`` also looks where Debian's package
+            ``archives`` (see :mod:`nonlocalnn.data.archives.images`), an error for ``digits`` and what is
+            generated. ``mnist`` and ``fashion-mnist`` default to ``data`` below the current folder, and are
+            downloaded there when missing; ``fashion-mnist`` also looks where Debian's package
             ``dataset-fashion-mnist`` puts it.
         image_size: Side, or (height, width), in pixels, of the images returned, or of the frames of clips; an
-            error for sequences. Default: 28, 224 for ``images`` and ``shards``, 32 for ``cue``. Images are
+            error for sequences. Default: 28, 224 for ``images`` and ``archives``, 32 for ``cue``. Images are
             stretched to fit, the aspect ratio is not kept.
         augment: Change each sample at random every time it is read; see :func:`augmentation`. Digits are
-            turned, shifted and scaled; ``fashion-mnist``, ``images`` and ``shards`` are mirrored and shifted,
-            which does not suit letters or left and right hands. Of what is generated only the class stays.
-        channels: 3 for colour (default) or 1 for grey; for ``images`` and ``shards`` only.
-        max_broken: Up to how many images that cannot be read are left out, see
-            :class:`~nonlocalnn.data.stored_images.StoredImages`; for ``images`` and ``shards`` only.
+            turned, shifted and scaled; ``fashion-mnist``, ``images`` and ``archives`` are mirrored and
+            shifted, which does not suit letters or left and right hands. Of what is generated only the class
+            stays. Videos give clips and squares from random places, mirrored half of the time.
+        channels: 3 for colour (default) or 1 for grey; for ``images`` and ``archives`` only.
+        max_broken: Up to how many images that cannot be read are left out, by default none, see
+            :class:`~nonlocalnn.data.stored_images.StoredImages`; for ``images`` and ``archives`` only, and
+            videos, see :class:`~nonlocalnn.data.video.dataset.VideoClips`.
+        frames: Videos only: frames of a clip; default 8.
+        stride: Videos only: frames from one of a clip to the next; default 8.
+        views: Videos only: 1, the clip in the middle (default), or 30, 10 clips x 3 crops.
+        decoder: Videos only: "pyav" (default) or "torchcodec".
 
     Returns:
         The split.
@@ -101,17 +135,26 @@ def load_dataset(
         >>> image.shape, digits.classes[target], digits.sample_id(0)
         (torch.Size([1, 20, 24]), '0', 'digits/72')
     """
+    name = current_name(name)
     check_choice("name", name, _DATASETS)
     check_choice("split", split, SPLITS)
-    if channels is not None and name not in IMAGE_SETS:
-        number = 3 if name in _GENERATED else 1
-        raise ValueError(
-            f"channels applies to 'images' and 'shards' only; {name!r} always has {number}: leave it out"
+    of_videos = {"frames": frames, "stride": stride, "views": views, "decoder": decoder}
+    _check_effects(name, channels=channels, max_broken=max_broken, data_dir=data_dir, **of_videos)
+    if name in VIDEO_SETS:
+        if not isinstance(image_size, int | None):
+            raise TypeError(
+                f"image_size must be an integer for videos, whose clips are square; got {image_size!r}"
+            )
+        given: dict[str, Any] = {key: value for key, value in of_videos.items() if value is not None}
+        return load_videos(
+            name,
+            split,
+            data_dir=data_dir,
+            image_size=image_size,
+            augment=augment,
+            max_broken=max_broken or 0,
+            **given,
         )
-    if max_broken and name not in IMAGE_SETS:
-        raise ValueError(f"max_broken applies to 'images' and 'shards' only; {name!r} is whole: leave it out")
-    if data_dir is not None and name in ("digits", *_GENERATED):
-        raise ValueError(f"{name!r} is made of scikit-learn's digits and reads no data_dir: leave it out")
     if name == "digits":
         return load_digits(split, image_size=image_size, augment=augment)
     if name in _GENERATED:
@@ -120,12 +163,33 @@ def load_dataset(
         if data_dir is None:
             what = "one sub-folder per class" if name == "images" else "the tar archives"
             raise ValueError(f"{name!r} needs data_dir: the folder that holds {what}")
-        return (load_image_folder if name == "images" else load_shards)(
+        return (load_image_folder if name == "images" else load_archives)(
             data_dir,
             split,
             image_size=image_size,
             channels=3 if channels is None else channels,
             augment=augment,
-            max_broken=max_broken,
+            max_broken=max_broken or 0,
         )
     return load_torchvision_set(name, split, data_dir=data_dir, image_size=image_size, augment=augment)
+
+
+def _check_effects(name: str, **settings: object) -> None:
+    """Check that no setting is given that has no effect on a data set.
+
+    Raises:
+        ValueError: One is; the message says for which data sets it is.
+    """
+    applies = {
+        "channels": (IMAGE_SETS, "'images' and 'archives'"),
+        "max_broken": ((*IMAGE_SETS, *VIDEO_SETS), "'images', 'archives' and videos"),
+        "data_dir": (
+            tuple(each for each in _DATASETS if each not in ("digits", *_GENERATED)),
+            "sets of files",
+        ),
+        **dict.fromkeys(_OF_VIDEOS, (VIDEO_SETS, "videos")),
+    }
+    for setting, value in settings.items():
+        names, words = applies[setting]
+        if value is not None and name not in names:
+            raise ValueError(f"{setting} applies to {words} only, and not to {name!r}: leave it out")

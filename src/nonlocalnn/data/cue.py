@@ -36,6 +36,8 @@ _WHITE = 255
 _NOISE_LIMIT = 64
 _CLASSES = tuple(str(digit) for digit in range(10))
 
+# With four digits nothing was learnt in 1,500 steps. With two, a tiny network with blocks reaches 94 %, and
+# one that only pools over time stays at 50 %, which is guessing between the two.
 _NUM_SHOWN = 2
 _NUM_FRAMES = 8
 _SIDE = 32

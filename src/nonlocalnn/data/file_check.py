@@ -5,15 +5,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nonlocalnn.data.archives.index import KINDS
 from nonlocalnn.data.folder_files import walk
-from nonlocalnn.data.frame_names import frame_paths, is_frame
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.images import IMAGE_SUFFIXES, decode_image, read_image
-from nonlocalnn.data.shard_index import KINDS
 from nonlocalnn.data.video import ArchivedVideo, VideoPath
-from nonlocalnn.data.video_files import check_video, find_videos
-from nonlocalnn.data.video_lists import is_video_file
-from nonlocalnn.data.video_named import archived_files
+from nonlocalnn.data.video.files import check_video, find_videos
+from nonlocalnn.data.video.frame_names import frame_paths, is_frame
+from nonlocalnn.data.video.lists import is_video_file
+from nonlocalnn.data.video.named import archived_files
 
 # Pictures of a folder whose sizes are looked at to tell frames from photographs.
 _SIZES_READ = 8

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn.data.normalization import ChannelValues, check_normalization, normalize_image, pixels_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -97,12 +99,17 @@ def augmentation(kind: str, image_size: tuple[int, int]) -> Callable[[Tensor], T
     return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop((height, width), padding=padding)])
 
 
-class LabelledSamples(Dataset[tuple[Tensor, int]], ABC):
-    """Samples of one shape, each with the index of its class: sequences, images or clips.
+class LabelledSamples(Dataset[tuple[Tensor, int | Tensor]], ABC):
+    """Samples of one shape, each with its class: sequences, images or clips.
 
     ``dataset[i]`` is ``(sample, target)``: a float32 tensor of ``sample_shape`` in [0, 1], and an int that
     indexes ``classes``. Instances can be pickled, so worker processes may be started in any way. A subclass
     says how sample ``i`` is read (:meth:`read`) and what it is called (:meth:`sample_id`).
+
+    A subclass may differ in what follows. Where samples may have several classes (``multi_label``), a target
+    is float32 (K,) of zeros and ones. Where a sample is looked at by several views (``num_views``, None where
+    they are random; ``views`` says which), it is (V, *sample_shape). A sample that cannot be read has the
+    target :data:`~nonlocalnn.data.left_out.UNREADABLE`.
 
     Args:
         classes: Names of the classes, in the order of the targets.
@@ -114,14 +121,28 @@ class LabelledSamples(Dataset[tuple[Tensor, int]], ABC):
         classes: As given.
         sample_shape: As given.
         targets: A list of ints, one per sample; reading it opens no file.
+        mean, standard_deviation: See :meth:`normalize`.
+        kind: What samples are called in messages.
+        exceeds_training: Whether samples are larger than those of training, so that a network that can is
+            to look at each of their places.
+        evaluation_batch: Samples a forward pass, where nothing else is asked.
     """
+
+    multi_label = False
+    num_views: int | None = 1
+    views: str | None = None
+    exceeds_training: ClassVar[bool] = False
+    evaluation_batch: ClassVar[int] = 256
+    kind: ClassVar[str] = "samples"
+    mean: ChannelValues = 0.0
+    standard_deviation: ChannelValues = 255.0
 
     def __init__(
         self,
         *,
         classes: Sequence[str],
         sample_shape: Sequence[int],
-        targets: Sequence[int],
+        targets: Sequence[Any],
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.classes = tuple(classes)
@@ -142,15 +163,33 @@ class LabelledSamples(Dataset[tuple[Tensor, int]], ABC):
     def sample_id(self, index: int) -> str:
         """Return a name for sample ``index`` that does not depend on the split or on its order."""
 
+    def normalize(self, mean: ChannelValues, standard_deviation: ChannelValues) -> Self:
+        """Give samples as a network takes them from now on: (255 x image - mean) / standard_deviation.
+
+        Args:
+            mean: What becomes 0, of pixel values from 0 to 255; one number, or one for each channel.
+            standard_deviation: What becomes a distance of 1, of the same.
+
+        Raises:
+            ValueError: There is another number of numbers, or a deviation is not greater than 0.
+        """
+        check_normalization(mean, standard_deviation, channels=self.channels)
+        self.mean, self.standard_deviation = mean, standard_deviation
+        return self
+
+    def pixels(self, sample: Tensor) -> Tensor:
+        """Return a sample as it looks, in [0, 1]: what :meth:`normalize` did to it is undone."""
+        return pixels_of(sample, mean=self.mean, standard_deviation=self.standard_deviation)
+
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         target = self.targets[index]  # first, because its IndexError is what ends iteration
         sample = self.read(index)
         if self._transform is not None:
             sample = self._transform(sample).clamp(0, 1)  # interpolation may overshoot by a rounding error
-        return sample, target
+        return normalize_image(sample, mean=self.mean, standard_deviation=self.standard_deviation), target
 
 
 class LabelledImages(LabelledSamples):

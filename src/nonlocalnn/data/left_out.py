@@ -4,16 +4,16 @@ import warnings
 
 import torch
 
-# The target of a sample that cannot be read: what cross_entropy leaves out unless told otherwise.
+# The target of a sample that cannot be read: the default ``ignore_index`` of PyTorch's cross_entropy.
 UNREADABLE = -100
 
 
 class LeftOut:
-    """Which samples of a data set could not be read so far; the processes of a ``DataLoader`` count together.
+    """The samples of a data set that could not be read so far, by any process of a ``DataLoader``.
 
     Args:
         num_samples: Samples of the data set.
-        max_broken: Up to how many are left out.
+        max_broken: How many may be left out.
         kind: What they are called: "videos" or "images".
 
     Raises:
@@ -30,7 +30,7 @@ class LeftOut:
             raise ValueError(f"max_broken must be at least 0; got {max_broken}")
         self._max_broken = max_broken
         self._kind = kind
-        # In memory that reading processes share; each mark is set once, so that no lock is needed.
+        # In memory that the worker processes share. Marks are set and never removed, which needs no lock.
         self._is_broken = torch.zeros(num_samples, dtype=torch.bool).share_memory_()
 
     @property
@@ -39,15 +39,18 @@ class LeftOut:
         return self._is_broken.nonzero().flatten().tolist()
 
     def _too_many(self) -> bool:
-        # One must be left to stand in.
+        # At least one readable sample must remain, to stand in for the others.
         return int(self._is_broken.sum()) > min(self._max_broken, len(self._is_broken) - 1)
 
     def holds(self, index: int) -> bool:
-        """Return whether a sample need not be tried; when too many are broken, trying says what is wrong."""
+        """Return whether a sample is known to be broken, so that it need not be read again.
+
+        It is read again once too many are broken: that raises the error.
+        """
         return bool(self._is_broken[index]) and not self._too_many()
 
     def add(self, index: int, error: Exception) -> str | None:
-        """Count a sample and warn of it; where it is one too many return the text of an error instead."""
+        """Count a broken sample and warn of it; if there are too many, return the text of an error."""
         self._is_broken[index] = True
         if self._too_many():
             return (

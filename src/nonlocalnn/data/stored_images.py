@@ -53,7 +53,7 @@ class StoredImages(LabelledImages):
         """Names of the images that could not be read so far."""
         return [self.sample_id(index) for index in self._left_out.indices]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         index = range(len(self))[index]  # its IndexError is what ends iteration
         while True:
             if not self._left_out.holds(index):

@@ -1,4 +1,4 @@
-"""Looking at what a network attends to."""
+"""Pages, pictures and a server that show what a network attends to."""
 
 from nonlocalnn.affinity.pictures import choose_queries
 from nonlocalnn.explorer.animation import write_animation

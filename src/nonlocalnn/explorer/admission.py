@@ -1,4 +1,4 @@
-"""What the explorer lets in: which files of a folder, of which kind by their first bytes, and how large."""
+"""Checks of files for the explorer: where they lie, of which kind they are, and how large."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from nonlocalnn._errors import missing_extra
 from nonlocalnn.data import IMAGE_SUFFIXES
 from nonlocalnn.data.video import VIDEO_SUFFIXES
-from nonlocalnn.data.video_pyav import import_av, open_container
+from nonlocalnn.data.video.pyav import import_av, open_container
 
-# A page that lists more is of no use, and a walk through a whole disk must end.
+# Nobody reads a longer list on a page, and a walk through a whole disk must end.
 _MOST_LISTED, _MOST_WALKED = 1000, 100_000
 _MAX_IMAGE_PIXELS = 50_000_000
 _MAX_FRAME_SIDE = 4096
@@ -30,8 +30,8 @@ _VIDEO_STARTS = (
     b"FLV\x01",
     b"OggS",
 )
-# Transport streams: the length of a packet, and where in it the byte stands that all begin with. Those of
-# camcorders (.mts, .m2ts) have a time of four bytes before each packet.
+# Transport streams: the length of a packet, and the place of its sync byte. Camcorders (.mts, .m2ts) write a
+# time of four bytes before each packet.
 _PACKETS, _SYNC, _NUM_PACKETS = ((188, 0), (192, 4)), 0x47, 5
 # First boxes of mp4 and mov, after four bytes of length.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
@@ -39,7 +39,7 @@ _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
 def kinds_of(path: Path) -> tuple[str, ...]:
-    r"""Return what a file can be read as, by its first bytes and whatever its name.
+    r"""Return what a file can be read as; its first bytes decide, and its name does not.
 
     Args:
         path: A file.
@@ -82,7 +82,7 @@ def _is_transport_stream(beginning: bytes) -> bool:
 
 
 def check_size(path: Path, *, kind: str) -> None:
-    """Check that a file is no larger than what is explained, by its headers, before it is decoded.
+    """Check by its headers, before it is decoded, that a file is not too large to be explained.
 
     Images may have 50 megapixels; videos 4096 pixels a side, 20,000 frames and 10 minutes.
 
@@ -91,7 +91,7 @@ def check_size(path: Path, *, kind: str) -> None:
         kind: ``"image"`` or ``"video"``.
 
     Raises:
-        ValueError: It is larger, damaged or of another kind; the message names the file.
+        ValueError: It is too large, damaged or of another kind; the message names the file.
         ImportError: The library that reads it is missing.
 
     Example:
@@ -124,7 +124,7 @@ def _check_image(path: Path) -> None:
                 pixels = opened.width * opened.height
     except Image.DecompressionBombError:
         raise ValueError(f"cannot read image {path}: it has hundreds of megapixels, and {limit}") from None
-    # On damaged bytes Pillow raises nearly anything.
+    # Pillow raises nearly any error for damaged bytes.
     except Exception as error:
         raise ValueError(
             f"cannot read image {path}: it is damaged, or none of {', '.join(_PILLOW_FORMATS)}"
@@ -147,7 +147,7 @@ def _check_video(path: Path) -> None:
 
 
 def _excess(av: Any, container: Any) -> str | None:
-    """Return why a video is not explained; None where it is."""
+    """Return why a video is refused; None if it is accepted."""
     cover = av.stream.Disposition.attached_pic
     streams = [each for each in container.streams.video if not each.disposition & cover]
     if not streams or streams[0].codec_context is None:
@@ -172,7 +172,7 @@ def _is_long(frames: int, seconds: float) -> bool:
 
 
 def _holds_more(container: Any, stream: Any) -> bool:
-    """Return whether the packets are too many; what a header declares may be wrong, or missing."""
+    """Return whether a video is too long, by its packets: headers may be wrong or say nothing."""
     first = None
     for number, packet in enumerate(container.demux(stream)):
         seconds = 0.0
@@ -206,7 +206,7 @@ def list_inputs(folder: Path) -> list[str]:
     found: list[str] = []
     walked = 0
     for place, folders, names in os.walk(folder):
-        # What lies in hidden folders is left out anyway: they need no walk.
+        # Files in hidden folders are left out, so the walk need not go there.
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(names):
             relative = Path(place, name).relative_to(folder).as_posix()
@@ -219,7 +219,7 @@ def list_inputs(folder: Path) -> list[str]:
 
 
 def find_input(folder: Path, name: str) -> Path | None:
-    """Return the file that a user names in a folder; None where there is none that may be read.
+    """Return the file that a user names in a folder; None if it is missing or may not be read.
 
     Args:
         folder: The folder.

@@ -1,4 +1,4 @@
-"""Clips that move, with what one of their positions attends to."""
+"""Animations of clips, with what one position attends to as heat over the frames."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.grids import check_position
-from nonlocalnn.affinity.maps import Query
 from nonlocalnn.affinity.pictures import check_pixels, meaning, panels
-from nonlocalnn.data.video_writing import write_h264
+from nonlocalnn.affinity.rows import Query
+from nonlocalnn.data.video.writing import write_h264
 from nonlocalnn.explorer.pictures import check_single
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".gif", ".mp4")
 _DPI = 100
 _LEAST_WIDTH = 256
-# Pixels around the frame: the bar and its numbers are at its right.
+# Margins of a frame, in pixels. The colour bar and its numbers are on the right.
 _LEFT, _RIGHT, _ABOVE, _BELOW = 10, 110, 26, 10
-# Browsers slow a GIF down whose frames last less than 20 ms.
+# Browsers slow down a GIF whose frames are shorter than 20 ms.
 _MOST_RATE = 50.0
 
 
@@ -40,10 +40,10 @@ def write_animation(
     query: Query,
     frames_per_second: float = 4.0,
 ) -> None:
-    """Write the frames of a clip one after another, with what one position attends to as heat over them.
+    """Write a clip as an animation, with what one position attends to as heat over the frames.
 
-    The query's box is outlined in its own frames, and dashed in the others. A pixel of the clip becomes a
-    square of whole pixels, such that frames are at least 256 pixels wide.
+    The query's box has a solid outline in its own frames, and a dashed one in the others. Each pixel of the
+    clip becomes a square of pixels, so that frames are at least 256 pixels wide.
 
     Args:
         shown: A block's map for this one clip.

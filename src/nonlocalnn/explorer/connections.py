@@ -1,4 +1,4 @@
-"""Connections to the explorer's server: how many there may be, and for how long one may make it wait."""
+"""Limits on connections to the explorer's server: how many, and how long a client may keep it waiting."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ try:
 except ImportError:
     raise missing_extra("uvicorn", "explorer", "the explorer") from None
 
-# Connections that one turn of the event loop accepts. They hold file handles for two turns more before they
+# Connections that the event loop accepts in one turn. They hold file handles for two more turns before they
 # are counted.
 BACKLOG = 32
-# File handles for those, for uploads, and for what the program has open anyway.
+# File handles for those connections, for uploads, and for the program itself.
 _SPARE_HANDLES = 3 * BACKLOG + 64
 _FEWEST, _MOST = 32, 512
 _TOO_LATE = (
@@ -49,15 +49,15 @@ def most_connections() -> int:
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What connections may take.
+    """Limits on connections.
 
     Args:
-        connections: Open ones. Another one takes the place of the one whose client keeps the server waiting
-            longest.
-        request_seconds: From the start of a connection, or the end of an answer, to the end of the next
+        connections: How many may be open. One more closes the connection whose client has kept the server
+            waiting longest.
+        request_seconds: From the start of a connection, or the end of a response, to the end of the next
             request's headers.
-        answer_seconds: For a client to read an answer.
-        closing_seconds: For what is still on its way when the server ends.
+        answer_seconds: For a client to read a response.
+        closing_seconds: For responses under way when the server stops.
     """
 
     connections: int = field(default_factory=most_connections)
@@ -66,11 +66,13 @@ class ConnectionLimits:
     closing_seconds: float = 2.0
 
 
+# A protocol and not a middleware, which sees a request only after its headers. `limit_concurrency` of uvicorn
+# counts only whole requests.
 class Connection(H11Protocol):
     """A connection that is closed when its client keeps the server waiting.
 
-    uvicorn has limits for none of: headers that do not come, a body that nobody asked for and that does not
-    end, an answer that is not read. Bodies of uploads are received under limits of their own.
+    uvicorn does not limit how long it waits for headers, for the end of a body that nobody reads, or for a
+    client to read a response. Uploads have limits of their own, in :mod:`nonlocalnn.explorer.uploads`.
     """
 
     limits: ClassVar[ConnectionLimits]
@@ -82,13 +84,14 @@ class Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request; where there are too many connections, close one."""
+        """Start the clock for a request; if there are too many connections, close one."""
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self.limits.connections:
             ours = [each for each in self.connections if isinstance(each, Connection)]
             waiting = [each for each in ours if each._waits_since is not None]
-            # It may be this one.
+            # It may be this one. Refusing newcomers instead would let half-open connections keep everybody
+            # else out.
             self._drop(min(waiting, key=lambda each: each._waits_since or 0.0))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,7 +100,7 @@ class Connection(H11Protocol):
         self._stop_watching()
 
     def handle_events(self) -> None:
-        """Take what has come; a whole request ends the wait for it."""
+        """Process incoming data; a complete request stops the clock for it."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
@@ -105,28 +108,28 @@ class Connection(H11Protocol):
             self._watch()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request, which may have come already."""
+        """Start the clock for the next request, which may have arrived already."""
         self._awaits_request = True
         self._watch()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """Begin to wait until the client reads."""
+        """Start the clock for the client to read."""
         super().pause_writing()
         self._watch()
 
     def resume_writing(self) -> None:
-        """Go on writing."""
+        """Continue to write."""
         super().resume_writing()
         self._watch()
 
     def shutdown(self) -> None:
-        """Let the answer that is being made go out, for a moment."""
+        """Give the response under way a moment to be sent."""
         super().shutdown()
         self.loop.call_later(self.limits.closing_seconds, self._drop, self)
 
     def _watch(self) -> None:
-        """Set the clock for what the client must do next, if there is anything."""
+        """Start the clock for what the client must do next, if anything."""
         self._stop_watching()
         if self.flow.write_paused:
             seconds = self.limits.answer_seconds
@@ -146,12 +149,12 @@ class Connection(H11Protocol):
         if not self.flow.write_paused and not self.transport.is_closing():
             self.transport.write(_TOO_LATE)
             self.transport.close()
-        # What has not gone out by now has no reader.
+        # Data that is still unsent has no reader.
         if self.flow.write_paused or self.transport.get_write_buffer_size():
             self._drop(self)
 
     def _drop(self, other: Connection) -> None:
-        # At once, so that it is neither counted nor chosen again.
+        # Removed at once, so that it is neither counted nor chosen again.
         self.connections.discard(other)
         other._stop_watching()
         other.transport.abort()

@@ -1,4 +1,4 @@
-"""Whether a map means anything for an answer: what it attends to is taken out, and the score looked at."""
+"""The deletion test: how much does the score change without the positions that a block attends to?"""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import torch
 from torch import Tensor
 
 from nonlocalnn.affinity import AffinityMap, PositionGrid, capture_affinity, summarise
-from nonlocalnn.classifier import Classifier
-from nonlocalnn.explorer.shown_input import ask
+from nonlocalnn.inference.classifier import Classifier
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """What became of the probability of the predicted class when part of the input was taken out.
+    """How the probability of the predicted class changed when a part of the input was removed.
 
     Args:
         block: The block whose keys were ranked.
-        fraction: Share of its keys that was taken out.
-        most: Change of the probability without the most attended ones.
-        least: The same without the least attended ones.
-        random: The same without as many at random, one number a draw.
+        fraction: Share of its keys that was removed.
+        most: Change of the probability without the most attended keys.
+        least: Change without the least attended keys.
+        random: Change without as many random keys, one number a draw.
     """
 
     block: str
@@ -55,18 +54,18 @@ def deletion_test(
     seed: int = 0,
     batch_size: int = 8,
 ) -> list[Deletion]:
-    r"""Take out what each block attends to most, and least, and as much at random, and compare the scores.
+    r"""Remove the keys that each block attends to most, or least, or random ones, and compare the scores.
 
-    Keys are ranked by their mean \|weight\| over all queries. Those taken out become, in the input, the
-    sample's mean of each channel: each input pixel (of a frame) goes with the key nearest to it. If a map
-    says where the answer came from, the most attended part costs more than a random one, and the least
-    attended less.
+    Keys are ranked by their mean \|weight\| over all queries. To remove a key, the input pixels (of a frame)
+    that are nearest to it are set to the sample's mean of each channel. If a map says where the answer came
+    from, the probability falls more without the most attended keys than without random ones, and less
+    without the least attended.
 
     Args:
         loaded: The classifier, in eval mode.
         sample: What it takes, (C, \*sides).
         blocks: Names of the blocks; None is all.
-        fractions: Shares of the keys, between 0 and 1; at least one key is taken out.
+        fractions: Shares of the keys, between 0 and 1; at least one key is removed.
         num_random: Random draws for each share.
         seed: Of the draws.
         batch_size: Inputs a forward pass.
@@ -95,7 +94,7 @@ def deletion_test(
     x = sample.unsqueeze(0)
     with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
         loaded.model(x.to(loaded.device))
-    before = ask(loaded, x, batch_size=batch_size)
+    before = loaded.ask(x, batch_size=batch_size)
     predicted = int(before.argmax())
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -106,7 +105,7 @@ def deletion_test(
             sets = [order[:number], order[-number:]]
             sets += [torch.randperm(len(order), generator=generator)[:number] for _ in range(num_random)]
             masked = torch.stack([_without(sample, keys, shown.key_grid) for keys in sets])
-            after = ask(loaded, masked, batch_size=batch_size)[:, predicted] - before[0, predicted]
+            after = loaded.ask(masked, batch_size=batch_size)[:, predicted] - before[0, predicted]
             most, least, *drawn = after.tolist()
             found.append(Deletion(name, fraction, most, least, tuple(drawn)))
     return found
@@ -119,6 +118,7 @@ def _by_attention(shown: AffinityMap) -> Tensor:
 
 def _without(sample: Tensor, keys: Tensor, grid: PositionGrid) -> Tensor:
     """Return a sample with the pixels that are nearest to these keys replaced by its mean."""
+    # In the input and not inside the block: masking there would test the block, not its map of the input.
     taken = torch.zeros(grid.sides, dtype=torch.bool)
     taken.view(-1)[keys] = True
     for axis, side in enumerate(grid.input_sides):

@@ -1,4 +1,4 @@
-"""What a page shows of one input: a document of plain values, which becomes JSON."""
+"""The document of one input: all that a page shows of it, as plain values that become JSON."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from torch import Tensor
 from nonlocalnn._errors import missing_extra
 from nonlocalnn.affinity import AffinityMap, EffectMap, capture_affinity, class_effects, summarise
 from nonlocalnn.affinity.pictures import meaning
-from nonlocalnn.classifier import Classifier
-from nonlocalnn.explorer.shown_input import ShownInput, ask, read_input
-from nonlocalnn.predict import most_probable
+from nonlocalnn.inference import Classifier
+from nonlocalnn.tasks.answers import most_probable
+from nonlocalnn.tasks.inputs import ShownInput
+from nonlocalnn.tasks.kinds import kind_of_samples
 
-# Bytes of compressed rows. In base64 they are a third more, and a page of 10 MB has frames as well.
+# Bytes of compressed rows in a page of 10 MB: base64 makes them a third longer, and frames come on top.
 _MOST_BYTES = 7_000_000
-# Before compression, so that a map of 50,000 positions is never computed whole.
+# A limit before compression, so that a map of 50,000 positions is never computed whole.
 _MOST_RAW_BYTES = 2 * _MOST_BYTES
-# A summary over more pairs than these is over the stored queries only.
+# With more pairs than these, a summary covers the stored queries only.
 _MOST_PAIRS = 2**27
-# Frames up to this side are kept exact; larger ones as photographs.
+# Frames up to this side are stored as PNG, larger ones as JPEG.
 _EXACT_SIDE = 64
 
 
@@ -47,7 +48,7 @@ def explain_file(
         FileNotFoundError: There is no such file.
         ValueError: It cannot be read, the model takes another kind or another size, or has no such block.
     """
-    shown = read_input(loaded, path, whole=whole)
+    shown = loaded.show(path, whole=whole)
     return explain(loaded, shown, title=title, model=model, blocks=blocks)
 
 
@@ -69,7 +70,7 @@ def explain(
         loaded: The classifier, in eval mode.
         shown: Its input.
         title: Heading of the page.
-        model: What the model is called.
+        model: Name of the model.
         blocks: Names of the blocks; None is all.
         effects: Store, beside the weights, what each attended position does to the score of the predicted
             class: see :func:`nonlocalnn.affinity.class_effects`.
@@ -102,12 +103,11 @@ def explain(
     else:
         with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
             loaded.model(x)
-    sides = tuple(shown.sample.shape[1:])
     return {
         "format": 1,
         "title": title,
         "model": model,
-        "kind": {1: "sequence", 2: "image", 3: "video"}[len(sides)],
+        "kind": kind_of_samples(shown.sample.shape).name,
         "prediction": answer["top"],
         "truth": shown.truth,
         "input": _described_input(shown),
@@ -118,7 +118,7 @@ def explain(
 def _probabilities(loaded: Classifier, x: Tensor) -> Tensor:
     """Return the class probabilities that ``predict`` gives, (K,)."""
     try:
-        return ask(loaded, x)[0]
+        return loaded.ask(x)[0]
     except RuntimeError as error:
         raise ValueError(
             f"the network does not take an input of shape {tuple(x.shape[1:])}: {error}"
@@ -147,7 +147,7 @@ def _described_input(shown: ShownInput) -> dict[str, Any]:
 
 
 def _data_uri(frame: Tensor) -> str:
-    """Return an image (C, H, W) in [0, 1] as the address of itself."""
+    """Return an image (C, H, W) in [0, 1] as a data URI."""
     try:
         from PIL import Image
     except ImportError:
@@ -177,7 +177,7 @@ class _Stored:
     def places(self) -> list[range]:
         sides = self.shown.grid.sides
         first = 1 if len(sides) == 3 else 0
-        # From half a stride on, so that each stored position is in the middle of those it stands for.
+        # The first is half a stride in: each stored position is in the middle of those that it stands for.
         return [
             range(side) if axis < first else range(min(self.stride // 2, side - 1), side, self.stride)
             for axis, side in enumerate(sides)
@@ -221,7 +221,7 @@ def _blocks(
 
 
 def _thin_largest(stored: Sequence[_Stored]) -> _Stored | None:
-    """Double the stride of the block that needs most, and return it; None where none can be thinned."""
+    """Double the stride of the largest block and return the block; None if no block can be thinned."""
     candidates = [each for each in stored if each.can_be_thinned()]
     if not candidates:
         return None
@@ -238,6 +238,7 @@ def _packed(
     source: AffinityMap | EffectMap, queries: Sequence[tuple[int, ...]], *, is_signed: bool
 ) -> dict[str, Any]:
     """Return rows in 8 bits, compressed, and the largest weight of each."""
+    # Nothing on a page is read more exactly than a colour: 8 bits are enough.
     top, dtype = (127, torch.int8) if is_signed else (255, torch.uint8)
     packer, parts, scales = zlib.compressobj(6), [], []
     for start in range(0, len(queries), 256):

@@ -1,4 +1,4 @@
-"""What every request of the explorer passes: who may ask, and what a browser may do with the answer."""
+"""Checks of every request to the explorer, its host name and origin, and security headers of responses."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _HEADERS = {
 
 
 def allowed_hosts(host: str) -> tuple[tuple[str, ...], bool]:
-    """Return the names by which a server may be called, and whether any IP address may be one.
+    """Return the host names that requests may have, and whether they may have any IP address.
 
-    Names that anybody can make point to this machine are what a page on the web could use to get at it (DNS
-    rebinding); addresses cannot be made to point elsewhere.
+    A page on the web can let a name of its own point to this machine, and so reach the server (DNS
+    rebinding). An IP address cannot be made to point elsewhere.
 
     Args:
         host: What the server listens on.
@@ -48,12 +48,12 @@ def allowed_hosts(host: str) -> tuple[tuple[str, ...], bool]:
 
 
 class Guard:
-    """Refuses requests by other names than the server's, and changes by other sites; adds headers to answers.
+    """Refuses requests with other host names, and changes that other sites ask for; adds security headers.
 
     Args:
-        app: What answers.
-        hosts: Names by which the server may be called, in lower case.
-        any_address: Whether it may be called by any IP address too.
+        app: The application that answers the requests that pass.
+        hosts: Allowed host names, in lower case.
+        any_address: Whether any IP address is allowed too.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Iterable[str], any_address: bool = False) -> None:

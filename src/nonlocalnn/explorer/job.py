@@ -1,4 +1,4 @@
-"""One job of the explorer, what jobs may take, and what is answered instead."""
+"""A job of the explorer, the limits of jobs, and the error with which a request is refused."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 class Refusal(Exception):
-    """What the server answers instead of doing it.
+    """The error with which the server refuses a request.
 
     Args:
-        status: The status of HTTP.
+        status: HTTP status.
         message: For the user.
-        retry_after: Seconds after which it may go.
+        retry_after: Seconds after which the client may try again.
 
     Example:
         >>> Refusal(404, "there is no such job").status
@@ -29,27 +29,27 @@ class Refusal(Exception):
 
 
 def gave_way() -> Refusal:
-    """Return what is answered to an upload whose place went to another."""
+    """Return the error of an upload that lost its place in the queue to another one."""
     return Refusal(408, "the upload was too slow while others waited: try again later", retry_after=60)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What jobs may take.
+    """Limits of jobs.
 
     Args:
-        upload_bytes: A file.
-        seconds: A job, from its start to its end.
-        memory_bytes: The worker process while a job runs, models included.
-        queued: Jobs that wait, uploads that are on their way included.
-        queued_per_client: The same, of one client address.
-        kept: Ended jobs that can be asked for, at least 1.
-        kept_bytes: Documents of these; the last job's are kept whatever their size.
-        upload_seconds: An upload, from its start to its end.
-        upload_pause_seconds: Between two parts of an upload.
-        upload_speed: Bytes a second of an upload that may go on when others want its place in the queue; the
-            slowest below that gives way.
-        upload_grace_seconds: For an upload to reach that speed.
+        upload_bytes: Size of an uploaded file.
+        seconds: Time of a job, from its start to its end.
+        memory_bytes: Memory of the worker process while a job runs, models included.
+        queued: Number of waiting jobs, uploads under way included.
+        queued_per_client: The same for one client address.
+        kept: Number of ended jobs whose results are kept, at least 1.
+        kept_bytes: Size of their documents; those of the last job are kept whatever their size.
+        upload_seconds: Time of an upload, from its start to its end.
+        upload_pause_seconds: Time between two parts of an upload.
+        upload_speed: Bytes a second. When a place in the queue is wanted, the slowest upload below this speed
+            loses its own.
+        upload_grace_seconds: Time that an upload has to reach that speed.
     """
 
     upload_bytes: int = 64 << 20
@@ -72,7 +72,7 @@ class Job:
     Attributes:
         client: The address that it came from.
         folder: Its own, for its upload and its documents.
-        id: Nobody can guess it: who knows it may see the job and cancel it.
+        id: A random name that nobody can guess. Whoever knows it may see the job and cancel it.
         state: "receiving" until the input is there; then "queued", "running", and at last "done", "failed" or
             "cancelled".
         title: What the input is called.
@@ -80,11 +80,11 @@ class Job:
         models: Names.
         step: What is being done, for the user.
         reason: Why there is no document.
-        status: The status of HTTP for who asks for a document of a job that failed or was cancelled.
+        status: HTTP status of requests for a document when the job failed or was cancelled.
         size: Bytes of its documents.
         began: When it was made, by the monotonic clock.
-        received: Bytes of its input that have come.
-        give_way: Ends its upload; None while there is none.
+        received: Bytes of its input that have arrived.
+        give_way: Function that ends its upload; None while no upload is under way.
     """
 
     client: str
@@ -112,10 +112,10 @@ class Job:
 
     @property
     def speed(self) -> float:
-        """Bytes a second of its upload, up to now."""
+        """Mean speed of its upload so far, in bytes a second."""
         return self.received / max(time.monotonic() - self.began, 1e-9)
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it will change."""
+        """Whether it is done, failed or cancelled."""
         return self.state in ("done", "failed", "cancelled")

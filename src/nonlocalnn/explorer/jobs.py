@@ -1,4 +1,4 @@
-"""The queue of the explorer's jobs: their order, their states, and what is kept of them."""
+"""The queue of the explorer's jobs: their order, their states, and the results that are kept."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from nonlocalnn.explorer.job import Job, Limits, Refusal, gave_way
 from nonlocalnn.explorer.runner import Outcome, Runner
 from nonlocalnn.explorer.worker import Explain
 
-# Names of dropped jobs that are still known as such.
+# So many ids of dropped jobs are remembered, to say that they were dropped.
 _REMEMBERED = 1000
 
 
 class JobQueue:
     """Takes jobs, runs them one after another in a worker process, and keeps the last documents.
 
-    A job that is cancelled or passes a limit while it runs takes the worker process with it; the next job
-    gets a new one. The queue is a context manager, which starts it and at the end leaves nothing of it, no
-    process and no file. Its methods may be called from any thread.
+    The worker process is killed when its job is cancelled or passes a limit; the next job gets a new one. As
+    a context manager the queue starts, and at the end removes its process and its files. Its methods may be
+    called from any thread.
 
     Args:
         models: The checkpoint, or the run's folder, of each model.
-        explain: What makes a document; a function of a module, which the worker process imports.
-        limits: What jobs may take.
+        explain: Makes a document; a function of a module, which the worker process imports.
+        limits: Limits of jobs.
 
     Attributes:
         limits: As given.
@@ -69,7 +69,7 @@ class JobQueue:
             if not self.kinds:
                 raise ValueError(self._unusable)
         except BaseException:
-            # Ctrl-C among others: there is no block yet whose end would close.
+            # Ctrl-C among others. The block of the context manager has not begun and cannot close the queue.
             self.close()
             raise
 
@@ -94,11 +94,11 @@ class JobQueue:
         Args:
             client: Address of who asks.
 
-        Where too many jobs wait, in all or of this client, the slowest of their uploads gives way if it is
-        slower than the limits say.
+        If too many jobs wait, in total or from this client, the slowest upload among them loses its place,
+        provided that it is slower than ``limits.upload_speed``.
 
         Raises:
-            Refusal: Too many jobs wait, and none gives way (429); or the server is stopped (503).
+            Refusal: Too many jobs wait, and none loses its place (429); or the server is stopping (503).
         """
         with self._changed:
             if self._is_closing:
@@ -117,7 +117,7 @@ class JobQueue:
             return job
 
     def _make_room(self, is_counted: Callable[[Job], bool], most: int, reason: str) -> None:
-        """See to it that fewer than ``most`` of the counted jobs wait; refuse for this reason where not."""
+        """Make fewer than ``most`` of the counted jobs wait, or refuse with this reason."""
         if sum(map(is_counted, (*self._receiving, *self._waiting))) < most:
             return
         oldest = time.monotonic() - self.limits.upload_grace_seconds
@@ -137,7 +137,7 @@ class JobQueue:
         slowest.give_way()
 
     def discard(self, job: Job) -> None:
-        """Forget a job whose input did not come; nothing happens where it was submitted."""
+        """Forget a job whose input did not arrive; a job that was submitted stays."""
         with self._changed:
             self._receiving.discard(job)
             if job.state == "receiving":
@@ -150,10 +150,10 @@ class JobQueue:
             job: The job.
             path: Its input; deleted after the job if it lies in the job's folder.
             title: What the input is called.
-            models: Names of those that explain it.
+            models: Names of the models that explain it.
 
         Raises:
-            Refusal: Its upload gave way to another (408).
+            Refusal: Its upload lost its place to another one (408).
         """
         with self._changed:
             if job not in self._receiving:
@@ -191,7 +191,7 @@ class JobQueue:
         with self._changed:
             if job.has_ended:
                 raise Refusal(409, f"the job has ended already: it is {job.state}")
-            # The thread that watches a running job sees its state, and ends it.
+            # The thread that watches a running job sees the new state, and ends the job.
             job.state, job.reason = "cancelled", "it was cancelled"
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -214,7 +214,7 @@ class JobQueue:
             return job.folder / f"{job.models.index(model)}.json"
 
     def _work(self) -> None:
-        """Run jobs until the queue closes, with a worker that is ready before they come."""
+        """Run jobs until the queue closes; a worker is made ready before each job arrives."""
         try:
             while not self._is_closing:
                 self._prepare()
@@ -251,7 +251,7 @@ class JobQueue:
             self._put_away(job)
 
     def _put_away(self, job: Job) -> None:
-        """Delete what an ended job needs no more, and the oldest jobs where there are too many."""
+        """Delete what an ended job no longer needs, and the oldest jobs if too many are kept."""
         if job.path.parent == job.folder:
             job.path.unlink(missing_ok=True)
         if job.state == "done":

@@ -1,4 +1,4 @@
-"""The files that tell what one input's positions attend to: pictures, rows of weights, and a summary."""
+"""Files of the maps of one input: pictures, rows of weights, and a summary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nonlocalnn.affinity import AffinityMap, AffinitySummary, summarise
 from nonlocalnn.affinity.grids import Sides
 from nonlocalnn.affinity.pictures import Picture, draw_attended, draw_rows
 from nonlocalnn.explorer.animation import write_animation
-from nonlocalnn.explorer.shown_input import ShownInput
+from nonlocalnn.tasks.inputs import ShownInput
 
 ANIMATIONS = ("gif", "mp4")
 _NUM_TOP = 5
@@ -31,18 +31,18 @@ def write_maps(
     suffix: str = "png",
     all_rows: bool = False,
 ) -> dict[str, Any]:
-    r"""Write what each block of one run shows.
+    r"""Write the maps of all blocks for one input.
 
     For a block these are a picture of what the queries attend to (``BLOCK.png``, or an animation a query,
     ``BLOCK-query-1.gif``), one of what all attend to (``BLOCK-attended.png``), and rows of weights
     (``BLOCK.npy``); for all blocks ``summary.json``.
 
     Args:
-        folder: Where; existing files of these names are replaced.
+        folder: Where they go; existing files of these names are replaced.
         shown: The input.
         maps: The maps of the blocks, of this one input.
         queries: For each block the places that are drawn.
-        prediction: ``{"class", "probability"}`` of the most probable classes, the first of them first.
+        prediction: ``{"class", "probability"}`` of the most probable classes, the best first.
         suffix: "png" or "svg"; for clips also "gif" or "mp4".
         all_rows: Write the whole map, (N, M) or where an extent makes groups (groups, N, M), and not the
             rows of the queries, (Q, \*key sides).
@@ -68,7 +68,7 @@ def write_maps(
         summary, places = summarise(each), queries[block]
         title = f"{block}, {answer_in_words(facts)}"
         Picture(draw_attended(each, shown.pixels, summary=summary, title=title)).save(
-            # A mean over all queries has no query to follow through the clip.
+            # A still picture for clips too: it is a mean over all queries, and no query moves.
             folder / f"{block}-attended.{'png' if suffix in ANIMATIONS else suffix}"
         )
         if suffix in ANIMATIONS:

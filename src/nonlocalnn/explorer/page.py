@@ -1,4 +1,4 @@
-"""A page that shows what a network attends to, all in one file that needs nothing else."""
+"""A page that shows what a network attends to, as one self-contained HTML file."""
 
 import html
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from nonlocalnn._files import write_text
 
-# The scripts of the viewer in the order in which a page must run them: the class, its parts, who uses them.
+# Scripts of the viewer in the order in which a page must run them: the class, its parts, users of the parts.
 SCRIPTS = (
     "viewer.js",
     "viewer_geometry.js",
@@ -60,7 +60,7 @@ def build_page(document: Mapping[str, Any]) -> str:
         "document": data.replace("<", "\\u003c"),
         "scripts": "\n".join(f"<script>\n{_static(name)}</script>" for name in SCRIPTS),
     }
-    # In one pass: what is put in is never searched for names itself.
+    # In one pass, so that the inserted texts are not searched for names themselves.
     return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], _static("page.html"))
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.grids import Sides
-from nonlocalnn.affinity.maps import Query
 from nonlocalnn.affinity.pictures import Picture, draw_rows, queries_to_draw
 from nonlocalnn.affinity.pictures.panels import new_figure
+from nonlocalnn.affinity.rows import Query
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Runs jobs in a worker process, and ends the process when a job is cancelled or passes a limit."""
+"""Runs jobs in a worker process, and kills the process when a job is cancelled or passes a limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nonlocalnn.explorer.job import Job, Limits
 from nonlocalnn.explorer.worker import UNKNOWN_FAULT, Explain, Worker
 
-# Seconds between two looks at a running job: is it cancelled, over its time, over its memory?
+# Seconds between two checks of a running job: is it cancelled, over its time, over its memory?
 _TICK = 0.05
 _START_SECONDS = 300.0
 _DEATH = (
@@ -22,20 +22,20 @@ _DEATH = (
 
 
 class Outcome(NamedTuple):
-    """How a job ended: the status of HTTP for who asks for a document, and why there is none."""
+    """How a job ended: the HTTP status of requests for a document, and the reason if there is none."""
 
     status: int = 200
     reason: str | None = None
 
 
 class Runner:
-    """Holds a worker process, and starts another whenever it has had to end one.
+    """Keeps a worker process, and starts a new one after it had to kill the last.
 
     Args:
         models: The checkpoint, or the run's folder, of each model.
-        explain: What makes a document; a function of a module.
-        limits: What jobs may take.
-        is_closing: Whether all is to end.
+        explain: Makes a document; a function of a module.
+        limits: Limits of jobs.
+        is_closing: Returns whether the server is stopping.
 
     Attributes:
         kinds: "image" or "video" for each model, once they have been loaded.
@@ -55,7 +55,7 @@ class Runner:
         self._worker: Worker | None = None
 
     def prepare(self) -> str | None:
-        """See to it that a worker lives and has loaded the models; return why that cannot be."""
+        """Make sure that a worker runs and has loaded the models; return the reason if it cannot."""
         if self._worker is not None and self._worker.is_alive():
             return None
         self.close()
@@ -75,11 +75,11 @@ class Runner:
 
     def run(self, job: Job) -> Outcome:
         """Run a job to its end."""
-        # A worker that died while it waited is noticed by what it does not answer, and costs no job.
+        # A worker that died while it waited is noticed only when it gets a job: that job is tried again.
         for _ in range(2):
             problem = self.prepare()
             if problem is not None:
-                # For the log: it may name files of this machine.
+                # Only the log gets the reason, which may name files of this machine.
                 print(f"nonlocalnn explore: {problem}", file=sys.stderr)
                 return Outcome(500, "the models could not be loaded again")
             outcome = self._try(job)
@@ -88,7 +88,7 @@ class Runner:
         return Outcome(500, _DEATH)
 
     def _try(self, job: Job) -> Outcome | None:
-        """Run a job; None where the worker died before it took it."""
+        """Run a job; None if the worker died before it started the job."""
         worker = self._worker
         assert worker is not None
         deadline = time.monotonic() + self._limits.seconds
@@ -111,7 +111,7 @@ class Runner:
             status = self.close()
             return None if job.step is None else Outcome(500, f"{_DEATH} (exit status {status})")
         except Exception:
-            # Whatever a worker may send, the others' jobs go on.
+            # Whatever a worker sends, the other jobs must go on.
             traceback.print_exc()
             self.close()
             return Outcome(500, UNKNOWN_FAULT)
@@ -132,6 +132,6 @@ class Runner:
         return None
 
     def close(self) -> int | None:
-        """End the worker, if there is one, and return its exit status."""
+        """Kill the worker, if there is one, and return its exit status."""
         worker, self._worker = self._worker, None
         return None if worker is None else worker.kill()

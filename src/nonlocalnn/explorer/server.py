@@ -1,4 +1,4 @@
-"""The explorer's server: pages, the interface that they use, and one form for every error."""
+"""The explorer's server: its pages, the interface that they call, and one JSON form for all errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ except ImportError as error:
 
 _MOST_MODELS = 2
 _MOST_UNACCEPTED = 1024
-# How long a client that was refused may go on sending before it is cut off, and may pause.
+# How long a refused client may go on sending before the connection is closed, and how long it may pause.
 _DRAIN_SECONDS, _PAUSE_SECONDS = 2.0, 0.25
 _STATIC = ("explorer.css", "explorer.js", STYLES, *SCRIPTS)
 _TYPES = {"css": "text/css", "js": "text/javascript"}
@@ -46,9 +46,9 @@ def create_app(queue: JobQueue, *, inputs: Path | None, host: str) -> Guard:
     """Return the server as an ASGI application.
 
     Args:
-        queue: It has been started; close it after the server.
+        queue: A queue that was started; close it after the server.
         inputs: Folder of files to choose from.
-        host: What the server will listen on; requests that call it otherwise, local names apart, are refused.
+        host: What the server will listen on. Requests with other host names, except local ones, are refused.
     """
     explorer = _Explorer(queue, inputs)
     routes = [
@@ -72,11 +72,11 @@ def create_app(queue: JobQueue, *, inputs: Path | None, host: str) -> Guard:
 
 
 def make_server(app: Guard, *, limits: ConnectionLimits | None = None) -> uvicorn.Server:
-    """Return what serves the application: ``run(sockets=[...])`` does until a signal comes.
+    """Return a server of the application, whose ``run(sockets=[...])`` serves until a signal arrives.
 
     Args:
         app: See :func:`create_app`.
-        limits: What connections may take.
+        limits: Limits on connections.
 
     Raises:
         OSError: This process may have too few file handles.
@@ -88,11 +88,11 @@ def make_server(app: Guard, *, limits: ConnectionLimits | None = None) -> uvicor
             log_level="warning",
             access_log=False,
             server_header=False,
-            # A header must not be able to say that a client is another one.
+            # Else a client could give another address by a header.
             proxy_headers=False,
             ws="none",
             http=type("LimitedConnection", (Connection,), {"limits": limits}),
-            # The event loop would accept as many in one turn, counted or not.
+            # So many the event loop accepts in one turn, before they are counted.
             backlog=BACKLOG,
             lifespan="off",
             timeout_graceful_shutdown=math.ceil(limits.closing_seconds) + 1,
@@ -101,7 +101,7 @@ def make_server(app: Guard, *, limits: ConnectionLimits | None = None) -> uvicor
 
 
 class _Server(uvicorn.Server):
-    """A server of which more clients may wait to be accepted than are accepted in one turn."""
+    """A server at which more clients may wait to be accepted than the event loop accepts in one turn."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -110,7 +110,7 @@ class _Server(uvicorn.Server):
 
 
 class _Explorer:
-    """What the routes answer."""
+    """The handlers of the routes."""
 
     def __init__(self, queue: JobQueue, inputs: Path | None) -> None:
         self._queue = queue
@@ -141,7 +141,7 @@ class _Explorer:
         return JSONResponse({"inputs": found})
 
     async def submit(self, request: Request) -> Response:
-        # The place in the queue comes first: uploads without one would fill the disk.
+        # The place in the queue is reserved first: uploads without one would fill the disk.
         with refuse_without_room():
             job = self._queue.reserve("" if request.client is None else request.client.host)
         try:
@@ -163,7 +163,7 @@ class _Explorer:
         return models
 
     def _path(self, asked: JobRequest, models: tuple[str, ...]) -> Path:
-        """Return the file that is asked for, if the models take such a file."""
+        """Return the file that is asked for, if the models take files of its kind."""
         path = asked.upload
         if asked.input is not None and self._inputs is not None:
             path = find_input(self._inputs, asked.input)
@@ -172,7 +172,7 @@ class _Explorer:
         try:
             kinds = kinds_of(path)
         except OSError:
-            # Of the folder of inputs: it went a moment ago.
+            # It was in the folder of inputs, and has just been removed.
             raise Refusal(404, "there is no such input") from None
         if not kinds:
             raise Refusal(
@@ -223,16 +223,16 @@ class _Explorer:
         try:
             return await run_in_threadpool(path.read_bytes)
         except FileNotFoundError:
-            # It was dropped a moment ago, and this says so.
+            # The job has just been dropped; this raises the error that says so.
             self._queue.find(identity)
             raise
 
 
 class _RefusalResponse(JSONResponse):
-    """An error that is sent at once, before the client has sent all; then the connection is closed.
+    """An error that is sent before the whole request has arrived; then the connection is closed.
 
-    Closing a connection on which data waits resets it, and a client that first sends all would not see the
-    answer: for a moment, what comes is read and thrown away.
+    Closing a connection with unread data resets it, and a client that sends everything before it reads would
+    not see the response. So, for a moment, incoming data is read and thrown away.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Receiving a request for a job: a form with a file or the name of an input, counted while it comes."""
+"""Receiving the form of a job, with a file or the name of an input, under limits of size and time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nonlocalnn._errors import missing_extra
 from nonlocalnn.explorer.job import Job, Limits, Refusal, gave_way
 
 try:
-    from python_multipart.exceptions import FormParserError  # Starlette needs it only once a form comes
+    from python_multipart.exceptions import FormParserError  # Starlette imports it only when a form arrives
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import FormData, UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise missing_extra(error.name or "starlette", "explorer", "the explorer") from None
 
-# What a form holds besides its file: names of models, headers, boundaries.
+# Bytes of a form besides its file: names of models, headers, boundaries.
 _FORM_BYTES = 1 << 16
 _MOST_FIELDS = 16
 _LONGEST_TITLE = 100
@@ -35,9 +35,9 @@ class JobRequest:
     """What a form asks for.
 
     Args:
-        models: Names, as they came.
+        models: Names of models, unchecked.
         input: Name of an input on the server; None with ``upload``.
-        upload: Where the file that came lies; None with ``input``.
+        upload: Where the received file lies; None with ``input``.
         title: The file's name, without folders.
     """
 
@@ -52,13 +52,13 @@ async def receive_job(request: Request, job: Job, *, limits: Limits) -> JobReque
 
     Args:
         request: Its body is read.
-        job: The file comes into its folder.
-        limits: How large and how slow it may be.
+        job: The file is written to its folder.
+        limits: Limits of its size and speed.
 
     Raises:
         Refusal: The body is no form of the right fields (400), is of another type (415), is too large (413)
             or too slow (408). A declared length that is too large is refused before anything is read, other
-            bodies as soon as they pass it.
+            bodies as soon as they pass the limit.
     """
     upload_bytes = limits.upload_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -84,7 +84,7 @@ async def receive_job(request: Request, job: Job, *, limits: Limits) -> JobReque
 
 @contextmanager
 def refuse_without_room() -> Iterator[None]:
-    """Refuse where the folder for uploads takes nothing: the disk is full, or the folder is gone.
+    """Refuse a request if its upload cannot be written: the disk is full, or the folder is gone.
 
     Raises:
         Refusal: With 507; the log has the reason.
@@ -98,12 +98,12 @@ def refuse_without_room() -> Iterator[None]:
 
 @asynccontextmanager
 async def _limited_time(job: Job, seconds: float) -> AsyncGenerator[None, None]:
-    """Refuse what takes longer, or gives way to another upload."""
+    """Refuse an upload that takes longer, or that loses its place to another one."""
     refusal = Refusal(408, f"the upload took longer than {seconds:g} seconds")
 
     def stop() -> None:
         nonlocal refusal
-        # It may have come to its end since.
+        # The upload may have finished in the meantime.
         if job.give_way is not None:
             refusal = gave_way()
             clock.reschedule(0)
@@ -164,7 +164,7 @@ async def _take(form: FormData, folder: Path, upload_bytes: int, too_large: Refu
         raise too_large
     if file.size == 0:
         raise Refusal(400, "the file is empty")
-    # It is never opened by the name that it came with.
+    # The name that the client gave is never used as a path.
     upload = folder / "upload"
     await run_in_threadpool(_copy, file.file, upload)
     return JobRequest(names, None, upload, title_of(file.filename or ""))
@@ -180,7 +180,7 @@ def _copy(source: IO[bytes], target: Path) -> None:
 
 
 def title_of(name: str) -> str:
-    """Return what to call an uploaded file: its name without folders and without what cannot be printed.
+    """Return the title of an uploaded file: its name without folders and unprintable characters.
 
     Args:
         name: As the browser gave it.
@@ -191,7 +191,7 @@ def title_of(name: str) -> str:
     """
     last = name.replace("\\", "/").rpartition("/")[2]
     printable = "".join(character for character in last if character.isprintable()).strip()
-    # The end tells more than the middle.
+    # The end of a name, often a number and a suffix, tells more than its middle.
     if len(printable) > _LONGEST_TITLE:
         printable = printable[: _LONGEST_TITLE - 12] + "..." + printable[-9:]
     return printable or "upload"

@@ -1,7 +1,7 @@
-"""The process that holds the models and explains one input at a time, and the server's end of it.
+"""The worker process, which holds the models and explains one input at a time, and the server's end of it.
 
-Decoders of foreign files run in this process only. What it sends is JSON, which unlike a pickle runs nothing
-in the server whatever a file has made of the process; documents are written to files.
+Only this process decodes foreign files. It sends JSON and not pickles, so that even a worker that a file has
+taken over cannot run anything in the server. Documents are written to files.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from nonlocalnn.classifier import Classifier, load_classifier
 from nonlocalnn.explorer.admission import check_size
+from nonlocalnn.inference.classifier import Classifier, load_classifier
 
 UNKNOWN_FAULT = "it could not be explained: an unexpected error, which the server's log tells of"
 _LONGEST_MESSAGE, _LONGEST_REASON = 1 << 16, 500
-# What may begin a path of the machine in a message: a slash that does not follow a word, or a drive.
+# The start of a path of this machine in a message: a slash that does not follow a word, or a drive.
 _MACHINE_PATH = re.compile(r"(?<![\w.)])/\w|\b[A-Za-z]:\\")
-_KINDS = {3: "image", 4: "video"}
 
 
 class Explain(Protocol):
-    """What makes a document of one input and one model."""
+    """A function that makes the document of one input and one model."""
 
     def __call__(self, loaded: Classifier, path: Path, *, title: str, model: str) -> dict[str, Any]:
-        """Return the document; ValueError, FileNotFoundError and ImportError have reasons for users."""
+        """Return the document; users see the text of ValueError, FileNotFoundError and ImportError."""
 
 
 def run_worker(connection: Connection, models: Mapping[str, Path], explain: Explain) -> None:
-    """Load the models, then explain what is ordered until the other end closes.
+    """Load the models, then explain inputs until the other end closes the connection.
 
     Each message is a JSON object. First comes ``{"ready": {model: "image" or "video"}}``, or
     ``{"unusable": reason}`` and the end; for each order any number of ``{"step": text}`` and then
@@ -48,9 +47,9 @@ def run_worker(connection: Connection, models: Mapping[str, Path], explain: Expl
         connection: Where orders come from: ``{"path", "title", "models", "folder"}``; the document of model
             number n is written to ``folder/n.json``.
         models: The checkpoint, or the run's folder, of each model.
-        explain: What makes a document.
+        explain: Makes a document.
     """
-    # Ctrl-C reaches the whole group of processes; the server ends this one when it has ended its own work.
+    # Ctrl-C reaches the whole process group. The server kills this process when it has finished its own work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         try:
@@ -58,7 +57,7 @@ def run_worker(connection: Connection, models: Mapping[str, Path], explain: Expl
         except (OSError, ValueError, ImportError) as error:
             _send(connection, {"unusable": _one_line(error)})
             return
-        _send(connection, {"ready": {name: _KINDS[len(each.sample_shape)] for name, each in loaded.items()}})
+        _send(connection, {"ready": {name: each.kind.name for name, each in loaded.items()}})
         while True:
             order = json.loads(connection.recv_bytes())
             _send(connection, _fill(connection, order, loaded, models, explain))
@@ -70,7 +69,7 @@ def _load(path: Path) -> Classifier:
     loaded = load_classifier(path)
     if loaded.assumed:
         print(f"nonlocalnn explore: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
-    if len(loaded.sample_shape) not in _KINDS:
+    if loaded.kind.name not in ("image", "video"):
         raise ValueError(
             f"explore takes models of images and videos; {path} was trained on samples of shape "
             f"{loaded.sample_shape}"
@@ -85,11 +84,11 @@ def _fill(
     models: Mapping[str, Path],
     explain: Explain,
 ) -> dict[str, Any]:
-    """Write the documents that are ordered and return the last message of the order."""
+    """Write the documents of one order, and return its last message."""
     path, chosen = Path(order["path"]), order["models"]
     try:
         _send(connection, {"step": "checking the file"})
-        for kind in sorted({_KINDS[len(loaded[name].sample_shape)] for name in chosen}):
+        for kind in sorted({loaded[name].kind.name for name in chosen}):
             check_size(path, kind=kind)
         for number, name in enumerate(chosen):
             _send(connection, {"step": f"explaining with {name} ({number + 1} of {len(chosen)})"})
@@ -136,7 +135,7 @@ def without_paths(message: str, names: Mapping[str, str]) -> str | None:
         >>> without_paths("cannot open '/etc/fonts'", {}) is None
         True
     """
-    # Names may look like paths themselves: they come in after the look at what is left.
+    # Names may look like paths themselves, so they are put in after the search for paths.
     for number, path in enumerate(sorted(names, key=len, reverse=True)):
         message = message.replace(path, f"\0{number}\0")
     if _MACHINE_PATH.search(message):
@@ -151,11 +150,11 @@ def _send(connection: Connection, message: Mapping[str, Any]) -> None:
 
 
 class Worker:
-    """The server's end of the process; it starts when this is made.
+    """The server's end of the worker process, which starts when this object is made.
 
     Args:
         models: See :func:`run_worker`.
-        explain: A function of a module, which the process imports.
+        explain: A function of a module, which the worker process imports.
     """
 
     def __init__(self, models: Mapping[str, Path], explain: Explain) -> None:
@@ -164,22 +163,22 @@ class Worker:
         self._process = context.Process(
             target=run_worker, args=(theirs, dict(models), explain), name="explorer-worker", daemon=True
         )
-        # While it imports its libraries, Ctrl-C would make it print a traceback.
+        # Ctrl-C while the process imports its libraries would print a traceback.
         resource_tracker.ensure_running()  # it unblocks signals when it starts
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         try:
             self._process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        # With this end left open, the process's death would go unnoticed.
+        # If their end stayed open here too, the death of the process would go unnoticed.
         theirs.close()
 
     def send(self, order: Mapping[str, Any]) -> None:
-        """Order an input; OSError where the process has died."""
+        """Send an order; OSError if the process has died."""
         _send(self._connection, order)
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next message, None where none comes in time; EOFError or OSError if the process died."""
+        """Return the next message, None if none arrives in time; EOFError or OSError if the process died."""
         if not self._connection.poll(seconds):
             return None
         message: dict[str, Any] = json.loads(self._connection.recv_bytes(_LONGEST_MESSAGE))
@@ -198,7 +197,7 @@ class Worker:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def kill(self) -> int | None:
-        """End the process, if it has not ended by itself, and return its exit status."""
+        """Kill the process if it still runs, and return its exit status."""
         self._process.kill()
         self._process.join()
         self._connection.close()

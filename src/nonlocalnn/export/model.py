@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn._files import atomic_path
-from nonlocalnn.classifier import Classifier
 from nonlocalnn.export.formats import Run, computed_by, first_line, trace, write_aoti, write_onnx, write_pt2
 from nonlocalnn.export.sizes import SIDES, dimension_names, other_shapes
-from nonlocalnn.fusion import fuse_
+from nonlocalnn.inference.classifier import Classifier
+from nonlocalnn.surgery.fusion import fuse_
 
 Format = Literal["onnx", "pt2", "aoti"]
 FORMATS: tuple[str, ...] = ("onnx", "pt2", "aoti")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.functional import concatenation, dot_product, reference, sharded, softmax
+from nonlocalnn.functional import concatenation, dot_product, reference, softmax, split
 from nonlocalnn.functional.modes import without_autocast
 from nonlocalnn.functional.positions import FLOATS
 from nonlocalnn.functional.splitting import split_positions
@@ -110,7 +110,7 @@ def non_local(
     # The engines choose their own types: autocast would make the float32 products that they ask for float16.
     with without_autocast(theta.device.type):
         if process_group is not None:
-            return sharded.non_local(
+            return split.non_local(
                 theta,
                 phi,
                 g,

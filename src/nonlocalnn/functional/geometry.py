@@ -68,6 +68,8 @@ class Geometry:
 
     def pooled(self) -> Geometry:
         """Return the geometry of the map after :meth:`pool`."""
+        # Each location is a sequence of its own with extent "time", as NonLocal1d sees it. Pooling H and W
+        # would leave a location without keys of its own.
         within = slice(0, 1) if self.extent == "time" else slice(-2, None)
         sides = list(self.sides)
         sides[within] = [max(1, side // 2) for side in sides[within]]
@@ -121,6 +123,7 @@ class Geometry:
             by_location = positions.reshape(batch, frames, locations, *rest).transpose(1, 2)
             return by_location.reshape(batch * locations, frames, *rest)
         frames_a_group = 1 if extent == "space" else extent
+        # A smaller last group would mean something else for its frames, without a word.
         if sides[0] % frames_a_group:
             raise ValueError(
                 f"extent={extent} needs a number of frames that is a multiple of {extent}; got T = "

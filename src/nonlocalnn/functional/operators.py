@@ -69,6 +69,7 @@ def register(
         ctx.num_outputs = len(output)
         ctx.save_for_backward(*tensors[: len(tensors) - ctx.num_derived])
 
+    # Second derivatives written by hand would double every engine for a rare use.
     def differentiate_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         def first(dy: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
             return _gradients(plain, arguments, dy)[: ctx.num_outputs]

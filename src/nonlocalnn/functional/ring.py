@@ -51,6 +51,7 @@ def _bias(key_mask_BM: Tensor, dtype: torch.dtype, ranks: Ranks) -> Tensor:
     An entry without any key on any rank is computed as if it had no mask: its values are zero, and so is
     their average.
     """
+    # A sample may have no key on one rank and all of its keys on another.
     has_key_B = key_mask_BM.any(1).to(torch.uint8)
     dist.all_reduce(has_key_B, op=dist.ReduceOp.MAX, group=ranks.group)
     is_out_BM = ~key_mask_BM & has_key_B.bool().unsqueeze(1)

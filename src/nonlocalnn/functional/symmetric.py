@@ -65,6 +65,7 @@ def _symmetric_softmax_sum_shapes(x_BND: Tensor, g_BNE: Tensor, scale: float) ->
 
 def _symmetric_softmax_sum_flops(x: Size, g: Size, scale: float) -> int:
     """Those of the two products as of any other engine, though half of the logits are not computed."""
+    # Counts are compared between implementations.
     return 2 * x[0] * x[1] ** 2 * (x[2] + g[2])
 
 

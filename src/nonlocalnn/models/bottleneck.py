@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nonlocalnn.layers import Convolution
+from nonlocalnn.functional.layers import Convolution
 from nonlocalnn.models.convolution import ClipConvolution
 
 EXPANSION = 4

@@ -12,7 +12,7 @@ from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn.blocks import BLOCKS, SubSample
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
-from nonlocalnn.layers import BatchNorm
+from nonlocalnn.functional.layers import BatchNorm
 from nonlocalnn.models.bottleneck import CONVOLUTIONS, EXPANSION, Bottleneck, FrozenNorm, along, halves
 from nonlocalnn.models.placement import STAGES, Placement, block_places, stage_lengths
 
@@ -94,6 +94,8 @@ class ResidualNetwork(nn.Module):
     def __init__(
         self,
         *,
+        # More settings than a constructor should have: each is a column of the paper's ablations or part of
+        # its recipe for long clips. Presets set them.
         num_classes: int = 400,
         num_sides: int = 3,
         in_channels: int = 3,
@@ -161,6 +163,7 @@ class ResidualNetwork(nn.Module):
         self.bn1 = norm_class(width)
         pool = _POOLS[num_sides - 1]
         early = 2 if halves_time_early else 1
+        # The pools are layers and not functions, so that affinity/grids.py can trace them. They add no keys.
         self.pool1 = (
             None
             if small_stem

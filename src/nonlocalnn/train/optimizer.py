@@ -5,8 +5,8 @@ import math
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from nonlocalnn.finetune import param_groups
-from nonlocalnn.train.recipe import Recipe
+from nonlocalnn.surgery.finetune import param_groups
+from nonlocalnn.tasks.recipe import Recipe
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:

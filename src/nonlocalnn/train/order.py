@@ -7,22 +7,12 @@ exactly as if it had never stopped.
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
 
-
-class Samples(Protocol):
-    """What the training loop asks of a data set."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-    def sample_id(self, index: int, /) -> str:
-        """Return the name of a sample by which a person finds it."""
-        ...
+from nonlocalnn.tasks.contract import Samples
 
 
 def mix(*parts: int | str) -> int:
@@ -61,6 +51,8 @@ def steps_per_epoch(length: int, batch_size: int) -> int:
             f"the training data has {length} samples, fewer than one batch of {batch_size}: "
             "choose a smaller batch_size"
         )
+    # Whole batches only, so that every step weighs the same. The order changes each epoch: no sample is left
+    # out for good.
     return length // batch_size
 
 

@@ -1,4 +1,4 @@
-"""The weights that a training begins with, from a checkpoint of another network."""
+"""Initial weights of a training, from a checkpoint of another network."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.checkpoints.native import is_safetensors
 from nonlocalnn.checkpoints.state import read_pickle
 from nonlocalnn.checkpoints.wrapped import nearest
-from nonlocalnn.layers import fold_norm
+from nonlocalnn.functional.layers import fold_norm
 from nonlocalnn.models import inflate_
 
 
 def start_from_(model: nn.Module, path: Path) -> list[str]:
-    """Take a checkpoint's weights over into a network, in place.
+    """Copy a checkpoint's weights into a network, in place.
 
-    A checkpoint of ours may be of a network with other norms, fewer blocks or other classes: norms that are
-    frozen take the statistics of batch normalisation, blocks without a norm have it folded into W_z, and
-    blocks and the last layer keep their own values where the checkpoint has none that fit. The state dict of
-    an image ResNet is inflated by :func:`nonlocalnn.inflate_`.
+    A checkpoint of ours may be of a network with other norms, fewer blocks or other classes. Frozen norms
+    take the statistics of batch normalisation. Where a block has no norm, the checkpoint's is folded into
+    W_z. Blocks and the last layer keep their own values where the checkpoint has none that fit. The state
+    dict of an image ResNet is inflated by :func:`nonlocalnn.inflate_`.
 
     Args:
         model: A network of :func:`nonlocalnn.create_model`.
         path: A safetensors file of ours, or a file of ``torch.save`` with a state dict of an image network.
 
     Returns:
-        The parameters and statistics that kept their own values.
+        Names of the parameters and statistics that kept their own values.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -64,7 +64,7 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
 
 
 def _comparable(source: nn.Module, model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of ``source``, the norms of blocks folded into W_z where ``model`` has none."""
+    """Return the state of ``source``, with norms of blocks folded into W_z where ``model`` has no norm."""
     state = {
         name: value for name, value in source.state_dict().items() if not name.endswith("num_batches_tracked")
     }

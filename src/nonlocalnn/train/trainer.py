@@ -16,22 +16,22 @@ from torch.utils.data import DataLoader
 
 from nonlocalnn._files import remove_parts, write_text
 from nonlocalnn._progress import Lines
-from nonlocalnn._readers import Batches, leave_signals_to_parent
+from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.checkpoints import load_checkpoint
-from nonlocalnn.train.checkpoint import Position, TrainingState
-from nonlocalnn.train.distributed import Group, process_group
-from nonlocalnn.train.keeping import Keeper, best_row
+from nonlocalnn.tasks.classification import ClassificationTask
+from nonlocalnn.tasks.contract import Task
+from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.train.learner import Learner, Part
 from nonlocalnn.train.log import progress_bar
 from nonlocalnn.train.optimizer import learning_rate
 from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix, steps_per_epoch
-from nonlocalnn.train.recipe import Recipe
+from nonlocalnn.train.parallel.distributed import Group, process_group
 from nonlocalnn.train.result import TrainResult
-from nonlocalnn.train.resuming import Resume, remove_damaged, state_to_resume
 from nonlocalnn.train.signals import StopRequest, stop_on_signal
 from nonlocalnn.train.starting import start_from_
-from nonlocalnn.train.task import Task
-from nonlocalnn.train.video_task import task_for
+from nonlocalnn.train.state.checkpoint import Position, TrainingState
+from nonlocalnn.train.state.keeping import Keeper, best_row
+from nonlocalnn.train.state.resuming import Resume, remove_damaged, state_to_resume
 
 
 def train(
@@ -69,7 +69,7 @@ def train(
         CheckpointError: The run's saved states are damaged.
         NonFiniteLossError: The loss or the gradient is no longer finite.
     """
-    chosen: Task[Any] = task_for(recipe) if task is None else task
+    chosen: Task[Any] = ClassificationTask(recipe) if task is None else task
     sharded = recipe.parallel == "fsdp"
     with process_group(recipe.device, sharded=sharded) as group, stop_on_signal() as stop:
         # In a function of its own, so that no network outlives the group of processes that it lies on.
@@ -245,6 +245,7 @@ class _Run:
         return 0
 
     def _is_epoch_done(self) -> bool:
+        # The paper's schedules count steps: a run may end in mid-epoch, and that epoch is then closed early.
         return self.position.step == self.steps_per_epoch or self.steps == self.num_steps
 
     def _parts(self, *, epoch: int, start_step: int) -> Generator[Part, None, None]:
@@ -290,7 +291,7 @@ class _Run:
         """Average the statistics of norms anew; validation and the saved weights have those."""
         number = self.recipe.norm_batches * self.recipe.accumulate
         if number:
-            # The epoch that comes: its samples are drawn as those of the one before were, and are others.
+            # Samples of the coming epoch: those that were just trained on would flatter the network.
             epoch = self.position.epoch + 1
             with closing(self._parts(epoch=epoch, start_step=0)) as parts:
                 self.learner.average_norms(islice(parts, number), seed=mix(self.recipe.seed, "norms", epoch))

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity.grids import Sides, check_position
-from nonlocalnn.affinity.maps import AffinityMap, Query
 from nonlocalnn.affinity.pictures.images import draw_images
 from nonlocalnn.affinity.pictures.sequences import draw_sequences
 from nonlocalnn.affinity.pictures.strips import draw_strips
 from nonlocalnn.affinity.pictures.views import View
+from nonlocalnn.affinity.rows import AffinityRows, Query
 from nonlocalnn.affinity.summary import AffinitySummary, summarise
 from nonlocalnn.functional import Instantiation
 
@@ -85,7 +85,7 @@ def choose_queries(pixels: Tensor, sides: Sides, num_queries: int = 4) -> list[S
     return [tuple(place) for place in found.tolist()]
 
 
-def queries_to_draw(shown: AffinityMap, pixels: Tensor) -> list[Sides]:
+def queries_to_draw(shown: AffinityRows, pixels: Tensor) -> list[Sides]:
     """Return the queries of a picture for which none were named: four, of those that were recorded."""
     if shown.queries is not None:
         return list(shown.queries[:4])
@@ -93,7 +93,7 @@ def queries_to_draw(shown: AffinityMap, pixels: Tensor) -> list[Sides]:
 
 
 def draw_rows(
-    shown: AffinityMap,
+    shown: AffinityRows,
     pixels: Tensor | None = None,
     *,
     queries: Sequence[Query] | None = None,
@@ -147,7 +147,7 @@ def draw_rows(
     return _DRAW[len(shown.grid.sides)](shown, pixels, views, _titled(title, shown))
 
 
-def _views(shown: AffinityMap, places: Sequence[Sides], sample: int) -> list[View]:
+def _views(shown: AffinityRows, places: Sequence[Sides], sample: int) -> list[View]:
     rows = shown.rows(places)[sample]
     values, keys = (part[sample].tolist() for part in shown.top(places, min(_NUM_ARROWS, rows[0].numel())))
     return [
@@ -169,7 +169,7 @@ def _views(shown: AffinityMap, places: Sequence[Sides], sample: int) -> list[Vie
 
 
 def draw_attended(
-    shown: AffinityMap,
+    shown: AffinityRows,
     pixels: Tensor | None = None,
     *,
     summary: AffinitySummary | None = None,
@@ -198,7 +198,7 @@ def draw_attended(
     return _DRAW[len(shown.grid.sides)](shown, pixels, views, _titled(title, shown))
 
 
-def _pixels_of(shown: AffinityMap, pixels: Tensor | None, sample: int) -> Tensor:
+def _pixels_of(shown: AffinityRows, pixels: Tensor | None, sample: int) -> Tensor:
     batch = shown.phi.shape[0]
     if not 0 <= sample < batch:
         raise ValueError(f"sample must be from 0 to {batch - 1}, one of the map's batch; got {sample}")
@@ -212,7 +212,7 @@ def _pixels_of(shown: AffinityMap, pixels: Tensor | None, sample: int) -> Tensor
     return pixels
 
 
-def check_pixels(shown: AffinityMap, pixels: Tensor) -> None:
+def check_pixels(shown: AffinityRows, pixels: Tensor) -> None:
     """Check that pixels are of the size of a map's input.
 
     Raises:
@@ -225,7 +225,7 @@ def check_pixels(shown: AffinityMap, pixels: Tensor) -> None:
         )
 
 
-def _titled(title: str, shown: AffinityMap) -> str:
+def _titled(title: str, shown: AffinityRows) -> str:
     keys = " x ".join(map(str, shown.key_grid.sides))
     form = f"{shown.instantiation}, keys {keys}"
     return f"{title}; {form}" if title else form

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from nonlocalnn.affinity.maps import AffinityMap
 from nonlocalnn.affinity.pictures import panels
 from nonlocalnn.affinity.pictures.views import View
+from nonlocalnn.affinity.rows import AffinityRows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WIDTH, _MOST_COLUMNS = 2.1, 5
 
 
-def draw_images(shown: AffinityMap, pixels: Tensor, views: Sequence[View], title: str) -> Figure:
+def draw_images(shown: AffinityRows, pixels: Tensor, views: Sequence[View], title: str) -> Figure:
     """Draw the image with its queries, then the heat of each view over it."""
     columns = min(len(views) + 1, _MOST_COLUMNS)
     rows = math.ceil((len(views) + 1) / columns)

@@ -53,6 +53,7 @@ def scale_of(weights: Tensor, *, signed: bool) -> Scale:
         Scale(colours='inferno', low=0.0, high=1.0)
     """
     top = float(weights.abs().max()) or 1.0
+    # The concatenation form has no negative weights: half of a signed scale would stay empty.
     return Scale("RdBu_r", -top, top) if signed else Scale("inferno", 0.0, top)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nonlocalnn.affinity.maps import AffinityMap
 from nonlocalnn.affinity.pictures import panels
 from nonlocalnn.affinity.pictures.views import View
+from nonlocalnn.affinity.rows import AffinityRows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ _POSITIVE, _NEGATIVE, _QUERY = "#d55e00", "#0072b2", "#117733"
 _MOST_NAMED = 8
 
 
-def draw_sequences(shown: AffinityMap, pixels: Tensor, views: Sequence[View], title: str) -> Figure:
+def draw_sequences(shown: AffinityRows, pixels: Tensor, views: Sequence[View], title: str) -> Figure:
     """Draw two lines of axes for each view: channels shaded by weight, and the weights as steps."""
     figure = panels.new_figure(_WIDTH, (_HIGH + _LOW + 0.35) * len(views) + 0.5, title=title)
     axes = figure.subplots(
@@ -58,7 +58,7 @@ def draw_sequences(shown: AffinityMap, pixels: Tensor, views: Sequence[View], ti
     return figure
 
 
-def _edges(shown: AffinityMap) -> Tensor:
+def _edges(shown: AffinityRows) -> Tensor:
     """Return where the boxes of the keys begin and end in the input, (M + 1,)."""
     grid = shown.key_grid
     edges = grid.centres[0] + grid.steps[0] * (torch.arange(grid.sides[0] + 1) - 0.5)

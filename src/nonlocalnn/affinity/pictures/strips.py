@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nonlocalnn.affinity.maps import AffinityMap
 from nonlocalnn.affinity.pictures import panels
 from nonlocalnn.affinity.pictures.views import View
+from nonlocalnn.affinity.rows import AffinityRows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MOST_FRAMES = 16
 
 
-def draw_strips(shown: AffinityMap, pixels: Tensor, views: Sequence[View], title: str) -> Figure:
+def draw_strips(shown: AffinityRows, pixels: Tensor, views: Sequence[View], title: str) -> Figure:
     """Draw a row of frames for each view: the heat on every frame, the query in its own, and arrows."""
     num_frames, height, width = pixels.shape[1:]
     frames = even_choice(num_frames)
@@ -60,7 +60,7 @@ def even_choice(num_frames: int) -> list[int]:
     return torch.linspace(0, num_frames - 1, _MOST_FRAMES).round().long().tolist()
 
 
-def _draw_strip(shown: AffinityMap, pixels: Tensor, view: View, by_frame: Mapping[int, Any]) -> Any:
+def _draw_strip(shown: AffinityRows, pixels: Tensor, view: View, by_frame: Mapping[int, Any]) -> Any:
     """Draw the frames of one view and return a layer of its heat."""
     scale = panels.scale_of(view.weights, signed=view.signed)
     for frame, axis in by_frame.items():
@@ -74,7 +74,7 @@ def _draw_strip(shown: AffinityMap, pixels: Tensor, view: View, by_frame: Mappin
     return layer
 
 
-def _draw_arrows(figure: Figure, shown: AffinityMap, view: View, by_frame: Mapping[int, Any]) -> None:
+def _draw_arrows(figure: Figure, shown: AffinityRows, view: View, by_frame: Mapping[int, Any]) -> None:
     """Draw arrows from a query to the keys that weigh most, the thicker the more these weigh."""
     from matplotlib.patches import ConnectionPatch
     from matplotlib.patheffects import withStroke

@@ -1,0 +1,219 @@
+"""Sets of labelled videos by name: which files in a folder make which split."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.data.archives.index import Member, find_archives, read_index, read_split
+from nonlocalnn.data.labelled import SPLITS
+from nonlocalnn.data.video.benchmarks import (
+    read_charades_csv,
+    read_hmdb51_split,
+    read_kinetics_csv,
+    read_ucf101_split,
+)
+from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
+from nonlocalnn.data.video.source import ArchivedVideo
+
+VIDEO_SETS = ("videos", "kinetics", "ucf101", "hmdb51", "charades")
+# Of one's own videos: what a split may be called, and which others serve where it is missing.
+_OWN_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+_STANDS_IN = {"train": (), "validation": ("test",), "test": ("validation",)}
+_LIST_SUFFIXES = (".txt", ".csv")
+
+
+def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | None) -> VideoList:
+    """List the videos of a split.
+
+    ============  ==========================================================================================
+    name          what ``data_dir`` holds
+    ============  ==========================================================================================
+    ``videos``    your own: folders ``train``, ``validation`` and ``test`` with a folder per class; or lists
+                  ``train.txt``, ``validation.txt`` and ``test.txt`` (or ``.csv``) of paths in ``data_dir``,
+                  see :func:`~nonlocalnn.data.video.lists.read_video_list`; or ``classes.txt`` and archives
+                  ``train-000000.tar`` and so on, see :mod:`nonlocalnn.data.archives.index`
+    ``kinetics``  ``train.csv`` and ``val.csv``, and the folders ``train`` and ``val`` of videos, with or
+                  without a folder per class
+    ``ucf101``    ``ucfTrainTestlist`` and ``UCF-101``; split 1
+    ``hmdb51``    ``testTrainMulti_7030_splits`` and ``hmdb51_org``; split 1
+    ``charades``  ``Charades_v1_train.csv``, ``Charades_v1_test.csv`` and ``Charades_v1_480``; class names
+                  from ``Charades_v1_classes.txt``, if it is there
+    ============  ==========================================================================================
+
+    ``val`` is taken for ``validation``. Sets without a test split are tested on their validation split, and
+    sets without a validation split validate on their test split, as is usual with them: keep the last weights
+    there and not the best, or the test is no test. Public sets lose videos over the years: those that are not
+    there are left out of their lists, with a warning that counts them. Videos in archives come in the order
+    in which they lie there; archives beside folders or lists of splits are an error.
+
+    Args:
+        name: One of ``VIDEO_SETS``.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        data_dir: The folder.
+
+    Raises:
+        ValueError: An argument is unknown or missing, a list cannot be understood, or archives are damaged or
+            are not the only form of the videos.
+        FileNotFoundError: There is no such folder, or a list or an archive is missing.
+    """
+    check_choice("name", name, VIDEO_SETS)
+    check_choice("split", split, SPLITS)
+    if data_dir is None:
+        raise ValueError(f"{name!r} needs data_dir: the folder that holds the videos and their lists")
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder of videos: {folder}")
+    if name == "videos":
+        return _own(folder, split)
+    listed = _PUBLIC[name](folder, split)
+    there = listed.existing()
+    if len(there) < len(listed):
+        warnings.warn(
+            f"{len(listed) - len(there)} of the {len(listed)} videos of {name}/{split} are not there",
+            UserWarning,
+            stacklevel=3,
+        )
+    return there
+
+
+def load_own_splits(data_dir: str | os.PathLike[str]) -> dict[str, VideoList]:
+    """List the splits that a folder of the set ``videos`` holds; none stands in for another.
+
+    Raises:
+        ValueError: As :func:`load_video_set`.
+        FileNotFoundError: There is no such folder, or it holds no split.
+    """
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder of videos: {folder}")
+    found = {split: _first_of(folder, names) for split, names in _OWN_NAMES.items()}
+    held = {split: videos for split, videos in found.items() if videos is not None}
+    if not held:
+        raise _no_split(folder, "train")
+    return held
+
+
+def _own(folder: Path, split: str) -> VideoList:
+    for each in (split, *_STANDS_IN[split]):
+        videos = _first_of(folder, _OWN_NAMES[each])
+        if videos is not None:
+            return videos
+    raise _no_split(folder, split)
+
+
+def _no_split(folder: Path, split: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{folder} has no {split} split: it must hold a folder {split} with a folder per class, "
+        f"a list {split}.txt of paths and labels, or archives {split}-000000.tar"
+    )
+
+
+def _first_of(folder: Path, names: tuple[str, ...]) -> VideoList | None:
+    """Return the videos of the first split that is there."""
+    _check_one_form(folder)
+    for name in names:
+        if (folder / name).is_dir():
+            videos = load_video_folder(folder / name)
+            if name != "train" and (folder / "train").is_dir():
+                _check_same_classes(videos, load_video_folder(folder / "train"), folder / name)
+            return videos
+        for suffix in _LIST_SUFFIXES:
+            if (folder / f"{name}{suffix}").is_file():
+                classes = None if name == "train" else _own(folder, "train").classes
+                return read_video_list(folder / f"{name}{suffix}", root=folder, classes=classes)
+        if find_archives(folder, name):
+            return _archived(folder, name)
+    return None
+
+
+def _check_one_form(folder: Path) -> None:
+    # Which of two forms was read would be a guess, and moving one is quick.
+    names = [name for names in _OWN_NAMES.values() for name in names]
+    archives = [path for name in names for path in find_archives(folder, name).values()]
+    others = [folder / f"{name}{suffix}" for name in names for suffix in ("", *_LIST_SUFFIXES)]
+    for other in others if archives else ():
+        if other.exists():
+            raise ValueError(
+                f"{folder} must hold its videos in one form; it has the archive {archives[0].name} and "
+                f"{other.name}: move one of them"
+            )
+
+
+def archived_files(archive: Path, *, kind: str) -> list[ArchivedVideo]:
+    """Return the files of an archive in the order in which they lie there.
+
+    Args:
+        archive: The archive.
+        kind: "videos" or "images".
+
+    Raises:
+        ValueError: The archive is damaged, or holds something else; see
+            :func:`~nonlocalnn.data.archives.index.read_index`.
+    """
+    return [_part(archive, member) for member in read_index(archive, kind=kind)]
+
+
+def _archived(folder: Path, split: str) -> VideoList:
+    classes, samples = read_split(folder, split, kind="videos")
+    return VideoList(
+        tuple(_part(archive, member) for archive, member, _ in samples),
+        tuple(target for _, _, target in samples),
+        classes,
+    )
+
+
+def _part(archive: Path, member: Member) -> ArchivedVideo:
+    return ArchivedVideo(archive, f"{member.key}{member.suffix}", start=member.start, size=member.size)
+
+
+def _check_same_classes(videos: VideoList, train: VideoList, folder: Path) -> None:
+    if videos.classes != train.classes:
+        differing = sorted(set(videos.classes) ^ set(train.classes))
+        raise ValueError(
+            f"{folder} must have the class folders of the training split; only one of the two has "
+            f"{', '.join(differing[:5])}"
+        )
+
+
+def _kinetics(folder: Path, split: str) -> VideoList:
+    name = "train" if split == "train" else "val"
+    root = folder / name
+    # Downloads come in both layouts.
+    class_folders = root.is_dir() and any(entry.is_dir() for entry in root.iterdir())
+    classes = None if name == "train" else read_kinetics_csv(folder / "train.csv", root=root).classes
+    return read_kinetics_csv(folder / f"{name}.csv", root=root, classes=classes, class_folders=class_folders)
+
+
+def _ucf101(folder: Path, split: str) -> VideoList:
+    lists = folder / "ucfTrainTestlist"
+    name = "trainlist01.txt" if split == "train" else "testlist01.txt"
+    return read_ucf101_split(lists / name, root=folder / "UCF-101", classes_path=lists / "classInd.txt")
+
+
+def _hmdb51(folder: Path, split: str) -> VideoList:
+    return read_hmdb51_split(
+        folder / "testTrainMulti_7030_splits",
+        split="train" if split == "train" else "test",
+        number=1,
+        root=folder / "hmdb51_org",
+    )
+
+
+def _charades(folder: Path, split: str) -> VideoList:
+    name = "Charades_v1_train.csv" if split == "train" else "Charades_v1_test.csv"
+    classes = folder / "Charades_v1_classes.txt"
+    return read_charades_csv(
+        folder / name,
+        root=folder / "Charades_v1_480",
+        classes_path=classes if classes.is_file() else None,
+    )
+
+
+_PUBLIC: dict[str, Callable[[Path, str], VideoList]] = {
+    "kinetics": _kinetics,
+    "ucf101": _ucf101,
+    "hmdb51": _hmdb51,
+    "charades": _charades,
+}

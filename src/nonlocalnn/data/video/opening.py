@@ -1,0 +1,76 @@
+"""A path becomes an open video, by the backend that is asked for."""
+
+import os
+from pathlib import Path
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.data.video.frame_folder import FrameFolder
+from nonlocalnn.data.video.frame_names import FRAME_SUFFIXES
+from nonlocalnn.data.video.pyav import PyAVReader
+from nonlocalnn.data.video.reader import VideoReader
+from nonlocalnn.data.video.source import ArchivedVideo, VideoDecodeError, find_source
+from nonlocalnn.data.video.torchcodec import TorchCodecReader
+
+BACKENDS = ("pyav", "torchcodec")
+
+
+def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "pyav") -> VideoReader:
+    """Open a video file, by itself or in an archive, or a folder of frame images.
+
+    ==============  =======================================================================================
+    backend         what
+    ==============  =======================================================================================
+    ``pyav``        FFmpeg in a Python package (extra ``video``); needs nothing else
+    ``torchcodec``  FFmpeg that is installed on the system; ``pip install torchcodec``, 0.11 or later
+    ==============  =======================================================================================
+
+    Frames are turned upright where the file says how it was held, and converted to RGB; pixels that are not
+    square stay as they are. Colours are converted by the matrix (BT.601, BT.709, BT.2020) and range that the
+    file names; where it names none, by BT.601 and limited range whatever its size, as FFmpeg does. High
+    dynamic range is not tone-mapped.
+
+    A folder is read with Pillow, whatever the backend: the images that lie in it, in the order of their
+    numbers and all of one size; see :func:`~nonlocalnn.data.video.frame_names.frame_paths`. A file in an
+    archive is read into memory, in one piece, and decoded from there.
+
+    Args:
+        path: The file or folder, or the part of an archive.
+        backend: What decodes files.
+
+    Returns:
+        The open video; close it, or use ``with``.
+
+    Raises:
+        FileNotFoundError: There is nothing at ``path``.
+        VideoDecodeError: The file is empty, is cut, is not a video or holds no video stream; its archive is
+            not there or was cut; or the folder holds no frames, those of several videos, or not all of one.
+        ValueError: ``backend`` is unknown.
+        ImportError: The backend's library is missing.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for number in range(12):
+        ...     Image.new("L", (7, 5), number).save(folder / f"{number}.png")
+        >>> with open_video(folder) as video:
+        ...     print(video.num_frames, video.size, video.read([11, 2])[:, 0, 0, 0])
+        12 (5, 7) tensor([11,  2], dtype=torch.uint8)
+    """
+    check_choice("backend", backend, BACKENDS)
+    if not isinstance(path, ArchivedVideo):
+        path = Path(path)
+        if path.is_dir():
+            return FrameFolder(path)
+    source = find_source(path)
+    return (TorchCodecReader if backend == "torchcodec" else PyAVReader)(source)
+
+
+def check_no_image(path: str | os.PathLike[str] | ArchivedVideo) -> None:
+    """Check that a path names no single image: a decoder would read it, as a video of one frame.
+
+    Raises:
+        VideoDecodeError: It does.
+    """
+    if str(path).lower().endswith(FRAME_SUFFIXES) and not os.path.isdir(str(path)):
+        raise VideoDecodeError(f"{path} is an image, and the model takes videos, or folders of frame images")

@@ -1,0 +1,297 @@
+"""A trained classifier together with what it expects, ready to be asked about files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnn._device import Precision
+from nonlocalnn._errors import check_positive
+from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
+from nonlocalnn.data import LabelledSamples
+from nonlocalnn.inference.model_facts import checked_facts, implied_facts, in_words
+from nonlocalnn.tasks.answers import answer_files
+from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+from nonlocalnn.tasks.kinds import kind_of_data, kind_of_samples
+from nonlocalnn.tasks.probabilities import class_probabilities
+
+
+@dataclass(frozen=True)
+class Classifier(Facts):
+    """A classifier and what it was trained on; see :class:`~nonlocalnn.tasks.inputs.Facts` for its facts.
+
+    Args:
+        model: In eval mode; :func:`load_classifier` leaves it on the CPU.
+        recipe: The recipe that trained it; empty where it was not trained by one.
+        assumed: Which of the facts its file does not say, so that they were taken from the network's name.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> model = create_model("c2d_tiny", num_classes=2).eval()
+        >>> classifier = Classifier(model, classes=("run", "walk"), sample_shape=(3, 8, 32, 32), recipe={})
+        >>> classifier.kind.name, classifier.image_size
+        ('video', (32, 32))
+    """
+
+    model: nn.Module
+    recipe: dict[str, Any]
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> InputKind:
+        """What it takes: images, videos or sequences."""
+        return kind_of_samples(self.sample_shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def assumptions(self) -> str:
+        """What was assumed of it, in words; empty where its file says everything."""
+        return in_words(vars(self) | {"test_size": self.test_size or self.sample_shape[-1]}, self.assumed)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a user of its weights must know, JSON-ready: classes, pixels and clips."""
+        facts: dict[str, Any] = {"classes": list(self.classes), "sample_shape": list(self.sample_shape)}
+        scale = {"mean": self.mean, "standard_deviation": self.standard_deviation}
+        if self.kind.num_sides == 3:
+            about = {"stride": self.stride, "test_size": self.video_size, "multi_label": self.multi_label}
+            return {**facts, **about, **scale}
+        is_scaled = (self.mean, self.standard_deviation) != (0.0, 255.0)
+        return {**facts, **scale} if is_scaled else facts
+
+    def load_dataset(
+        self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None, **settings: Any
+    ) -> LabelledSamples:
+        """Return a split of a data set with samples as the model takes them.
+
+        Args:
+            name: See :func:`nonlocalnn.data.load_dataset`, and so the others.
+            split: "train", "validation" or "test".
+            data_dir: Where the files are; None is where those of the training were, for the same data set.
+            settings: ``max_broken``; of videos ``views`` and ``decoder``.
+
+        Raises:
+            ValueError: The samples have another shape, or several classes where the model has learnt one;
+                or a setting has no effect.
+        """
+        kind = kind_of_data(name)
+        if kind.num_sides != self.kind.num_sides:
+            raise ValueError(
+                f"the model was trained on samples of shape {self.sample_shape}; {name!r} has {kind.samples}"
+            )
+        if data_dir is None and name == self.recipe.get("data"):
+            data_dir = self.recipe.get("data_dir")
+        data = kind.test_data(self, name, split, {"data_dir": data_dir, **settings})
+        # A residual network takes sequences of any length: where the file names none, the data set does.
+        is_open = "sample_shape" in self.assumed and kind.num_sides == 1 and data.channels == self.channels
+        if data.sample_shape != self.sample_shape and not data.exceeds_training and not is_open:
+            raise ValueError(
+                f"the model was trained on samples of shape {self.sample_shape}; those of {name!r} have "
+                f"{data.sample_shape}"
+            )
+        if data.multi_label != self.multi_label and "multi_label" not in self.assumed:
+            several = {True: "several classes a sample", False: "one class a sample"}
+            raise ValueError(
+                f"the model has learnt {several[self.multi_label]}; {name} has {several[data.multi_label]}"
+            )
+        return data
+
+    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """Return the files of the kind that it classifies, among ``inputs`` and in the folders among them.
+
+        What is not there, and a folder that holds none, are among them as they are named: reading them says
+        what is wrong, and the others can be read.
+
+        Raises:
+            ValueError: It takes sequences.
+        """
+        return self.kind.find(inputs)
+
+    def show(self, path: str | os.PathLike[str], *, whole: bool = False) -> ShownInput:
+        """Return one file as the model takes it, and as it looks.
+
+        Args:
+            path: An image for a model of images, a video (or its folder of frames) for a model of videos.
+            whole: Keep the aspect ratio and all of it, instead of stretching an image and cutting a square
+                out of a video. Networks that average over all places take that, others do not.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It cannot be read, is a folder of files, or the model takes another kind.
+        """
+        return self.kind.show(self._one(path), self, whole=whole)
+
+    def ask(self, samples: Tensor, *, batch_size: int = 8) -> Tensor:
+        r"""Return the class probabilities that :meth:`predict` gives for some samples, (B, K), on the CPU.
+
+        Args:
+            samples: What the model takes, (B, C, \*sides).
+            batch_size: Samples a forward pass.
+        """
+        return class_probabilities(
+            self.model,
+            samples.unsqueeze(1),
+            multi_label=self.multi_label,
+            everywhere=self.kind.exceeds_training,
+            batch_size=batch_size,
+            device=self.device,
+        )
+
+    def predict(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        top: int = 3,
+        views: int | None = None,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+    ) -> dict[str, Any]:
+        """Return the most probable classes of one image or video.
+
+        Args:
+            path: The file, or a video's folder of frame images.
+            top: See :meth:`predict_many`, and so the others.
+            views: For videos.
+            batch_size: Views a forward pass, for videos.
+            precision: "fp32", "bf16" or "fp16".
+
+        Returns:
+            ``{"path", "class", "probability", "top": [{"class", "probability"}, ...]}``, and for a video
+            ``"views"``, which names the views that it was looked at by.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It cannot be read, or is a folder of files; or a setting is out of range or has no
+                effect.
+        """
+        paths = [self._one(path)]
+        (answer,) = self._answers(paths, top=top, views=views, batch_size=batch_size, precision=precision)
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return answer
+
+    def predict_many(
+        self,
+        inputs: Iterable[str | os.PathLike[str]],
+        *,
+        top: int = 3,
+        views: int | None = None,
+        batch_size: int | None = None,
+        precision: Precision = "fp32",
+    ) -> Iterator[dict[str, Any]]:
+        """Return an iterator over the answers for files, and for those in folders, one after another.
+
+        They are computed where the model is.
+
+        Args:
+            inputs: Files, and folders of them; see :meth:`find`.
+            top: How many classes to report, at most K.
+            views: For videos: 1, the clip in the middle (default), or 30, 10 clips x 3 crops.
+            batch_size: Images, or views of videos, a forward pass; by default 64 images or 8 views.
+            precision: "fp32", "bf16" or "fp16".
+
+        Returns:
+            What :meth:`predict` returns, or ``{"path", "error"}`` for a file that cannot be read or is not
+            there, and for a folder that holds none.
+
+        Raises:
+            ValueError: The model takes sequences, or a setting is out of range or has no effect.
+        """
+        if isinstance(inputs, str | os.PathLike):
+            inputs = [inputs]
+        return self._answers(
+            self.find(inputs), top=top, views=views, batch_size=batch_size, precision=precision
+        )
+
+    def _one(self, path: str | os.PathLike[str]) -> Path:
+        paths = self.find([path])
+        if paths != [Path(path)]:
+            raise ValueError(
+                f"one {self.kind.name} is taken at a time; {path} is a folder of files: use predict_many"
+            )
+        if not paths[0].exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        return paths[0]
+
+    def _answers(
+        self,
+        paths: Sequence[Path],
+        *,
+        top: int,
+        views: int | None,
+        batch_size: int | None,
+        precision: Precision,
+    ) -> Iterator[dict[str, Any]]:
+        check_positive(top=top, batch_size=1 if batch_size is None else batch_size)
+        self.kind.views(views)
+        return answer_files(
+            self.model,
+            [paths],
+            self,
+            views=views,
+            batch_size=batch_size,
+            device=self.device,
+            precision=precision,
+            top=top,
+        )
+
+
+def load_classifier(path: str | os.PathLike[str]) -> Classifier:
+    """Load a classifier from a checkpoint or a run's folder.
+
+    What the file does not say of classes and samples is taken from the network: numbers for classes, and the
+    samples that its name implies, see :func:`nonlocalnn.inference.model_facts.implied_facts`. ``assumed``
+    says what.
+
+    Args:
+        path: Any file that :func:`nonlocalnn.load_checkpoint` loads without a model, or the folder of a run,
+            whose best weights are taken.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the folder holds no run.
+        CheckpointError: The file does not fit, or a fact in it is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from nonlocalnn import create_model, save_checkpoint
+        >>> path = tempfile.mkdtemp() + "/clips.safetensors"
+        >>> model = create_model("c2d_tiny", num_classes=2)
+        >>> save_checkpoint(model, path, metadata={"classes": ["run", "walk"]})
+        >>> load_classifier(path).classes, load_classifier(path).sample_shape
+        (('run', 'walk'), (3, 8, 32, 32))
+    """
+    path = weights_file(path)
+    found = import_checkpoint(path)
+    implied = implied_facts(found.model, found.metadata)
+    known = {**implied, **found.metadata}
+    facts = checked_facts(known, path)
+    # What is known of another code base's file is known of the code base: the file itself says nothing.
+    assumed = tuple(name for name in (implied if found.source == OURS else known) if name in facts)
+    num_outputs = cast(dict[str, Any], found.model.config)["num_classes"]
+    if num_outputs != len(facts["classes"]):
+        raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
+    return Classifier(found.model.eval(), **facts, assumed=assumed)
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """Return the checkpoint at ``path``: of a run's folder its best weights, else ``path`` itself.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    weights = path / "best.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{path} holds no finished epoch: there is no {weights.name} in it")
+    return weights

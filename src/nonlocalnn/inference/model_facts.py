@@ -1,0 +1,174 @@
+"""What is known of the samples that a model takes, and of its classes: by its file, or by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nonlocalnn._errors import check_whole
+from nonlocalnn.checkpoints import CheckpointError, library_facts
+from nonlocalnn.data.normalization import check_normalization
+from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION
+from nonlocalnn.models import DigitsNetwork, ResidualNetwork, clip_stride, list_models, sample_shape
+
+# A frame's or an image's side, a clip's frames, a sequence's length: what is read is made this large.
+_LONGEST = 2**20
+# The paper crops squares of 224 pixels in training and tests with sides of 256.
+_TESTED, _TRAINED = 256, 224
+# What a network takes whose settings ask for other sides than its name's.
+_SIDES = {1: (1024,), 2: (224, 224), 3: (8, 224, 224)}
+_OF_SAMPLES = ("sample_shape", "stride", "test_size", "mean", "standard_deviation")
+
+
+def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that a file leaves out and that its network implies: see :func:`checked_facts`.
+
+    Numbers are names of classes. A network by name takes the samples that the name is meant for: videos as
+    the paper normalises them, images and sequences with values from 0 to 1; a network of torchvision or timm
+    takes those of its published weights. A file of ours that tells its samples tells all of them.
+
+    Args:
+        model: With its ``config``.
+        metadata: What the file says.
+
+    Returns:
+        Of the facts those that the file leaves out; none where nothing is known of the network.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> facts = implied_facts(create_model("nl5_i3d_r50_32x2", width=4), {"classes": ["run", "walk"]})
+        >>> facts["sample_shape"], facts["stride"], facts["test_size"], facts["mean"]
+        ([3, 32, 224, 224], 2, 256, 114.75)
+    """
+    config: Any = getattr(model, "config", None)
+    if not isinstance(config, dict):
+        return {}
+    is_ours = isinstance(model, ResidualNetwork | DigitsNetwork)
+    facts: dict[str, Any] = {"classes": [str(number) for number in range(config["num_classes"])]}
+    if not is_ours:
+        facts |= library_facts(model)
+    elif "sample_shape" not in metadata and "image_size" not in metadata:
+        facts |= _own_samples(model, config)
+    if "sample_shape" in facts:
+        facts["multi_label"] = False
+    return {name: value for name, value in facts.items() if name not in metadata}
+
+
+def _own_samples(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    name, overrides = config["name"], config["overrides"]
+    if name not in list_models():
+        return {}
+    if isinstance(model, DigitsNetwork):
+        first: Any = model.conv_1[0]
+        size = overrides.get("image_size", sample_shape(name)[-1])
+        sides = [size, size] if isinstance(size, int) else list(size)
+        return {"sample_shape": [first.in_channels, *sides]}
+    assert isinstance(model, ResidualNetwork)
+    sides = list(sample_shape(name)[1:])
+    if len(sides) != model.num_sides:
+        sides = list(_SIDES[model.num_sides])
+    facts: dict[str, Any] = {"sample_shape": [model.conv1.in_channels, *sides]}
+    if model.num_sides == 3:
+        facts |= {
+            "stride": clip_stride(name),
+            "test_size": round(sides[-1] * _TESTED / _TRAINED),
+            "mean": MEAN,
+            "standard_deviation": STANDARD_DEVIATION,
+        }
+    return facts
+
+
+def in_words(facts: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return some of the checked facts of a model as one line for people.
+
+    Example:
+        >>> facts = {"classes": ("0", "1"), "sample_shape": (3, 8, 224, 224), "stride": 8, "test_size": 256}
+        >>> in_words(facts, ["classes", "sample_shape"])
+        'classes 0 to 1; clips of 8 frames, one in 8, of 256 pixels, 3 channels, values from 0 to 1'
+    """
+    parts = []
+    if "classes" in names:
+        parts.append(f"classes 0 to {len(facts['classes']) - 1}")
+    if set(names) & set(_OF_SAMPLES):
+        channels, *sides = facts["sample_shape"]
+        if len(sides) == 3:
+            size = facts.get("test_size", sides[-1])
+            shape = f"clips of {sides[0]} frames, one in {facts.get('stride', 1)}, of {size} pixels"
+        elif len(sides) == 2:
+            shape = f"images of {sides[0]} x {sides[1]} pixels"
+        else:
+            shape = f"sequences of {sides[0]} places"
+        mean, deviation = facts.get("mean", 0.0), facts.get("standard_deviation", 255.0)
+        scale = f"mean {_rounded(mean)}, standard deviation {_rounded(deviation)}"
+        scale = "values from 0 to 1" if (mean, deviation) == (0.0, 255.0) else scale
+        parts.append(f"{shape}, {channels} channel{'' if channels == 1 else 's'}, {scale}")
+    return "; ".join(parts)
+
+
+def _rounded(value: Any) -> str:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return " ".join(f"{number:.6g}" for number in numbers)
+
+
+def checked_facts(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return what :class:`~nonlocalnn.inference.Classifier` takes of a checkpoint's metadata, by its names.
+
+    Args:
+        metadata: Names and JSON values; those that say something else are left out.
+        path: The checkpoint, for errors.
+
+    Raises:
+        CheckpointError: A fact is missing or is no such fact.
+
+    Example:
+        >>> facts = checked_facts({"classes": ["a", "b"], "channels": 1, "image_size": [8, 9]}, Path("x"))
+        >>> facts["classes"], facts["sample_shape"]
+        (('a', 'b'), (1, 8, 9))
+    """
+    try:
+        facts: dict[str, Any] = {
+            "classes": _classes(metadata.get("classes")),
+            "sample_shape": _sample_shape(metadata),
+            "recipe": _recipe(metadata.get("recipe")),
+        }
+        check_normalization(
+            metadata.get("mean", 0.0),
+            metadata.get("standard_deviation", 255.0),
+            channels=facts["sample_shape"][0],
+        )
+        for name in ("stride", "test_size"):
+            if metadata.get(name) is not None:
+                check_whole(name, metadata[name], most=_LONGEST)
+        if not isinstance(metadata.get("multi_label", False), bool):
+            raise ValueError(f"multi_label must be true or false; got {metadata['multi_label']!r:.100}")
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} does not say what its model takes: {error}") from None
+    names = ("stride", "test_size", "mean", "standard_deviation", "multi_label")
+    return {**facts, **{name: metadata[name] for name in names if metadata.get(name) is not None}}
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"classes must be a list of names; got {value!r:.100}")
+    return tuple(value)
+
+
+def _sample_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    shape = metadata.get("sample_shape")
+    if shape is None and "channels" in metadata and isinstance(metadata.get("image_size"), list):
+        # Files written before there were clips give the two parts of an image's shape.
+        shape = [metadata["channels"], *metadata["image_size"]]
+    if not isinstance(shape, list) or len(shape) not in (2, 3, 4):
+        raise ValueError(f"sample_shape must be [C, N], [C, H, W] or [C, T, H, W]; got {shape!r:.100}")
+    for number in shape:
+        check_whole("each number of sample_shape", number, most=_LONGEST)
+    return tuple(shape)
+
+
+def _recipe(value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"recipe must be an object of fields; got {value!r:.100}")
+    return value or {}

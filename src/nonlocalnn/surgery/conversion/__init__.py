@@ -1,0 +1,141 @@
+"""Other libraries' non-local modules, replaced by ours in a model of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.surgery.conversion.carrying import carry
+from nonlocalnn.surgery.conversion.layers import CannotCarryError
+from nonlocalnn.surgery.conversion.sources import is_candidate
+
+__all__ = ["ConversionReport", "Converted", "convert_nonlocal_"]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a module was and what it is now.
+
+    Args:
+        source: "AlexHex7", "mmcv", "SlowFast", "pytorchvideo" or "timm", whose layout it had.
+        class_name: Its class.
+        block: Our class.
+        settings: The arguments that make such a block.
+    """
+
+    source: str
+    class_name: str
+    block: str
+    settings: Mapping[str, object]
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"{self.source} {self.class_name} -> {self.block}({settings})"
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What :func:`convert_nonlocal_` did; ``str()`` of it is a table.
+
+    Args:
+        converted: Every name of a module that was replaced; a module in two places has two.
+        left: Every name of a module that stays as it is, and the reason.
+    """
+
+    converted: Mapping[str, Converted] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if not self.converted and not self.left:
+            return "no non-local modules of other libraries"
+        rows = {name: str(each) for name, each in self.converted.items()}
+        rows |= {name: f"left: {reason}" for name, reason in self.left.items()}
+        width = max(map(len, rows))
+        return "\n".join(f"{name:{width}}  {text}" for name, text in rows.items())
+
+
+def convert_nonlocal_(model: nn.Module) -> ConversionReport:
+    """Replace the non-local modules of other libraries by ours, in place; outputs stay the same.
+
+    Known are the modules of AlexHex7/Non-local_pytorch, mmcv, SlowFast, pytorchvideo and timm, by class name
+    or by the names and shapes of their layers, so that copies of their files are found as well. No library is
+    imported. Each module is first run on a copy with random weights, next to a block of ours: only what
+    computes the same, in train and in eval mode, is replaced.
+
+    Parameters, norms and statistics are carried as the same objects, with their types, devices, modes and
+    ``requires_grad``. New are the weight and bias of theta where a scale is folded into them (timm), w_f of
+    the concatenation form, and zeros where a bias is missing, which are not trained: make the optimiser after
+    the conversion. State-dict keys become ours: load a checkpoint of the other library before.
+
+    Args:
+        model: Anything that holds such modules; without any, nothing happens.
+
+    Returns:
+        What was replaced, and what was left and why.
+
+    Raises:
+        ValueError: The model itself is such a module and has no place in which it could be replaced. Nothing
+            is changed then.
+
+    Example:
+        >>> import torch
+        >>> import nonlocalnn as nl
+        >>> class Theirs(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.theta, self.phi, self.g = (torch.nn.Conv2d(8, 4, 1) for _ in range(3))
+        ...         self.W = torch.nn.Conv2d(4, 8, 1)
+        ...
+        ...     def forward(self, x):
+        ...         theta, phi, g = (layer(x).flatten(2) for layer in (self.theta, self.phi, self.g))
+        ...         y = g @ (theta.transpose(1, 2) @ phi).softmax(2).transpose(1, 2)
+        ...         return self.W(y.unflatten(2, x.shape[2:])) + x
+        >>> model = torch.nn.Sequential(Theirs())
+        >>> x = torch.randn(2, 8, 6, 5)
+        >>> before = model(x)
+        >>> report = nl.convert_nonlocal_(model)
+        >>> report.converted["0"].settings["instantiation"], report.left
+        ('embedded_gaussian', {})
+        >>> bool(torch.allclose(model(x), before, atol=1e-5))
+        True
+    """
+    # A module that is in two places has two names, and becomes one block in both.
+    candidates = {
+        name: module for name, module in model.named_modules(remove_duplicate=False) if is_candidate(module)
+    }
+    carried: dict[nn.Module, tuple[str, NonLocalNd]] = {}
+    reasons: dict[nn.Module, str] = {}
+    for module in dict.fromkeys(candidates.values()):
+        try:
+            carried[module] = carry(module)
+        except CannotCarryError as reason:
+            reasons[module] = str(reason)
+    if model in carried:
+        raise ValueError(
+            f"the model itself is a {type(model).__name__}, which cannot be replaced in place: put it into "
+            "torch.nn.Sequential and convert that"
+        )
+    converted = {}
+    for name, module in candidates.items():
+        if module in carried:
+            source, block = carried[module]
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, block)
+            converted[name] = _describe(source, module, block)
+    left = {name: reasons[module] for name, module in candidates.items() if module in reasons}
+    return ConversionReport(converted, left)
+
+
+def _describe(source: str, module: nn.Module, block: NonLocalNd) -> Converted:
+    settings = {
+        "in_channels": block.in_channels,
+        "inter_channels": block.inter_channels,
+        "instantiation": block.instantiation,
+        "sub_sample": block.sub_sample,
+        "use_scale": block.use_scale,
+        "norm": None if block.norm is None else "batch",
+    }
+    return Converted(source, type(module).__name__, type(block).__name__, settings)

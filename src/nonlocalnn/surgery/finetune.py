@@ -1,0 +1,99 @@
+"""Training a network that has new blocks: what the optimiser gets, and whether the blocks were trained."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
+from nonlocalnn.functional.layers import NORMS
+
+
+def param_groups(
+    model: nn.Module, lr: float, new_lr: float | None = None, weight_decay: float = 1e-4
+) -> list[dict[str, object]]:
+    """Return all parameters of a network as groups for an optimiser, each parameter once.
+
+    As in the paper's recipe norms do not decay, while biases of convolutions and linear layers do.
+    Non-local blocks are groups of their own, so that they can learn faster than what was trained before.
+
+    Args:
+        model: The network, with its blocks.
+        lr: Learning rate.
+        new_lr: Learning rate of the non-local blocks; None is ``lr``.
+        weight_decay: Of all parameters but those of norms.
+
+    Returns:
+        Up to four groups with "params", "lr" and "weight_decay": the network's, its norms, the blocks' and
+        their norms. Frozen parameters are in them, too: an optimiser skips what has no gradient.
+
+    Raises:
+        ValueError: There is a ``new_lr`` but no block.
+
+    Example:
+        >>> import torch
+        >>> from nonlocalnn.models import create_model
+        >>> groups = param_groups(create_model("nl_digits"), lr=0.01, new_lr=0.1)
+        >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups]
+        [(10, 0.01, 0.0001), (6, 0.01, 0.0), (16, 0.1, 0.0001), (4, 0.1, 0.0)]
+        >>> optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    """
+    blocks = nonlocal_blocks(model)
+    if new_lr is not None and not blocks:
+        raise ValueError("new_lr is for non-local blocks and the model has none: insert them first")
+    new = {parameter for block in blocks.values() for parameter in block.parameters()}
+    norms = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    groups = []
+    for is_new in (False, True):
+        for is_norm in (False, True):
+            chosen = [
+                each for each in model.parameters() if (each in new) == is_new and (each in norms) == is_norm
+            ]
+            if chosen:
+                rate = new_lr if is_new and new_lr is not None else lr
+                decay = 0.0 if is_norm else weight_decay
+                groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
+    return groups
+
+
+def untrained_blocks(model: nn.Module) -> list[str]:
+    """Return the names of the non-local blocks that are exactly the identity, as new ones are."""
+    return [name for name, block in nonlocal_blocks(model).items() if _is_identity(block)]
+
+
+def assert_trained(model: nn.Module) -> None:
+    """Check after training that no non-local block still is the identity that it started as.
+
+    A block whose last factor is exactly zero was not trained: most often the optimiser was made before the
+    block was inserted, or the block is frozen.
+
+    Raises:
+        AssertionError: It names the blocks that are still zero.
+        ValueError: The model has no non-local block.
+
+    Example:
+        >>> from nonlocalnn import NonLocal2d
+        >>> block = NonLocal2d(4)
+        >>> untrained_blocks(nn.Sequential(block))
+        ['0']
+        >>> _ = nn.init.ones_(block.norm.weight)
+        >>> assert_trained(nn.Sequential(block))
+    """
+    blocks = nonlocal_blocks(model)
+    if not blocks:
+        raise ValueError("the model has no non-local block that could have been trained")
+    if untrained := untrained_blocks(model):
+        raise AssertionError(
+            f"{len(untrained)} of {len(blocks)} non-local blocks are still the identity: "
+            f"{', '.join(untrained)}. Are their parameters in the optimiser (param_groups), and not frozen?"
+        )
+
+
+def _is_identity(block: NonLocalNd) -> bool:
+    # Exactly zero: any other bound would be a guess.
+    last = block.W_z if block.norm is None else block.norm
+    return not any(parameter.detach().any() for parameter in last.parameters())

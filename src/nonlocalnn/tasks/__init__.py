@@ -1,0 +1,1 @@
+"""What is learnt and of what kind of input: data, loss, figures, and answers to files."""

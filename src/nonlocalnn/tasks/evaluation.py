@@ -1,0 +1,188 @@
+"""How well a network does: one pass over a data set, and the figures that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from nonlocalnn._device import Precision, eval_mode
+from nonlocalnn._workers import Batches, leave_signals_to_parent
+from nonlocalnn.data import LabelledSamples
+from nonlocalnn.data.left_out import UNREADABLE
+from nonlocalnn.tasks.figures import (
+    Evaluation,
+    MultiLabelEvaluation,
+    average_precision,
+    count_confusions,
+)
+from nonlocalnn.tasks.probabilities import class_probabilities
+
+# The least logarithm of a probability that counts, as in PyTorch's binary cross-entropy: 0 costs 100 nats.
+_LEAST_LOG = -100.0
+_TOP = 5
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    dataset: LabelledSamples,
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    num_workers: int = 0,
+    distributed: bool = False,
+    watch: Callable[[Batches], Iterable[Any]] | None = None,
+) -> Evaluation | MultiLabelEvaluation:
+    r"""Run ``model`` over ``dataset`` in eval mode and return what it found.
+
+    The probabilities of a sample's views are averaged. The model's train or eval state is put back
+    afterwards.
+
+    Args:
+        model: Takes (B, C, \*sides) and returns scores, shape (B, K).
+        dataset: Labelled samples with K classes. Those with the target ``UNREADABLE`` are listed and in no
+            figure.
+        batch_size: Views a forward pass; None is the data set's own: 256, of videos 8.
+        device: Where the model is.
+        precision: "fp32", "bf16" or "fp16".
+        num_workers: Processes that read the data; 0 reads in this one.
+        distributed: Share the samples among the ranks of the default process group; every rank returns the
+            same total.
+        watch: Takes the batches and gives them back one by one, to show how far it is.
+
+    Returns:
+        :class:`~nonlocalnn.tasks.figures.Evaluation`, or where samples may have several classes
+        :class:`~nonlocalnn.tasks.figures.MultiLabelEvaluation`.
+
+    Raises:
+        ValueError: The data set is empty, takes views at random, none of it can be read, or the model's
+            scores do not match its classes.
+
+    Memory: the views of ``batch_size`` / V samples, of one at least, twice, and up to three times more for
+        each reading process.
+    """
+    if len(dataset) == 0:
+        raise ValueError("cannot evaluate on an empty data set")
+    if dataset.num_views is None:
+        raise ValueError("videos are evaluated by CentreClip or Views, not by clips at random places")
+    batch_size = dataset.evaluation_batch if batch_size is None else batch_size
+    share = own_share(len(dataset), distributed)
+    loader = DataLoader(
+        Subset(dataset, share),
+        batch_size=max(1, batch_size // dataset.num_views),
+        num_workers=num_workers,
+        worker_init_fn=leave_signals_to_parent,
+    )
+    tally = _ClassesTally if dataset.multi_label else _ClassTally
+    readable, rows = [torch.empty(0, dtype=torch.bool)], [tally.none(len(dataset.classes))]
+    with eval_mode(model):
+        for samples, targets in Batches(loader) if watch is None else watch(Batches(loader)):
+            readable.append(targets.view(len(targets), -1)[:, 0] != UNREADABLE)
+            views = samples.view(len(samples), -1, *dataset.sample_shape)[readable[-1]]
+            if len(views) == 0:
+                continue
+            probabilities = class_probabilities(
+                model,
+                views,
+                multi_label=dataset.multi_label,
+                everywhere=dataset.exceeds_training,
+                batch_size=batch_size,
+                device=device,
+                precision=precision,
+            )
+            if probabilities.shape[1] != len(dataset.classes):
+                raise _wrong_scores(probabilities.shape, len(dataset.classes))
+            rows.append(tally.rows(probabilities, targets[readable[-1]]))
+    covered, found = _gather(
+        torch.tensor(share, dtype=torch.int64)[torch.cat(readable)], torch.cat(rows), distributed
+    )
+    left_out = sorted(set(range(len(dataset))).difference(covered.tolist()))
+    if len(covered) == 0:
+        raise ValueError(
+            f"none of the {len(dataset)} {dataset.kind} can be read: nonlocalnn data check says why"
+        )
+    return tally.figures(
+        found,
+        classes=dataset.classes,
+        num_samples=len(covered),
+        unreadable=tuple(dataset.sample_id(index) for index in left_out),
+        views=dataset.views,
+    )
+
+
+def own_share(length: int, distributed: bool) -> range:
+    """Return which of ``length`` samples this rank looks at: every so many, from its own number on."""
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    return range(rank, length, world_size)
+
+
+def _wrong_scores(shape: Sequence[int], num_classes: int) -> ValueError:
+    return ValueError(
+        f"the model's output must be (B, {num_classes}), one score a class of this data set; "
+        f"got {tuple(shape)}: load a model that was trained on these classes"
+    )
+
+
+def _gather(covered: Tensor, rows: Tensor, distributed: bool) -> tuple[Tensor, Tensor]:
+    """Return what all ranks found, in the order of the samples, so that no figure depends on the ranks."""
+    if not distributed:
+        return covered, rows
+    shares: list[tuple[Tensor, Tensor]] = [(covered, rows)] * dist.get_world_size()
+    dist.all_gather_object(shares, (covered, rows))
+    indices = torch.cat([share[0] for share in shares])
+    order = indices.argsort()
+    return indices[order], torch.cat([share[1] for share in shares])[order]
+
+
+class _ClassTally:
+    """Of samples with one class each: a row of loss, true class, predicted class and whether in the top 5."""
+
+    @staticmethod
+    def none(num_classes: int) -> Tensor:
+        return torch.empty(0, 4, dtype=torch.float64)
+
+    @staticmethod
+    def rows(probabilities: Tensor, targets: Tensor) -> Tensor:
+        losses = F.nll_loss(probabilities.log().clamp(min=_LEAST_LOG), targets, reduction="none")
+        best = probabilities.topk(min(_TOP, probabilities.shape[1])).indices
+        return torch.stack([losses, targets, best[:, 0], (best == targets[:, None]).any(1)], 1)
+
+    @staticmethod
+    def figures(rows: Tensor, *, classes: tuple[str, ...], **covered: Any) -> Evaluation:
+        losses, targets, predicted, in_top = rows.unbind(1)
+        return Evaluation(
+            loss=float(losses.mean()),
+            classes=classes,
+            confusion=count_confusions(targets.long(), predicted.long(), len(classes)),
+            top5_accuracy=float(in_top.mean()),
+            **covered,
+        )
+
+
+class _ClassesTally:
+    """Of samples with any number of classes: a row of all probabilities and of the true classes."""
+
+    @staticmethod
+    def none(num_classes: int) -> Tensor:
+        return torch.empty(0, 2 * num_classes, dtype=torch.float64)
+
+    @staticmethod
+    def rows(probabilities: Tensor, targets: Tensor) -> Tensor:
+        return torch.cat([probabilities, targets.to(probabilities.dtype)], 1)
+
+    @staticmethod
+    def figures(rows: Tensor, *, classes: tuple[str, ...], **covered: Any) -> MultiLabelEvaluation:
+        probabilities, shown = rows.tensor_split(2, 1)
+        return MultiLabelEvaluation(
+            loss=float(F.binary_cross_entropy(probabilities, shown)),
+            classes=classes,
+            average_precision=tuple(map(average_precision, probabilities.T, shown.T.bool())),
+            **covered,
+        )

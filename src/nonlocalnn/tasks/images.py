@@ -1,0 +1,52 @@
+"""Images: files of any format, stretched to the network's size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nonlocalnn.data import IMAGE_SETS, LabelledSamples, load_dataset, read_image
+from nonlocalnn.data.image_folders import find_images
+from nonlocalnn.data.labelled import resize_image
+from nonlocalnn.data.normalization import normalize_image
+from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+
+
+class Images(InputKind):
+    """Samples (C, H, W)."""
+
+    name = "image"
+    samples = "images"
+    num_sides = 2
+    datasets = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS)
+
+    def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
+        """See :meth:`InputKind.test_data`: of the network's size and channels, and normalised for it."""
+        channels = facts.channels if name in IMAGE_SETS else None
+        data = load_dataset(name, split, image_size=facts.image_size, channels=channels, **settings)
+        return data.normalize(facts.mean, facts.standard_deviation)
+
+    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """See :meth:`InputKind.find`."""
+        return find_images(inputs)
+
+    def read(self, path: Path, facts: Facts, *, views: int | None = None) -> Tensor:
+        """See :meth:`InputKind.read`: float32 (1, C, H, W), in [0, 1]."""
+        return read_image(path, image_size=facts.image_size, channels=facts.channels).unsqueeze(0)
+
+    def prepare(self, read: Tensor, facts: Facts) -> Tensor:
+        """See :meth:`InputKind.prepare`."""
+        return normalize_image(read, mean=facts.mean, standard_deviation=facts.standard_deviation)
+
+    def show(self, path: Path, facts: Facts, *, whole: bool) -> ShownInput:
+        """See :meth:`InputKind.show`: stretched to the network's size, unless it is to be whole."""
+        pixels = read_image(path, image_size=None if whole else facts.image_size, channels=facts.channels)
+        if whole:
+            height, width = pixels.shape[1:]
+            short, size = min(height, width), min(facts.image_size)
+            pixels = resize_image(pixels, (height * size // short, width * size // short))
+        return ShownInput(name=path.name, sample=self.prepare(pixels, facts), pixels=pixels)

@@ -1,0 +1,207 @@
+"""What is particular to one kind of input: its data sets, and how a file of it becomes a sample."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from nonlocalnn.data import LabelledSamples, load_dataset
+from nonlocalnn.data.normalization import ChannelValues
+from nonlocalnn.tasks.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a user of trained weights must know of the samples that they take, and of the classes.
+
+    Args:
+        classes: Names of the classes.
+        sample_shape: Shape of one sample: (C, N), (C, H, W) or (C, T, H, W).
+        stride: Frames from one of a clip to the next.
+        test_size: Short side of videos, and side of the squares cut out of them, in pixels; None for the side
+            of the samples.
+        mean: What becomes 0, of pixel values from 0 to 255; one number, or one for each channel.
+        standard_deviation: What becomes a distance of 1, of the same. By default values are from 0 to 1.
+        multi_label: Whether a sample may have several classes, or none.
+    """
+
+    classes: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+    stride: int = 1
+    test_size: int | None = None
+    mean: ChannelValues = 0.0
+    standard_deviation: ChannelValues = 255.0
+    multi_label: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Channels of a sample; of images, 1 for grey and 3 for colour."""
+        return self.sample_shape[0]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of images or of the frames of clips, in pixels."""
+        assert len(self.sample_shape) > 2, "sequences have no image size"
+        return self.sample_shape[-2], self.sample_shape[-1]
+
+    @property
+    def video_size(self) -> int:
+        """Short side of videos, and side of the squares cut out of them, in pixels."""
+        return self.image_size[0] if self.test_size is None else self.test_size
+
+
+@dataclass(frozen=True, eq=False)
+class ShownInput:
+    r"""An input of a network, and what people see of it.
+
+    Args:
+        name: What it is called: a file's name, or a sample's.
+        sample: What the network takes, (C, \*sides), float32.
+        pixels: The same as it looks, (C, \*sides), in [0, 1]: not normalised.
+        frame_numbers: Of a video, which of its frames these are.
+        seconds: Of a video, when these are; None where nothing tells its rate.
+        truth: Its class, where that is known.
+    """
+
+    name: str
+    sample: Tensor
+    pixels: Tensor
+    frame_numbers: tuple[int, ...] | None = None
+    seconds: tuple[float, ...] | None = None
+    truth: str | None = None
+
+
+class InputKind(ABC):
+    """One kind of input, as training, evaluation, prediction and the explorer see it.
+
+    Attributes:
+        name: What one is called: "image".
+        samples: What several samples are called: "images".
+        num_sides: 1 of sequences, 2 of images, 3 of videos.
+        datasets: Names of the data sets that have it.
+        batch_size: Files, or views of files, that are predicted in one forward pass.
+        views_a_file: Whether a file is looked at by views, so that one alone may fill a batch.
+        exceeds_training: See :class:`~nonlocalnn.data.labelled.LabelledSamples`.
+    """
+
+    name: ClassVar[str]
+    samples: ClassVar[str]
+    num_sides: ClassVar[int]
+    datasets: ClassVar[tuple[str, ...]]
+    batch_size: ClassVar[int] = 64
+    views_a_file: ClassVar[bool] = False
+    exceeds_training: ClassVar[bool] = False
+
+    def check(self, recipe: Recipe) -> None:  # noqa: B027 - most kinds have nothing to check
+        """Check that a recipe's settings fit this kind of input.
+
+        Raises:
+            ValueError: One does not.
+        """
+
+    def dataset(self, recipe: Recipe, split: str) -> LabelledSamples:
+        """Return a split of a recipe's data set; only "train" is augmented."""
+        return load_dataset(
+            recipe.data,
+            split,
+            data_dir=recipe.data_dir,
+            image_size=recipe.image_size,
+            channels=recipe.channels,
+            augment=recipe.augment and split == "train",
+            max_broken=recipe.max_broken or None,
+        )
+
+    def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
+        """Return what a checkpoint must remember of this kind alone, as JSON values."""
+        return {}
+
+    def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
+        """Return a split of a data set as a trained network takes it.
+
+        Args:
+            facts: What the network takes.
+            name: Of the data set.
+            split: "train", "validation" or "test".
+            settings: Further arguments of :func:`~nonlocalnn.data.load_dataset`.
+        """
+        return load_dataset(name, split, **settings)
+
+    def views(self, number: int | None) -> str | None:
+        """Return what to call the views by which a file is looked at; None where it is its only view.
+
+        Args:
+            number: What was asked for; None is the default.
+
+        Raises:
+            ValueError: It is no such number, or this kind has no views.
+        """
+        if number is not None:
+            raise ValueError(
+                f"views is a setting of models of videos; this one takes {self.samples}: leave it out"
+            )
+        return None
+
+    @abstractmethod
+    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """Return the files of this kind among ``inputs`` and in the folders among them.
+
+        What is not there, and a folder that holds none, are among them as they are named.
+        """
+
+    @abstractmethod
+    def read(self, path: Path, facts: Facts, *, views: int | None = None) -> Tensor:
+        """Return the views of a file, V of them, as small as they are; processes that read hand them over.
+
+        Raises:
+            OSError: There is no such file, or it cannot be opened.
+            ValueError: It is damaged, or of another kind.
+        """
+
+    @abstractmethod
+    def prepare(self, read: Tensor, facts: Facts) -> Tensor:
+        r"""Return the views of files as a network takes them.
+
+        Args:
+            read: What :meth:`read` gave of each file, stacked, (B, V, ...).
+            facts: What the network takes.
+
+        Returns:
+            float32 (B, V, C, \*sides).
+        """
+
+    @abstractmethod
+    def show(self, path: Path, facts: Facts, *, whole: bool) -> ShownInput:
+        """Return a file as a network takes it, and as it looks.
+
+        Args:
+            path: The file.
+            facts: What the network takes.
+            whole: Keep the aspect ratio and all of it. Networks that average over all places take that,
+                others do not.
+        """
+
+
+def take_sample(dataset: LabelledSamples, index: int, *, split: str) -> ShownInput:
+    """Return sample ``index`` of a split.
+
+    Args:
+        dataset: The split.
+        index: Place in it.
+        split: What it is called.
+
+    Raises:
+        ValueError: There is no such sample.
+    """
+    if not 0 <= index < len(dataset):
+        raise ValueError(f"samples are from 0 to {len(dataset) - 1} for this split; got {index}")
+    sample, target = dataset[index]
+    targets = [target] if isinstance(target, int) else target.nonzero().flatten().tolist()
+    truth = "+".join(dataset.classes[each] for each in targets) or "none"
+    pixels = dataset.pixels(sample)
+    return ShownInput(name=f"{split}-{index}-class-{truth}", sample=sample, pixels=pixels, truth=truth)
