@@ -21,7 +21,7 @@ def step(command: str) -> None:
 
 
 if __name__ == "__main__":
-    resume = " --resume" if (OUTPUT / "last.pt").exists() else ""
+    resume = " --resume" if (OUTPUT / "last").exists() else ""
     step(f"train --config digits --output {OUTPUT}{resume}")
     step(f"evaluate --model {OUTPUT} --output {OUTPUT}/evaluation")
     step(f"maps --model {OUTPUT} --data digits --samples 17 120 303 --output {OUTPUT}/maps")

@@ -188,7 +188,10 @@ def test_the_file_says_what_it_takes(tmp_path):
         "multi_label": False,
     }
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
-    assert set(describe(Classifier(small, ("a",), (1, 8, 8), {}))) == {"classes", "sample_shape"}
+    assert set(describe(Classifier(small, classes=("a",), sample_shape=(1, 8, 8), recipe={}))) == {
+        "classes",
+        "sample_shape",
+    }
 
 
 def test_the_model_stays_as_it_is(tmp_path):

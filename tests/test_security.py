@@ -13,7 +13,8 @@ import torch
 import nonlocalnn
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.cli import main
-from nonlocalnn.train.state.checkpoint import read_state
+from nonlocalnn.train.parallel.distributed import Group
+from nonlocalnn.train.state.resuming import read_state
 
 SOURCE = Path(nonlocalnn.__file__).parent
 # Calls that run what a file or a text says, or that write where a file says.
@@ -53,7 +54,7 @@ ALLOWED_IMPORTS = {
         "pickle",
         "checkpoints/restricted_pickle.py",
     ): "subclasses whose find_class knows a fixed list of names, none imported",
-    ("pickle", "train/state/sharded.py"): "a subclass whose find_class knows a fixed list of names",
+    ("pickle", "train/state/resuming.py"): "a subclass whose find_class knows a fixed list of names",
     ("tarfile", "data/archives/index.py"): "reads members where they lie; nothing is unpacked to disk",
     ("tarfile", "data/archives/writing.py"): "writes archives",
     ("multiprocessing", "explorer/worker.py"): "spawns the process that decodes files; it sends JSON",
@@ -196,7 +197,9 @@ def test_a_file_that_would_run_something_does_not(tmp_path, name, is_zip):
     content = {"format": 1, "state_dict": {"conv1.weight": torch.zeros(2)}, "more": MakesAFolder(mark)}
     torch.save(content, tmp_path / name, _use_new_zipfile_serialization=is_zip)
     with pytest.raises(CheckpointError):
-        read_state(tmp_path) if name == "last.pt" else load_checkpoint(tmp_path / name)
+        read_state(tmp_path, Group(0, 1, torch.device("cpu"))) if name == "last.pt" else load_checkpoint(
+            tmp_path / name
+        )
     assert not mark.exists()
     if not is_zip:
         return
@@ -220,7 +223,9 @@ def test_a_file_that_unpacks_to_more_than_it_is_is_not_unpacked(tmp_path, name):
         for entry in whole.namelist():
             packed.writestr(entry, whole.read(entry), compress_type=zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match=r"its \d+ bytes claim to unpack to 4\d{6}"):
-        read_state(tmp_path) if name == "last.pt" else load_checkpoint(tmp_path / name)
+        read_state(tmp_path, Group(0, 1, torch.device("cpu"))) if name == "last.pt" else load_checkpoint(
+            tmp_path / name
+        )
 
 
 def test_a_recipe_of_aliases_is_not_unpacked(tmp_path, capsys):

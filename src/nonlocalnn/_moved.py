@@ -55,7 +55,7 @@ _MOVED = {
     "train.recipe": "tasks.recipe",
     "train.task": "tasks.classification",
     "train.checkpoint": "train.state.checkpoint",
-    "train.sharded_state": "train.state.sharded",
+    "train.sharded_state": "train.state.resuming",
     "train.keeping": "train.state.keeping",
     "train.resuming": "train.state.resuming",
     "train.distributed": "train.parallel.distributed",

@@ -90,7 +90,7 @@ def test_finished_runs_are_read_and_not_repeated(tmp_path):
     base = Recipe(epochs=1, batch_size=633, output=tmp_path)
     *_, rows = ablate(base, num_seeds=1, progress=False)
     assert [len(row.test_accuracy) for row in rows] == [1] * 5
-    state = tmp_path / "nl_digits-instantiation-dot_product/seed-0/last.pt"
+    state = tmp_path / "nl_digits-instantiation-dot_product/seed-0/last/manifest.json"
     stamp = state.stat().st_mtime_ns
     *_, again = ablate(base, num_seeds=1, progress=False)
     assert again == rows
@@ -104,13 +104,13 @@ def test_tables_share_runs_and_processes_share_a_folder(tmp_path, few_clips):
     for seed in (0, 1):
         *_, rows = ablate(dataclasses.replace(base, seed=seed), table="extent", num_seeds=1, progress=False)
         assert [len(row.test_accuracy) for row in rows] == [1] * 4
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.pt")}
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last/manifest.json")}
     assert len(stamps) == 8
     *_, gathered = ablate(base, table="extent", num_seeds=2, progress=False)
     assert gathered[-1].test_accuracy[1:] == rows[-1].test_accuracy
     *_, init = ablate(base, table="init", num_seeds=2, progress=False)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    assert len(list(tmp_path.rglob("last.pt"))) == 12
+    assert len(list(tmp_path.rglob("last/manifest.json"))) == 12
     plain, gamma_one = init[0], init[-1]
     assert plain == gathered[0]
     assert dataclasses.replace(gamma_one, variant="spacetime") == gathered[-1]
@@ -127,7 +127,7 @@ def test_an_ablation_that_was_stopped_goes_on(tmp_path, few_clips):
     stopped = ablate(base, table="extent", num_seeds=1, progress=False)
     next(stopped)
     stopped.close()
-    (done,) = tmp_path.rglob("last.pt")
+    (done,) = tmp_path.rglob("last/manifest.json")
     stamp = done.stat().st_mtime_ns
     *_, rows = ablate(base, table="extent", num_seeds=1, progress=False)
     assert len(rows) == 4

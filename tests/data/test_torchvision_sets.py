@@ -144,10 +144,12 @@ def test_a_download_that_leaves_nothing(tmp_path, monkeypatch):
         load_torchvision_set("fashion-mnist", "train", data_dir=tmp_path)
 
 
-def test_a_download_without_torchvision(tmp_path, monkeypatch):
+def test_without_torchvision(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match="downloading 'mnist' needs the library 'torchvision'"):
         load_torchvision_set("mnist", "train", data_dir=tmp_path)
+    with pytest.raises(ImportError, match="reading IDX files needs the library 'torchvision'"):
+        read_idx(tmp_path / "labels", (3,))
 
 
 @pytest.mark.usefixtures("no_download")
@@ -201,25 +203,28 @@ WHOLE = idx_bytes(torch.arange(30, dtype=torch.uint8).reshape(2, 3, 5))
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a", b"", "it starts with nothing"),
-        ("a", b"<html>", "must be an IDX file of unsigned bytes with 3 axes.*it starts with 3c 68 74 6d"),
-        ("a", b"\0\0\x0d" + WHOLE[3:], "starts with 00 00 08 03; it starts with 00 00 0d 03"),
-        ("a", WHOLE[:9], "is cut within its header"),
-        ("a", WHOLE[:-1], "must hold 46 bytes, as its header says; it holds 45"),
-        ("a", WHOLE + b"\0", "must hold 46 bytes, as its header says; it holds 47"),
+        ("a", b"", "cannot read it"),
+        ("a", b"<html>", r"cannot read it \(AssertionError\): delete it and fetch it again"),
+        ("a", b"\0\0\x0a" + WHOLE[3:], "cannot read it"),
+        ("a", b"\0\0\x09" + WHOLE[3:], r"unsigned bytes of shape \(2, 3, 5\); it holds torch\.int8"),
+        ("a", WHOLE[:9], "cannot read it"),
+        ("a", WHOLE[:16], "cannot read it"),
+        ("a", WHOLE[:-1], "cannot read it"),
+        ("a", WHOLE + b"\0", "cannot read it"),
+        ("a", WHOLE[:4] + b"\xff" * 12 + WHOLE[16:], "cannot read it"),
         (
             "a",
-            WHOLE[:7] + b"\7" + WHOLE[8:],
-            r"must hold an array of shape \(2, 3, 5\); its header says \(7, 3, 5\)",
+            WHOLE[:7] + b"\3" + WHOLE[8:11] + b"\2" + WHOLE[12:],
+            r"it holds torch.uint8 of shape \(3, 2, 5\)",
         ),
-        ("a.gz", WHOLE, "is not a whole gzip file"),
-        ("a.gz", gzip.compress(WHOLE, mtime=0)[:-9], "is not a whole gzip file"),
-        ("a.gz", gzip.compress(WHOLE, mtime=0)[:12] + b"\xff" * 20, "is not a whole gzip file"),
+        ("a.gz", WHOLE, "cannot read it .*: delete it and fetch it again"),
+        ("a.gz", gzip.compress(WHOLE, mtime=0)[:-9], "cannot read it"),
+        ("a.gz", gzip.compress(WHOLE, mtime=0)[:12] + b"\xff" * 20, "cannot read it"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{tmp_path / name} {message}|{tmp_path / name} .*{message}"):
+    with pytest.raises(ValueError, match=f"{tmp_path / name} must .*{message}"):
         read_idx(tmp_path / name, (2, 3, 5))
 
 

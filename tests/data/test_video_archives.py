@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 import nonlocalnn as nl
@@ -268,7 +269,7 @@ def test_training_ends_with_the_weights_of_the_files(loose, packed, tmp_path):
             output=tmp_path / name,
         )
         tests.append(train(recipe).test)
-        weights.append(torch.load(tmp_path / name / "last.pt", weights_only=True)["learner"])
+        weights.append(load_file(tmp_path / name / "last.safetensors"))
     assert_same(weights[1], weights[0])
     assert tests[1] == tests[0]
     assert tests[1]["num_samples"] == 2

@@ -11,10 +11,15 @@ from fault_points import Fault
 from fault_rows import LONG, Row, readable_by_all, stop_and_mend
 from fault_runs import steps_done
 
-STATE_MOMENTS = ("renamed", "between", "begin", "half", "whole", "synced")
 MOMENTS = ("begin", "half", "whole", "synced", "renamed")
+STATE_MOMENTS = (
+    *("moved last.new", "moved last", "half tensors", "whole tensors", "synced tensors"),
+    *(f"{moment} manifest.json" for moment in MOMENTS),
+)
 # The state is at the end of the run, and no file that follows from it is.
-LAST_STATE = ("renamed last.pt", 24)
+LAST_STATE = ("moved last.new", 24)
+# When the fifth state is about to be written.
+_BEFORE_A_STATE = "renamed last.safetensors", 4
 FOLLOWERS = ("log.jsonl", "log.csv", "last.safetensors", "best.safetensors", "recipe.json")
 
 
@@ -44,7 +49,7 @@ def die_in_saves(bench, *chains):
 
 def all_save_moments():
     """Return every moment of a save; those of followers once when a run goes on, once in a save."""
-    state = [(f"{moment} last.pt", 1) for moment in STATE_MOMENTS]
+    state = [(moment, 1) for moment in STATE_MOMENTS]
     followers = [
         (f"{moment} {name}", count)
         for name in FOLLOWERS
@@ -59,7 +64,7 @@ def file_too_large(bench):
     row = Row("disk: file too large")
     words = (*image_folder(bench.folder / "images"), *LONG)
     faults = {
-        "last.pt": Fault("begin last.pt", count=5, action="limit", amount=300_000),
+        "last": Fault(*_BEFORE_A_STATE, action="limit", amount=300_000),
         "last.safetensors": Fault("begin last.safetensors", count=5, action="limit", amount=200_000),
         "best.safetensors": Fault("begin best.safetensors", count=2, action="limit", amount=200_000),
         "log.jsonl": Fault("begin log.jsonl", count=16, action="limit", amount=1000),
@@ -80,15 +85,19 @@ def small_disk(folder, size):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def no_space(bench, names=("last.pt", "last.safetensors", "log.jsonl")):
+def no_space(bench, names=("last", "last.safetensors", "log.jsonl")):
     """Fill the disk at the writing of each of these files, then make space again."""
     row = Row("disk: no space left")
     words = (*image_folder(bench.folder / "images"), *LONG)
     with small_disk(bench.folder / "disk", "16m") as disk:
         ballast = disk / "ballast"
         faults = {
-            name: Fault(f"begin {name}", count=5, action="fill", path=str(ballast), amount=amount)
-            for name, amount in (("last.pt", 500_000), ("last.safetensors", 200_000), ("log.jsonl", 0))
+            name: Fault(*moment, action="fill", path=str(ballast), amount=amount)
+            for name, moment, amount in (
+                ("last", _BEFORE_A_STATE, 500_000),
+                ("last.safetensors", ("begin last.safetensors", 5), 200_000),
+                ("log.jsonl", ("begin log.jsonl", 5), 0),
+            )
             if name in names
         }
 
@@ -99,26 +108,33 @@ def no_space(bench, names=("last.pt", "last.safetensors", "log.jsonl")):
         return row, stop_and_mend(bench, row, words, faults, mend=ballast.unlink, output=place)
 
 
-def flip_a_bit(path):
+def _tensors(state):
+    (path,) = state.glob("*.distcp")
+    return path
+
+
+def flip_a_bit(state):
+    path = _tensors(state)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def cut_in_half(path):
+def cut_in_half(state):
+    path = _tensors(state)
     os.truncate(path, path.stat().st_size // 2)
 
 
-def empty(path):
-    os.truncate(path, 0)
+def empty(state):
+    os.truncate(_tensors(state), 0)
 
 
-def write_something_else(path):
-    torch.save({"weights": torch.zeros(3)}, path)
+def write_something_else(state):
+    torch.save({"weights": torch.zeros(3)}, _tensors(state))
 
 
-def write_an_incomplete_state(path):
-    torch.save({"format": 1}, path)
+def write_an_incomplete_state(state):
+    (state / "manifest.json").write_text('{"format": 1}')
 
 
 DAMAGES = (flip_a_bit, cut_in_half, empty, write_something_else, write_an_incomplete_state)
@@ -133,7 +149,7 @@ def damaged_states(bench, damages=DAMAGES):
     for damage in damages:
         output = bench.place()
         shutil.copytree(killed, output)
-        damage(output / "last.pt")
+        damage(output / "last")
         ended = bench.run(words, output)
         row.count(f"newest: {damage.__name__}", ended)
         row.of += 1
@@ -143,7 +159,7 @@ def damaged_states(bench, damages=DAMAGES):
             assert "going on from the older" in ended.said, ended.said
         both = bench.place()
         shutil.copytree(killed, both)
-        for name in ("last.pt", "last.previous.pt"):
+        for name in ("last", "last.previous"):
             damage(both / name)
         stops[damage.__name__] = bench.run(words, both)
         row.count(f"both: {damage.__name__}", stops[damage.__name__])

@@ -128,14 +128,13 @@ def phase(output, before):
     new = sorted(left.keys() - before[0].keys())
     if new:
         names = [name[1:].rsplit(".", 2)[0] for name in new if name != "last.new"]
-        return "in the writing of " + (names[0] if names else "the shards")
+        return "in the writing of " + (names[0] if names else "the state")
     if recipe_time == before[1]:
         return "start-up"
-    states, weights = [output / "last.pt", output / "last/manifest.json"], output / "last.safetensors"
-    times = [path.stat().st_mtime_ns for path in states if path.exists()]
-    if not times:
+    state, weights = output / "last/manifest.json", output / "last.safetensors"
+    if not state.exists():
         return "before the first save"
-    if not weights.exists() or weights.stat().st_mtime_ns < times[0]:
+    if not weights.exists() or weights.stat().st_mtime_ns < state.stat().st_mtime_ns:
         return "between the state and the files that follow"
     saved = saved_state(output)
     position, recipe = saved["position"], json.loads((output / "recipe.json").read_text())

@@ -2,8 +2,9 @@
 
 Moments have names. ``sample`` is the reading of a training sample, ``validation`` that of a validation image.
 Of each file that a run writes they are ``begin NAME`` (its temporary file is there), ``half NAME`` (with half
-of its bytes), ``whole NAME`` (with all of them), ``synced NAME`` and ``renamed NAME``; for the state also
-``between NAME``, when the state before has made way and the new one has not its name yet.
+of its bytes), ``whole NAME`` (with all of them), ``synced NAME`` and ``renamed NAME``. Of a state's tensors
+they are ``half tensors``, ``whole tensors`` and ``synced tensors``; of its folder ``moved last``, when the
+state before has made way and the new one has not its name yet, and ``moved last.new``, when it has.
 """
 
 import dataclasses
@@ -207,19 +208,20 @@ def _watch_files(trigger):
         ours = path in written
         if ours:
             has_all_bytes(path)
+        elif path.endswith(".distcp"):
+            trigger("half tensors", path)
+            trigger("whole tensors", path)
         fsync(handle)
         if ours:
             trigger(f"synced {name_of(path)}", path)
+        elif path.endswith(".distcp"):
+            trigger("synced tensors", path)
 
     def watched_replace(source, target):
         source, target = os.fspath(source), os.fspath(target)
         if source not in written:
-            for path in written:
-                # The new state waits for the one before to make way.
-                if name_of(path) == os.path.basename(source) and os.path.exists(path):
-                    has_all_bytes(path)
             replace(source, target)
-            trigger(f"between {os.path.basename(source)}")
+            trigger(f"moved {os.path.basename(source)}")
             return
         replace(source, target)
         trigger(f"renamed {name_of(source)}")

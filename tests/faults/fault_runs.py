@@ -5,7 +5,6 @@ import json
 import re
 import signal
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from fault_process import Process
 from safetensors import safe_open
 
-from nonlocalnn.train.state.sharded import read_tensors
+from nonlocalnn.train.state.resuming import read_tensors
 
 # Far more than any run here takes: a process that waits for ever must not.
 PATIENCE = 240
@@ -149,17 +148,13 @@ def differences(first, second, place=""):
 def saved_state(output, name="last"):
     """Return the state of a run, or the one before with "last.previous"; None where there is none.
 
-    Of a sharded one "learner" holds the tensors by name, put together.
+    "learner" holds the tensors by name, put together.
     """
-    whole, shards = output / f"{name}.pt", output / name
-    if whole.exists():
-        return torch.load(whole, weights_only=True)
-    if not (shards / "manifest.json").exists():
+    state = output / name
+    if not (state / "manifest.json").exists():
         return None
-    manifest = json.loads((shards / "manifest.json").read_text())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a missing process group: one process reads all shards
-        tensors = read_tensors(shards, lambda name, shape, dtype: torch.empty(shape, dtype=dtype))
+    manifest = json.loads((state / "manifest.json").read_text())
+    tensors = read_tensors(state, lambda name, shape, dtype: torch.empty(shape, dtype=dtype))
     return {**manifest, "learner": tensors}
 
 
@@ -167,7 +162,7 @@ def temporaries(output):
     """Return the temporary files and folders in a run's folder: names and sizes in bytes."""
     if not output.is_dir():
         return {}
-    kept = r"recipe\.json|metrics\.json|log\.(jsonl|csv)|last(\.previous)?(\.pt)?|(best|last)\.safetensors"
+    kept = r"recipe\.json|metrics\.json|log\.(jsonl|csv)|last(\.previous)?|(best|last)\.safetensors"
     return {path.name: _size(path) for path in output.iterdir() if not re.fullmatch(kept, path.name)}
 
 

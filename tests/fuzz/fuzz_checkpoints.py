@@ -17,7 +17,9 @@ from torch import nn
 import nonlocalnn as nl
 from nonlocalnn.checkpoints import CheckpointError, read_metadata
 from nonlocalnn.inference.classifier import load_classifier
-from nonlocalnn.train.state.checkpoint import TrainingState, read_state
+from nonlocalnn.train.parallel.distributed import Group
+from nonlocalnn.train.state.checkpoint import TrainingState
+from nonlocalnn.train.state.resuming import read_state
 
 # What JSON and pickles may hold where something else is meant.
 VALUES = (
@@ -197,7 +199,7 @@ def _spoilt(content, case):
 def read_file(case, path):
     """Read the file in the case's way and return a network, or a training state."""
     if case.name == FILES[6]:
-        return read_state(path.parent)
+        return read_state(path.parent, Group(0, 1, torch.device("cpu")))
     if case.reader == "into a model" or case.name == FILES[5]:
         return nl.load_checkpoint(path, nl.create_model("nl_digits"))
     if case.reader == "load_classifier":

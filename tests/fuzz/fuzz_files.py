@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import nonlocalnn as nl
 from alexhex7 import TheirNetwork
 from foreign_video_networks import MMAction2, Official, SlowFast
-from nonlocalnn.train.state.checkpoint import Position, TrainingState, write_state
+from nonlocalnn.train.state.checkpoint import Position, TrainingState
 
 FILES = (
     "ours.safetensors",
@@ -86,7 +86,8 @@ def whole_file(folder, name):
             "optimizer": {"state": {0: {"step": torch.ones(1)}}},
         }
         position = Position(epoch=2, step=1, sums={"loss": 0.5}, seconds=1.5, rows=[{"epoch": 1, "step": 3}])
-        write_state(folder, TrainingState({"seed": 1}, 9, 1, position, learner))
+        state = TrainingState({"seed": 1}, 9, 1, position, learner)
+        torch.save({"format": 1, **state.to_values()}, folder / name)
         return (folder / name).read_bytes()
     content = states()[name]
     return write_weights(folder, name, content[0] if name == FILES[0] else content).read_bytes()

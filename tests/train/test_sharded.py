@@ -9,13 +9,24 @@ import pytest
 import torch
 from ranks import send, start
 from safetensors.torch import load_file
-from tiny_task import LENGTHS, TIMES, TinyTask, tiny_recipe
+from tiny_task import (
+    LENGTHS,
+    TIMES,
+    TinyTask,
+    assert_identical,
+    final_state,
+    saved_position,
+    saved_tensors,
+    tiny_recipe,
+)
 from torch.distributed.tensor import DTensor
 
 from nonlocalnn.train import NonFiniteLossError, train
+from nonlocalnn.train.learner import Learner
 from nonlocalnn.train.order import epoch_order
 from nonlocalnn.train.parallel.distributed import process_group
-from nonlocalnn.train.state.sharded import read_tensors
+from nonlocalnn.train.parallel.layout import full
+from nonlocalnn.train.state.resuming import read_state
 from tolerances import NETWORK, assert_near, assert_same, near
 
 SMOOTH = {"plain": True, "double": True}
@@ -25,19 +36,8 @@ def sharded(output, **changes):
     return tiny_recipe(output, parallel="fsdp", **changes)
 
 
-def everything(output):
-    """What a run must reproduce bit for bit: tensors, scaler and log."""
-    manifest = json.loads((output / "last" / "manifest.json").read_text())
-    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in manifest["position"]["rows"]]
-    with process_group("cpu", sharded=True):
-        tensors = read_tensors(output / "last", lambda name, shape, dtype: torch.empty(shape, dtype=dtype))
-    return tensors, manifest["learner"], rows
-
-
 def assert_same_bits(first, second):
-    (tensors, *rest), (others, *other_rest) = everything(first), everything(second)
-    assert_same(tensors, others)
-    assert rest == other_rest
+    assert_identical(final_state(first), final_state(second))
     for name in ("best", "last"):
         files = [load_file(output / f"{name}.safetensors") for output in (first, second)]
         assert_same(*files)
@@ -94,7 +94,7 @@ def test_two_ranks_stop_together_and_resume_bit_for_bit(ranks, tmp_path):
     # Only rank 1 gets the signal, in its second part of step 8.
     assert ranks(parts, {}, {"stop_at": 16}) == [{"signal": signal.SIGTERM, "steps": 8}] * 2
     weights = {f"model.{k}": v for k, v in load_file(parts.output / "last.safetensors").items()}
-    tensors = everything(parts.output)[0]
+    tensors = saved_tensors(parts.output)
     assert_same(weights, {name: tensors[name] for name in weights})
     assert ranks(parts, {}, {}, resume=True) == [{"signal": None, "steps": 18}] * 2
     assert_same_bits(parts.output, whole.output)
@@ -107,7 +107,8 @@ def test_saved_on_two_ranks_and_resumed_on_others(ranks, one_process, tmp_path, 
     ranks(recipe, {**SMOOTH, "stop_at": 4}, SMOOTH)
     answer, *others = ranks(recipe, *[SMOOTH] * num_ranks, resume=True)
     assert answer.pop("warnings") == [
-        f"the run was on 2 processes and goes on with {num_ranks}: the batches stay the same, the bits do not"
+        f"the run was on 2 processes (fsdp) and goes on with {num_ranks} (fsdp): the batches stay the same, "
+        "the bits do not"
     ]
     assert [answer, *others] == [{"signal": None, "steps": 9}] * num_ranks
     assert_same_to_rounding(tmp_path, whole)
@@ -126,7 +127,7 @@ def test_half_precision_trains_like_the_replicated_network_and_resumes(ranks, tm
     assert_same_bits(folders[2], folders[1])
     losses = [json.loads((folder / "log.jsonl").read_text())["train_loss"] for folder in folders[:2]]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
-    scaler = everything(folders[1])[1]["scaler"]
+    scaler = final_state(folders[1])["scaler"]
     assert bool(scaler) is (precision == "fp16")
 
 
@@ -136,7 +137,7 @@ def test_non_finite_loss_on_one_rank_stops_both(ranks, tmp_path):
     first, second = ranks(recipe, *[{"poison": (bad,)}] * 2)
     assert first == second
     assert f"train/{bad}" in first["sample_ids"]
-    assert json.loads((tmp_path / "last" / "manifest.json").read_text())["position"]["step"] == 2
+    assert saved_position(tmp_path)["step"] == 2
 
 
 def test_non_finite_gradient_stops_too(tmp_path):
@@ -177,11 +178,48 @@ def test_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
     assert_same_bits(parts.output, whole.output)
 
 
-@pytest.mark.parametrize(("before", "now"), [("ddp", "fsdp"), ("fsdp", "ddp")])
-def test_refuses_to_go_on_in_the_other_way(tmp_path, before, now):
-    train(tiny_recipe(tmp_path, parallel=before), task=TinyTask(stop_at=1))
-    with pytest.raises(ValueError, match=f"parallel was '{before}' and is now '{now}'"):
-        train(tiny_recipe(tmp_path, parallel=now), task=TinyTask(), resume=True)
+WAYS = {
+    "ddp, fsdp, one, ddp": (("ddp", 2), ("fsdp", 2), ("ddp", 1), ("ddp", 2)),
+    "fsdp, ddp": (("fsdp", 2), ("ddp", 2)),
+}
+
+
+@pytest.mark.parametrize("ways", WAYS.values(), ids=WAYS)
+def test_goes_on_in_the_other_way(ranks, one_process, tmp_path, ways):
+    whole, changes = one_process
+    for number, (parallel, num_ranks) in enumerate(ways):
+        recipe = tiny_recipe(tmp_path, parallel=parallel, checkpoint_every=1, **changes)
+        stop = {"stop_at": 2} if number < len(ways) - 1 else {}
+        answers = ranks(recipe, {**SMOOTH, **stop}, *[SMOOTH] * (num_ranks - 1), resume=number > 0)
+        if number:
+            before, before_ranks = ways[number - 1]
+            assert (
+                answers[0]
+                .pop("warnings")[0]
+                .startswith(
+                    f"the run was on {before_ranks} processes ({before}) and goes on with {num_ranks} "
+                    f"({parallel})"
+                )
+            )
+        steps = 2 * (number + 1) if stop else 9
+        assert answers == [{"signal": 15 if stop else None, "steps": steps}] * num_ranks
+    assert_same_to_rounding(tmp_path, whole)
+    assert_near(saved_tensors(tmp_path), saved_tensors(whole), sums=NETWORK)
+
+
+@pytest.mark.slow
+def test_two_whole_ranks_write_what_either_way_of_reading_takes_bit_for_bit(ranks, tmp_path):
+    """A state that is read in the other way, and saved again, is the same state."""
+    ranks(tiny_recipe(tmp_path), {"stop_at": 4}, {})
+    before = saved_tensors(tmp_path)
+    for parallel in ("fsdp", "ddp"):
+        with process_group("cpu", sharded=parallel == "fsdp") as group:
+            recipe, task = tiny_recipe(tmp_path, parallel=parallel), TinyTask()
+            data = task.data("train")
+            one = Learner(task.model(data), task=task, recipe=recipe, group=group, samples=data)
+            one.load(read_state(tmp_path, group))
+            found = {name: full(value) for name, value in one.tensors().items()}
+        assert_same(found, before)
 
 
 @pytest.mark.slow

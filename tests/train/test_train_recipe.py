@@ -125,4 +125,4 @@ def test_fields_that_a_saved_recipe_lacks_had_their_defaults():
     saved = Recipe().to_dict()
     del saved["parallel"], saved["sync_norms"]
     assert Recipe().changed_fields(saved) == []
-    assert Recipe(parallel="fsdp").changed_fields(saved) == ["parallel"]
+    assert Recipe(sync_norms=True).changed_fields(saved) == ["sync_norms"]

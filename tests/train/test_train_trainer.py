@@ -7,7 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_task import LENGTHS, TinyTask, assert_identical, final_state, tiny_recipe
+from tiny_task import (
+    LENGTHS,
+    TinyTask,
+    assert_identical,
+    final_state,
+    saved_position,
+    saved_tensors,
+    tiny_recipe,
+)
 from torch.nn import functional as F
 
 from nonlocalnn.train import NonFiniteLossError, train
@@ -50,7 +58,7 @@ def test_leaves_its_files_and_result(whole):
     output, _, result = whole
     assert {path.name for path in output.iterdir()} == {
         *("recipe.json", "log.jsonl", "log.csv", "metrics.json"),
-        *("last.pt", "last.previous.pt", "last.safetensors", "best.safetensors"),
+        *("last", "last.previous", "last.safetensors", "best.safetensors"),
     }
     rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 6), (2, 12), (3, 18)]
@@ -123,7 +131,7 @@ def test_resumes_bit_for_bit_from_a_save_inside_an_epoch(whole, tmp_path):
     recipe = tiny_recipe(tmp_path, checkpoint_every=4)
     with pytest.raises(OSError, match="went away"):
         train(recipe, task=CrashingTask())
-    position = torch.load(tmp_path / "last.pt", weights_only=True)["position"]
+    position = saved_position(tmp_path)
     assert (position["epoch"], position["step"]) == (1, 2)
     train(recipe, task=TinyTask(), resume=True)
     assert_identical(final_state(tmp_path), final_state(whole[0]))
@@ -187,7 +195,7 @@ def test_mixed_precision_trains_and_resumes(tmp_path, precision):
     state = final_state(tmp_path / "parts")
     assert_identical(state, final_state(tmp_path / "whole"))
     assert math.isfinite(state["rows"][0]["train_loss"])
-    assert bool(state["learner"]["scaler"]) is (precision == "fp16")
+    assert bool(state["scaler"]) is (precision == "fp16")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -210,9 +218,8 @@ def test_non_finite_loss_names_the_samples_and_keeps_the_last_good_state(tmp_pat
     assert f"train/{bad}" in caught.value.sample_ids
     assert f"train/{bad}" in str(caught.value)
     assert len(caught.value.sample_ids) == 4
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert state["position"]["step"] == 3
-    assert all(value.isfinite().all() for value in state["learner"]["model"].values())
+    assert saved_position(tmp_path)["step"] == 3
+    assert all(value.isfinite().all() for value in saved_tensors(tmp_path).values())
 
 
 class SteepTask(TinyTask):
@@ -226,7 +233,7 @@ class SteepTask(TinyTask):
 def test_non_finite_gradient_stops_too(tmp_path):
     with pytest.raises(NonFiniteLossError, match="gradient is not finite at epoch 1, step 1"):
         train(tiny_recipe(tmp_path), task=SteepTask())
-    assert not (tmp_path / "last.pt").exists()
+    assert not (tmp_path / "last").exists()
 
 
 def test_refuses_a_folder_with_a_run(whole):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import warnings
@@ -105,16 +106,20 @@ def _read_objects(path: Path) -> object:
         ) from None
 
 
-def check_zip(path: Path) -> None:
+def check_zip(path: Path, part: io.BytesIO | None = None) -> None:
     """Refuse a zip file that unpacks to more than it has: ``torch.save`` does not compress.
+
+    Args:
+        path: The file.
+        part: The bytes in it that ``torch.save`` wrote; None is the whole file.
 
     Raises:
         CheckpointError: It does, or its list of parts is damaged, or it is a program of TorchScript.
     """
     try:
-        if not zipfile.is_zipfile(path):
+        if not zipfile.is_zipfile(path if part is None else part):
             return  # an older file, or a cut one, which torch.load refuses
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(path if part is None else part) as file:
             unpacked = sum(entry.file_size for entry in file.infolist())
             is_program = any(name.endswith("/constants.pkl") for name in file.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -123,9 +128,10 @@ def check_zip(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a TorchScript program, which is not run: torch.save its state_dict() instead"
         )
-    if unpacked > path.stat().st_size:
+    size = path.stat().st_size if part is None else part.getbuffer().nbytes
+    if unpacked > size:
         raise CheckpointError(
-            f"{path} is no checkpoint that torch.save wrote, or is damaged: its {path.stat().st_size} bytes "
+            f"{path} is no checkpoint that torch.save wrote, or is damaged: its {size} bytes "
             f"claim to unpack to {unpacked}"
         )
 

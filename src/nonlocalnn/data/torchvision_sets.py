@@ -1,16 +1,15 @@
-"""MNIST and Fashion-MNIST: found on disk in any of their usual places, or downloaded by torchvision."""
+"""MNIST and Fashion-MNIST: found on disk in any of their usual places, read and downloaded by torchvision."""
 
 import gzip
-import math
 import os
-import struct
 import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn._errors import check_choice, missing_extra, one_line
 from nonlocalnn.data.labelled import SPLITS, InMemoryImages, LabelledImages, augmentation, check_image_size
 
 # Where Debian's package dataset-fashion-mnist installs its four files.
@@ -47,9 +46,12 @@ _FIRST_LABELS = {
     ("fashion-mnist", "test"): [9, 2, 1, 1, 6, 1, 4, 6, 5, 7],
 }
 
+# What torchvision raises of a damaged file depends on the damage.
+_DAMAGES = (AssertionError, EOFError, KeyError, RuntimeError, ValueError, gzip.BadGzipFile, zlib.error)
+
 
 def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Tensor:
-    """Read a file of unsigned bytes in the IDX format of MNIST, plain or compressed (``.gz``).
+    """Read a file of unsigned bytes in MNIST's IDX format with torchvision, plain or compressed (``.gz``).
 
     Args:
         path: The file.
@@ -60,40 +62,30 @@ def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Tensor:
 
     Raises:
         ValueError: It is cut, damaged, not IDX, not of bytes, or of another shape; the message names it.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "labels"
-        >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
-        >>> read_idx(path, (3,))
-        tensor([7, 2, 1], dtype=torch.uint8)
+        ImportError: torchvision is missing.
     """
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise missing_extra("torchvision", "data", "reading IDX files") from error
     path = Path(path)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        with TemporaryDirectory() as folder:
+            # torchvision reads plain files only.
+            plain = datasets.utils.extract_archive(path, folder) if path.suffix == ".gz" else path
+            values: Tensor = datasets.mnist.read_sn3_pascalvincent_tensor(plain)
+    except _DAMAGES as error:
+        reason = one_line(error) or type(error).__name__
         raise ValueError(
-            f"{path} is not a whole gzip file ({error}): delete it and fetch it again"
-        ) from error
-    header = 4 + 4 * len(shape)
-    # Two zero bytes, 8 for unsigned bytes, the number of axes, then each axis in 4 bytes, big end first.
-    if content[:4] != bytes([0, 0, 8, len(shape)]):
-        raise ValueError(
-            f"{path} must be an IDX file of unsigned bytes with {len(shape)} axes, which starts with "
-            f"{bytes([0, 0, 8, len(shape)]).hex(' ')}; it starts with {content[:4].hex(' ') or 'nothing'}"
-        )
-    if len(content) < header:
-        raise ValueError(f"{path} is cut within its header: delete it and fetch it again")
-    found = struct.unpack_from(f">{len(shape)}I", content, 4)
-    if found != shape:
-        raise ValueError(f"{path} must hold an array of shape {shape}; its header says {found}")
-    size = header + math.prod(shape)
-    if len(content) != size:
-        raise ValueError(
-            f"{path} must hold {size} bytes, as its header says; it holds {len(content)}: "
+            f"{path} must be a whole IDX file of shape {shape}, and torchvision cannot read it ({reason}): "
             "delete it and fetch it again"
+        ) from error
+    if (values.dtype, values.shape) != (torch.uint8, shape):
+        raise ValueError(
+            f"{path} must hold unsigned bytes of shape {shape}; it holds {values.dtype} of shape "
+            f"{tuple(values.shape)}"
         )
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)
+    return values
 
 
 def _find(name: str, file_names: tuple[str, ...], data_dirs: list[Path]) -> list[Path] | None:
@@ -222,7 +214,7 @@ def load_torchvision_set(
             is the other data set's.
         TypeError: ``image_size`` is neither an integer nor a pair of integers.
         FileNotFoundError: The files are missing and could not be downloaded.
-        ImportError: torchvision is missing, and a download or ``augment`` needs it.
+        ImportError: torchvision is missing.
 
     Memory: 41 MiB for train.
     """

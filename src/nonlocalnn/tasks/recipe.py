@@ -28,7 +28,7 @@ _FREE_FIELDS = frozenset(
             "checkpoint_every",
             "output",
         ),
-        "activation_checkpointing",
+        *("activation_checkpointing", "parallel"),
     }
 )
 _PATHS = ("data_dir", "start_from", "output")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,15 +10,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from nonlocalnn._device import autocast_for
+from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.tasks.contract import Samples, Task
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.train.optimizer import build_optimizer
 from nonlocalnn.train.order import mix
 from nonlocalnn.train.parallel.distributed import Group
-from nonlocalnn.train.parallel.layout import Replicated, Sharded, units
+from nonlocalnn.train.parallel.layout import Replicated, Sharded, fill_, units
 from nonlocalnn.train.recompute import recompute_
 from nonlocalnn.train.signals import StopRequest
-from nonlocalnn.train.state.sharded import read_tensors
+from nonlocalnn.train.state.checkpoint import TrainingState
+from nonlocalnn.train.state.old_file import old_tensors
+from nonlocalnn.train.state.resuming import read_tensors
 from nonlocalnn.train.stopwatch import Stopwatch
 
 Part = tuple[Sequence[Tensor], Tensor]
@@ -78,65 +80,55 @@ class Learner:
         self._group = group
         self._samples = samples
         self._optimizer = build_optimizer(recipe, self.model)
-        self._scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "fp16")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, apart from its position."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+        names: dict[Tensor, str] = {each: name for name, each in self.model.named_parameters()}
+        # In the optimiser's order.
+        self._parameters: dict[str, Tensor] = {
+            names[each]: each for group in self._optimizer.param_groups for each in group["params"]
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        self._scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "fp16")
 
     def scaler_state(self) -> dict[str, Any]:
         """Return the state of the gradient scaler, as JSON values."""
         return self._scaler.state_dict()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of :meth:`state_dict` by name, shards where the network lies in shards."""
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
-        flat = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for parameter, state in self._optimizer.state.items():
-            for key, value in state.items():
+        """Return the tensors that the next step depends on by name, in shards where the network lies so."""
+        named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    flat[f"optimizer.{names[parameter]}.{key}"] = value
-        return flat
+                    named[f"optimizer.{name}.{key}"] = value
+        return named
 
-    def load_tensors(self, folder: Path, scaler: dict[str, Any]) -> None:
+    def load(self, state: TrainingState) -> None:
         """Take over what :meth:`tensors` and :meth:`scaler_state` gave; every rank must call this.
 
-        Args:
-            folder: The state's folder.
-            scaler: State of the gradient scaler.
-
         Raises:
-            CheckpointError: The tensors cannot be read.
+            CheckpointError: The tensors cannot be read, or are another network's.
         """
-        own = self.model.state_dict()
-        parameters = dict(self.model.named_parameters())
+        own = {f"model.{name}": value for name, value in self.model.state_dict().items()}
 
         def like(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-            part, _, rest = name.partition(".")
-            if part == "model":
-                return own[rest]
-            parameter = parameters[rest.rpartition(".")[0]]
+            if name in own:
+                return own[name]
+            owner, _, key = name.removeprefix("optimizer.").rpartition(".")
+            if owner not in self._parameters:
+                raise CheckpointError(f"{state.path} holds {name!r}, which the network lacks")
             # What an optimiser keeps for each number lies as the parameter does; counts of steps do not.
-            if parameter.shape == shape:
-                return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
-            return torch.zeros(shape, dtype=dtype)
+            value = torch.zeros_like(self._parameters[owner], dtype=dtype, requires_grad=False)
+            kept = self._optimizer.state[self._parameters[owner]]
+            kept[key] = torch.zeros((), dtype=dtype) if key == "step" else value
+            return kept[key]
 
-        for name, value in read_tensors(folder, like).items():
-            part, _, rest = name.partition(".")
-            if part == "optimizer":
-                owner, _, key = rest.rpartition(".")
-                self._optimizer.state[parameters[owner]][key] = value
-        self._scaler.load_state_dict(scaler)
+        if "model" in state.learner:
+            found = old_tensors(state.learner, list(self._parameters))
+            for name, value in found.items():
+                fill_(like(name, value.shape, value.dtype), value)
+        else:
+            found = read_tensors(state.path, like, self._group)
+        if lacking := own.keys() - found.keys():
+            raise CheckpointError(f"{state.path} lacks {min(lacking)!r} of the network")
+        self._scaler.load_state_dict(state.learner["scaler"])
 
     def step(
         self, parts: Iterator[Part], *, step: int, place: str, lr: float, stop: StopRequest

@@ -31,7 +31,7 @@ from nonlocalnn.train.signals import StopRequest, stop_on_signal
 from nonlocalnn.train.starting import start_from_
 from nonlocalnn.train.state.checkpoint import Position, TrainingState
 from nonlocalnn.train.state.keeping import Keeper, best_row
-from nonlocalnn.train.state.resuming import Resume, remove_damaged, state_to_resume
+from nonlocalnn.train.state.resuming import Resume, remove_newer, state_to_resume
 
 
 def train(
@@ -44,10 +44,9 @@ def train(
     """Train a network and test the best of its epochs once.
 
     The folder ``recipe.output`` receives ``recipe.json``; ``log.jsonl`` and ``log.csv``, a row an epoch;
-    ``last.pt``, from which the run can be resumed, and ``last.previous.pt``, the one before; the weights
+    the folder ``last``, from which the run can be resumed, and ``last.previous``, the one before; the weights
     ``last.safetensors`` and ``best.safetensors``, the first of the epochs with the best validation score; and
-    at the end ``metrics.json``. Each file is replaced as a whole. With ``parallel="fsdp"`` the states are
-    folders, ``last`` and ``last.previous``.
+    at the end ``metrics.json``. Each of these is replaced as a whole.
 
     SIGTERM or SIGINT ends the run after the step under way, with everything saved. On the CPU, a run that was
     stopped anywhere and resumed on as many processes and threads gives the weights of one that never stopped,
@@ -139,21 +138,20 @@ class _Run:
         self.learner = Learner(model, task=task, recipe=recipe, group=group, samples=self.train_data)
         self.position = Position()
         if state is not None:
-            if recipe.parallel == "fsdp":
-                self.learner.load_tensors(state.learner["folder"], state.learner["scaler"])
-            else:
-                self.learner.load_state_dict(state.learner)
+            self.learner.load(state)
             self.position = state.position
-            if state.world_size != group.world_size and group.is_main:
+            was = (state.world_size, state.recipe.get("parallel", "ddp"))
+            now = (group.world_size, recipe.parallel)
+            if was != now and group.is_main:
                 warnings.warn(
-                    f"the run was on {state.world_size} processes and goes on with {group.world_size}: the "
-                    "batches stay the same, the bits do not",
+                    "the run was on {} processes ({}) and goes on with {} ({}): the batches stay the same, "
+                    "the bits do not".format(*was, *now),
                     UserWarning,
                     stacklevel=5,
                 )
         if group.is_main:
             if state is not None:
-                remove_damaged(state)
+                remove_newer(state)
             remove_parts(recipe.output)
             write_text(recipe.output / "recipe.json", json.dumps(recipe.to_dict(), indent=2) + "\n")
             (recipe.output / "metrics.json").unlink(missing_ok=True)
@@ -163,7 +161,7 @@ class _Run:
 
     def close(self) -> None:
         """Let what is being saved come to its end."""
-        self.keeper.close()
+        self.keeper.writer.close()
 
     @property
     def steps(self) -> int:
@@ -192,7 +190,7 @@ class _Run:
                 signal_number = self._train_epoch(stop, bar)
                 if signal_number:
                     self.keeper.save(self.position)
-                    self.keeper.finish()
+                    self.keeper.writer.finish()
                     best = self.best or {}
                     return TrainResult(
                         output=self.recipe.output,
@@ -299,7 +297,7 @@ class _Run:
     def _evaluate(self, data: Any, *, saved: Path | None = None) -> dict[str, Any]:
         """Evaluate the network, with its own weights or those of a file."""
         # The copy of a sharded network, of which this makes use, may still be on its way to a file.
-        self.keeper.finish()
+        self.keeper.writer.finish()
         self.group.share_buffers(self.learner.model)
         with self.learner.network.whole() as model:
             if saved is not None:

@@ -30,11 +30,13 @@ class Group:
         rank: This process's number, 0 to world_size - 1.
         world_size: Number of processes.
         device: Where this process computes.
+        is_joined: Whether ``torch.distributed`` is up, as it may be for a single process.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    is_joined: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -143,7 +145,7 @@ def process_group(device: str, *, sharded: bool = False) -> Iterator[Group]:
     else:
         dist.init_process_group("gloo", timeout=_PATIENCE, **alone)
     try:
-        yield Group(dist.get_rank(), world_size, resolved)
+        yield Group(dist.get_rank(), world_size, resolved, is_joined=True)
     finally:
         dist.destroy_process_group()
         # Freeing the rest of the group joins its threads. A worker process that is forked later would have

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nonlocalnn._device import NARROW_DTYPES, Precision
 from nonlocalnn.functional.layers import NORMS
@@ -70,6 +70,10 @@ class Replicated:
     def gradient_norm(self) -> Tensor:
         """Return the L2 norm of the whole gradient, shape ()."""
         return _gradient_norm(self.model)
+
+    def gathered(self) -> nn.Module:
+        """Return the network, which has its whole weights."""
+        return self.model
 
     @contextmanager
     def whole(self) -> Iterator[nn.Module]:
@@ -132,6 +136,13 @@ class Sharded:
 def full(value: Tensor) -> Tensor:
     """Return the whole of a sharded tensor, for which every rank must call this; others as they are."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def fill_(own: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor, the same on every rank, into one that may lie in shards."""
+    if isinstance(own, DTensor):
+        value = distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    own.copy_(value)
 
 
 def _gradient_norm(model: nn.Module) -> Tensor:

@@ -1,23 +1,23 @@
-"""The state of a run on disk: enough to go on as if it had never stopped."""
+"""What is saved of a run: enough to go on as if it had never stopped."""
 
 import dataclasses
-import os
-import warnings
-import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nonlocalnn._errors import one_line
-from nonlocalnn._files import atomic_path
 from nonlocalnn.checkpoints import CheckpointError
-from nonlocalnn.checkpoints.state import check_zip
 from nonlocalnn.tasks.recipe import Recipe
 
-_FORMAT = 1
-_NAMES = ("last.pt", "last.previous.pt")
+FORMAT = 1
+NEWEST, PREVIOUS = "last", "last.previous"
+# Each one file, as states once were.
+OLD = ("last.pt", "last.previous.pt")
+MANIFEST = "manifest.json"
+_SAVED = ("recipe", "num_samples", "world_size", "position", "learner")
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class Position:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What is saved between two steps.
+    """What is saved between two steps, but for the tensors.
 
     Args:
         recipe: The recipe, as JSON values.
         num_samples: Samples in the training data.
         world_size: Processes that trained.
         position: How far the run has come.
-        learner: Weights, optimiser and scaler.
-        instead_of: The newer state that was there and is damaged; None where this is the newest.
+        learner: The scaler; of a state in an old file also the weights and the optimiser.
+        path: Where it was read.
     """
 
     recipe: dict[str, Any]
@@ -71,28 +71,23 @@ class TrainingState:
     world_size: int
     position: Position
     learner: dict[str, Any]
-    instead_of: Path | None = None
+    path: Path = Path()
 
     def to_values(self) -> dict[str, Any]:
         """Return what is saved, in plain containers; :meth:`from_values` is the way back."""
-        return {
-            "recipe": self.recipe,
-            "num_samples": self.num_samples,
-            "world_size": self.world_size,
-            "position": dataclasses.asdict(self.position),
-            "learner": self.learner,
-        }
+        values = dataclasses.asdict(self)
+        return {name: values[name] for name in _SAVED}
 
     @classmethod
     def from_values(cls, values: dict[str, Any], path: Path) -> Self:
-        """Return the state of which ``path`` holds the values.
+        """Return the state whose values ``path`` holds.
 
         Raises:
             CheckpointError: One is missing.
         """
         try:
-            names = ("recipe", "num_samples", "world_size", "learner")
-            return cls(position=Position(**values["position"]), **{name: values[name] for name in names})
+            given = {name: values[name] for name in _SAVED}
+            return cls(**{**given, "position": Position(**given["position"])}, path=path)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} lacks a part of a training state: {one_line(error)}") from error
 
@@ -121,62 +116,16 @@ class TrainingState:
             )
 
 
-def has_state(folder: Path) -> bool:
-    """Return whether ``folder`` holds a state, whole or not."""
-    return any((folder / name).exists() for name in _NAMES)
+def fingerprint(path: Path) -> list[int]:
+    """Return the size of a file in bytes and its CRC-32."""
+    size = checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    return [size, checksum]
 
 
-def write_state(folder: Path, state: TrainingState) -> None:
-    """Write ``last.pt``; the one before it stays as ``last.previous.pt``."""
-    newest, previous = (folder / name for name in _NAMES)
-    payload = {"format": _FORMAT, **state.to_values()}
-    with atomic_path(newest) as temporary:
-        try:
-            torch.save(payload, temporary)
-        except RuntimeError as error:
-            raise OSError(f"cannot write {newest}; is the disk full? {one_line(error)}") from error
-        # Only now, with the new state written: at every moment one of the two names is a whole state.
-        if newest.exists():
-            os.replace(newest, previous)
-
-
-def read_state(folder: Path) -> TrainingState:
-    """Read the newest whole state in ``folder``, with its tensors on the CPU.
-
-    A missing or damaged ``last.pt`` gives a warning, and ``last.previous.pt`` is read.
-
-    Raises:
-        FileNotFoundError: There is no state.
-        CheckpointError: No file there is whole.
-    """
-    if not has_state(folder):
-        raise FileNotFoundError(f"there is no run to resume in {folder}: {_NAMES[0]} is missing")
-    newest, previous = (folder / name for name in _NAMES)
-    try:
-        return _read(newest)
-    except (CheckpointError, FileNotFoundError) as error:
-        if not previous.exists():
-            raise
-        reason = error
-    state = _read(previous)
-    warnings.warn(f"{reason}; going on from the older {previous}", UserWarning, stacklevel=2)
-    return dataclasses.replace(state, instead_of=newest)
-
-
-def _read(path: Path) -> TrainingState:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing")
-    check_zip(path)
-    try:
-        # torch.load does not compare the checksums; a flipped bit in a weight would go unseen.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        payload = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # What a damaged file raises depends on the damage: OSError, EOFError, RuntimeError, KeyError, ...
-        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from error
-    if payload is None:
-        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
-    if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is not a training state of format {_FORMAT}")
-    return TrainingState.from_values(payload, path)
+def reason_of(error: CheckpointException, kind: type[Exception], what: str) -> BaseException:
+    """Return what went wrong on the first of the ranks that failed, as an error of a kind."""
+    reason = next(iter(error.failures.values()))[0]
+    return kind(f"{what}: {one_line(reason)}") if isinstance(reason, Exception) else reason

@@ -1,9 +1,11 @@
-"""The state of a sharded run on disk: at every moment there is a whole one."""
+"""The state of a run on disk: at every moment there is a whole one."""
 
+import io
 import json
 import os
 import pickle
 import shutil
+import zipfile
 import zlib
 from contextlib import nullcontext
 
@@ -16,25 +18,25 @@ from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.train import train
 from nonlocalnn.train.parallel.distributed import process_group
 from nonlocalnn.train.state.checkpoint import Position, TrainingState
-from nonlocalnn.train.state.sharded import (
-    ShardedWriter,
+from nonlocalnn.train.state.keeping import StateWriter
+from nonlocalnn.train.state.resuming import (
     _Reader,
-    has_sharded_state,
-    read_sharded_state,
+    read_state,
     read_tensors,
+    state_names,
 )
 from tolerances import assert_near, assert_same
 
 
-@pytest.fixture
-def group():
-    with process_group("cpu", sharded=True) as group:
+@pytest.fixture(params=[False, True], ids=["one process", "a group of one"])
+def group(request):
+    with process_group("cpu", sharded=request.param) as group:
         yield group
 
 
 @pytest.fixture
 def writer(tmp_path, group):
-    writer = ShardedWriter(tmp_path, group)
+    writer = StateWriter(tmp_path, group, in_background=group.is_joined)
     yield writer
     writer.close()
 
@@ -49,9 +51,14 @@ def state(step):
     )
 
 
+def nothing():
+    """What follows from these states."""
+
+
 def write(writer, *steps):
     for step in steps:
-        writer.start(state(step), {"weight": torch.full((1000,), float(step))})
+        weights = {"weight": torch.full((1000,), float(step))}
+        writer.start(state(step), weights, nothing)
     writer.finish()
 
 
@@ -60,12 +67,13 @@ def tensors(folder):
 
 
 def test_reads_what_it_wrote(tmp_path, group, writer):
-    assert not has_sharded_state(tmp_path)
+    assert not state_names(tmp_path)
     write(writer, 3)
-    found = read_sharded_state(tmp_path, group)
+    found = read_state(tmp_path, group)
     assert found.position == state(3).position
     assert (found.recipe, found.num_samples, found.world_size) == ({"seed": 1}, 9, 2)
-    assert found.learner == {"scaler": {"scale": 65536.0}, "folder": tmp_path / "last"}
+    assert found.learner == {"scaler": {"scale": 65536.0}}
+    assert found.path == tmp_path / "last"
     assert_near(tensors(tmp_path / "last"), {"weight": torch.full((1000,), 3.0)})
 
 
@@ -76,9 +84,20 @@ def test_keeps_the_state_before_and_nothing_else(tmp_path, writer):
     assert values == [3.0, 2.0]
 
 
+def test_what_follows_comes_after_the_state(tmp_path, writer):
+    seen = []
+
+    def look():
+        seen.append((tmp_path / "last" / "manifest.json").exists())
+
+    writer.start(state(1), {"weight": torch.ones(3)}, look)
+    writer.finish()
+    assert seen == [True]
+
+
 def test_writes_what_was_there_when_it_began(tmp_path, writer):
     weight = torch.ones(1 << 20)
-    writer.start(state(1), {"weight": weight})
+    writer.start(state(1), {"weight": weight}, nothing)
     weight.zero_()
     writer.finish()
     assert bool((tensors(tmp_path / "last")["weight"] == 1).all())
@@ -128,8 +147,8 @@ def empty_the_description(folder):
         (cut, "the checksum of"),
         (lose_a_file, r"last is not whole: __0_0\.distcp is missing"),
         (lose_the_manifest, r"last is not whole: manifest\.json is missing"),
-        (cut_the_manifest, r"manifest\.json cannot be read"),
-        (lose_a_part_of_the_manifest, r"manifest\.json lacks a part of a training state: 'position'"),
+        (cut_the_manifest, "last is damaged: Unterminated string"),
+        (lose_a_part_of_the_manifest, "last lacks a part of a training state: 'position'"),
         (empty_the_description, r"the checksum of \.metadata is wrong"),
         (shutil.rmtree, r"last is not whole: manifest\.json is missing"),
     ],
@@ -138,18 +157,20 @@ def test_falls_back_to_the_state_before(tmp_path, group, writer, damage, message
     write(writer, 3, 4)
     damage(tmp_path / "last")
     with pytest.warns(UserWarning, match=message + r".*; going on from the older .*last\.previous"):
-        assert read_sharded_state(tmp_path, group).position.step == 3
+        assert read_state(tmp_path, group).position.step == 3
     shutil.rmtree(tmp_path / "last.previous")
+    if not state_names(tmp_path):
+        return
     with pytest.raises(CheckpointError, match=message):
-        read_sharded_state(tmp_path, group)
+        read_state(tmp_path, group)
 
 
 def test_refuses_another_format(tmp_path, group, writer):
     write(writer, 3)
     path = tmp_path / "last" / "manifest.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
-    with pytest.raises(CheckpointError, match="not a sharded training state of format 1"):
-        read_sharded_state(tmp_path, group)
+    with pytest.raises(CheckpointError, match="not a training state of format 1"):
+        read_state(tmp_path, group)
 
 
 class Harm:
@@ -168,7 +189,7 @@ def test_runs_nothing_that_a_description_names(tmp_path, group, writer):
     content = description.read_bytes()
     facts["files"][".metadata"] = [len(content), zlib.crc32(content)]
     manifest.write_text(json.dumps(facts))
-    assert read_sharded_state(tmp_path, group).position.step == 3
+    assert read_state(tmp_path, group).position.step == 3
     with pytest.raises(CheckpointError, match=r"\.metadata cannot be read: it asks for posix\.mkdir"):
         tensors(tmp_path / "last")
     assert not (tmp_path / "harm").exists()
@@ -180,17 +201,55 @@ def test_what_cannot_be_written_is_said_and_the_state_before_stays(tmp_path, gro
     def refuse(*arguments, **named):
         raise OSError("no space left")
 
-    with monkeypatch.context() as patch:
-        patch.setattr("nonlocalnn.train.state.sharded.write_text", refuse)
-        writer.start(state(4), {"weight": torch.ones(3)})
-        with pytest.raises(OSError, match=r"could not be put into .*: OSError: no space left"):
-            writer.finish()
-    with monkeypatch.context() as patch:
-        patch.setattr("torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data", refuse)
-        writer.start(state(4), {"weight": torch.ones(3)})
-        with pytest.raises(OSError, match=r"could not be written to .*last\.new"):
-            writer.finish()
-    assert read_sharded_state(tmp_path, group).position.step == 3
+    for where, message in (
+        ("nonlocalnn.train.state.keeping.write_text", "no space left"),
+        (
+            "torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data",
+            "cannot write .*last.new; .* left",
+        ),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, refuse)
+            with pytest.raises(OSError, match=message) as caught:
+                write(writer, 4)
+        assert "\n" not in str(caught.value)
+    assert read_state(tmp_path, group).position.step == 3
+
+
+def test_a_second_interrupt_while_a_state_is_written_stays_one(writer, monkeypatch):
+    def interrupt(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(writer, 4)
+
+
+def repack(folder, compression):
+    """Write the tensor again as a zip file of its own, with the description that fits."""
+    (path,) = folder.glob("*.distcp")
+    content = io.BytesIO(path.read_bytes())
+    with zipfile.ZipFile(content) as whole, zipfile.ZipFile(path, "w", compression) as packed:
+        for entry in whole.namelist():
+            packed.writestr(entry, whole.read(entry))
+    with (folder / ".metadata").open("rb") as file:
+        metadata = pickle.load(file)
+    for place in metadata.storage_data.values():
+        place.length = path.stat().st_size
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+def test_a_tensor_that_unpacks_to_more_than_it_is_is_refused(tmp_path, writer):
+    write(writer, 3)
+    repack(tmp_path / "last", zipfile.ZIP_STORED)
+    assert tensors(tmp_path / "last")["weight"][0] == 3
+    repack(tmp_path / "last", zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*distcp .* claim to unpack to"):
+        tensors(tmp_path / "last")
+    (path,) = (tmp_path / "last").glob("*.distcp")
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(CheckpointError, match=r"distcp holds what torch\.save did not write"):
+        tensors(tmp_path / "last")
 
 
 class Killed(BaseException):
@@ -205,10 +264,11 @@ class Killed(BaseException):
         pytest.param(2, marks=pytest.mark.slow, id="after"),
     ],
 )
-def test_dying_at_a_renaming_leaves_a_whole_state(tmp_path, monkeypatch, survived):
-    whole = tiny_recipe(tmp_path / "whole", parallel="fsdp", epochs=1)
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_dying_at_a_renaming_leaves_a_whole_state(tmp_path, monkeypatch, survived, parallel):
+    whole = tiny_recipe(tmp_path / "whole", parallel=parallel, epochs=1)
     train(whole, task=TinyTask())
-    parts = tiny_recipe(tmp_path / "parts", parallel="fsdp", epochs=1, checkpoint_every=2)
+    parts = tiny_recipe(tmp_path / "parts", parallel=parallel, epochs=1, checkpoint_every=2)
     replace, calls = os.replace, []
 
     def die(source, target):
@@ -226,8 +286,7 @@ def test_dying_at_a_renaming_leaves_a_whole_state(tmp_path, monkeypatch, survive
     older = pytest.warns(UserWarning, match="going on from the older") if survived == 1 else nullcontext()
     with older:
         assert train(parts, task=TinyTask(), resume=True).steps == 6
-    with process_group("cpu", sharded=True):
-        first, second = (tensors(recipe.output / "last") for recipe in (whole, parts))
+    first, second = (tensors(recipe.output / "last") for recipe in (whole, parts))
     assert_same(first, second)
 
 
