@@ -69,6 +69,8 @@ def test_wrong_inputs():
         evaluate(Scores(), Images(0))
     with pytest.raises(ValueError, match=r"the model's output must be \(B, 3\).*got \(23, 4\)"):
         evaluate(nn.Flatten(), Images())
+    with pytest.raises(TypeError, match="must be LabelledSamples; got TensorDataset: derive its class from"):
+        evaluate(Scores(), torch.utils.data.TensorDataset(torch.zeros(2, 1, 2, 2), torch.zeros(2)))
     with pytest.raises(ValueError, match="precision must be one of"):
         autocast_for("fp8", "cpu")
     with pytest.raises(ValueError, match="device must be 'auto'"):

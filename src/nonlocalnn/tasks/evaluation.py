@@ -62,12 +62,18 @@ def evaluate(
         :class:`~nonlocalnn.tasks.figures.MultiLabelEvaluation`.
 
     Raises:
+        TypeError: The data set is none of :class:`~nonlocalnn.data.LabelledSamples`.
         ValueError: The data set is empty, takes views at random, none of it can be read, or the model's
             scores do not match its classes.
 
     Memory: the views of ``batch_size`` / V samples, of one at least, twice, and up to three times more for
         each reading process.
     """
+    if not isinstance(dataset, LabelledSamples):
+        raise TypeError(
+            f"dataset must be LabelledSamples; got {type(dataset).__name__}: derive its class from "
+            "nonlocalnn.data.LabelledSamples, which asks for read and sample_id"
+        )
     if len(dataset) == 0:
         raise ValueError("cannot evaluate on an empty data set")
     if dataset.num_views is None:
