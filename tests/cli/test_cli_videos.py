@@ -187,6 +187,30 @@ def test_another_number_of_views_is_refused(command, capsys):
     fails(capsys, command, "clip.mp4", "--model", "model", "--views", "3", status=2, says="--views")
 
 
+def test_nothing_that_is_read_is_overwritten(place, tmp_path, capsys):
+    model, video = tmp_path / "m.safetensors", tmp_path / "v.mp4"
+    model.write_bytes((place / "model.safetensors").read_bytes())
+    video.write_bytes((place / "data/test/walk/0.mp4").read_bytes())
+    for output in (model, video):
+        before = output.read_bytes()
+        words = [str(video), "--model", str(model), "--output", str(output)]
+        for command in ("predict", "explain"):
+            fails(capsys, command, *words, status=1, says="which is read: choose another")
+        assert output.read_bytes() == before
+
+
+def test_a_checkpoint_of_before_names_archives_as_they_were_called(place, tmp_path):
+    save(tmp_path / "m.safetensors", ["run", "walk"], recipe={"data": "shards", "data_dir": "a"})
+    assert nl.load_classifier(tmp_path / "m.safetensors").recipe == {"data": "archives", "data_dir": "a"}
+
+
+def test_a_list_beside_folders_is_named(place, tmp_path):
+    write_video(tmp_path / "train/run/0.mp4", grey_frames(2, 36, 36))
+    (tmp_path / "train.txt").write_text("train/run/0.mp4 0\n")
+    with pytest.warns(UserWarning, match=r"train\.txt is passed over: the classes are those of the folder"):
+        assert load_dataset("videos", "train", data_dir=tmp_path).classes == ("run",)
+
+
 def test_load_dataset_gives_what_the_command_line_takes(place):
     settings = {"data_dir": place / "data", "image_size": 36, "frames": 8, "stride": 2}
     data = load_dataset("videos", "validation", **settings)

@@ -46,6 +46,17 @@ def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
     return loaded
 
 
+def check_spares(output: Path | None, *read: Path) -> None:
+    """Check that an output is none of the files that are read for it.
+
+    Raises:
+        ValueError: It is one; writing it would lose that.
+    """
+    for path in read:
+        if output is not None and output.exists() and path.exists() and path.samefile(output):
+            raise ValueError(f"--output {output} would overwrite {path}, which is read: choose another")
+
+
 def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:
     """Check that a data set has a model's classes; numbers stand for as many classes of any name.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import write_text
-from nonlocalnn.cli.common import command_parser, load_model
+from nonlocalnn.cli.common import check_spares, command_parser, load_model
 from nonlocalnn.data import list_datasets
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
@@ -102,6 +102,7 @@ def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, ou
     """Write the page of one input and say what is in it."""
     page = Path(f"{Path(shown.name).stem}.html")
     output = page if output is None else output / page if output.is_dir() else output
+    check_spares(output, args.model, *args.inputs)
     document = explain(
         loaded,
         shown,

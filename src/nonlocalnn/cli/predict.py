@@ -13,7 +13,7 @@ from typing import Literal
 
 from nonlocalnn._files import write_text
 from nonlocalnn._progress import progress
-from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model
+from nonlocalnn.cli.common import add_model_arguments, check_spares, command_parser, load_model
 from nonlocalnn.inference.bulk import predict_list
 
 _OF_LISTS = ("output_folder", "root", "part_size", "num_workers", "engine", "workers")
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 def _predict_inputs(args: argparse.Namespace) -> int:
     loaded = load_model("predict", args.model, device=args.device)
     paths = loaded.find(args.inputs)
+    check_spares(args.output, args.model, *paths)
     answers = loaded.predict_many(
         paths, top=args.top, views=args.views, batch_size=args.batch_size, precision=args.precision
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from nonlocalnn._errors import check_whole
 from nonlocalnn.checkpoints import CheckpointError, library_facts
+from nonlocalnn.data import current_name
 from nonlocalnn.data.normalization import check_normalization
 from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION
 from nonlocalnn.models import DigitsNetwork, ResidualNetwork, clip_stride, list_models, sample_shape
@@ -171,4 +173,10 @@ def _sample_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
 def _recipe(value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"recipe must be an object of fields; got {value!r:.100}")
-    return value or {}
+    found: dict[str, Any] = value or {}
+    if isinstance(found.get("data"), str):
+        with warnings.catch_warnings():
+            # What a file says for itself nobody can mend.
+            warnings.simplefilter("ignore", FutureWarning)
+            found = {**found, "data": current_name(found["data"])}
+    return found

@@ -115,6 +115,14 @@ def _first_of(folder: Path, names: tuple[str, ...]) -> VideoList | None:
     _check_one_form(folder)
     for name in names:
         if (folder / name).is_dir():
+            for suffix in _LIST_SUFFIXES:
+                if (folder / f"{name}{suffix}").is_file():
+                    warnings.warn(
+                        f"{folder / name}{suffix} is passed over: the classes are those of the folder "
+                        f"{folder / name}; move one of the two",
+                        UserWarning,
+                        stacklevel=4,
+                    )
             videos = load_video_folder(folder / name)
             if name != "train" and (folder / "train").is_dir():
                 _check_same_classes(videos, load_video_folder(folder / "train"), folder / name)
