@@ -34,7 +34,7 @@ _GENERATED = ("cue", "cue-sequence")
 IMAGE_SETS = ("images", "archives")
 _DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *_GENERATED, *VIDEO_SETS)
 # What archives were called before 0.1.0.
-_OLD_NAMES = {"shards": "archives"}
+OLD_NAMES = {"shards": "archives"}
 _OF_VIDEOS = ("frames", "stride", "views", "decoder")
 
 
@@ -55,10 +55,10 @@ def current_name(name: str) -> str:
         >>> current_name("digits")
         'digits'
     """
-    if name not in _OLD_NAMES:
+    if name not in OLD_NAMES:
         return name
-    warnings.warn(f"the data set {name!r} is called {_OLD_NAMES[name]!r} now", FutureWarning, stacklevel=3)
-    return _OLD_NAMES[name]
+    warnings.warn(f"the data set {name!r} is called {OLD_NAMES[name]!r} now", FutureWarning, stacklevel=3)
+    return OLD_NAMES[name]
 
 
 def load_dataset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from torch import nn
 
 from nonlocalnn._errors import check_whole
 from nonlocalnn.checkpoints import CheckpointError, library_facts
-from nonlocalnn.data import current_name
+from nonlocalnn.data import OLD_NAMES
 from nonlocalnn.data.normalization import check_normalization
-from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION
+from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION, test_side
 from nonlocalnn.models import DigitsNetwork, ResidualNetwork, clip_stride, list_models, sample_shape
 
 # A frame's or an image's side, a clip's frames, a sequence's length: what is read is made this large.
 _LONGEST = 2**20
-# The paper crops squares of 224 pixels in training and tests with sides of 256.
-_TESTED, _TRAINED = 256, 224
 # What a network takes whose settings ask for other sides than its name's.
 _SIDES = {1: (1024,), 2: (224, 224), 3: (8, 224, 224)}
 _OF_SAMPLES = ("sample_shape", "stride", "test_size", "mean", "standard_deviation")
@@ -76,7 +73,7 @@ def _own_samples(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
     if model.num_sides == 3:
         facts |= {
             "stride": clip_stride(name),
-            "test_size": round(sides[-1] * _TESTED / _TRAINED),
+            "test_size": test_side(sides[-1]),
             "mean": MEAN,
             "standard_deviation": STANDARD_DEVIATION,
         }
@@ -175,8 +172,6 @@ def _recipe(value: Any) -> dict[str, Any]:
         raise ValueError(f"recipe must be an object of fields; got {value!r:.100}")
     found: dict[str, Any] = value or {}
     if isinstance(found.get("data"), str):
-        with warnings.catch_warnings():
-            # What a file says for itself nobody can mend.
-            warnings.simplefilter("ignore", FutureWarning)
-            found = {**found, "data": current_name(found["data"])}
+        # Without the warning of current_name: what a file says for itself nobody can mend.
+        found = {**found, "data": OLD_NAMES.get(found["data"], found["data"])}
     return found

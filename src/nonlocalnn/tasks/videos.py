@@ -20,9 +20,6 @@ from nonlocalnn.models import clip_stride, sample_shape
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
 from nonlocalnn.tasks.recipe import Recipe
 
-# The paper trains on squares of 224 pixels, out of short sides of 256 to 320, and tests on squares of 256.
-_TRAINED, _SHORTEST, _LONGEST, _TESTED = 224, 256, 320, 256
-
 
 class Videos(InputKind):
     """Samples (C, T, H, W): clips of videos, and generated clips.
@@ -58,9 +55,7 @@ class Videos(InputKind):
         size = _size(recipe)
         sampling: RandomClip | CentreClip | Views
         if split == "train":
-            sides = recipe.short_sides
-            if sides is None:
-                sides = (round(size * _SHORTEST / _TRAINED), round(size * _LONGEST / _TRAINED))
+            sides = clips.training_sides(size) if recipe.short_sides is None else recipe.short_sides
             sampling = RandomClip(sides, crop_size=size, flip=recipe.augment)
         else:
             sampling = choose_sampling(recipe.test_views if split == "test" else 1, size=_test_size(recipe))
@@ -142,7 +137,7 @@ def _size(recipe: Recipe) -> int:
 
 def _test_size(recipe: Recipe) -> int:
     """Return the short side, and side of the squares, in validation and test, in pixels."""
-    return round(_size(recipe) * _TESTED / _TRAINED) if recipe.test_size is None else recipe.test_size
+    return clips.test_side(_size(recipe)) if recipe.test_size is None else recipe.test_size
 
 
 def _stride(recipe: Recipe) -> int:

@@ -21,6 +21,28 @@ from nonlocalnn.data.normalization import ChannelValues, check_normalization
 
 # Of 8-bit values: 0.45 x 255 and 0.225 x 255, the same for red, green and blue.
 MEAN, STANDARD_DEVIATION = 114.75, 57.375
+# The paper trains on squares of 224 pixels, out of short sides of 256 to 320, and tests on squares of 256.
+_TRAINED, _SHORTEST, _LONGEST, _TESTED = 224, 256, 320, 256
+
+
+def training_sides(size: int) -> tuple[int, int]:
+    """Return between which lengths the paper scales short sides for training squares of a size, in pixels.
+
+    Example:
+        >>> training_sides(224), training_sides(112)
+        ((256, 320), (128, 160))
+    """
+    return round(size * _SHORTEST / _TRAINED), round(size * _LONGEST / _TRAINED)
+
+
+def test_side(size: int) -> int:
+    """Return the side of the paper's test squares for training squares of a size, in pixels.
+
+    Example:
+        >>> test_side(224), test_side(32)
+        (256, 37)
+    """
+    return round(size * _TESTED / _TRAINED)
 
 
 def _clip(start: int, num_frames: int, frames: int, stride: int) -> list[int]:
@@ -84,7 +106,8 @@ def test_indices(num_frames: int, *, frames: int, stride: int, num_clips: int) -
     return [_clip(start, num_frames, frames, stride) for start in starts]
 
 
-# pytest would take it for a test where this file is named to it.
+# pytest would take these for tests where this file is named to it.
+test_side.__test__ = False  # type: ignore[attr-defined]
 test_indices.__test__ = False  # type: ignore[attr-defined]
 
 

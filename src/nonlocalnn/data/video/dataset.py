@@ -211,7 +211,7 @@ def load_videos(
     sampling: RandomClip | CentreClip | Views
     if augment:
         size = 224 if image_size is None else image_size
-        sampling = RandomClip((round(size * 256 / 224), round(size * 320 / 224)), crop_size=size)
+        sampling = RandomClip(clips.training_sides(size), crop_size=size)
     else:
         sampling = choose_sampling(views, size=256 if image_size is None else image_size)
     return VideoClips(
