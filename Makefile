@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 # What computes: other machines and numbers of threads add in another order there.
 NUMERIC := tests/functional tests/affinity tests/checkpoints tests/test_blocks.py tests/test_conversion.py \
 	tests/test_export.py tests/test_fusion.py tests/test_insertion.py tests/test_models.py tests/test_resnet.py \
-	tests/fuzz tests/train/test_recompute.py tests/train/test_starting.py
+	tests/fuzz tests/train/test_recompute.py tests/train/test_initial_weights.py
 ELSEWHERE := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(NUMERIC)
 MUTANTS_READY := $(VENV)/.ready-mutants
 

@@ -21,8 +21,7 @@ def test_an_old_name_gives_the_module_of_today(old):
 
 def test_a_module_below_one_that_moved():
     old, new = (
-        importlib.import_module(f"nonlocalnn.{name}.carrying")
-        for name in ("conversion", "surgery.conversion")
+        importlib.import_module(f"nonlocalnn.{name}.layers") for name in ("conversion", "surgery.conversion")
     )
     assert old is new
 

@@ -112,9 +112,11 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
     if chosen:
         raise ValueError(f"model_overrides must leave {', '.join(sorted(chosen))} to the ablation")
     # All variants of a seed run before the next seed: what is stopped early still compares like with like.
+    base = ClassificationTask(base).recipe
     for seed in range(base.seed, base.seed + num_seeds):
         for variant in variants:
             model = base.model if variant.model is None else variant.model
+            assert model is not None
             overrides = {**base.model_overrides, **variant.overrides}
             yield (
                 variant,

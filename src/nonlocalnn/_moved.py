@@ -18,6 +18,9 @@ _MOVED = {
     "insertion_report": "surgery.insertion_report",
     "fusion": "surgery.fusion",
     "finetune": "surgery.finetune",
+    # A module of a package that moved stands before the package.
+    "conversion.carrying": "surgery.conversion.building",
+    "conversion.sources": "surgery.conversion.layouts",
     "conversion": "surgery.conversion",
     "functional.sharded": "functional.split",
     "evaluate": "tasks.evaluation",
@@ -58,7 +61,8 @@ _MOVED = {
     "train.video_task": "tasks.classification",
     "train.checkpoint": "train.state.checkpoint",
     "train.sharded_state": "train.state.resuming",
-    "train.keeping": "train.state.keeping",
+    "train.keeping": "train.state.saving",
+    "train.starting": "train.initial_weights",
     "train.resuming": "train.state.resuming",
     "train.distributed": "train.parallel.distributed",
 }

@@ -10,7 +10,7 @@ from torch import nn
 import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.checkpoints import describe
-from nonlocalnn.checkpoints.libraries import listed_names
+from nonlocalnn.models.libraries import listed_names
 
 models = pytest.importorskip("torchvision", reason="needs torchvision").models
 

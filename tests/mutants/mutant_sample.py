@@ -34,7 +34,7 @@ ELSEWHERE = {
     "functional/splitting.py": "tests/functional/test_split_positions.py",
     "train/parallel/distributed.py": "tests/train/test_elastic.py",
     "train/parallel/layout.py": "tests/train/test_sharded.py",
-    "train/state/keeping.py": "tests/train/test_state_folder.py",
+    "train/state/saving.py": "tests/train/test_state_folder.py",
     "train/state/resuming.py": "tests/train/test_state_folder.py",
 }
 # One replacement for each operator: the nearest. "Is" for "==" and the like change nothing for most values.

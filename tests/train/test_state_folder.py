@@ -18,13 +18,13 @@ from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.train import train
 from nonlocalnn.train.parallel.distributed import process_group
 from nonlocalnn.train.state.checkpoint import Position, TrainingState
-from nonlocalnn.train.state.keeping import StateWriter
 from nonlocalnn.train.state.resuming import (
     _Reader,
     read_state,
     read_tensors,
     state_names,
 )
+from nonlocalnn.train.state.saving import StateWriter
 from tolerances import assert_near, assert_same
 
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_written_is_said_and_the_state_before_stays(tmp_path, gro
         raise OSError("no space left")
 
     for where, message in (
-        ("nonlocalnn.train.state.keeping.write_text", "no space left"),
+        ("nonlocalnn.train.state.saving.write_text", "no space left"),
         (
             "torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data",
             "cannot write .*last.new; .* left",

@@ -39,7 +39,7 @@ def test_ranks_and_parts_make_up_the_same_batches(accumulate, world_size):
     assert len(set(seen)) == len(seen) == 24
 
 
-def test_starting_late_skips_whole_steps():
+def test_initial_weights_late_skips_whole_steps():
     order = list(range(23))
     whole = MicroBatches(order, batch_size=6, accumulate=2)
     late = MicroBatches(order, batch_size=6, accumulate=2, start_step=2)

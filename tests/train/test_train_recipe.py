@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from nonlocalnn.tasks.settings import OptimizerSettings, RunSettings, ScheduleSettings
 from nonlocalnn.train import Recipe
 
 FULL = Recipe(
@@ -114,6 +115,33 @@ def test_more_steps_continue_a_schedule_of_steps():
     longer = Recipe.from_dict({**saved, "iterations": 800, "decoder": "pyav"})
     assert longer.changed_fields(saved) == []
     assert Recipe.from_dict({**saved, "norm_batches": 0}).changed_fields(saved) == ["norm_batches"]
+
+
+def test_what_is_left_open_is_as_the_run_had_it():
+    saved = Recipe(
+        data="images", model="nl2_resnet_tiny", image_size=64, batch_size=8, norm_batches=3
+    ).to_dict()
+    again = Recipe(data="images").completed(saved)
+    assert (again.model, again.image_size, again.batch_size, again.norm_batches) == (
+        "nl2_resnet_tiny",
+        64,
+        8,
+        3,
+    )
+    assert again.changed_fields(saved) == []
+    other = Recipe(data="images", image_size=32, norm_batches=0).completed(saved)
+    assert other.changed_fields(saved) == ["image_size", "norm_batches"]
+    del saved["norm_batches"]
+    assert Recipe(data="images").completed(saved).norm_batches == 0
+
+
+def test_parts_check_themselves():
+    assert isinstance(Recipe(), OptimizerSettings)
+    with pytest.raises(ValueError, match="momentum has an effect only with optimizer='sgd'"):
+        OptimizerSettings(momentum=0.9)
+    with pytest.raises(ValueError, match="divisible by accumulate"):
+        RunSettings(batch_size=3, accumulate=2)
+    assert ScheduleSettings(epochs=3).num_steps(7) == 21
 
 
 def test_the_end_of_a_cosine_is_mathematics():

@@ -38,19 +38,18 @@ def whole(tmp_path_factory):
 class ScriptedTask(TinyTask):
     """Finds on the validation data what it is told."""
 
-    script: tuple[float, ...]
+    script: list[tuple[float, float]]
 
     def evaluate(self, model, data, *, device, distributed):
         found = super().evaluate(model, data, device=device, distributed=distributed)
         if data.split == "validation":
-            score, *self.script = self.script
-            found["accuracy"] = score
+            (found["accuracy"], found["loss"]), *self.script = self.script
         return found
 
 
-def scripted(*scores):
+def scripted(*scores, losses=(1.0, 1.0, 1.0)):
     task = ScriptedTask()
-    task.script = scores
+    task.script = list(zip(scores, losses, strict=False))
     return task
 
 
@@ -68,7 +67,7 @@ def test_leaves_its_files_and_result(whole):
         *("slowest_rank", "slowest_seconds", "fastest_seconds"),
     ]
     metrics = json.loads((output / "metrics.json").read_text())
-    best = max(rows, key=lambda row: row["validation_accuracy"])
+    best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
     assert (result.best_epoch, result.best_metric) == (best["epoch"], best["validation_accuracy"])
     assert metrics["test"] == result.test
     assert result.test["num_samples"] == LENGTHS["test"]
@@ -76,14 +75,18 @@ def test_leaves_its_files_and_result(whole):
     assert json.loads((output / "recipe.json").read_text()) == tiny_recipe(output).to_dict()
 
 
-def test_test_data_is_read_once_at_the_end(whole, tmp_path):
+def test_test_data_is_there_from_the_start_and_read_once_at_the_end(whole, tmp_path):
     _, task, _ = whole
     assert [points.split for points in task.splits] == ["train", "validation", "test"]
     assert task.splits[-1].reads == LENGTHS["test"]
     # Stopped in the last step, everything is trained and nothing is tested.
     stopped = TinyTask(stop_at=18)
     assert train(tiny_recipe(tmp_path), task=stopped).interrupted
-    assert [points.split for points in stopped.splits] == ["train", "validation"]
+    assert [(points.split, points.reads > 0) for points in stopped.splits] == [
+        ("train", True),
+        ("validation", True),
+        ("test", False),
+    ]
 
 
 def test_loss_falls(whole):
@@ -148,10 +151,20 @@ def test_more_epochs_continue_a_finished_run(tmp_path):
     assert_identical(final_state(tmp_path / "short"), final_state(tmp_path / "long"))
 
 
-@pytest.mark.parametrize("scores", [(0.5, 0.7, 0.7), (math.nan, 0.7, 0.2)], ids=["tie", "NaN"])
-def test_best_is_the_first_of_the_highest(tmp_path, scores):
+@pytest.mark.parametrize(
+    ("scores", "losses"),
+    [
+        ((0.5, 0.7, 0.7), (1.0, 1.0, 1.0)),
+        ((0.7, 0.7, 0.7), (0.26, 0.007, 0.1)),
+        ((0.7, 0.7, 0.7), (math.nan, 0.2, 0.2)),
+        ((0.6, 0.7, 0.1), (0.1, 0.9, 0.0)),
+        ((math.nan, 0.7, 0.2), (1.0, 1.0, 1.0)),
+    ],
+    ids=["tie", "tie of scores", "NaN loss", "score before loss", "NaN"],
+)
+def test_best_is_the_first_of_the_highest(tmp_path, scores, losses):
     recipe = tiny_recipe(tmp_path / "three", schedule="constant")
-    result = train(recipe, task=scripted(*scores))
+    result = train(recipe, task=scripted(*scores, losses=losses))
     assert (result.best_epoch, result.best_metric) == (2, 0.7)
     train(tiny_recipe(tmp_path / "two", schedule="constant", epochs=2), task=scripted(0.1, 0.2))
     best, second = tmp_path / "three" / "best.safetensors", tmp_path / "two" / "last.safetensors"
@@ -343,7 +356,7 @@ def test_a_scaled_rate_is_said_aloud(tmp_path, capsys):
 
 def test_an_epoch_leaves_a_line(tmp_path, capsys):
     train(tiny_recipe(tmp_path, epochs=2), task=TinyTask(), progress=None)
-    first, second = capsys.readouterr().err.splitlines()
+    first, second = capsys.readouterr().err.splitlines()[-2:]
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     for said, row, number in ((first, rows[0], 1), (second, rows[1], 2)):
         assert said.startswith(f"epoch {number}/2  train loss {row['train_loss']:.4f}  validation ")

@@ -194,7 +194,7 @@ def test_the_score_follows_from_the_list_and_not_from_its_name(videos, tmp_path)
 
 def test_wrong_recipes(videos, tmp_path):
     with pytest.raises(ValueError, match=r"'nl_digits' takes samples of shape .* choose a network for clips"):
-        ClassificationTask(Recipe(data="videos", data_dir=videos))
+        ClassificationTask(Recipe(data="videos", data_dir=videos, model="nl_digits"))
     with pytest.raises(ValueError, match="videos always have 3: leave it out"):
         ClassificationTask(recipe_for(videos, tmp_path, channels=1))
     with pytest.raises(ValueError, match="'kinetics' needs data_dir"):

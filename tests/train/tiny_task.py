@@ -110,7 +110,14 @@ class TinyTask:
 def tiny_recipe(output, **changes):
     """Three epochs of six steps; every third sample is left over each time."""
     recipe = Recipe(
-        output=Path(output), epochs=3, batch_size=4, lr=0.01, device="cpu", schedule="cosine", seed=7
+        output=Path(output),
+        epochs=3,
+        batch_size=4,
+        lr=0.01,
+        device="cpu",
+        schedule="cosine",
+        seed=7,
+        norm_batches=0,
     )
     return replace(recipe, **changes)
 

@@ -2,7 +2,6 @@
 
 from nonlocalnn.checkpoints.description import Description, describe
 from nonlocalnn.checkpoints.exporting import export_checkpoint
-from nonlocalnn.checkpoints.libraries import library_facts
 from nonlocalnn.checkpoints.loading import OURS, Imported, import_checkpoint, load_checkpoint
 from nonlocalnn.checkpoints.native import read_metadata, save_checkpoint
 from nonlocalnn.checkpoints.state import CheckpointError
@@ -15,7 +14,6 @@ __all__ = [
     "describe",
     "export_checkpoint",
     "import_checkpoint",
-    "library_facts",
     "load_checkpoint",
     "read_metadata",
     "save_checkpoint",

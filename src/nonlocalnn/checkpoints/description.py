@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.checkpoints.libraries import build_named, candidates, last_layer, width_of
 from nonlocalnn.models import DigitsNetwork, ResidualNetwork
+from nonlocalnn.models.libraries import build_named, candidates, last_layer, width_of
 from nonlocalnn.surgery.insertion import insert_again_, inserted_settings, remove_nonlocal_
 from nonlocalnn.surgery.insertion_sites import CHILD
 

@@ -13,7 +13,6 @@ Classes are the names of the folders, sorted. Other files and folders further do
 warning that counts them; hidden files and leftovers of systems, such as ``Thumbs.db``, without.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.data.folder_files import is_ignored, walk, warn_of_passed_over
+from nonlocalnn.data.folder_files import is_ignored, split_of, walk, warn_of_passed_over
 from nonlocalnn.data.images import IMAGE_SUFFIXES, read_image
 from nonlocalnn.data.labelled import SPLITS, augmentation, check_image_size
 from nonlocalnn.data.stored_images import StoredImages
@@ -106,21 +105,6 @@ def _check_same_classes(root: Path, splits: list[str]) -> None:
             raise ValueError(
                 f"the splits of {root} must have the same class folders; {'; '.join(differences)}"
             )
-
-
-def split_of(relative_path: str) -> str:
-    """Return the split of a file in a folder that has no split folders.
-
-    Args:
-        relative_path: The path below ``data_dir``, with forward slashes.
-
-    Example:
-        >>> split_of("cat/1.png")
-        'train'
-    """
-    # A file name need not be valid UTF-8; its bytes are taken as they are then.
-    digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).digest()
-    return (("train",) * 8 + ("validation", "test"))[int.from_bytes(digest, "big") % 10]
 
 
 def load_image_folder(

@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from nonlocalnn._errors import check_whole
-from nonlocalnn.checkpoints import CheckpointError, library_facts
+from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.data import OLD_NAMES
 from nonlocalnn.data.normalization import check_normalization
 from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION, test_side
 from nonlocalnn.models import DigitsNetwork, ResidualNetwork, clip_stride, list_models, sample_shape
+from nonlocalnn.models.libraries import library_facts
 
 # A frame's or an image's side, a clip's frames, a sequence's length: what is read is made this large.
 _LONGEST = 2**20
@@ -48,7 +49,7 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
     is_ours = isinstance(model, ResidualNetwork | DigitsNetwork)
     facts: dict[str, Any] = {"classes": [str(number) for number in range(config["num_classes"])]}
     if not is_ours:
-        facts |= library_facts(model)
+        facts |= library_facts(config)
     elif "sample_shape" not in metadata and "image_size" not in metadata:
         facts |= _own_samples(model, config)
     if "sample_shape" in facts:

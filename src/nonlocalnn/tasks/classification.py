@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnn.data import LabelledSamples
-from nonlocalnn.models import create_model, model_settings, sample_shape
 from nonlocalnn.tasks.evaluation import evaluate
 from nonlocalnn.tasks.inputs import InputKind
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_samples
+from nonlocalnn.tasks.networks import build_network, named_network
 from nonlocalnn.tasks.recipe import Recipe
 
 
@@ -27,7 +27,8 @@ class ClassificationTask:
     precision.
 
     Args:
-        recipe: Names the data set and the network.
+        recipe: Names the data set and the network. The attribute has a network, and where that needs it a
+            size, that fit the data where it leaves them open.
 
     Raises:
         ValueError: The network takes another kind of input than the data set has, or a setting of the recipe
@@ -37,6 +38,7 @@ class ClassificationTask:
     recipe: Recipe
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", self.input.completed(self.recipe))
         self.input.check(self.recipe)
 
     @property
@@ -66,7 +68,8 @@ class ClassificationTask:
             ValueError: The network is for samples of another rank, such as images where the data has clips.
         """
         recipe = self.recipe
-        num_sides = recipe.model_overrides.get("num_sides", len(sample_shape(recipe.model)) - 1)
+        assert recipe.model is not None, "filled in above"
+        num_sides = recipe.model_overrides.get("num_sides", named_network(recipe.model).num_sides)
         has = kind_of_samples(data.sample_shape)
         # A number of sides that no network has is refused by the network itself.
         if num_sides in (1, 2, 3) and num_sides != has.num_sides:
@@ -76,11 +79,7 @@ class ClassificationTask:
                 f"{has.samples} of shape {data.sample_shape}: choose a network for {has.samples}, see "
                 "nonlocalnn models"
             )
-        fitting = {"in_channels": data.channels, "image_size": list(data.sample_shape[-2:])}
-        known = model_settings(recipe.model)
-        settings = {name: value for name, value in fitting.items() if name in known}
-        settings.update(recipe.model_overrides)
-        return create_model(recipe.model, num_classes=len(data.classes), **settings)
+        return build_network(recipe, data)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         r"""Return the mean loss, in nats, and with one class a sample the accuracy, 0 to 1.
@@ -99,11 +98,12 @@ class ClassificationTask:
         self, model: nn.Module, data: LabelledSamples, *, device: torch.device, distributed: bool
     ) -> dict[str, Any]:
         """Return the figures of :func:`~nonlocalnn.tasks.evaluation.evaluate`."""
+        batch_size = self.recipe.batch_size
         found = evaluate(
             model,
             data,
             # What trains in parts of this size fits in memory without gradients too.
-            batch_size=max(1, self.recipe.batch_size // self.recipe.accumulate),
+            batch_size=max(1, (64 if batch_size is None else batch_size) // self.recipe.accumulate),
             device=device,
             precision=self.recipe.precision,
             num_workers=self.recipe.num_workers,

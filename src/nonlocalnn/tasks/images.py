@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.normalization import normalize_image
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+from nonlocalnn.tasks.networks import named_network
+from nonlocalnn.tasks.recipe import Recipe
+
+# Data sets of 28 x 28 grey pixels.
+_SMALL_SETS = ("digits", "mnist", "fashion-mnist")
 
 
 class Images(InputKind):
@@ -22,7 +28,27 @@ class Images(InputKind):
     name = "image"
     samples = "images"
     num_sides = 2
-    datasets = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS)
+    datasets = (*_SMALL_SETS, *IMAGE_SETS)
+    of_files = IMAGE_SETS
+
+    def network_for(self, data: str) -> str:
+        """See :meth:`InputKind.network_for`: the digit network is one of 28 x 28 pixels."""
+        return "nl_digits" if data in _SMALL_SETS else "nl2_resnet_tiny"
+
+    def dataset(self, recipe: Recipe, split: str) -> LabelledSamples:
+        """See :meth:`InputKind.dataset`: of the size and normalisation of another library's network."""
+        assert recipe.model is not None, "a task fills it in"
+        network = named_network(recipe.model)
+        if network.mean is None or network.standard_deviation is None:
+            return super().dataset(recipe, split)
+        size = network.sample_shape[-1] if recipe.image_size is None else recipe.image_size
+        data = super().dataset(replace(recipe, image_size=size), split)
+        return data.normalize(network.mean, network.standard_deviation)
+
+    def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
+        """See :meth:`InputKind.metadata`: the normalisation, where there is one."""
+        scale = {"mean": data.mean, "standard_deviation": data.standard_deviation}
+        return {} if (data.mean, data.standard_deviation) == (0.0, 255.0) else scale
 
     def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
         """See :meth:`InputKind.test_data`: of the network's size and channels, and normalised for it."""

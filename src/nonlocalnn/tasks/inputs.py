@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,9 @@ from torch import Tensor
 from nonlocalnn.data import LabelledSamples, load_dataset
 from nonlocalnn.data.normalization import ChannelValues
 from nonlocalnn.tasks.recipe import Recipe
+
+# Height and width of one's own files, in pixels, where neither they nor the network are named.
+_FILES_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,7 @@ class InputKind(ABC):
         samples: What several samples are called: "images".
         num_sides: 1 of sequences, 2 of images, 3 of videos.
         datasets: Names of the data sets that have it.
+        of_files: Those of them that are one's own files, of any size.
         batch_size: Files, or views of files, that are predicted in one forward pass.
         views_a_file: Whether a file is looked at by views, so that one alone may fill a batch.
         exceeds_training: See :class:`~nonlocalnn.data.labelled.LabelledSamples`.
@@ -94,6 +98,7 @@ class InputKind(ABC):
     samples: ClassVar[str]
     num_sides: ClassVar[int]
     datasets: ClassVar[tuple[str, ...]]
+    of_files: ClassVar[tuple[str, ...]] = ()
     batch_size: ClassVar[int] = 64
     views_a_file: ClassVar[bool] = False
     exceeds_training: ClassVar[bool] = False
@@ -104,6 +109,22 @@ class InputKind(ABC):
         Raises:
             ValueError: One does not.
         """
+
+    @abstractmethod
+    def network_for(self, data: str) -> str:
+        """Return the network that is trained on a data set where none is named."""
+
+    def completed(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with a network, and where files are read a size, where it leaves them open.
+
+        Small ones, which a CPU trains from nothing in minutes: who has more names it.
+        """
+        if recipe.model is not None:
+            return recipe
+        size = recipe.image_size
+        if size is None and recipe.data in self.of_files:
+            size = _FILES_SIZE
+        return replace(recipe, model=self.network_for(recipe.data), image_size=size)
 
     def dataset(self, recipe: Recipe, split: str) -> LabelledSamples:
         """Return a split of a recipe's data set; only "train" is augmented."""

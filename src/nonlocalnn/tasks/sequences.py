@@ -19,6 +19,10 @@ class Sequences(InputKind):
     num_sides = 1
     datasets = ("cue-sequence",)
 
+    def network_for(self, data: str) -> str:
+        """See :meth:`InputKind.network_for`."""
+        return "nl2_c1d_tiny"
+
     def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
         """Refuse: there is no file of a sequence.
 

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from nonlocalnn.data import LabelledSamples, load_dataset
+from nonlocalnn.data.normalization import ChannelValues
 from nonlocalnn.data.video import check_no_image, clips, open_video
-from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION
 from nonlocalnn.data.video.dataset import VideoClips
 from nonlocalnn.data.video.files import find_videos
 from nonlocalnn.data.video.named import VIDEO_SETS, load_video_set
 from nonlocalnn.data.video.sampling import CentreClip, RandomClip, Views, WholeFrames, choose_sampling
-from nonlocalnn.models import clip_stride, sample_shape
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+from nonlocalnn.tasks.networks import NamedNetwork, named_network
 from nonlocalnn.tasks.recipe import Recipe
 
 
@@ -31,15 +31,20 @@ class Videos(InputKind):
     samples = "clips"
     num_sides = 3
     datasets = (*VIDEO_SETS, "cue")
+    of_files = VIDEO_SETS
     batch_size = 8
     views_a_file = True
     exceeds_training = True
+
+    def network_for(self, data: str) -> str:
+        """See :meth:`InputKind.network_for`."""
+        return "nl2_c2d_tiny"
 
     def check(self, recipe: Recipe) -> None:
         """See :meth:`InputKind.check`: the network takes clips, and no number of channels is asked for."""
         if recipe.data not in VIDEO_SETS:
             return
-        shape = sample_shape(recipe.model)
+        shape = _network(recipe).sample_shape
         if len(shape) != 4:
             raise ValueError(
                 f"model {recipe.model!r} takes samples of shape {shape}, and {recipe.data!r} are "
@@ -61,11 +66,12 @@ class Videos(InputKind):
             sampling = choose_sampling(recipe.test_views if split == "test" else 1, size=_test_size(recipe))
         return VideoClips(
             load_video_set(recipe.data, split, data_dir=recipe.data_dir),
-            frames=sample_shape(recipe.model)[1] if recipe.frames is None else recipe.frames,
+            frames=_network(recipe).sample_shape[1] if recipe.frames is None else recipe.frames,
             stride=_stride(recipe),
             sampling=sampling,
             backend=recipe.decoder,
             max_broken=recipe.max_broken,
+            **_scale(recipe),
         )
 
     def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
@@ -77,8 +83,8 @@ class Videos(InputKind):
             "image_size": [_size(recipe), _size(recipe)],
             "stride": _stride(recipe),
             "test_size": _test_size(recipe),
-            "mean": MEAN,
-            "standard_deviation": STANDARD_DEVIATION,
+            "mean": data.mean,
+            "standard_deviation": data.standard_deviation,
         }
 
     def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
@@ -130,9 +136,22 @@ class Videos(InputKind):
         )
 
 
+def _network(recipe: Recipe) -> NamedNetwork:
+    assert recipe.model is not None, "a task fills it in"
+    return named_network(recipe.model)
+
+
+def _scale(recipe: Recipe) -> dict[str, ChannelValues]:
+    """Return the normalisation of another library's network; ours are trained on the paper's."""
+    network = _network(recipe)
+    if network.mean is None or network.standard_deviation is None:
+        return {}
+    return {"mean": network.mean, "standard_deviation": network.standard_deviation}
+
+
 def _size(recipe: Recipe) -> int:
     """Return the side of the squares in training, in pixels."""
-    return sample_shape(recipe.model)[-1] if recipe.image_size is None else recipe.image_size
+    return _network(recipe).sample_shape[-1] if recipe.image_size is None else recipe.image_size
 
 
 def _test_size(recipe: Recipe) -> int:
@@ -141,4 +160,4 @@ def _test_size(recipe: Recipe) -> int:
 
 
 def _stride(recipe: Recipe) -> int:
-    return clip_stride(recipe.model) if recipe.stride is None else recipe.stride
+    return _network(recipe).stride if recipe.stride is None else recipe.stride

@@ -7,24 +7,25 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from nonlocalnn.surgery.finetune import param_groups
 from nonlocalnn.tasks.recipe import Recipe
+from nonlocalnn.tasks.settings import OptimizerSettings
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """Return the optimiser that ``recipe`` asks for, over the parameters of ``model``."""
+def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
+    """Return the optimiser that ``settings`` ask for, over the parameters of ``model``."""
     parameters: list[dict[str, object]] = [{"params": list(model.parameters())}]
-    if not recipe.decay_norms:
-        parameters = param_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    if recipe.optimizer == "sgd":
-        momentum = 0.9 if recipe.momentum is None else recipe.momentum
+    if not settings.decay_norms:
+        parameters = param_groups(model, lr=settings.lr, weight_decay=settings.weight_decay)
+    if settings.optimizer == "sgd":
+        momentum = 0.9 if settings.momentum is None else settings.momentum
         return SGD(
             parameters,
-            lr=recipe.lr,
+            lr=settings.lr,
             momentum=momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
         )
-    kind = AdamW if recipe.optimizer == "adamw" else Adam
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    kind = AdamW if settings.optimizer == "adamw" else Adam
+    return kind(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
 
 
 def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int) -> float:

@@ -21,17 +21,19 @@ from nonlocalnn.checkpoints import load_checkpoint
 from nonlocalnn.tasks.classification import ClassificationTask
 from nonlocalnn.tasks.contract import Task
 from nonlocalnn.tasks.recipe import Recipe
+from nonlocalnn.train.few_samples import fitted_recipe
+from nonlocalnn.train.initial_weights import start_from_
 from nonlocalnn.train.learner import Learner, Part
 from nonlocalnn.train.log import progress_bar
+from nonlocalnn.train.opening import opening_lines
 from nonlocalnn.train.optimizer import learning_rate
 from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix, steps_per_epoch
 from nonlocalnn.train.parallel.distributed import Group, process_group
 from nonlocalnn.train.result import TrainResult
 from nonlocalnn.train.signals import StopRequest, stop_on_signal
-from nonlocalnn.train.starting import start_from_
 from nonlocalnn.train.state.checkpoint import Position, TrainingState
-from nonlocalnn.train.state.keeping import Keeper, best_row
 from nonlocalnn.train.state.resuming import Resume, remove_newer, state_to_resume
+from nonlocalnn.train.state.saving import RunSaver, best_row
 
 
 def train(
@@ -68,18 +70,28 @@ def train(
         CheckpointError: The run's saved states are damaged.
         NonFiniteLossError: The loss or the gradient is no longer finite.
     """
-    chosen: Task[Any] = ClassificationTask(recipe) if task is None else task
     sharded = recipe.parallel == "fsdp"
     with process_group(recipe.device, sharded=sharded) as group, stop_on_signal() as stop:
         # In a function of its own, so that no network outlives the group of processes that it lies on.
-        return _train(recipe, chosen, group, stop, resume, progress)
+        return _train(recipe, task, group, stop, resume, progress)
 
 
 def _train(
-    recipe: Recipe, task: Task[Any], group: Group, stop: StopRequest, resume: Resume, progress: bool | None
+    recipe: Recipe,
+    task: Task[Any] | None,
+    group: Group,
+    stop: StopRequest,
+    resume: Resume,
+    progress: bool | None,
 ) -> TrainResult:
     _check_device(recipe, group)
+    asked = recipe
     state = state_to_resume(recipe.output, group, resume)
+    if state is not None:
+        recipe = recipe.completed(state.recipe)
+    if task is None:
+        task = classification = ClassificationTask(recipe)
+        recipe = classification.recipe
     if state is not None:
         state.check(recipe)
         metrics = recipe.output / "metrics.json"
@@ -91,6 +103,7 @@ def _train(
     # The caller's random numbers are not the run's business, nor the reverse.
     devices = [group.device] if group.device.type == "cuda" else []
     with torch.random.fork_rng(devices), closing(_Run(recipe, task, group, state)) as run:
+        run.notes += run.opening(asked)
         return run.finish(stop, progress)
 
 
@@ -102,34 +115,29 @@ def _check_device(recipe: Recipe, group: Group) -> None:
         )
 
 
-def _notes(recipe: Recipe) -> list[str]:
-    """Return what a person should hear of a run before it starts."""
-    if recipe.lr_batch_size in (None, recipe.batch_size):
-        return []
-    return [
-        f"learning rate {recipe.scaled_lr:g}: {recipe.lr:g} is meant for batches of {recipe.lr_batch_size}, "
-        f"and these are of {recipe.batch_size}"
-    ]
-
-
 class _Run:
     """A run under way on one rank. Its saved state is the truth; every other file follows from it."""
 
     def __init__(self, recipe: Recipe, task: Task[Any], group: Group, state: TrainingState | None) -> None:
-        self.recipe = recipe
         self.task = task
         self.group = group
         with group.main_first():
             self.train_data = task.data("train")
             self.validation_data = task.data("validation")
-        self.steps_per_epoch = steps_per_epoch(len(self.train_data), recipe.batch_size)
+            # Now, so that a test split that is missing is heard of before hours of training.
+            self.test_data = task.data("test")
+        self.recipe = recipe = fitted_recipe(recipe, len(self.train_data), group.world_size)
+        assert recipe.batch_size is not None
+        assert recipe.norm_batches is not None
+        self.batch_size, self.norm_batches = recipe.batch_size, recipe.norm_batches
+        self.steps_per_epoch = steps_per_epoch(len(self.train_data), self.batch_size)
         self.num_steps = recipe.num_steps(self.steps_per_epoch)
         if state is not None and state.num_samples != len(self.train_data):
             raise ValueError(
                 f"the run began with {state.num_samples} training samples and the data now has "
                 f"{len(self.train_data)}: resume with the data it began with"
             )
-        self.notes = _notes(recipe)
+        self.notes: list[str] = []
         torch.manual_seed(mix(recipe.seed, "weights"))
         model = task.model(self.train_data)
         if recipe.start_from is not None and state is None:
@@ -155,13 +163,28 @@ class _Run:
             remove_parts(recipe.output)
             write_text(recipe.output / "recipe.json", json.dumps(recipe.to_dict(), indent=2) + "\n")
             (recipe.output / "metrics.json").unlink(missing_ok=True)
-        self.keeper = Keeper(recipe, task=task, learner=self.learner, group=group, samples=self.train_data)
+        self.saver = RunSaver(recipe, task=task, learner=self.learner, group=group, samples=self.train_data)
         if state is not None:
-            self.keeper.write_followers(self.position)
+            self.saver.write_followers(self.position)
+
+    def opening(self, asked: Recipe) -> list[str]:
+        """Return what a person should hear of a run before it starts.
+
+        Args:
+            asked: The recipe as it was given.
+        """
+        return opening_lines(
+            asked,
+            self.recipe,
+            sizes=[len(each) for each in (self.train_data, self.validation_data, self.test_data)],
+            facts=self.task.metadata(self.train_data),
+            model=self.learner.model,
+            device=self.group.device,
+        )
 
     def close(self) -> None:
         """Let what is being saved come to its end."""
-        self.keeper.writer.close()
+        self.saver.writer.close()
 
     @property
     def steps(self) -> int:
@@ -189,8 +212,8 @@ class _Run:
             while self.steps < self.num_steps or self.position.step:
                 signal_number = self._train_epoch(stop, bar)
                 if signal_number:
-                    self.keeper.save(self.position)
-                    self.keeper.writer.finish()
+                    self.saver.save(self.position)
+                    self.saver.writer.finish()
                     best = self.best or {}
                     return TrainResult(
                         output=self.recipe.output,
@@ -239,7 +262,7 @@ class _Run:
                     return report.signal_number
                 every = self.recipe.checkpoint_every
                 if every and self.steps % every == 0 and not self._is_epoch_done():
-                    self.keeper.save(self.position)
+                    self.saver.save(self.position)
         return 0
 
     def _is_epoch_done(self) -> bool:
@@ -252,7 +275,7 @@ class _Run:
             SeededSamples(self.train_data, seed=recipe.seed, epoch=epoch),
             batch_sampler=MicroBatches(
                 epoch_order(len(self.train_data), seed=recipe.seed, epoch=epoch),
-                batch_size=recipe.batch_size,
+                batch_size=self.batch_size,
                 accumulate=recipe.accumulate,
                 rank=self.group.rank,
                 world_size=self.group.world_size,
@@ -277,17 +300,17 @@ class _Run:
             "validation_loss": found["loss"],
             f"validation_{self.task.metric}": found[self.task.metric],
             "seconds": position.seconds,
-            "samples_per_second": done * self.recipe.batch_size / position.seconds,
+            "samples_per_second": done * self.batch_size / position.seconds,
             "slowest_rank": position.own_seconds.index(max(position.own_seconds)),
             "slowest_seconds": max(position.own_seconds),
             "fastest_seconds": min(position.own_seconds),
         }
         self.position = Position(epoch=position.epoch + 1, rows=[*position.rows, row])
-        self.keeper.save(self.position)
+        self.saver.save(self.position)
 
     def _average_norms(self) -> None:
         """Average the statistics of norms anew; validation and the saved weights have those."""
-        number = self.recipe.norm_batches * self.recipe.accumulate
+        number = self.norm_batches * self.recipe.accumulate
         if number:
             # Samples of the coming epoch: those that were just trained on would flatter the network.
             epoch = self.position.epoch + 1
@@ -297,7 +320,7 @@ class _Run:
     def _evaluate(self, data: Any, *, saved: Path | None = None) -> dict[str, Any]:
         """Evaluate the network, with its own weights or those of a file."""
         # The copy of a sharded network, of which this makes use, may still be on its way to a file.
-        self.keeper.writer.finish()
+        self.saver.writer.finish()
         self.group.share_buffers(self.learner.model)
         with self.learner.network.whole() as model:
             if saved is not None:
@@ -310,9 +333,7 @@ class _Run:
         """Test the best weights and record the result."""
         best = self.best
         assert best is not None, "an epoch was trained"
-        with self.group.main_first():
-            test_data = self.task.data("test")
-        found = self._evaluate(test_data, saved=self.recipe.output / "best.safetensors")
+        found = self._evaluate(self.test_data, saved=self.recipe.output / "best.safetensors")
         device = self.group.device
         metric = f"validation_{self.task.metric}"
         metrics = {

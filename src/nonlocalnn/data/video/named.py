@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.data.archives.index import Member, find_archives, read_index, read_split
+from nonlocalnn.data.folder_files import is_ignored, split_of
 from nonlocalnn.data.labelled import SPLITS
 from nonlocalnn.data.video.benchmarks import (
     read_charades_csv,
@@ -30,7 +31,8 @@ def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | 
     ============  ==========================================================================================
     name          what ``data_dir`` holds
     ============  ==========================================================================================
-    ``videos``    your own: folders ``train``, ``validation`` and ``test`` with a folder per class; or lists
+    ``videos``    your own: a folder per class, divided as :func:`~nonlocalnn.data.folder_files.split_of`
+                  says; or folders ``train``, ``validation`` and ``test`` of such folders; or lists
                   ``train.txt``, ``validation.txt`` and ``test.txt`` (or ``.csv``) of paths in ``data_dir``,
                   see :func:`~nonlocalnn.data.video.lists.read_video_list`; or ``classes.txt`` and archives
                   ``train-000000.tar`` and so on, see :mod:`nonlocalnn.data.archives.index`
@@ -89,7 +91,7 @@ def load_own_splits(data_dir: str | os.PathLike[str]) -> dict[str, VideoList]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of videos: {folder}")
     found = {split: _first_of(folder, names) for split, names in _OWN_NAMES.items()}
-    held = {split: videos for split, videos in found.items() if videos is not None}
+    held = {split: videos for split, videos in found.items() if videos is not None} or _divided(folder)
     if not held:
         raise _no_split(folder, "train")
     return held
@@ -100,12 +102,44 @@ def _own(folder: Path, split: str) -> VideoList:
         videos = _first_of(folder, _OWN_NAMES[each])
         if videos is not None:
             return videos
+    divided = _divided(folder)
+    for each in (split, *_STANDS_IN[split]):
+        if each in divided:
+            if each != split:
+                warnings.warn(
+                    f"none of the videos in {folder} falls to {split!r}, and those of {each!r} stand in: add "
+                    f"videos, or make the folders {', '.join(SPLITS)} and divide them yourself",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            return divided[each]
     raise _no_split(folder, split)
+
+
+def _divided(folder: Path) -> dict[str, VideoList]:
+    """Return the splits of a folder that holds only a folder per class, divided as those of images are."""
+    names = {name for names in _OWN_NAMES.values() for name in names}
+    folders = [entry for entry in folder.iterdir() if entry.is_dir() and not is_ignored(entry)]
+    # One split without the others is no folder of classes.
+    if not folders or any(entry.name in names for entry in folders):
+        return {}
+    every = load_video_folder(folder)
+    divided: dict[str, VideoList] = {}
+    for split in SPLITS:
+        chosen = [
+            (path, target)
+            for path, target in zip(every.paths, every.targets, strict=True)
+            if isinstance(path, Path) and split_of(path.relative_to(folder).as_posix()) == split
+        ]
+        if chosen:
+            paths, targets = zip(*chosen, strict=True)
+            divided[split] = VideoList(paths, targets, every.classes)
+    return divided
 
 
 def _no_split(folder: Path, split: str) -> FileNotFoundError:
     return FileNotFoundError(
-        f"{folder} has no {split} split: it must hold a folder {split} with a folder per class, "
+        f"{folder} has no {split} split: it must hold a folder per class, a folder {split} of such, "
         f"a list {split}.txt of paths and labels, or archives {split}-000000.tar"
     )
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from nonlocalnn.blocks import NonLocalNd
-from nonlocalnn.surgery.conversion.carrying import carry
-from nonlocalnn.surgery.conversion.layers import CannotCarryError
-from nonlocalnn.surgery.conversion.sources import is_candidate
+from nonlocalnn.surgery.conversion.building import build_block
+from nonlocalnn.surgery.conversion.layers import NotConvertibleError
+from nonlocalnn.surgery.conversion.layouts import is_candidate
 
 __all__ = ["ConversionReport", "Converted", "convert_nonlocal_"]
 
@@ -65,7 +65,7 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
     imported. Each module is first run on a copy with random weights, next to a block of ours: only what
     computes the same, in train and in eval mode, is replaced.
 
-    Parameters, norms and statistics are carried as the same objects, with their types, devices, modes and
+    Parameters, norms and statistics are built as the same objects, with their types, devices, modes and
     ``requires_grad``. New are the weight and bias of theta where a scale is folded into them (timm), w_f of
     the concatenation form, and zeros where a bias is missing, which are not trained: make the optimiser after
     the conversion. State-dict keys become ours: load a checkpoint of the other library before.
@@ -106,22 +106,22 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
     candidates = {
         name: module for name, module in model.named_modules(remove_duplicate=False) if is_candidate(module)
     }
-    carried: dict[nn.Module, tuple[str, NonLocalNd]] = {}
+    built: dict[nn.Module, tuple[str, NonLocalNd]] = {}
     reasons: dict[nn.Module, str] = {}
     for module in dict.fromkeys(candidates.values()):
         try:
-            carried[module] = carry(module)
-        except CannotCarryError as reason:
+            built[module] = build_block(module)
+        except NotConvertibleError as reason:
             reasons[module] = str(reason)
-    if model in carried:
+    if model in built:
         raise ValueError(
             f"the model itself is a {type(model).__name__}, which cannot be replaced in place: put it into "
             "torch.nn.Sequential and convert that"
         )
     converted = {}
     for name, module in candidates.items():
-        if module in carried:
-            source, block = carried[module]
+        if module in built:
+            source, block = built[module]
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, block)
             converted[name] = _describe(source, module, block)

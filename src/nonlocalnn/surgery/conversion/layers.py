@@ -17,7 +17,7 @@ _POOLS: dict[type[nn.Module], tuple[int, ...]] = {
 }
 
 
-class CannotCarryError(Exception):
+class NotConvertibleError(Exception):
     """Why a module stays as it is."""
 
 
@@ -34,7 +34,7 @@ def convolution(module: nn.Module, name: str) -> Convolution:
     """Return the one layer under a name, which must be a 1x1 convolution."""
     first, rest = convolution_and_rest(module, name)
     if rest:
-        raise CannotCarryError(f"{name} must be one convolution; it goes on with {rest}")
+        raise NotConvertibleError(f"{name} must be one convolution; it goes on with {rest}")
     return first
 
 
@@ -44,11 +44,11 @@ def convolution_and_rest(module: nn.Module, name: str) -> tuple[Convolution, lis
     first, rest = (found[0], found[1:]) if found else (None, [])
     # A parametrised weight is computed from others before each call.
     if not isinstance(first, Convolution) or is_parametrized(first):
-        raise CannotCarryError(f"{name} must begin with a plain convolution; it begins with {first}")
+        raise NotConvertibleError(f"{name} must begin with a plain convolution; it begins with {first}")
     is_pointwise = {*first.kernel_size, *first.stride, first.groups} == {1}
     # Padding by name is none at all round a kernel of 1.
     if not is_pointwise or not (isinstance(first.padding, str) or set(first.padding) == {0}):
-        raise CannotCarryError(f"{name} must be 1x1 without stride, padding and groups; it is {first}")
+        raise NotConvertibleError(f"{name} must be 1x1 without stride, padding and groups; it is {first}")
     return first, rest
 
 
@@ -58,7 +58,7 @@ def rectified_convolution(module: nn.Module, name: str) -> Convolution | None:
         return None
     first, rest = convolution_and_rest(module, name)
     if first.bias is not None or first.out_channels != 1 or [type(each) for each in rest] != [nn.ReLU]:
-        raise CannotCarryError(
+        raise NotConvertibleError(
             f"{name} must be a convolution to 1 channel without bias, then a ReLU; it is {[first, *rest]}"
         )
     return first
@@ -70,23 +70,25 @@ def batch_norm(found: Sequence[nn.Module]) -> _BatchNorm | None:
         return None
     norm = found[0]
     if len(found) > 1 or not isinstance(norm, _BatchNorm):
-        raise CannotCarryError(f"after W_z a block of ours has a batch norm or nothing; it has {list(found)}")
+        raise NotConvertibleError(
+            f"after W_z a block of ours has a batch norm or nothing; it has {list(found)}"
+        )
     if isinstance(norm, nn.SyncBatchNorm) and not norm.affine:
-        raise CannotCarryError("its synchronised batch norm has no weight and bias")
+        raise NotConvertibleError("its synchronised batch norm has no weight and bias")
     return norm
 
 
 def pools(found: Sequence[nn.Module]) -> bool:
     """Return whether keys are pooled by these layers, none or one."""
     if len(found) > 1:
-        raise CannotCarryError(f"keys can be pooled once; it has {list(found)}")
+        raise NotConvertibleError(f"keys can be pooled once; it has {list(found)}")
     return bool(found) and _pools(found[0])
 
 
 def _pools(layer: nn.Module) -> bool:
     kernel = next((kernel for kind, kernel in _POOLS.items() if isinstance(layer, kind)), None)
     if kernel is None:
-        raise CannotCarryError(f"keys can be max-pooled only; it has {layer}")
+        raise NotConvertibleError(f"keys can be max-pooled only; it has {layer}")
     assert isinstance(layer, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d)
     sizes = {_per_side(layer.kernel_size, len(kernel)), _per_side(layer.stride, len(kernel))}
     is_plain = set(_per_side(layer.padding, 1)) == {0} and set(_per_side(layer.dilation, 1)) == {1}
@@ -95,7 +97,7 @@ def _pools(layer: nn.Module) -> bool:
             return True
         if sizes == {(1,) * len(kernel)}:  # windows of one position
             return False
-    raise CannotCarryError(f"a block of ours max-pools by {kernel}, without padding; it has {layer}")
+    raise NotConvertibleError(f"a block of ours max-pools by {kernel}, without padding; it has {layer}")
 
 
 def _per_side(value: int | Sequence[int], num_sides: int) -> tuple[int, ...]:

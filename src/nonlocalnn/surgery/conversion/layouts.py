@@ -30,7 +30,7 @@ from nonlocalnn.blocks import BLOCKS, NonLocalNd, SubSample
 from nonlocalnn.functional import INSTANTIATIONS, Instantiation
 from nonlocalnn.functional.layers import Convolution
 from nonlocalnn.surgery.conversion.layers import (
-    CannotCarryError,
+    NotConvertibleError,
     batch_norm,
     convolution,
     convolution_and_rest,
@@ -99,14 +99,14 @@ def read(module: nn.Module) -> Parts:
     """Return what a candidate is made of.
 
     Raises:
-        CannotCarryError: Our block has no place for one of its layers or settings.
+        NotConvertibleError: Our block has no place for one of its layers or settings.
     """
     layout = _layout(module)
     if layout is None:
         names = ", ".join(name for name, _ in module.named_children()) or "none"
-        raise CannotCarryError(f"its layers ({names}) are not those of a known non-local module")
+        raise NotConvertibleError(f"its layers ({names}) are not those of a known non-local module")
     if any(_has_hooks(part) for part in module.modules()):
-        raise CannotCarryError("it has hooks, which would be lost: remove them first")
+        raise NotConvertibleError("it has hooks, which would be lost: remove them first")
     parts = layout.read(module)
     _check_widths(parts)
     return parts
@@ -135,9 +135,9 @@ def _read_mmcv(module: nn.Module) -> Parts:
     parts = _read_pooled_after(module, "conv_out", "mmcv")
     mode = getattr(module, "mode", None)
     if mode not in INSTANTIATIONS:
-        raise CannotCarryError(f"its mode must be one of {', '.join(INSTANTIATIONS)}; it is {mode!r}")
+        raise NotConvertibleError(f"its mode must be one of {', '.join(INSTANTIATIONS)}; it is {mode!r}")
     if mode not in parts.instantiations:
-        raise CannotCarryError(
+        raise NotConvertibleError(
             f"its mode is {mode!r} and its layers are those of {parts.instantiations[0]!r}"
         )
     is_scaled = mode == "embedded_gaussian" and getattr(module, "use_scale", False)
@@ -157,11 +157,11 @@ def _read_pooled_after(module: nn.Module, last: str, source: str) -> Parts:
         # AlexHex7's last two have the same class names, layers and attributes.
         instantiations = ("concatenation",) if w_f is not None else ("embedded_gaussian", "dot_product")
     elif w_f is not None:
-        raise CannotCarryError("it concatenates theta and phi and has no theta")
+        raise NotConvertibleError("it concatenates theta and phi and has no theta")
     else:
         after_phi = layers(module, "phi")
     if pools(after_phi) != pools(after_g):
-        raise CannotCarryError("only one of phi and g is pooled")
+        raise NotConvertibleError("only one of phi and g is pooled")
     return Parts(
         source=source,
         instantiations=instantiations,
@@ -180,7 +180,7 @@ def _read_pooled_before(module: nn.Module) -> Parts:
     kinds: dict[object, Instantiation] = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
     kind = getattr(module, "instantiation", None)
     if kind not in kinds:
-        raise CannotCarryError(f"its instantiation must be 'softmax' or 'dot_product'; it is {kind!r}")
+        raise NotConvertibleError(f"its instantiation must be 'softmax' or 'dot_product'; it is {kind!r}")
     g = convolution(module, "conv_g")
     return Parts(
         source="SlowFast" if hasattr(module, "dim_inner") else "pytorchvideo",
@@ -199,7 +199,7 @@ def _read_pooled_before(module: nn.Module) -> Parts:
 def _read_timm(module: nn.Module) -> Parts:
     scale = getattr(module, "scale", None)
     if not isinstance(scale, float | int):
-        raise CannotCarryError(f"its scale must be a number; it is {scale!r}")
+        raise NotConvertibleError(f"its scale must be a number; it is {scale!r}")
     return Parts(
         source="timm",
         instantiations=("embedded_gaussian",),
@@ -237,8 +237,8 @@ def _check_widths(parts: Parts) -> None:
         if layer is None:
             continue
         if not isinstance(layer, kind) or (layer.in_channels, layer.out_channels) != widths:
-            raise CannotCarryError(f"{name} does not fit g: one is {layer}, the other {parts.g}")
+            raise NotConvertibleError(f"{name} does not fit g: one is {layer}, the other {parts.g}")
     if parts.w_f is not None and parts.w_f.in_channels != 2 * inner:
-        raise CannotCarryError(f"concat_project must take {2 * inner} channels; it is {parts.w_f}")
+        raise NotConvertibleError(f"concat_project must take {2 * inner} channels; it is {parts.w_f}")
     if parts.norm is not None and parts.norm.num_features != outer:
-        raise CannotCarryError(f"its norm must be of {outer} channels; it is {parts.norm}")
+        raise NotConvertibleError(f"its norm must be of {outer} channels; it is {parts.norm}")

@@ -13,23 +13,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS, Instantiation
 from nonlocalnn.functional.layers import BatchNorm, Convolution
-from nonlocalnn.surgery.conversion.layers import CannotCarryError
-from nonlocalnn.surgery.conversion.sources import Parts, read
+from nonlocalnn.surgery.conversion.layers import NotConvertibleError
+from nonlocalnn.surgery.conversion.layouts import Parts, read
 
 # Different primes, so that no two sides are confused, and odd, so that pools floor.
 _SIDES = {1: (11,), 2: (5, 7), 3: (3, 5, 7)}
 _TOLERANCE = 1e-5
 
 
-def carry(module: nn.Module) -> tuple[str, NonLocalNd]:
+def build_block(module: nn.Module) -> tuple[str, NonLocalNd]:
     """Return the library that a module comes from, and a block of ours with its parameters.
 
     Names of layers do not prove what is computed with them. So a copy with random weights, in float64, and a
     block made of the copy are run side by side; a zero-initialised module would equal any block.
 
     Raises:
-        CannotCarryError: A block of ours has no place for one of its layers or settings, or does not compute
-            the same.
+        NotConvertibleError: A block of ours has no place for one of its layers or settings, or computes
+            something else.
     """
     parts = read(module)
     for instantiation in parts.instantiations:
@@ -41,7 +41,7 @@ def carry(module: nn.Module) -> tuple[str, NonLocalNd]:
                     layer.training = module.training
             return parts.source, block
     tried = " or ".join(repr(each) for each in parts.instantiations)
-    raise CannotCarryError(f"it has the layers of {tried} and computes something else")
+    raise NotConvertibleError(f"it has the layers of {tried} and computes something else")
 
 
 def build(parts: Parts, instantiation: Instantiation) -> NonLocalNd:
@@ -62,10 +62,10 @@ def build(parts: Parts, instantiation: Instantiation) -> NonLocalNd:
     factor = parts.scale * math.sqrt(inter_channels) if is_scaled else 1.0
     # The same Parameter objects keep their type, device, tying and requires_grad without further code.
     if parts.theta is not None and parts.phi is not None:
-        block.theta = _carried(block.theta, parts.theta, 1.0 if math.isclose(factor, 1) else factor)
-        block.phi = _carried(block.phi, parts.phi)
-    block.g = _carried(block.g, parts.g)
-    block.W_z = _carried(block.W_z, parts.W_z)
+        block.theta = _filled(block.theta, parts.theta, 1.0 if math.isclose(factor, 1) else factor)
+        block.phi = _filled(block.phi, parts.phi)
+    block.g = _filled(block.g, parts.g)
+    block.W_z = _filled(block.W_z, parts.W_z)
     if parts.norm is not None:
         block.norm = _with_weight(parts.norm, block)
     if parts.w_f is not None:
@@ -74,7 +74,7 @@ def build(parts: Parts, instantiation: Instantiation) -> NonLocalNd:
     return block
 
 
-def _carried(ours: Convolution | None, theirs: Convolution, factor: float = 1.0) -> Convolution:
+def _filled(ours: Convolution | None, theirs: Convolution, factor: float = 1.0) -> Convolution:
     """Return our layer with their parameters times a factor.
 
     Where they have no bias ours is zero and stays zero, so that training goes on as it would have.
@@ -118,7 +118,7 @@ def _randomized(module: nn.Module) -> nn.Module:
     try:
         probe = copy.deepcopy(module).to_empty(device="cpu").double()
     except Exception as error:
-        raise CannotCarryError(f"it cannot be copied: {error}") from error
+        raise NotConvertibleError(f"it cannot be copied: {error}") from error
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in probe.state_dict().items():
@@ -145,9 +145,11 @@ def _agree(probe: nn.Module, block: NonLocalNd) -> bool:
             try:
                 theirs = probe.train(mode)(x.clone())
             except Exception as error:
-                raise CannotCarryError(f"it fails on an input of shape {tuple(x.shape)}: {error}") from error
+                raise NotConvertibleError(
+                    f"it fails on an input of shape {tuple(x.shape)}: {error}"
+                ) from error
             if not isinstance(theirs, Tensor) or theirs.shape != x.shape:
-                raise CannotCarryError("it does not return one map of the shape of its input")
+                raise NotConvertibleError("it does not return one map of the shape of its input")
             ours = block.train(mode)(x)
             if not torch.allclose(ours, theirs.to(ours.dtype), rtol=_TOLERANCE, atol=_TOLERANCE):
                 return False

@@ -34,9 +34,10 @@ _UNFINISHED = "last.new"
 
 
 def best_row(rows: list[dict[str, Any]], *, metric: str, keep: str) -> dict[str, Any] | None:
-    """Return the log's row of the epoch to keep: the first with the best score, or the last.
+    """Return the log's row of the epoch to keep: the one with the best score, or the last.
 
-    NaN counts as the worst score.
+    Of equal scores, which small validation sets have often, the lowest validation loss wins, and of equal
+    losses the first. NaN counts as the worst score and loss.
 
     Args:
         rows: The log.
@@ -44,14 +45,20 @@ def best_row(rows: list[dict[str, Any]], *, metric: str, keep: str) -> dict[str,
         keep: "best" or "last".
 
     Example:
-        >>> rows = [{"epoch": 1, "validation_accuracy": 0.5}, {"epoch": 2, "validation_accuracy": 0.5}]
+        >>> losses = (0.26, 0.007)
+        >>> rows = [{"epoch": n, "validation_accuracy": 0.9, "validation_loss": losses[n]} for n in (0, 1)]
         >>> best_row(rows, metric="accuracy", keep="best")["epoch"]
         1
     """
     if keep == "last":
         return rows[-1] if rows else None
-    name = f"validation_{metric}"
-    return max(rows, key=lambda row: -math.inf if math.isnan(row[name]) else row[name], default=None)
+    score = f"validation_{metric}"
+
+    def merit(row: dict[str, Any]) -> tuple[float, float]:
+        pair = (row[score], -row["validation_loss"])
+        return tuple(-math.inf if math.isnan(value) else value for value in pair)  # type: ignore[return-value]
+
+    return max(rows, key=merit, default=None)
 
 
 class StateWriter:
@@ -161,7 +168,7 @@ class StateWriter:
         os.replace(unfinished, newest)
 
 
-class Keeper:
+class RunSaver:
     """Saves a run: first its state, then its log and weights. Every rank must call each method.
 
     A network that is whole on each rank is saved before :meth:`save` returns, without a copy of it; one in

@@ -7,13 +7,13 @@ choose among the library's networks and do nothing else.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from nonlocalnn._errors import check_choice, check_whole, one_line
-from nonlocalnn.models import create_model
+from nonlocalnn.models.presets import create_model
 
 Layer = nn.Linear | nn.Conv2d | nn.Conv3d
 LIBRARIES = ("nonlocalnn", "torchvision", "timm")
@@ -150,25 +150,32 @@ def _num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def library_facts(model: nn.Module) -> dict[str, Any]:
+def library_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what samples the published weights of a library's network take, under the names of our facts.
 
     Args:
-        model: Made by :func:`build_named` with 3 channels or others, and with its ``config``.
+        config: What :class:`~nonlocalnn.checkpoints.description.Description` says: ``library``, ``name`` and
+            ``overrides``.
 
     Returns:
         ``sample_shape``, ``mean`` and ``standard_deviation`` (of values from 0 to 255), and of videos
         ``stride``.
-    """
-    config: Any = model.config
-    if config.get("library") == "timm":
-        noted: Any = model.pretrained_cfg
-        channels = config["overrides"].get("in_chans", noted["input_size"][0])
-        size, mean, deviation = noted["input_size"][1:], noted["mean"], noted["std"]
-    else:
-        from torchvision import models
 
-        preset = models.get_model_weights(config["name"]).DEFAULT.transforms()
+    Raises:
+        ImportError: The library is not installed.
+
+    Example:
+        >>> library_facts({"library": "torchvision", "name": "resnet18", "overrides": {}})["sample_shape"]
+        [3, 224, 224]
+    """
+    name = config["name"]
+    module = import_library(config["library"], name)
+    if config["library"] == "timm":
+        noted = module.get_pretrained_cfg(name)
+        channels = config["overrides"].get("in_chans", noted.input_size[0])
+        size, mean, deviation = noted.input_size[1:], noted.mean, noted.std
+    else:
+        preset = module.models.get_model_weights(name).DEFAULT.transforms()
         channels, size, mean, deviation = 3, preset.crop_size, preset.mean, preset.std
     height, width = size if len(size) == 2 else (size[0], size[0])
     facts = {
@@ -176,7 +183,7 @@ def library_facts(model: nn.Module) -> dict[str, Any]:
         "mean": _of_255(mean, channels),
         "standard_deviation": _of_255(deviation, channels),
     }
-    if config.get("library") == "torchvision" and _is_of_videos(config["name"]):
+    if config["library"] == "torchvision" and _is_of_videos(name):
         # torchvision trains its video networks on 16 frames at 15 frames a second.
         facts |= {"sample_shape": [channels, 16, height, width], "stride": 2}
     return facts

@@ -4,7 +4,7 @@ import torch
 import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.checkpoints import CheckpointError
-from nonlocalnn.train.starting import start_from_
+from nonlocalnn.train.initial_weights import start_from_
 from tolerances import NETWORK, assert_near, assert_same
 
 

@@ -1,0 +1,112 @@
+"""The network that a recipe names: one of ours, or one of torchvision or timm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn.data import LabelledSamples
+from nonlocalnn.data.normalization import ChannelValues
+from nonlocalnn.models import clip_stride, model_settings, sample_shape
+from nonlocalnn.models.libraries import LIBRARIES, build_named, import_library, library_facts, listed_names
+from nonlocalnn.surgery.insertion import insert_nonlocal_
+from nonlocalnn.tasks.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class NamedNetwork:
+    r"""A network by name, and the samples that it is meant for.
+
+    Args:
+        library: "nonlocalnn", "torchvision" or "timm".
+        name: What its library calls it.
+        sample_shape: (C, \*sides) of one sample.
+        stride: Video only: frames from one of a clip to the next.
+        mean: What becomes 0, of pixel values from 0 to 255; None leaves that to the kind of data.
+        standard_deviation: What becomes a distance of 1, of the same.
+    """
+
+    library: str
+    name: str
+    sample_shape: tuple[int, ...]
+    stride: int = 1
+    mean: ChannelValues | None = None
+    standard_deviation: ChannelValues | None = None
+
+    @property
+    def num_sides(self) -> int:
+        """1 where it takes sequences, 2 images, 3 clips."""
+        return len(self.sample_shape) - 1
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is one of :func:`nonlocalnn.list_models`."""
+        return self.library == "nonlocalnn"
+
+
+@lru_cache
+def named_network(model: str) -> NamedNetwork:
+    """Return the network of a name, as :class:`~nonlocalnn.tasks.settings.ModelSettings` takes it.
+
+    Raises:
+        ValueError: There is none of that name.
+        ImportError: Its library is not installed.
+
+    Example:
+        >>> named_network("torchvision/resnet18").sample_shape, named_network("nl_digits").library
+        ((3, 224, 224), 'nonlocalnn')
+    """
+    library, slash, name = model.partition("/")
+    if not slash:
+        return NamedNetwork("nonlocalnn", model, sample_shape(model), clip_stride(model))
+    check_choice("library of a model", library, LIBRARIES)
+    import_library(library, name)
+    check_choice(f"a network of {library}", name, listed_names(library))
+    facts = library_facts({"library": library, "name": name, "overrides": {}})
+    shape = tuple(facts["sample_shape"])
+    return NamedNetwork(
+        library, name, shape, facts.get("stride", 1), facts["mean"], facts["standard_deviation"]
+    )
+
+
+def build_network(settings: ModelSettings, data: LabelledSamples) -> nn.Module:
+    """Return the network of a recipe with one output a class, for samples of the data's size and channels.
+
+    Args:
+        settings: Their ``model_overrides`` win over what the data says.
+        data: The training data.
+
+    Raises:
+        ValueError: A setting, or the number of channels, is refused by the network; or there is no module to
+            insert a block after.
+        TypeError: The network has no setting of that name.
+    """
+    assert settings.model is not None, "the task fills it in"
+    network = named_network(settings.model)
+    if network.is_ours:
+        known = model_settings(network.name)
+        fitting: dict[str, Any] = {"in_channels": data.channels, "image_size": list(data.sample_shape[-2:])}
+        overrides = {name: value for name, value in fitting.items() if name in known}
+    else:
+        overrides = {} if data.channels == 3 else _other_channels(network, data)
+    overrides |= settings.model_overrides
+    model = build_named(network.library, network.name, len(data.classes), overrides)
+    if settings.insert is not None:
+        # The sizes of the maps show only in a run; zeros do for that.
+        names = [name.strip() for name in settings.insert.split(",")]
+        insert_nonlocal_(model, after=names, example_input=torch.zeros(1, *data.sample_shape))
+    return model
+
+
+def _other_channels(network: NamedNetwork, data: LabelledSamples) -> dict[str, Any]:
+    if network.library != "timm":
+        raise ValueError(
+            f"{network.library}/{network.name} takes images of 3 channels; these have {data.channels}: set "
+            "channels=3 for your own images, or choose a network of timm or of ours"
+        )
+    return {"in_chans": data.channels}

@@ -1,0 +1,67 @@
+"""What a run says before it starts: what was found, and what was chosen for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from nonlocalnn.tasks.recipe import Recipe
+
+_MOST_CLASSES = 5
+
+
+def opening_lines(
+    asked: Recipe,
+    recipe: Recipe,
+    *,
+    sizes: Sequence[int],
+    facts: Mapping[str, Any],
+    model: nn.Module,
+    device: torch.device,
+) -> list[str]:
+    """Return lines for people: the data, the network, what was chosen, and what the rate is scaled by.
+
+    Args:
+        asked: The recipe as it was given.
+        recipe: The same with all that it left open.
+        sizes: Samples of training, validation and test.
+        facts: What the task says of the data; "classes" and "sample_shape" are used where they are there.
+        model: The network.
+        device: Where it is.
+    """
+    found = recipe.data
+    if "classes" in facts:
+        names = list(facts["classes"])
+        shown = ", ".join(names[:_MOST_CLASSES]) + (", ..." if len(names) > _MOST_CLASSES else "")
+        found += f": {len(names)} classes ({shown})"
+    shape = " x ".join(str(side) for side in facts.get("sample_shape", ()))
+    counts = "{} training, {} validation and {} test samples".format(*sizes)
+    lines = [f"{found}; {counts}{f' of {shape}' if shape else ''}"]
+    number = sum(parameter.numel() for parameter in model.parameters())
+    assert recipe.batch_size is not None
+    lines.append(
+        f"{recipe.model or 'network'}: {number:,} parameters, on {device}; batches of {recipe.batch_size}, "
+        f"{sizes[0] // recipe.batch_size} steps an epoch"
+    )
+    before, after = asked.to_dict(), recipe.to_dict()
+    # Without batch normalisation there is nothing that its batches are for.
+    is_idle = {"norm_batches": not recipe.norm_batches or not _has_statistics(model)}
+    chosen = [
+        f"{name} {after[name]}"
+        for name in after
+        if before[name] is None and after[name] is not None and not is_idle.get(name, False)
+    ]
+    if chosen:
+        lines.append(f"chosen, and yours to set: {', '.join(chosen)}")
+    if recipe.lr_batch_size not in (None, recipe.batch_size):
+        lines.append(
+            f"learning rate {recipe.scaled_lr:g}: {recipe.lr:g} is meant for batches of "
+            f"{recipe.lr_batch_size}, and these are of {recipe.batch_size}"
+        )
+    return lines
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    norms = (each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
+    return any(norm.track_running_stats for norm in norms)
