@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import nonlocalnn as nl
 from helpers import randomize_
@@ -101,3 +102,23 @@ def test_files_that_are_no_weights(tmp_path):
     torch.save({"strange.weight": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match=r"no image network that fits this one: .*'strange.weight'"):
         start_from_(network(), path)
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_published_weights_of_another_library(tmp_path, ending):
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    published = randomize_(models.resnet18(weights=None, num_classes=9)).eval()
+    path = tmp_path / f"resnet18.{ending}"
+    if ending == "pth":
+        torch.save(published.state_dict(), path)
+    else:
+        save_file(published.state_dict(), path)
+    model = models.resnet18(weights=None, num_classes=5).eval()
+    nl.insert_nonlocal_(model, ["layer3"])
+    kept = start_from_(model, path)
+    assert {name.rpartition(".")[0] for name in kept if not name.startswith("layer3.nl.")} == {"fc"}
+    x = torch.randn(2, 3, 32, 32)
+    published.fc = model.fc
+    assert_near(model(x), published(x))
+    with pytest.raises(CheckpointError, match=r"of another network: layer1\.0\.bn3\..* lacks it"):
+        start_from_(model, saved(models.resnet50(weights=None), tmp_path))

@@ -120,6 +120,7 @@ class ClassificationTask:
             "classes": list(data.classes),
             "sample_shape": list(data.sample_shape),
             "channels": data.channels,
+            "multi_label": data.multi_label,
         }
         if len(data.sample_shape) > 2:
             facts["image_size"] = list(data.sample_shape[-2:])

@@ -39,11 +39,11 @@ class Images(InputKind):
         """See :meth:`InputKind.dataset`: of the size and normalisation of another library's network."""
         assert recipe.model is not None, "a task fills it in"
         network = named_network(recipe.model)
-        if network.mean is None or network.standard_deviation is None:
+        if network.is_ours:
             return super().dataset(recipe, split)
         size = network.sample_shape[-1] if recipe.image_size is None else recipe.image_size
         data = super().dataset(replace(recipe, image_size=size), split)
-        return data.normalize(network.mean, network.standard_deviation)
+        return data.normalize(**network.scale_for(data.channels))
 
     def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
         """See :meth:`InputKind.metadata`: the normalisation, where there is one."""

@@ -43,6 +43,16 @@ class NamedNetwork:
         """1 where it takes sequences, 2 images, 3 clips."""
         return len(self.sample_shape) - 1
 
+    def scale_for(self, channels: int) -> dict[str, ChannelValues]:
+        """Return ``mean`` and ``standard_deviation`` for samples of so many channels; ours have none."""
+        scale = {"mean": self.mean, "standard_deviation": self.standard_deviation}
+        given = {name: value for name, value in scale.items() if value is not None}
+        # Grey pictures are scaled by the mean of the colours.
+        return {
+            name: value if isinstance(value, float) or len(value) == channels else sum(value) / len(value)
+            for name, value in given.items()
+        }
+
     @property
     def is_ours(self) -> bool:
         """Whether it is one of :func:`nonlocalnn.list_models`."""

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from nonlocalnn.data import LabelledSamples, load_dataset
-from nonlocalnn.data.normalization import ChannelValues
 from nonlocalnn.data.video import check_no_image, clips, open_video
 from nonlocalnn.data.video.dataset import VideoClips
 from nonlocalnn.data.video.files import find_videos
@@ -71,7 +70,7 @@ class Videos(InputKind):
             sampling=sampling,
             backend=recipe.decoder,
             max_broken=recipe.max_broken,
-            **_scale(recipe),
+            **_network(recipe).scale_for(3),
         )
 
     def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
@@ -79,7 +78,6 @@ class Videos(InputKind):
         if not isinstance(data, VideoClips):
             return {}
         return {
-            "multi_label": data.multi_label,
             "image_size": [_size(recipe), _size(recipe)],
             "stride": _stride(recipe),
             "test_size": _test_size(recipe),
@@ -139,14 +137,6 @@ class Videos(InputKind):
 def _network(recipe: Recipe) -> NamedNetwork:
     assert recipe.model is not None, "a task fills it in"
     return named_network(recipe.model)
-
-
-def _scale(recipe: Recipe) -> dict[str, ChannelValues]:
-    """Return the normalisation of another library's network; ours are trained on the paper's."""
-    network = _network(recipe)
-    if network.mean is None or network.standard_deviation is None:
-        return {}
-    return {"mean": network.mean, "standard_deviation": network.standard_deviation}
 
 
 def _size(recipe: Recipe) -> int:

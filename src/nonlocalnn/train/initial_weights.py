@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
-from nonlocalnn.checkpoints.native import is_safetensors
+from nonlocalnn.checkpoints.native import is_safetensors, read_native
 from nonlocalnn.checkpoints.state import read_pickle
 from nonlocalnn.checkpoints.wrapped import nearest
 from nonlocalnn.functional.layers import fold_norm
-from nonlocalnn.models import inflate_
+from nonlocalnn.models import DigitsNetwork, ResidualNetwork, inflate_
+from nonlocalnn.models.libraries import last_layer
 
 
 def start_from_(model: nn.Module, path: Path) -> list[str]:
@@ -22,11 +23,12 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
     A checkpoint of ours may be of a network with other norms, fewer blocks or other classes. Frozen norms
     take the statistics of batch normalisation. Where a block has no norm, the checkpoint's is folded into
     W_z. Blocks and the last layer keep their own values where the checkpoint has none that fit. The state
-    dict of an image ResNet is inflated by :func:`nonlocalnn.inflate_`.
+    dict of an image ResNet is inflated by :func:`nonlocalnn.inflate_`. A network of another library takes
+    the file of its published weights, with blocks inserted or not.
 
     Args:
-        model: A network of :func:`nonlocalnn.create_model`.
-        path: A safetensors file of ours, or a file of ``torch.save`` with a state dict of an image network.
+        model: A network of :func:`nonlocalnn.create_model`, or of torchvision or timm.
+        path: A safetensors file, or a file of ``torch.save`` with a state dict of an image network.
 
     Returns:
         Names of the parameters and statistics that kept their own values.
@@ -35,24 +37,23 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
         FileNotFoundError: There is no such file.
         CheckpointError: It cannot be read, or is not of a network like this one.
     """
-    if not is_safetensors(path):
-        try:
-            return inflate_(model, nearest(read_pickle(path), model.state_dict()))
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(f"{path} is no image network that fits this one: {error}") from None
-    given, own = _comparable(load_checkpoint(path), model), model.state_dict()
+    own, head = model.state_dict(), _head_of(model)
+    if not isinstance(model, ResidualNetwork | DigitsNetwork):
+        given = nearest(_weights_of(path), own)
+    elif is_safetensors(path):
+        given = _comparable(load_checkpoint(path), model)
+    else:
+        return _inflated(model, path)
     taken: dict[str, Tensor] = {}
     for name, value in given.items():
         fits = name in own and own[name].shape == value.shape
         if fits:
             taken[name] = value
-        elif not name.startswith("fc."):
+        elif not name.startswith(head):
             found = "the network lacks it" if name not in own else f"it is {tuple(own[name].shape)} there"
             raise CheckpointError(f"{path} is of another network: {name} is {tuple(value.shape)} and {found}")
     kept = [name for name in own if name not in taken and not name.endswith("num_batches_tracked")]
-    missing = [name for name in kept if ".nl." not in name and not name.startswith("fc.")]
+    missing = [name for name in kept if ".nl." not in name and not name.startswith(head)]
     if missing:
         raise CheckpointError(
             f"{path} is of another network: it lacks {missing[0]} and {len(missing) - 1} more"
@@ -61,6 +62,27 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
         for name, value in taken.items():
             own[name].copy_(value)
     return kept
+
+
+def _head_of(model: nn.Module) -> str:
+    """Return how names of the last layer's parameters begin: it has the other data's classes."""
+    head = last_layer(model)
+    return next((f"{name}." for name, module in model.named_modules() if module is head), "fc.")
+
+
+def _weights_of(path: Path) -> dict[str, Tensor]:
+    """Return a state dict as it lies in a file, of safetensors or of ``torch.save``."""
+    native = read_native(path)
+    return read_pickle(path) if native is None else native[2]
+
+
+def _inflated(model: nn.Module, path: Path) -> list[str]:
+    try:
+        return inflate_(model, nearest(read_pickle(path), model.state_dict()))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no image network that fits this one: {error}") from None
 
 
 def _comparable(source: nn.Module, model: nn.Module) -> dict[str, Tensor]:
