@@ -1,6 +1,7 @@
 import pytest
 
-from nonlocalnn.data.video.named import VIDEO_SETS, load_video_set
+from nonlocalnn.data.folder_files import split_of
+from nonlocalnn.data.video.named import VIDEO_SETS, load_own_splits, load_video_set
 
 
 def touch(folder, *names):
@@ -38,6 +39,38 @@ def test_without_one_of_two_splits_the_other_serves(tmp_path):
     for split in ("train", "test"):
         touch(tmp_path / "b", f"{split}/run/{split}.mp4")
     assert listed(tmp_path / "b", "videos", "validation")[0] == ["test/run/test.mp4"]
+
+
+def test_class_folders_alone_are_divided_as_those_of_images_are(tmp_path):
+    names = sorted(f"{name}/{number}.mp4" for name in ("run", "walk") for number in range(40))
+    touch(tmp_path, *names)
+    divided = {split: listed(tmp_path, "videos", split) for split in ("train", "validation", "test")}
+    for split, (paths, targets, classes) in divided.items():
+        assert paths == [name for name in names if split_of(name) == split]
+        assert targets == tuple(int(path.startswith("walk")) for path in paths)
+        assert classes == ("run", "walk")
+    assert sum(len(paths) for paths, _, _ in divided.values()) == 80
+    assert {split: len(videos) for split, videos in load_own_splits(tmp_path).items()} == {
+        split: len(paths) for split, (paths, _, _) in divided.items()
+    }
+
+
+def test_too_few_videos_for_a_test_of_their_own(tmp_path):
+    names = sorted(f"run/{number}.mp4" for number in range(40))
+    touch(tmp_path, *(name for name in names if split_of(name) != "test"))
+    with pytest.warns(
+        UserWarning, match="none of the videos in .* falls to 'test', and those of 'validation'"
+    ):
+        paths, _, _ = listed(tmp_path, "videos", "test")
+    assert paths == [name for name in names if split_of(name) == "validation"]
+
+
+def test_a_folder_of_one_split_is_no_class(tmp_path):
+    touch(tmp_path, "val/run/1.mp4", "more/run/2.mp4")
+    with pytest.raises(
+        FileNotFoundError, match="has no train split: it must hold a folder per class, a folder"
+    ):
+        load_video_set("videos", "train", data_dir=tmp_path)
 
 
 def test_lists_share_the_classes_of_training(tmp_path):
@@ -111,7 +144,7 @@ def test_bad_arguments(tmp_path):
             load_video_set(name, "train", data_dir=None)
         with pytest.raises(FileNotFoundError, match="no such folder of videos"):
             load_video_set(name, "train", data_dir=tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="has no train split: it must hold a folder train"):
+    with pytest.raises(FileNotFoundError, match="has no train split: it must hold a folder per class"):
         load_video_set("videos", "train", data_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match="no such list"):
         load_video_set("kinetics", "train", data_dir=tmp_path)
