@@ -1,0 +1,15 @@
+"""The benchmark of short epochs."""
+
+from benchmarks import short_epochs
+
+
+def test_a_quick_run_makes_a_table():
+    saved = []
+    report = short_epochs.run(quick=True, save=lambda found: saved.append(len(found["rows"])))
+    assert saved == [1, 2]
+    running, anew = report["rows"]
+    assert (running["way"], anew["way"]) == ("running", "averaged anew")
+    assert running["train_loss"] == anew["train_loss"]
+    assert running["accuracy"] != anew["accuracy"]
+    lines = short_epochs.markdown(report).splitlines()
+    assert lines[-2].startswith(f"| 200 | {running['steps']} | running | {running['accuracy'][0]:.2f} | ")
