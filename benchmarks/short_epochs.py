@@ -95,7 +95,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "    python -m benchmarks short-epochs",
         "",
-        "`nonlocalnn train --data images` on folders of scikit-learn's digits, everything else left open. Mean "
+        "`nonlocalnn train --data images` on folders of scikit-learn's digits, all else left open. Mean "
         f"accuracies over {len({row['seed'] for row in report['rows']})} seeds; seconds are medians of whole "
         "trainings.",
         "",
