@@ -96,7 +96,7 @@ def test_help_names_every_flag(capsys):
         run(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for word in ("nonlocalnn data", "--short-side", "--workers", "--backend", "--videos", "--per-archive"):
+    for word in ("nonlocalnn data", "--short-side", "--workers", "--decoder", "--videos", "--per-archive"):
         assert word in text
 
 
@@ -105,7 +105,9 @@ def test_wrong_calls(words, capsys):
     with pytest.raises(SystemExit) as caught:
         run(words)
     assert caught.value.code == 2
-    assert "usage: nonlocalnn data" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("nonlocalnn data")
+    assert line.endswith("--help")
 
 
 def test_a_process_that_is_ended_is_an_error(whole, monkeypatch, capsys):
@@ -178,6 +180,17 @@ def test_videos_are_put_into_archives(classes, tmp_path, capsys):
     found = load_video_set("videos", "train", data_dir=output)
     files = load_video_set("videos", "train", data_dir=classes)
     assert [part.read() for part in found.paths] == [path.read_bytes() for path in files.paths]
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert run(words) == 0
+    assert capsys.readouterr().out.endswith(f"{output} was whole already: nothing was left to write\n")
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+    # One that was lost is written again, and no other.
+    (output / "train-000001.tar").unlink()
+    assert run(words) == 0
+    assert "whole already" not in capsys.readouterr().out
+    assert (output / "train-000000.tar").stat().st_mtime_ns == before[output / "train-000000.tar"]
+    assert [path.read() for path in found.paths] == [path.read_bytes() for path in files.paths]
+    write_video(classes / "train" / "1" / "9.mp4", grey_frames(2))
     with pytest.raises(ValueError, match="must hold no archives yet"):
         run(words)
 

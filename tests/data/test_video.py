@@ -129,7 +129,7 @@ def test_a_cut_file_is_an_error_and_no_shorter_video(videos, tmp_path, name, sha
     path = cut(videos / name, tmp_path / name, share)
     reason = "it is cut, "
     if (name, backend) == ("slow.flv", "torchcodec"):
-        reason = "torchcodec cannot tell whether it is whole: use the backend 'pyav'"
+        reason = "torchcodec cannot tell whether it is whole: use the decoder 'pyav'"
     with pytest.raises(VideoDecodeError, match=f"cannot read video {path}: {reason}") as caught:
         open_video(path, backend=backend)
     assert caught.value.path == path

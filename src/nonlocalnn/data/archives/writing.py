@@ -13,14 +13,14 @@ from typing import BinaryIO
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path, remove_parts, write_text
+from nonlocalnn._names import SPLITS
 from nonlocalnn.data.archives.index import CLASSES, KINDS
 from nonlocalnn.data.image_folders import load_image_folder
-from nonlocalnn.data.labelled import SPLITS
 from nonlocalnn.data.video import VIDEO_SUFFIXES, ArchivedVideo, VideoPath
 from nonlocalnn.data.video.named import load_own_splits
 
-# Stands in the folder while archives are written, and says which.
-_BEGUN = "writing.json"
+# Stands in the folder while archives are written, and says which; and the same once all are there.
+_BEGUN, _WRITTEN = "writing.json", "written.json"
 
 
 def write_archives(
@@ -36,15 +36,16 @@ def write_archives(
     The files are taken as they are, in the order of their data set, one after another. Images come from a
     folder with a sub-folder a class, with the splits that :mod:`nonlocalnn.data.images` describes; videos
     from what the data set ``videos`` lists, in the splits that are there. Called again after it was stopped,
-    it goes on with the archives that are missing; ``classes.txt`` is written last, so that none is read
-    before all are there.
+    it goes on with the archives that are missing, and where none is it leaves all as they are.
+    ``classes.txt`` is written last, so that none is read before all are there.
 
     Args:
         data_dir: The folder of images, or of videos or their lists.
         output: The folder for the archives; made where it is missing.
         kind: ``"images"`` or ``"videos"``.
         samples_per_archive: Images or videos an archive; the last one of a split may have fewer.
-        watch: Takes the paths of the archives and gives them back one by one, to show how far it is.
+        watch: Takes the paths of the archives that are missing and gives them back one by one, to show how
+            far it is.
 
     Returns:
         Samples a split.
@@ -70,14 +71,18 @@ def write_archives(
     listed = [
         (os.path.relpath(path, source), label) for samples in splits.values() for path, label in samples
     ]
-    _begin(target, [kind, classes, [str(path.name) for path in plan], listed])
-    for path in list(plan) if watch is None else watch(list(plan)):
+    note = _note([kind, classes, [str(path.name) for path in plan], listed])
+    counts = {split: len(samples) for split, samples in splits.items()}
+    missing = [path for path in plan if not path.exists()]
+    if not missing and (target / CLASSES).is_file() and _says(target / _WRITTEN, note):
+        return counts
+    _begin(target, note)
+    for path in missing if watch is None else watch(missing):
         split, start = plan[path]
-        if not path.exists():
-            _write_archive(path, splits[split][start : start + samples_per_archive], first=start)
+        _write_archive(path, splits[split][start : start + samples_per_archive], first=start)
     write_text(target / CLASSES, "".join(f"{name}\n" for name in classes))
-    (target / _BEGUN).unlink()
-    return {split: len(samples) for split, samples in splits.items()}
+    (target / _BEGUN).replace(target / _WRITTEN)
+    return counts
 
 
 def _images(source: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
@@ -116,12 +121,18 @@ def _file(path: VideoPath) -> Path:
     return path
 
 
-def _begin(target: Path, plan: object) -> None:
+def _note(plan: object) -> str:
+    """Return what says of archives which they are."""
+    return json.dumps({"sha256": hashlib.sha256(json.dumps(plan).encode()).hexdigest()})
+
+
+def _says(path: Path, note: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == note
+
+
+def _begin(target: Path, note: str) -> None:
     """Note what is to be written, so that it can be gone on with."""
-    digest = hashlib.sha256(json.dumps(plan).encode()).hexdigest()
-    begun = target / _BEGUN
-    note = json.dumps({"sha256": digest})
-    is_begun = begun.is_file() and begun.read_text(encoding="utf-8") == note
+    is_begun = _says(target / _BEGUN, note) or _says(target / _WRITTEN, note)
     if not is_begun and any(target.glob("*-*.tar")):
         # Archives of before would count as part of the new set.
         raise ValueError(
@@ -129,7 +140,8 @@ def _begin(target: Path, plan: object) -> None:
         )
     remove_parts(target)
     (target / CLASSES).unlink(missing_ok=True)
-    write_text(begun, note)
+    (target / _WRITTEN).unlink(missing_ok=True)
+    write_text(target / _BEGUN, note)
 
 
 def _write_archive(path: Path, samples: Sequence[tuple[Path, int]], *, first: int) -> None:
