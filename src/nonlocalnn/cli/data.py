@@ -133,7 +133,7 @@ def _archives(args: argparse.Namespace) -> int:
     for split, number in counts.items():
         print(f"{split}: {number} {kind} in archives in {args.output}")
     if not written:
-        print(f"{args.output} was whole already: nothing was left to write")
+        print(f"{args.output} was whole already, by sizes and classes: nothing was left to write")
     return 0
 
 

@@ -14,13 +14,13 @@ from typing import BinaryIO
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path, remove_parts, write_text
 from nonlocalnn._names import SPLITS
-from nonlocalnn.data.archives.index import CLASSES, KINDS
+from nonlocalnn.data.archives.index import CLASSES, KINDS, read_index
 from nonlocalnn.data.image_folders import load_image_folder
 from nonlocalnn.data.video import VIDEO_SUFFIXES, ArchivedVideo, VideoPath
 from nonlocalnn.data.video.named import load_own_splits
 
-# Stands in the folder while archives are written, and says which; and the same once all are there.
-_BEGUN, _WRITTEN = "writing.json", "written.json"
+# Stands in the folder while archives are written, and says which.
+_BEGUN = "writing.json"
 
 
 def write_archives(
@@ -36,7 +36,7 @@ def write_archives(
     The files are taken as they are, in the order of their data set, one after another. Images come from a
     folder with a sub-folder a class, with the splits that :mod:`nonlocalnn.data.images` describes; videos
     from what the data set ``videos`` lists, in the splits that are there. Called again after it was stopped,
-    it goes on with the archives that are missing, and where none is it leaves all as they are.
+    it goes on with the archives that are missing, and of a finished set it leaves all as they are.
     ``classes.txt`` is written last, so that none is read before all are there.
 
     Args:
@@ -71,17 +71,18 @@ def write_archives(
     listed = [
         (os.path.relpath(path, source), label) for samples in splits.values() for path, label in samples
     ]
-    note = _note([kind, classes, [str(path.name) for path in plan], listed])
     counts = {split: len(samples) for split, samples in splits.items()}
-    missing = [path for path in plan if not path.exists()]
-    if not missing and (target / CLASSES).is_file() and _says(target / _WRITTEN, note):
+    parts = {
+        path: splits[split][start : start + samples_per_archive] for path, (split, start) in plan.items()
+    }
+    if _is_whole(target, classes, kind, [(path, part, plan[path][1]) for path, part in parts.items()]):
         return counts
-    _begin(target, note)
+    _begin(target, [kind, classes, [str(path.name) for path in plan], listed])
+    missing = [path for path in plan if not path.exists()]
     for path in missing if watch is None else watch(missing):
-        split, start = plan[path]
-        _write_archive(path, splits[split][start : start + samples_per_archive], first=start)
+        _write_archive(path, parts[path], first=plan[path][1])
     write_text(target / CLASSES, "".join(f"{name}\n" for name in classes))
-    (target / _BEGUN).replace(target / _WRITTEN)
+    (target / _BEGUN).unlink()
     return counts
 
 
@@ -121,18 +122,42 @@ def _file(path: VideoPath) -> Path:
     return path
 
 
-def _note(plan: object) -> str:
-    """Return what says of archives which they are."""
-    return json.dumps({"sha256": hashlib.sha256(json.dumps(plan).encode()).hexdigest()})
+def _is_whole(
+    target: Path,
+    classes: Sequence[str],
+    kind: str,
+    parts: Sequence[tuple[Path, Sequence[tuple[Path, int]], int]],
+) -> bool:
+    """Return whether a folder holds the finished set, by the classes, places and sizes of all samples.
+
+    Args:
+        target: The folder.
+        classes: Names of the classes.
+        kind: "images" or "videos".
+        parts: Of each archive its path, its samples, and the number of the first.
+    """
+    names = target / CLASSES
+    if not names.is_file() or names.read_text(encoding="utf-8").splitlines() != list(classes):
+        return False
+    if set(target.glob("*-*.tar")) != {path for path, _, _ in parts}:
+        return False
+    for path, samples, first in parts:
+        found = [
+            (member.key, member.suffix, member.size, member.label) for member in read_index(path, kind=kind)
+        ]
+        if found != [
+            (f"{number:08d}", source.suffix.lower(), source.stat().st_size, label)
+            for number, (source, label) in enumerate(samples, start=first)
+        ]:
+            return False
+    return True
 
 
-def _says(path: Path, note: str) -> bool:
-    return path.is_file() and path.read_text(encoding="utf-8") == note
-
-
-def _begin(target: Path, note: str) -> None:
+def _begin(target: Path, plan: object) -> None:
     """Note what is to be written, so that it can be gone on with."""
-    is_begun = _says(target / _BEGUN, note) or _says(target / _WRITTEN, note)
+    note = json.dumps({"sha256": hashlib.sha256(json.dumps(plan).encode()).hexdigest()})
+    begun = target / _BEGUN
+    is_begun = begun.is_file() and begun.read_text(encoding="utf-8") == note
     if not is_begun and any(target.glob("*-*.tar")):
         # Archives of before would count as part of the new set.
         raise ValueError(
@@ -140,8 +165,7 @@ def _begin(target: Path, note: str) -> None:
         )
     remove_parts(target)
     (target / CLASSES).unlink(missing_ok=True)
-    (target / _WRITTEN).unlink(missing_ok=True)
-    write_text(target / _BEGUN, note)
+    write_text(begun, note)
 
 
 def _write_archive(path: Path, samples: Sequence[tuple[Path, int]], *, first: int) -> None:

@@ -29,8 +29,8 @@ def frame_paths(folder: Path) -> list[Path]:
     pictures, a video with a warning. Pictures without any number come in the order of their names.
 
     Raises:
-        ValueError: There are as many videos as pictures, or more than one series; pictures without a number lie
-            beside numbered ones; two have the same number; or some are missing from the series.
+        ValueError: There are as many videos as pictures, or more than one series; pictures without a number
+            lie beside numbered ones; two have the same number; or some are missing from the series.
 
     Example:
         >>> import tempfile

@@ -163,8 +163,8 @@ def _check_one_label(path: Path, row: Row, video: str, label: str) -> None:
     raise bad_row(
         path,
         row.line,
-        f"must be a path and one label; got {labels!r} after {file!r}: a list has one label a video (several "
-        "are read from the lists of --data charades only); leave one, or put quotes around a path",
+        f"must be a path and a label; got more after {file!r}: {labels!r}; leave one label, since only the "
+        "lists of the data set 'charades' have several a video, or put the path in quotes",
     )
 
 
