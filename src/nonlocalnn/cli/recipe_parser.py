@@ -41,7 +41,6 @@ _RECIPES = {path.stem: path for path in sorted((Path(nonlocalnn.__file__).parent
 # What the flags' help says beyond the meaning of their field, which is the same in a file.
 _MORE_HELP = {
     "data": ", ".join(DATASETS),
-    "model": "nonlocalnn models lists them",
     "model_overrides": "one by one as --model-overrides.instantiation dot_product",
 }
 # What stands for a flag's value, by a word in its type.
@@ -115,9 +114,9 @@ def _say_plainly(action: Action) -> None:
     if hint is None:
         return
     names = {field.name for field in dataclasses.fields(Recipe)}
-    text = re.sub(
-        r"``(.+?)``", lambda found: f"--{found[1]}" if found[1] in names else found[1], action.help or ""
-    )
+    # Marks of docstrings: ``lr`` is the flag --lr, and a link to a function is its name.
+    text = re.sub(r":\w+:`[~.]*(.+?)`", r"\1", action.help or "")
+    text = re.sub(r"``(.+?)``", lambda found: f"--{found[1]}" if found[1] in names else found[1], text)
     more = _MORE_HELP.get(action.dest)
     text = text if more is None else f"{text.rstrip('.')}: {more}."
     if action.default not in (None, SUPPRESS, (), {}):
