@@ -159,7 +159,10 @@ def test_train_and_evaluate_clips(tmp_path, clip_run, capsys, monkeypatch):
             ["evaluate", "--data", "cue-sequence", "--model", "{run}"],
             "'cue-sequence' has sequences",
         ),
-        (["train", "--data", "cue"], "'nl_digits' takes images, and the samples of 'cue' are clips"),
+        (
+            ["train", "--data", "cue", "--model", "nl_digits"],
+            "'nl_digits' takes images, and the samples of 'cue' are clips",
+        ),
         (["train", "--data", "cue-sequence", "--image-size", "32"], "has no frames and no --image-size"),
     ],
 )
