@@ -73,7 +73,7 @@ def test_clips_and_sequences_are_classified(tmp_path, data, model, facts):
             "digits",
             "resnet_tiny",
             {"in_channels": 3},
-            "must not set in_channels to 3: the samples of 'digits' h",
+            "must not set in_channels to 3: the samples have 1;",
         ),
     ],
 )
