@@ -85,7 +85,7 @@ _RENAMED = {
     **dict.fromkeys(("VideoTask", "task_for"), "train.ClassificationTask"),
     **dict.fromkeys(("has_state", "has_sharded_state"), "train.state.resuming.state_names"),
     **dict.fromkeys(("read_state", "read_sharded_state"), "train.state.resuming.read_state"),
-    **dict.fromkeys(("write_state", "ShardedWriter"), "train.state.keeping.StateWriter"),
+    **dict.fromkeys(("write_state", "ShardedWriter"), "train.state.saving.StateWriter"),
     "remove_damaged": "train.state.resuming.remove_newer",
     **dict.fromkeys(("read_input", "ask"), "inference.Classifier"),
 }

@@ -109,8 +109,8 @@ def build_network(settings: ModelSettings, data: LabelledSamples) -> nn.Module:
         # The first layer would refuse the samples in PyTorch's words, which name its weights alone.
         if overrides.get(name, data.channels) != data.channels:
             raise ValueError(
-                f"model_overrides must not set {name} to {overrides[name]}: the samples have {data.channels}; "
-                "leave it out"
+                f"model_overrides must not set {name} to {overrides[name]}: the samples have "
+                f"{data.channels}; leave it out"
             )
     model = build_named(network.library, network.name, len(data.classes), overrides)
     if settings.insert is not None:
