@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_read(folder):
         classifier.predict(folder / "files" / "cut.mp4")
     with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*none\.mp4"):
         classifier.predict(folder / "none.mp4")
-    with pytest.raises(ValueError, match=r"files is a folder of files: use predict_many"):
+    with pytest.raises(ValueError, match=r"files is a folder of files: predict_many takes folders"):
         classifier.predict(folder / "files")
     # One that is missing, or of another kind, does not cancel the others.
     image, missing = classifier.predict_many([folder / "image.png", folder / "none.mp4"])

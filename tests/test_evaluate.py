@@ -79,6 +79,26 @@ def test_wrong_inputs():
         resolve_device("cuda:77")
 
 
+@pytest.mark.parametrize(
+    "model",
+    [nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(7, 3)],
+    ids=["channels", "size"],
+)
+def test_samples_that_the_model_does_not_take(model):
+    """The error speaks of the data set's samples, not of a layer's weights alone."""
+    with pytest.raises(
+        ValueError, match=r"the model must take the samples .* of shape \(1, \d, \d\), and refuses"
+    ):
+        evaluate(model, Images())
+
+
+@pytest.mark.parametrize("settings", [{"num_workers": -1}, {"num_workers": 1.5}, {"batch_size": 0}], ids=str)
+def test_numbers_out_of_range(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least"):
+        evaluate(Scores(), Images(), **settings)
+
+
 def test_precision_is_used():
     model = nn.Linear(4, 3)
     with autocast_for("bf16", "cpu"):

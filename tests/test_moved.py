@@ -1,6 +1,7 @@
 """Names of modules before 0.1.0: programs and pickles of that time find what lies elsewhere now."""
 
 import importlib
+import re
 import subprocess
 import sys
 
@@ -55,3 +56,33 @@ def test_a_model_that_was_pickled_under_an_old_name_loads(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert_same(torch.load(tmp_path / "y.pt"), model(x).detach())
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "successor"),
+    [
+        ("predict", "predict", "tasks.answers.answer_files"),
+        ("video_prediction", "predict_videos", "tasks.answers.answer_files"),
+        ("video_evaluation", "evaluate_videos", "tasks.evaluation.evaluate"),
+        ("data.shard_writing", "write_shards", "data.write_archives"),
+        ("data.shards", "load_shards", "data.archives.images.load_archives"),
+        ("train.video_task", "VideoTask", "train.ClassificationTask"),
+        ("train.checkpoint", "read_state", "train.state.resuming.read_state"),
+    ],
+)
+def test_a_function_that_has_gone_names_its_successor(module, name, successor):
+    with pytest.raises(ImportError, match=rf"use nonlocalnn\.{re.escape(successor)} in its place"):
+        exec(f"from nonlocalnn.{module} import {name}")
+
+
+def test_every_successor_is_there():
+    for successor in set(_moved._RENAMED.values()):
+        module, _, name = successor.rpartition(".")
+        assert hasattr(importlib.import_module(f"nonlocalnn.{module}"), name), successor
+
+
+def test_a_name_that_never_was_is_an_attribute_error():
+    old = importlib.import_module("nonlocalnn.predict")
+    assert not hasattr(old, "predictions")
+    with pytest.raises(ImportError, match="cannot import name 'predictions'"):
+        exec("from nonlocalnn.predict import predictions")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import NoReturn
 
 _MOVED = {
     "layers": "functional.layers",
@@ -30,6 +31,7 @@ _MOVED = {
     "model_facts": "inference.model_facts",
     "predict": "tasks.answers",
     "video_prediction": "tasks.answers",
+    "explorer.shown_input": "tasks.inputs",
     "bulk": "inference.bulk",
     "data.video_pyav": "data.video.pyav",
     "data.video_torchcodec": "data.video.torchcodec",
@@ -68,6 +70,27 @@ _MOVED = {
 }
 
 
+# What those modules held under another name, or what does its work now.
+_RENAMED = {
+    **dict.fromkeys(("predict", "predict_videos", "read_or_reason"), "tasks.answers.answer_files"),
+    "answer": "tasks.answers.most_probable",
+    "image_probabilities": "tasks.probabilities.class_probabilities",
+    **dict.fromkeys(("evaluate_videos", "top_figures", "multi_label_figures"), "tasks.evaluation.evaluate"),
+    **dict.fromkeys(("TopEvaluation", "VideoEvaluation", "by_class"), "tasks.figures.Evaluation"),
+    "normalize_image": "data.normalization.normalize_image",
+    "write_shards": "data.write_archives",
+    "load_shards": "data.archives.images.load_archives",
+    "Shards": "data.archives.images.ArchivedImages",
+    "Task": "train.Task",
+    **dict.fromkeys(("VideoTask", "task_for"), "train.ClassificationTask"),
+    **dict.fromkeys(("has_state", "has_sharded_state"), "train.state.resuming.state_names"),
+    **dict.fromkeys(("read_state", "read_sharded_state"), "train.state.resuming.read_state"),
+    **dict.fromkeys(("write_state", "ShardedWriter"), "train.state.saving.StateWriter"),
+    "remove_damaged": "train.state.resuming.remove_newer",
+    **dict.fromkeys(("read_input", "ask"), "inference.Classifier"),
+}
+
+
 class _Finder:
     """Finds a module under its old name."""
 
@@ -94,6 +117,19 @@ class _Loader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         # The module has run; importing it once more must not make it forget where it lies.
         module.__spec__ = self._spec
+        vars(module)["__getattr__"] = _name_successor
+
+
+def _name_successor(name: str) -> NoReturn:
+    """Say what has taken the place of a name that a module of before held, and holds no more.
+
+    Raises:
+        ImportError: The name had a place; Python would say no more than that it cannot be imported.
+        AttributeError: It had none.
+    """
+    if name in _RENAMED:
+        raise ImportError(f"{name!r} has gone: use nonlocalnn.{_RENAMED[name]} in its place")
+    raise AttributeError(f"there is no attribute {name!r}")
 
 
 def find_moved_modules() -> None:

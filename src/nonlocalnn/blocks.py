@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nonlocalnn import functional
+import nonlocalnn.functional as functional
 from nonlocalnn._errors import check_choice
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, Instantiation, non_local
 from nonlocalnn.functional.geometry import Extent, Geometry, Sides, geometry_of

@@ -52,6 +52,7 @@ def test_train_evaluate_predict_and_resume(tmp_path, photo, capsys):
 
     assert main(["evaluate", "--model", str(run), "--output", str(run / "evaluation")]) == 0
     assert f"accuracy {recorded['test']['accuracy']:.4f} on 353 samples" in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text()) == recorded
     report = json.loads((run / "evaluation/metrics.json").read_text())
     assert report["confusion"] == recorded["test"]["confusion"]
     with Image.open(run / "evaluation/confusion.png") as picture:
@@ -158,8 +159,11 @@ def test_train_and_evaluate_clips(tmp_path, clip_run, capsys, monkeypatch):
             ["evaluate", "--data", "cue-sequence", "--model", "{run}"],
             "'cue-sequence' has sequences",
         ),
-        (["train", "--data", "cue"], "'nl_digits' takes images, and the samples of 'cue' are clips"),
-        (["train", "--data", "cue-sequence", "--image-size", "32"], "has no frames and no image_size"),
+        (
+            ["train", "--data", "cue", "--model", "nl_digits"],
+            "'nl_digits' takes images, and the samples of 'cue' are clips",
+        ),
+        (["train", "--data", "cue-sequence", "--image-size", "32"], "has no frames and no --image-size"),
     ],
 )
 def test_clips_where_images_are_wanted(words, says, clip_run, photo, capsys, tmp_path, monkeypatch):
@@ -168,12 +172,29 @@ def test_clips_where_images_are_wanted(words, says, clip_run, photo, capsys, tmp
     fails(capsys, *(word.format(**places) for word in words), status=1, says=says.format(**places))
 
 
-def test_models_lists_parameters(capsys):
+def test_models_are_listed_by_their_use(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == nl.list_models()
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(listed) == nl.list_models()
     count = sum(parameter.numel() for parameter in nl.create_model("nl_digits").parameters())
-    assert f"{'nl_digits':<24}{count:>12,} parameters  sample 1x28x28" in lines
+    assert f"  {'nl_digits':<24}{count:>12,} parameters  sample 1x28x28" in lines
+    headings = [line for line in lines if line and not line.startswith("  ")]
+    assert headings[0] == "images, small: to train from scratch in minutes"
+    assert "videos: I3D, 3 x 1 x 1" in headings
+    place = lines.index("videos: I3D, 3 x 1 x 1")
+    assert lines[place + 1].split()[0] == "i3d_r101_128x1"
+
+
+def test_models_are_filtered(capsys):
+    assert main(["models", "tiny", "nl2"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert sorted(listed) == ["nl2_c1d_tiny", "nl2_c2d_tiny", "nl2_resnet_tiny"]
+    assert main(["models", "tiny", "--of", "sequences"]) == 0
+    assert "c2d" not in capsys.readouterr().out
+    fails(capsys, "models", "i3d", "tinny", status=1, says="no network's name fits i3d tinny")
+    fails(capsys, "models", "--of", "video", status=2, says="invalid choice: 'video'")
+    fails(capsys, "models", "i3d", "--cost", status=2, says="leave out WORD")
 
 
 def bad_folder(tmp_path):
@@ -187,7 +208,7 @@ def bad_folder(tmp_path):
     ("words", "says"),
     [
         (["train", "--data", "digts"], "got 'digts' (did you mean 'digits'?)"),
-        (["train", "--data", "images"], "data_dir"),
+        (["train", "--data", "images"], "'images' needs --data-dir: the folder"),
         (["train", "--data", "images", "--data-dir", "{bad}"], "holds no image"),
         (["train", "--data", "images", "--data-dir", "absent"], "absent"),
         (["train", "--model", "nl_digit"], "did you mean 'nl_digits'?"),

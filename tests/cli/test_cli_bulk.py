@@ -79,7 +79,7 @@ def test_failures_are_named_and_every_rerun_says_so(place, tmp_path, capsys):
 
 def test_other_settings_are_refused_in_one_line(place, tmp_path, capsys):
     assert main(words(place, tmp_path, "--num-workers", "0")) == 0
-    says = f"predict: {tmp_path} holds results of another run: settings batch_size"
+    says = f"predict: {tmp_path} holds results of another run: settings --batch-size"
     fails(capsys, *words(place, tmp_path, "--batch-size", "3"), status=1, says=says)
 
 
@@ -111,7 +111,7 @@ def test_a_missing_ray_names_its_extra(place, tmp_path, monkeypatch, capsys):
     ("more", "says"),
     [
         (["--workers", "2"], "workers has no effect with engine 'loop': leave it out"),
-        (["--engine", "ray", "--num-workers", "3"], "num_workers has no effect with engine 'ray'"),
+        (["--engine", "ray", "--num-workers", "3"], "--num-workers has no effect with engine 'ray'"),
     ],
     ids=["loop", "ray"],
 )

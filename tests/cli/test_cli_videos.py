@@ -163,7 +163,7 @@ def test_tables_of_many_classes_are_left_out(place, capsys, tmp_path):
         ),
         (
             ["evaluate", "--model", "images.safetensors", "--data", "digits", "--max-broken", "0"],
-            "max_broken applies to 'images', 'archives' and videos only",
+            "--max-broken applies to 'images', 'archives' and videos only",
         ),
         (
             ["evaluate", "--model", "images.safetensors", "--data", "digits", "--decoder", "pyav"],
@@ -209,6 +209,10 @@ def test_a_list_beside_folders_is_named(place, tmp_path):
     (tmp_path / "train.txt").write_text("train/run/0.mp4 0\n")
     with pytest.warns(UserWarning, match=r"train\.txt is passed over: the classes are those of the folder"):
         assert load_dataset("videos", "train", data_dir=tmp_path).classes == ("run",)
+    # Of another split nothing is said: it has no folder, so its list is read.
+    (tmp_path / "test.txt").write_text("train/run/0.mp4 run\n")
+    (tmp_path / "train.txt").unlink()
+    assert len(load_dataset("videos", "test", data_dir=tmp_path)) == 1
 
 
 def test_load_dataset_gives_what_the_command_line_takes(place):

@@ -96,7 +96,7 @@ def test_help_names_every_flag(capsys):
         run(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for word in ("nonlocalnn data", "--short-side", "--workers", "--backend", "--videos", "--per-archive"):
+    for word in ("nonlocalnn data", "--short-side", "--workers", "--decoder", "--videos", "--per-archive"):
         assert word in text
 
 
@@ -105,7 +105,9 @@ def test_wrong_calls(words, capsys):
     with pytest.raises(SystemExit) as caught:
         run(words)
     assert caught.value.code == 2
-    assert "usage: nonlocalnn data" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("nonlocalnn data")
+    assert line.endswith("--help")
 
 
 def test_a_process_that_is_ended_is_an_error(whole, monkeypatch, capsys):
@@ -178,6 +180,12 @@ def test_videos_are_put_into_archives(classes, tmp_path, capsys):
     found = load_video_set("videos", "train", data_dir=output)
     files = load_video_set("videos", "train", data_dir=classes)
     assert [part.read() for part in found.paths] == [path.read_bytes() for path in files.paths]
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*.tar")}
+    assert run(words) == 0
+    said = f"{output} was whole already, by sizes and classes: nothing was left to write\n"
+    assert capsys.readouterr().out.endswith(said)
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*.tar")} == before
+    write_video(classes / "train" / "1" / "9.mp4", grey_frames(2))
     with pytest.raises(ValueError, match="must hold no archives yet"):
         run(words)
 

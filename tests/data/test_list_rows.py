@@ -20,10 +20,21 @@ READ = {
     "pandas": (",path,label\n0,a.mp4,1.0\n1,b.mp4,0.0\n", ["a.mp4", "b.mp4"], (1, 0)),
     "Windows": ("\ufeffwalk\\1.mp4 0\r\nb.mp4 1\r\n\r\n\r\n", ["walk/1.mp4", "b.mp4"], (0, 1)),
 }
+READ |= {
+    "names with commas in quotes": ('a.mp4,"run, then walk"\nb.mp4,sit\n', ["a.mp4", "b.mp4"], (0, 1)),
+    "a path that holds an ending": ("a.mp4 cut.mp4 0\nb.mp4 1\n", ["a.mp4 cut.mp4", "b.mp4"], (0, 1)),
+    "names with numbers": ("a.mp4\tlevel 1\nb.mp4\tlevel 2\n", ["a.mp4", "b.mp4"], (0, 1)),
+}
 REFUSED = {
     "more columns": ("a.mp4 walk 0\n", "line 1: must be a path and a label; got more after 'a.mp4'"),
     "more columns, comma": ("a.mp4,walk,0\n", "got more after 'a.mp4'"),
     "several labels": ("b/c 9 0\na.mp4 3 5\n", "line 2: .*several numbers after 'a.mp4': leave one label"),
+    "several indices": ("a.mp4 0,1\nb.mp4 1\n", "line 1: .*got more after 'a.mp4': '0,1'; leave one label"),
+    "several indices, quoted": ('a.mp4,"0,1"\n', "got more after 'a.mp4': '0,1'"),
+    "several indices, tab": ("a.mp4\t0 1\n", "got more after 'a.mp4': '0 1'"),
+    "several indices, bar": ("a.mp4 0|1\n", "got more after 'a.mp4': '0.1'"),
+    "several names": ("a b.mp4 run,walk\n", "got more after 'a b.mp4': 'run,walk'"),
+    "several names, semicolon": ("a.mp4;run;walk\n", "must be a path and a label"),
     "offset and frames": ("run/a 0 250 0\n", "several numbers after 'run/a 0'"),
     "label first": ("0 walk/1.mp4\n", "the label must come last; got the file 'walk/1.mp4'"),
     "other columns": ("path,label,split\na.mp4,0,train\n", "got path, label, split"),

@@ -74,7 +74,7 @@ def test_other_matrices_are_taken_for_the_nearest(matrix, nearest):
 
 def test_torchcodec_refuses_what_it_would_show_unmirrored(tmp_path):
     path = with_matrix(write_video(tmp_path / "a.mp4", [quarters()] * 2), (-1, 0, 0, 1))
-    with pytest.raises(VideoDecodeError, match="does not mirror them: use the backend 'pyav'"):
+    with pytest.raises(VideoDecodeError, match="does not mirror them: use the decoder 'pyav'"):
         open_video(path, backend="torchcodec")
 
 

@@ -129,7 +129,7 @@ def test_a_cut_file_is_an_error_and_no_shorter_video(videos, tmp_path, name, sha
     path = cut(videos / name, tmp_path / name, share)
     reason = "it is cut, "
     if (name, backend) == ("slow.flv", "torchcodec"):
-        reason = "torchcodec cannot tell whether it is whole: use the backend 'pyav'"
+        reason = "torchcodec cannot tell whether it is whole: use the decoder 'pyav'"
     with pytest.raises(VideoDecodeError, match=f"cannot read video {path}: {reason}") as caught:
         open_video(path, backend=backend)
     assert caught.value.path == path
@@ -374,3 +374,37 @@ def test_a_pipe_is_no_video_and_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     with pytest.raises(VideoDecodeError, match="it is a pipe or a device"):
         open_video(tmp_path / "a.mp4")
+
+
+def pictures(folder, names):
+    folder.mkdir()
+    for name in names:
+        Image.new("RGB", (6, 4)).save(folder / name)
+
+
+@pytest.mark.parametrize("names", [["cover.png"], ["1.png", "2.png"]], ids=["a cover", "as many"])
+def test_pictures_beside_videos_are_no_frames(tmp_path, names):
+    pictures(tmp_path / "clips", names)
+    for number in range(2):
+        (tmp_path / "clips" / f"{number}.mp4").touch()
+    with pytest.raises(VideoDecodeError, match=r"videos \(2\), such as 0\.mp4: name the videos one by one"):
+        open_video(tmp_path / "clips")
+
+
+def test_a_video_beside_its_frames_is_named(tmp_path):
+    pictures(tmp_path / "frames", [f"{number}.png" for number in range(5)])
+    (tmp_path / "frames" / "preview.gif").touch()
+    with open_video(tmp_path / "frames") as video:
+        assert video.num_frames == 5
+    (tmp_path / "frames" / "source.mp4").touch()
+    with (
+        pytest.warns(UserWarning, match=r"source\.mp4 in .* is passed over: the 5 pictures"),
+        open_video(tmp_path / "frames") as video,
+    ):
+        assert video.num_frames == 5
+
+
+def test_a_folder_of_videos_alone_says_so(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(VideoDecodeError, match=r"pictures \(0\) and videos \(1\), such as a\.mp4"):
+        open_video(tmp_path)

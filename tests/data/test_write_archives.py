@@ -25,7 +25,7 @@ def images(tmp_path_factory):
 def test_writing_refuses_what_would_mix(images, tmp_path):
     write_archives(images, tmp_path / "full")
     with pytest.raises(ValueError, match="must hold no archives yet"):
-        write_archives(images, tmp_path / "full")
+        write_archives(images, tmp_path / "full", samples_per_archive=3)
     with pytest.raises(ValueError, match="samples_per_archive must be at least 1; got 0"):
         write_archives(images, tmp_path, samples_per_archive=0)
     with pytest.raises(ValueError, match="output must be another folder than data_dir"):
@@ -68,6 +68,38 @@ def test_writing_goes_on_where_it_was_stopped(images, tmp_path):
     assert archives(stopped) == archives(whole)
     left = [path.name for path in stopped.iterdir() if path.suffix != ".tar"]
     assert left == ["classes.txt"]
+
+
+def test_a_finished_set_is_left_as_it_is(images, tmp_path):
+    counts = write_archives(images, tmp_path, samples_per_archive=3)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
+    asked = []
+    assert write_archives(images, tmp_path, samples_per_archive=3, watch=asked.append) == counts
+    assert asked == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")} == before
+
+
+@pytest.mark.parametrize(
+    "change", ["a size", "a class", "one more", "another's archive", "none of one number"]
+)
+def test_a_finished_set_of_something_else_is_not_taken_for_it(images, tmp_path, change):
+    source, output = tmp_path / "source", tmp_path / "output"
+    shutil.copytree(images, source)
+    write_archives(source, output, samples_per_archive=3)
+    first = source / "train" / "cat" / "0.png"
+    if change == "a size":
+        first.write_bytes(first.read_bytes() + b"more")
+    elif change == "a class":
+        for split in ("train", "validation", "test"):
+            (source / split / "cat").rename(source / split / "cow")
+    elif change == "one more":
+        shutil.copy(first, first.with_name("9.png"))
+    elif change == "another's archive":
+        shutil.copy(output / "test-000000.tar", output / "test-000001.tar")
+    else:
+        (output / "train-000002.tar").unlink()
+    with pytest.raises(ValueError, match="must hold no archives yet"):
+        write_archives(source, output, samples_per_archive=3)
 
 
 @pytest.mark.parametrize("change", ["size", "source"])

@@ -69,9 +69,15 @@ def test_clips_and_sequences_are_classified(tmp_path, data, model, facts):
         ("cue-sequence", "c2d_tiny", {}, "choose a network for sequences"),
         ("cue", "c2d_tiny", {"num_sides": 2}, "'c2d_tiny' takes images"),
         ("cue", "c2d_tiny", {"num_sides": 4}, "num_sides must be 1 "),
+        (
+            "digits",
+            "resnet_tiny",
+            {"in_channels": 3},
+            "must not set in_channels to 3: the samples have 1;",
+        ),
     ],
 )
-def test_a_network_for_samples_of_another_rank(data, model, overrides, says):
+def test_a_network_for_other_samples(data, model, overrides, says):
     task = ClassificationTask(Recipe(data=data, model=model, model_overrides=overrides))
     with pytest.raises(ValueError, match=says):
         task.model(task.data("test"))

@@ -1,4 +1,7 @@
-"""The command ``nonlocalnn``: one module a sub-command, imported only when it is called."""
+"""The command ``nonlocalnn``: one module a sub-command, imported only when it is called.
+
+What is typed after it stands in :mod:`nonlocalnn.cli.flags`, apart from what computes.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import importlib
 import os
 import sys
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 
 import nonlocalnn
 from nonlocalnn._errors import near_miss
+from nonlocalnn.cli.flags import spelled_as_typed
 
 # What the list of commands says of each; the module of the same name holds the rest.
 COMMANDS = {
@@ -48,14 +53,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = near_miss(name, COMMANDS)
         return _complain(f"nonlocalnn: no command {name!r}{hint}; see nonlocalnn --help", _USAGE_ERROR)
 
+    def parser() -> ArgumentParser:
+        return importlib.import_module(f"nonlocalnn.cli.flags.{name}").parser()
+
     def run(words: Sequence[str]) -> int:
-        # Imported here, so that `nonlocalnn --help` does not wait for what single commands need.
+        # Help needs the flags alone. What computes is imported below, and with it torch, which takes seconds.
+        if {"-h", "--help"}.intersection(words):
+            parser().parse_args(words)
         return importlib.import_module(f"nonlocalnn.cli.{name}").run(words)
 
-    return call(f"nonlocalnn {name}", run, words[1:], debug=debug)
+    return call(
+        f"nonlocalnn {name}",
+        run,
+        words[1:],
+        debug=debug,
+        say=lambda text: spelled_as_typed(text, parser()),
+    )
 
 
-def call(program: str, run: Callable[[Sequence[str]], int], words: Sequence[str], *, debug: bool) -> int:
+def call(
+    program: str,
+    run: Callable[[Sequence[str]], int],
+    words: Sequence[str],
+    *,
+    debug: bool,
+    say: Callable[[str], str] = str,
+) -> int:
     """Run a command; say its warnings, and the error that ends it, in a line each on stderr.
 
     Args:
@@ -63,6 +86,7 @@ def call(program: str, run: Callable[[Sequence[str]], int], words: Sequence[str]
         run: Takes the words and returns the exit status.
         words: Arguments of the command.
         debug: Whether errors and warnings come as Python prints them, with their traceback and line.
+        say: Turns what the library says into what a person who types commands can act on.
 
     Returns:
         The exit status: that of ``run``, 1 where it failed, 130 where Ctrl-C stopped it.
@@ -70,7 +94,7 @@ def call(program: str, run: Callable[[Sequence[str]], int], words: Sequence[str]
     in_full = warnings.formatwarning
     # Python's own form names a line of the source, and prints it.
     if not debug:
-        warnings.formatwarning = lambda message, *_, **__: f"{program}: {_in_one_line(message)}\n"
+        warnings.formatwarning = lambda message, *_, **__: f"{program}: {say(_in_one_line(message))}\n"
     try:
         return run(words)
     except SystemExit as stop:  # argparse has said what is wrong
@@ -81,10 +105,15 @@ def call(program: str, run: Callable[[Sequence[str]], int], words: Sequence[str]
         # The reader of a pipe has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILURE
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+    except ImportError as error:
         if debug:
             raise
+        # Without asking for the flags: what they need may be what is not installed.
         return _complain(f"{program}: {_said(error)}", _FAILURE)
+    except (ValueError, TypeError, OSError, ArithmeticError) as error:
+        if debug:
+            raise
+        return _complain(f"{program}: {say(_said(error))}", _FAILURE)
     finally:
         warnings.formatwarning = in_full
 
@@ -92,6 +121,9 @@ def call(program: str, run: Callable[[Sequence[str]], int], words: Sequence[str]
 def _said(error: Exception) -> str:
     """Return an error's message in one line; of one that a reading process raised, not its traceback."""
     text = str(error).strip()
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        # Python's own text begins with a number, [Errno 21].
+        return f"{error.filename} cannot be used: {str(error.strerror).lower()}"
     if text.startswith("Caught ") and "DataLoader worker" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return _in_one_line(text)

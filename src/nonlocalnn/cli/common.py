@@ -1,8 +1,7 @@
-"""What several commands share: their parsers' form, and loading what a model takes."""
+"""What several commands share: loading a model, and comparing its classes with a data set's."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -10,25 +9,6 @@ from pathlib import Path
 
 from nonlocalnn._device import resolve_device
 from nonlocalnn.inference import Classifier, load_classifier
-
-
-def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Return a parser whose help ends with an example."""
-    return argparse.ArgumentParser(
-        prog=f"nonlocalnn {name}",
-        description=description,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model``, ``--device`` and ``--precision``."""
-    parser.add_argument(
-        "--model", required=True, type=Path, help="a checkpoint, or the folder of a run (its best weights)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="default: fp32")
 
 
 def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
@@ -44,17 +24,6 @@ def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
         print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     loaded.model.to(place)
     return loaded
-
-
-def check_spares(output: Path | None, *read: Path) -> None:
-    """Check that an output is none of the files that are read for it.
-
-    Raises:
-        ValueError: It is one; writing it would lose that.
-    """
-    for path in read:
-        if output is not None and output.exists() and path.exists() and path.samefile(output):
-            raise ValueError(f"--output {output} would overwrite {path}, which is read: choose another")
 
 
 def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:

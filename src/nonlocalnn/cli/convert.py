@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,18 @@ from torch import nn
 
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
-from nonlocalnn.cli.common import command_parser
-from nonlocalnn.functional import INSTANTIATIONS
+from nonlocalnn.cli.flags.convert import parser
+from nonlocalnn.cli.outputs import check_file
 from nonlocalnn.inference.model_facts import implied_facts
 from nonlocalnn.models import ResidualNetwork, create_model
 
 
 def run(words: Sequence[str]) -> int:
     """Read a checkpoint of any known kind and write it as ours, or ours as another's."""
-    args = _parser().parse_args(words)
+    args = parser().parse_args(words)
     if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
         raise ValueError(f"target must be another file than source, {args.source}: it would be overwritten")
+    check_file(args.target, flag="target")
     # Every setting that has no effect is an error.
     if args.to is not None and args.classes is not None:
         raise ValueError("--classes is written into our files only: leave it out with --to")
@@ -48,57 +48,6 @@ def run(words: Sequence[str]) -> int:
     save_checkpoint(found.model, args.target, metadata=metadata)
     print(f"{args.target}: {found.model.config}")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(
-        "convert",
-        "Turn a checkpoint of another code base into ours, with equal outputs, or ours into theirs.\n"
-        "Known are the C2D and I3D networks of video-nonlocal-net (the paper's code), SlowFast and\n"
-        "mmaction2, with blocks and without, and the digit network of AlexHex7/Non-local_pytorch. A file is\n"
-        "recognised by what it holds, and nothing in it is run. A tensor that is missing or not used is an\n"
-        "error.",
-        "nonlocalnn convert i3d_nonlocal_8x8_IN_pretrain_400k.pkl i3d.safetensors\n"
-        "  nonlocalnn convert i3d.safetensors i3d.pyth --to slowfast",
-    )
-    parser.add_argument("source", type=Path, help="the file that is read")
-    parser.add_argument("target", type=Path, help="the file that is written, in safetensors format")
-    parser.add_argument(
-        "--clip",
-        metavar="TxS",
-        help="frames of a clip x stride, of video networks: 8x8, 32x2, 32x4 or 128x1; no key tells (default: "
-        "what the file's name says, else 8x8 of SlowFast and 32x2 of mmaction2)",
-    )
-    parser.add_argument("--classes", type=Path, help="a text file with the name of a class on each line")
-    parser.add_argument(
-        "--entry",
-        metavar="NAME",
-        help="where the source holds several models: under which name the weights lie, such as ema",
-    )
-    parser.add_argument(
-        "--instantiation",
-        choices=INSTANTIATIONS,
-        help="the kind of the blocks; dot_product and embedded_gaussian have equal keys (default: what the "
-        "keys tell; of those two the second, but an error where the file's name or its configuration says "
-        "another)",
-    )
-    parser.add_argument(
-        "--dot-product",
-        action="store_const",
-        dest="instantiation",
-        const="dot_product",
-        help="the same as --instantiation dot_product",
-    )
-    parser.add_argument(
-        "--model", metavar="NAME", help="the network that takes the weights, such as one for those of images"
-    )
-    parser.add_argument(
-        "--allow-partial",
-        action="store_true",
-        help="missing and unused tensors are listed, and no error; what is missing keeps fresh weights",
-    )
-    parser.add_argument("--to", choices=("slowfast", "mmaction2"), help="write the keys of this code base")
-    return parser
 
 
 def _description(found: Imported) -> str:

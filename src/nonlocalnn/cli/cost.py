@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,32 +11,15 @@ from torch import nn
 
 from nonlocalnn._errors import near_miss
 from nonlocalnn.checkpoints import load_checkpoint
-from nonlocalnn.cli.common import command_parser, load_model
+from nonlocalnn.cli.common import load_model
+from nonlocalnn.cli.flags.cost import parser
 from nonlocalnn.models import list_models, sample_shape
 from nonlocalnn.models.cost import cost
 
 
 def run(words: Sequence[str]) -> int:
     """Print a network's parameters, FLOPs and the memory of its blocks, as a table or JSON."""
-    parser = command_parser(
-        "cost",
-        "Parameters, FLOPs (2 x multiply-adds) of one forward pass and, of each non-local block, the memory "
-        "that an affinity in full would need and that ours needs. Nothing is computed.",
-        "nonlocalnn cost nl_digits\n  nonlocalnn cost runs/digits --input 64,1,28,28 --json",
-    )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a network by name (see nonlocalnn models), a checkpoint, or the folder of a run",
-    )
-    parser.add_argument(
-        "--input",
-        type=_shape,
-        metavar="B,C,H,W",
-        help="shape of the input, with the batch (default: one sample of what the model was made for)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON: counts and bytes")
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
     model, input_shape = _model_and_input(args.model, args.input)
     try:
         counted = cost(model, input_shape)
@@ -46,12 +27,6 @@ def run(words: Sequence[str]) -> int:
         raise ValueError(f"the model does not take an input of shape {input_shape}: {error}") from error
     print(json.dumps(dataclasses.asdict(counted), indent=2) if args.json else counted)
     return 0
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    if re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text) is None:
-        raise argparse.ArgumentTypeError(f"a shape is B,C,H,W, as in 1,1,28,28; got {text!r}")
-    return tuple(map(int, text.split(",")))
 
 
 def _model_and_input(name: str, given: tuple[int, ...] | None) -> tuple[nn.Module | str, tuple[int, ...]]:

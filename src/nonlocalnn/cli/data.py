@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -15,13 +14,14 @@ from typing import TypeVar
 
 import torch
 
+from nonlocalnn._names import SPLITS
 from nonlocalnn._progress import progress
-from nonlocalnn.cli.common import command_parser
+from nonlocalnn.cli.flags.data import parser
+from nonlocalnn.cli.outputs import check_folder
 from nonlocalnn.data.archives.writing import write_archives
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.file_check import check_file, files_to_check
-from nonlocalnn.data.labelled import SPLITS
-from nonlocalnn.data.video import BACKENDS, VideoDecodeError, VideoPath
+from nonlocalnn.data.video import VideoDecodeError, VideoPath
 from nonlocalnn.data.video.files import find_videos, shrink_video, write_clip
 
 Item = TypeVar("Item")
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 def run(words: Sequence[str]) -> int:
     """Look after files of data or make some; status 1 when videos are broken, which are listed."""
-    args = _parser().parse_args(words)
+    args = parser().parse_args(words)
     if args.action == "cue":
         return _cue(args)
     if args.action == "archives":
@@ -38,76 +38,6 @@ def run(words: Sequence[str]) -> int:
     if args.workers < 1:
         raise ValueError(f"--workers must be at least 1; got {args.workers}")
     return _check(args) if args.action == "check" else _shrink(args)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(
-        "data",
-        "Look after videos and images, make some, or put them into archives. Broken files are listed on\n"
-        "standard output, one a line with the reason, and the status is 1.",
-        "nonlocalnn data check videos/ photos/\n  nonlocalnn data shrink videos/ small/ --short-side 256\n"
-        "  nonlocalnn data archives small/ archives/ --videos\n"
-        "  nonlocalnn data cue generated/ --samples 200",
-    )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    check = actions.add_parser(
-        "check",
-        help="decode every frame and image, and list the files that are cut or damaged",
-        description="Decode every frame and image, and list the files that are cut or damaged.",
-    )
-    check.add_argument(
-        "inputs", nargs="+", type=Path, metavar="PATH", help="videos, images, folders and .tar archives"
-    )
-    check.add_argument(
-        "--kind",
-        choices=("images", "videos"),
-        help="what folders of pictures are: images, or videos by their frames (default: videos where PATH "
-        "holds video files too, or most of its folders a series of numbered pictures of one size)",
-    )
-    check.add_argument("--backend", default="pyav", choices=BACKENDS, help="what decodes (default: pyav)")
-    shrink = actions.add_parser(
-        "shrink",
-        help="encode videos anew, small and quick to read; called again, go on where it was stopped",
-        description="Encode the videos of a folder anew, as H.264 in .mp4 files in the same folders,\n"
-        "without sound. Called again, it goes on where it was stopped.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    shrink.add_argument("source", type=Path, metavar="SOURCE", help="a folder of videos")
-    shrink.add_argument("target", type=Path, metavar="TARGET", help="the folder to fill")
-    shrink.add_argument(
-        "--short-side", type=int, default=256, help="pixels; smaller videos keep their size (default: 256)"
-    )
-    cue = actions.add_parser(
-        "cue",
-        help="write generated clips of digits as videos, to try the commands on",
-        description="Write clips of the generated data set 'cue' as videos, in folders train, validation\n"
-        "and test with a folder per class. Called again, it goes on where it was stopped.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cue.add_argument("target", type=Path, metavar="TARGET", help="the folder to fill")
-    cue.add_argument("--samples", type=int, help="the first so many of each split (default: all)")
-    archives = actions.add_parser(
-        "archives",
-        help="put a folder of images or videos into tar archives; called again, go on where it was stopped",
-        description="Put images, or with --videos videos, into numbered tar archives with their classes, as\n"
-        "they are. Called again after it was stopped, it goes on with the archives that are missing.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    archives.add_argument(
-        "source", type=Path, metavar="SOURCE", help="the --data-dir of --data images, or of --data videos"
-    )
-    archives.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to fill")
-    archives.add_argument("--videos", action="store_true", help="SOURCE holds videos, not images")
-    archives.add_argument("--per-archive", type=int, default=1000, help="samples an archive (default: 1000)")
-    for action in (check, shrink):
-        action.add_argument("--workers", type=int, default=_cores(), help="processes (default: one a core)")
-    usages = "".join(action.format_usage() for action in (check, shrink, archives, cue))
-    parser.epilog = f"{usages}\n{parser.epilog}"
-    return parser
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -121,7 +51,7 @@ def _check(args: argparse.Namespace) -> int:
             broken += 1
             print(" ".join(str(error).split()), flush=True)
     for reason in _in_processes(
-        partial(check_file, backend=args.backend), items, workers=args.workers, label="check"
+        partial(check_file, backend=args.decoder), items, workers=args.workers, label="check"
     ):
         if reason is not None:
             broken += 1
@@ -133,6 +63,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _shrink(args: argparse.Namespace) -> int:
+    check_folder(args.target, flag="TARGET")
     source, target = args.source.resolve(), args.target.resolve()
     if not source.is_dir():
         raise FileNotFoundError(f"there is no folder {args.source}")
@@ -174,6 +105,7 @@ def _shrink_one(pair: tuple[Path, Path], *, short_side: int) -> tuple[str, str]:
 def _cue(args: argparse.Namespace) -> int:
     if args.samples is not None and args.samples < 1:
         raise ValueError(f"--samples must be at least 1; got {args.samples}")
+    check_folder(args.target, flag="TARGET")
     for split in SPLITS:
         samples = load_cue("cue", split)
         number = len(samples) if args.samples is None else min(args.samples, len(samples))
@@ -187,16 +119,21 @@ def _cue(args: argparse.Namespace) -> int:
 def _archives(args: argparse.Namespace) -> int:
     if args.per_archive < 1:
         raise ValueError(f"--per-archive must be at least 1; got {args.per_archive}")
+    check_folder(args.output, flag="OUTPUT")
     kind = "videos" if args.videos else "images"
+    written: list[Path] = []
+
+    def watch(paths: Sequence[Path]) -> Iterable[Path]:
+        written.extend(paths)
+        return progress(paths, total=len(paths), label="archives")
+
     counts = write_archives(
-        args.source,
-        args.output,
-        kind=kind,
-        samples_per_archive=args.per_archive,
-        watch=lambda paths: progress(paths, total=len(paths), label="archives"),
+        args.source, args.output, kind=kind, samples_per_archive=args.per_archive, watch=watch
     )
     for split, number in counts.items():
         print(f"{split}: {number} {kind} in archives in {args.output}")
+    if not written:
+        print(f"{args.output} was whole already, by sizes and classes: nothing was left to write")
     return 0
 
 

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import write_text
-from nonlocalnn.cli.common import check_spares, command_parser, load_model
-from nonlocalnn.data import list_datasets
+from nonlocalnn.cli.common import load_model
+from nonlocalnn.cli.flags.explain import parser
+from nonlocalnn.cli.outputs import check_file, check_folder
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.page import write_page
 from nonlocalnn.inference import Classifier
+from nonlocalnn.inference.classifier import weights_file
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
 
 
@@ -23,55 +25,15 @@ def run(words: Sequence[str]) -> int:
 
     The status is 1 when an input could not be read, which is said on stderr; the others have their pages.
     """
-    parser = command_parser(
-        "explain",
-        "One HTML file that shows what each position of an image, video or sequence attends to. It opens in "
-        "any browser, without a server or a network.",
-        "nonlocalnn explain clip.mp4 --model runs/kinetics -o clip.html\n"
-        "  nonlocalnn explain --data cue --sample 3 --model runs/cue -o cue.html --deletion",
-    )
-    parser.add_argument(
-        "inputs", nargs="*", type=Path, metavar="input", help="images, or videos for a model of videos"
-    )
-    parser.add_argument(
-        "--model", required=True, type=Path, help="a checkpoint, or the folder of a run (its best weights)"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        help="the page, or a folder for it, as of several inputs (default: the input's name with .html)",
-    )
-    parser.add_argument("--data", choices=list_datasets(), help="take the input from a data set instead")
-    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
-    parser.add_argument(
-        "--split", default="test", choices=("train", "validation", "test"), help="default: test"
-    )
-    parser.add_argument("--sample", type=int, default=0, help="place in the split (default: 0)")
-    parser.add_argument("--blocks", nargs="+", help="names of blocks (default: all)")
-    parser.add_argument(
-        "--whole",
-        action="store_true",
-        help="keep the aspect ratio and show all of it, instead of stretching an image and cutting a square "
-        "out of a video",
-    )
-    parser.add_argument(
-        "--no-effects",
-        action="store_true",
-        help="leave out what attended positions do to the predicted class: half the rows, half the time",
-    )
-    parser.add_argument(
-        "--deletion",
-        action="store_true",
-        help="take the most and the least attended positions, and random ones, out of the input, and print "
-        "what the predicted class loses; written beside the page as .deletion.json too",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
     if bool(args.inputs) == (args.data is not None):
-        parser.error("give either a file or --data")
+        parser().error("give either a file or --data")
     if args.whole and args.data is not None:
-        parser.error("--whole is about files; samples of a data set have their own size")
+        parser().error("--whole is about files; samples of a data set have their own size")
+    if len(args.inputs) > 1:
+        check_folder(args.output or Path())
+    elif args.output is not None and not args.output.is_dir():
+        check_file(args.output)
     loaded = load_model("explain", args.model, device=args.device)
     if len(args.inputs) < 2:
         _explain(args, loaded, _shown(args, loaded), args.output)
@@ -102,7 +64,7 @@ def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, ou
     """Write the page of one input and say what is in it."""
     page = Path(f"{Path(shown.name).stem}.html")
     output = page if output is None else output / page if output.is_dir() else output
-    check_spares(output, args.model, *args.inputs)
+    check_file(output, read=(weights_file(args.model), *args.inputs))
     document = explain(
         loaded,
         shown,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nonlocalnn.cli.common import command_parser
+from nonlocalnn.cli.flags.explore import parser
 from nonlocalnn.explorer.explain import explain_file
 from nonlocalnn.explorer.job import Limits
 from nonlocalnn.explorer.jobs import JobQueue
@@ -21,42 +21,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def run(words: Sequence[str]) -> int:
     """Serve the explorer until Ctrl-C or SIGTERM; then no process and no file of it is left."""
-    defaults = Limits()
-    parser = command_parser(
-        "explore",
-        "A page in your browser that shows what each position of an image or a video attends to. Files that "
-        "are uploaded are deleted when they are explained; results go when the server ends.",
-        "nonlocalnn explore --model runs/kinetics --inputs clips/\n"
-        "  nonlocalnn explore --model before=runs/a --model after=runs/b",
-    )
-    parser.add_argument(
-        "--model",
-        dest="models",
-        metavar="[NAME=]MODEL",
-        action="append",
-        required=True,
-        help="a checkpoint, or the folder of a run (its best weights), and what to call it (default: the "
-        "file's or the folder's name); repeat it to choose among several, up to two at a time",
-    )
-    parser.add_argument("--inputs", type=Path, help="a folder of images and videos to choose from")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (default: 8080)")
-    parser.add_argument(
-        "--max-upload-mib", type=float, default=defaults.upload_bytes >> 20, help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--time-limit", type=float, default=defaults.seconds, help="seconds a job (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--memory-limit-mib",
-        type=float,
-        default=defaults.memory_bytes >> 20,
-        help="memory of the process that explains, models included (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-queued", type=int, default=defaults.queued, help="jobs that wait (default: %(default)s)"
-    )
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
     for flag in ("max_upload_mib", "time_limit", "memory_limit_mib", "max_queued"):
         if not getattr(args, flag) > 0:
             raise ValueError(f"--{flag.replace('_', '-')} must be greater than 0; got {getattr(args, flag)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,31 +14,32 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._device import autocast_for
+from nonlocalnn._names import ANIMATIONS
 from nonlocalnn._progress import progress
 from nonlocalnn.affinity import AffinityMap, capture_affinity
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.cli.common import add_model_arguments, command_parser, load_model
-from nonlocalnn.data import list_datasets
-from nonlocalnn.explorer.map_files import ANIMATIONS, answer_in_words, write_maps
+from nonlocalnn.cli.common import load_model
+from nonlocalnn.cli.flags.maps import parser
+from nonlocalnn.cli.outputs import check_folder
+from nonlocalnn.explorer.map_files import answer_in_words, write_maps
 from nonlocalnn.inference import Classifier
 from nonlocalnn.tasks.answers import most_probable
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
 
 # Of a whole map in a file: 1 GiB in float32.
 _MOST_NUMBERS = 2**28
-_PLACE = re.compile(r"-?\d+(,-?\d+){0,2}")
 
 
 def run(words: Sequence[str]) -> int:
     """Write pictures, rows and a summary of each block; status 1 when an input could not be read."""
-    parser = _parser()
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
     if bool(args.inputs) == bool(args.data):
-        parser.error("give either files or --data")
+        parser().error("give either files or --data")
     if args.whole and args.data:
-        parser.error("--whole is about files; samples of a data set have their own size")
+        parser().error("--whole is about files; samples of a data set have their own size")
+    check_folder(args.output)
     loaded = load_model("maps", args.model, device=args.device)
     if args.format in ANIMATIONS and loaded.kind.name != "video":
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
@@ -72,67 +72,6 @@ def run(words: Sequence[str]) -> int:
     if done := len(readers) - failed:
         print(f"{done} input{'' if done == 1 else 's'}, results in {args.output}")
     return 1 if failed else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(
-        "maps",
-        "What positions of images, videos or sequences attend to, in each non-local block: pictures, arrays "
-        "and a summary.",
-        "nonlocalnn maps digit.png --model runs/digits --output runs/maps\n"
-        "  nonlocalnn maps clip.mp4 --model runs/kinetics --pixels 3,112,112 --format gif\n"
-        "  nonlocalnn maps --data digits --samples 0 12 --model runs/digits --blocks nl_1 --queries 3,4 9,9",
-    )
-    parser.add_argument("inputs", nargs="*", type=Path, help="images or videos, and folders of them")
-    add_model_arguments(parser)
-    parser.add_argument("--data", choices=list_datasets(), help="take inputs from a data set instead")
-    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
-    parser.add_argument(
-        "--split", default="test", choices=("train", "validation", "test"), help="default: test"
-    )
-    parser.add_argument(
-        "--samples", nargs="+", type=int, default=[0], help="places in the split (default: 0)"
-    )
-    parser.add_argument("--blocks", nargs="+", help="names of blocks (default: all)")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--queries",
-        nargs="+",
-        type=_place,
-        help="positions in the block's map: N, ROW,COLUMN or TIME,ROW,COLUMN (default: four, chosen where "
-        "the input has detail)",
-    )
-    where.add_argument(
-        "--pixels",
-        nargs="+",
-        type=_place,
-        help="the same as points of the input, of which each block takes its nearest position",
-    )
-    parser.add_argument(
-        "--format",
-        default="png",
-        choices=("png", "svg", *ANIMATIONS),
-        help="of the pictures; gif and mp4 are videos that move, a file a query (default: png)",
-    )
-    parser.add_argument(
-        "--whole",
-        action="store_true",
-        help="keep the aspect ratio and show all of it, instead of stretching an image and cutting a square "
-        "out of a video",
-    )
-    parser.add_argument(
-        "--all-rows", action="store_true", help="write the rows of all queries, not of those drawn only"
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/maps"), help="folder of the results")
-    return parser
-
-
-def _place(text: str) -> Sides:
-    if _PLACE.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(
-            f"a position is N, ROW,COLUMN or TIME,ROW,COLUMN, as in 3,4; got {text!r}"
-        )
-    return tuple(map(int, text.split(",")))
 
 
 def _readers(args: argparse.Namespace, loaded: Classifier) -> list[Callable[[], ShownInput]]:

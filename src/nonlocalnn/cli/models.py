@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from nonlocalnn.cli.common import command_parser
-from nonlocalnn.models import create_model, list_models, sample_shape
+from nonlocalnn.cli.flags.models import parser
+from nonlocalnn.models import clip_stride, create_model, list_models, sample_shape
 from nonlocalnn.models.cost import cost
 
 # What the paper counts: 32 frames of 224 pixels (released code pads no pooling, its successors do).
@@ -20,28 +20,57 @@ _COUNTED = [
     for kind in ("c2d", "i3d", "i3d333")
     for prefix in ("", "nl1_", "nl5_", "nl10_")
 ]
+_TAKES = {2: "sequences", 3: "images", 4: "videos"}
 
 
 def run(words: Sequence[str]) -> int:
-    """Print each network's name and number of parameters, or what the paper's video networks cost."""
-    parser = command_parser(
-        "models", "The networks that can be made by name.", "nonlocalnn models\n  nonlocalnn models --cost"
-    )
-    parser.add_argument(
-        "--cost",
-        action="store_true",
-        help="a table of the paper's video networks at 32 x 224 x 224 instead: millions of parameters and "
-        "10^9 multiply-adds, of convolutions and matrix products, those of normalisation left out",
-    )
-    args = parser.parse_args(words)
+    """Print networks by their use, with their parameters, or what the paper's video networks cost."""
+    args = parser().parse_args(words)
     if args.cost:
+        if args.words or args.of is not None:
+            parser().error("--cost is a table of fixed networks: leave out WORD and --of")
         print(cost_table())
         return 0
+    groups: dict[str, list[str]] = {}
     for name in list_models():
-        with torch.device("meta"), _WithoutValues():
-            count = sum(parameter.numel() for parameter in create_model(name).parameters())
-        print(f"{name:<24}{count:>12,} parameters  sample {'x'.join(map(str, sample_shape(name)))}")
+        if all(word in name for word in args.words) and args.of in (None, _takes(name)):
+            groups.setdefault(_use(name), []).append(name)
+    if not groups:
+        asked = " ".join([*args.words, *([] if args.of is None else [f"--of {args.of}"])])
+        raise ValueError(f"no network's name fits {asked}: nonlocalnn models lists all")
+    print("\n\n".join(f"{use}\n" + "\n".join(map(_line, groups[use])) for use in sorted(groups, key=_order)))
+    if not args.words:
+        print(
+            "\nnl1_, nl5_, nl10_: with so many non-local blocks; nl2_: with two. r50, r101: the depth. 8x8: "
+            "frames of a clip x stride."
+        )
     return 0
+
+
+def _takes(name: str) -> str:
+    return _TAKES[len(sample_shape(name))]
+
+
+def _use(name: str) -> str:
+    """Return the heading under which a network is listed: what it takes, and for what it is meant."""
+    if "tiny" in name or "digits" in name:
+        return f"{_takes(name)}, small: to train from scratch in minutes"
+    kind = next((each for each in ("i3d333", "i3d", "c2d") if each in name), None)
+    inflation = {"i3d333": "I3D, 3 x 3 x 3", "i3d": "I3D, 3 x 1 x 1", "c2d": "C2D"}
+    return f"{_takes(name)}: ResNet" if kind is None else f"{_takes(name)}: {inflation[kind]}"
+
+
+def _order(use: str) -> tuple[int, str]:
+    """Small networks first, then those of images, then of videos."""
+    return (0 if "small" in use else 1, use)
+
+
+def _line(name: str) -> str:
+    with torch.device("meta"), _WithoutValues():
+        count = sum(parameter.numel() for parameter in create_model(name).parameters())
+    shape = "x".join(map(str, sample_shape(name)))
+    stride = f", stride {clip_stride(name)}" if clip_stride(name) > 1 else ""
+    return f"  {name:<24}{count:>12,} parameters  sample {shape}{stride}"
 
 
 class _WithoutValues(TorchFunctionMode):

@@ -8,13 +8,15 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
-from pathlib import Path
 from typing import Literal
 
 from nonlocalnn._files import write_text
 from nonlocalnn._progress import progress
-from nonlocalnn.cli.common import add_model_arguments, check_spares, command_parser, load_model
+from nonlocalnn.cli.common import load_model
+from nonlocalnn.cli.flags.predict import parser
+from nonlocalnn.cli.outputs import check_file, check_folder
 from nonlocalnn.inference.bulk import predict_list
+from nonlocalnn.inference.classifier import weights_file
 
 _OF_LISTS = ("output_folder", "root", "part_size", "num_workers", "engine", "workers")
 # Where torchrun and srun say how many processes they have started alike.
@@ -24,67 +26,32 @@ _MOST_NAMED = 10
 
 def run(words: Sequence[str]) -> int:
     """Predict files; status 1 when one could not be read, which is said on stderr and in its line."""
-    parser = _parser()
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
     if args.list is not None:
         if args.inputs or args.output is not None:
-            parser.error(
+            parser().error(
                 "--list takes its files from the list and writes to --output-folder: leave out "
                 + ("INPUT" if args.inputs else "--output")
             )
         if args.output_folder is None:
-            parser.error("--list needs --output-folder")
+            parser().error("--list needs --output-folder")
+        check_folder(args.output_folder, flag="--output-folder")
         return _predict_list(args)
     if not args.inputs:
-        parser.error("the following arguments are required: inputs (or --list)")
+        parser().error("the following arguments are required: inputs (or --list)")
     for name in _OF_LISTS:
         if getattr(args, name) is not None:
-            parser.error(f"--{name.replace('_', '-')} is a setting of --list: leave it out")
+            parser().error(f"--{name.replace('_', '-')} is a setting of --list: leave it out")
     return _predict_inputs(args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(
-        "predict",
-        "The most probable classes of images, or of videos by a model of videos, one JSON object a line.",
-        "nonlocalnn predict digit.png more/ --model runs/digits\n"
-        "  nonlocalnn predict clip.mp4 --model runs/kinetics --views 30 --top 5\n"
-        "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics\n"
-        "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics --engine ray",
-    )
-    parser.add_argument("inputs", nargs="*", type=Path, help="files, and folders of them")
-    add_model_arguments(parser)
-    parser.add_argument(
-        "--views",
-        type=int,
-        choices=(1, 30),
-        help="of videos: the clip in the middle, or 10 clips x 3 crops (default: 1)",
-    )
-    parser.add_argument("--top", type=int, default=3, help="classes to report (default: 3)")
-    parser.add_argument(
-        "--batch-size", type=int, help="images or views a forward pass (default: 64 images or 8 views)"
-    )
-    parser.add_argument("--output", type=Path, help="file for the lines (default: standard output)")
-    lists = parser.add_argument_group(
-        "lists of files",
-        "for any number of files; the same command goes on with a run that was stopped",
-    )
-    lists.add_argument("--list", type=Path, help="text file with a path a line, in place of inputs")
-    lists.add_argument("--output-folder", type=Path, help="folder of the results, part by part")
-    lists.add_argument("--root", type=Path, help="what paths are relative to (default: the list's folder)")
-    lists.add_argument("--part-size", type=int, help="files of a part (default: 1000)")
-    lists.add_argument("--num-workers", type=int, help="processes that read ahead (default: 2)")
-    lists.add_argument(
-        "--engine", choices=("loop", "ray"), help="this process, or workers of Ray (default: loop)"
-    )
-    lists.add_argument("--workers", type=int, help="workers of Ray (default: one a GPU, else one a CPU)")
-    return parser
-
-
 def _predict_inputs(args: argparse.Namespace) -> int:
+    if args.output is not None:
+        check_file(args.output)
     loaded = load_model("predict", args.model, device=args.device)
     paths = loaded.find(args.inputs)
-    check_spares(args.output, args.model, *paths)
+    if args.output is not None:
+        check_file(args.output, read=(weights_file(args.model), *paths))
     answers = loaded.predict_many(
         paths, top=args.top, views=args.views, batch_size=args.batch_size, precision=args.precision
     )

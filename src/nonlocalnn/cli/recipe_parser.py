@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from argparse import HelpFormatter
+from argparse import SUPPRESS, Action, HelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import nonlocalnn
 from nonlocalnn._errors import check_choice, missing_extra
-from nonlocalnn.train import Recipe
+from nonlocalnn._names import DATASETS
+from nonlocalnn.cli.flags import Formatter, check_flags, complaint
+from nonlocalnn.tasks.recipe import Recipe
 
 try:
     import yaml
@@ -36,6 +38,15 @@ set_loader("recipe", _load_without_aliases, exceptions=(yaml.YAMLError,))
 _RECIPES = {path.stem: path for path in sorted((Path(nonlocalnn.__file__).parent / "recipes").glob("*.yaml"))}
 
 
+# What the flags' help says beyond the meaning of their field, which is the same in a file.
+_MORE_HELP = {
+    "data": ", ".join(DATASETS),
+    "model_overrides": "one by one as --model-overrides.instantiation dot_product",
+}
+# What stands for a flag's value, by a word in its type.
+_VALUES = {"tuple": "[N,...]", "dict": "JSON", "Path": "PATH", "float": "X", "int": "N"}
+
+
 class RecipeParser(ArgumentParser):
     """Takes every field of :class:`nonlocalnn.train.Recipe` as a flag, spelt with dashes.
 
@@ -53,19 +64,28 @@ class RecipeParser(ArgumentParser):
             prog=program,
             description=description,
             epilog=f"example: {example}",
+            usage=f"{program} [--config FILE] [--FLAG VALUE ...]",
+            formatter_class=Formatter,
             parser_mode="recipe",
         )
         self.add_argument(
             "--config",
             action="config",
+            metavar="FILE",
             help=f"YAML or JSON file of the fields below, or a recipe's name: {', '.join(_RECIPES)}",
         )
         self.add_class_arguments(Recipe)
+        for action in self._actions:
+            _say_plainly(action)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message in one line and exit with status 2."""
+        self.exit(2, complaint(self.prog, _with_dashes(message)))
 
     def format_help(self, *words: HelpFormatter | None) -> str:
         """Return the help with flags as people type them; older versions of the parser take no words."""
         text = super().format_help(*words)
-        return re.sub(r"--[a-z]+(?:_[a-z]+)+", lambda flag: flag[0].replace("_", "-"), text)
+        return _with_dashes(text)
 
     def parse_words(self, words: Sequence[str]) -> tuple[Recipe, Namespace]:
         """Return the recipe and all that was parsed; exits with status 2 on a wrong flag.
@@ -74,6 +94,7 @@ class RecipeParser(ArgumentParser):
             ValueError: The fields do not go together, a file is not UTF-8, or there is neither a file nor a
                 recipe of that name.
         """
+        check_flags(self, words, map(_with_dashes, self._option_string_actions))
         try:
             parsed = self.parse_args(_with_recipes([_with_underscores(word) for word in words]))
         except UnicodeDecodeError as error:
@@ -83,6 +104,32 @@ class RecipeParser(ArgumentParser):
         names = {field.name for field in dataclasses.fields(Recipe)}
         given: dict[str, Any] = {key: value for key, value in parsed.as_dict().items() if key in names}
         return Recipe.from_dict(given), parsed
+
+
+def _say_plainly(action: Action) -> None:
+    """Turn a field's docstring and type, which the parser took for help, into what people type."""
+    hint = getattr(action, "_typehint", action.type)
+    if action.dest == "print_config":
+        action.help = "print the recipe that would be used, and stop"
+    if hint is None:
+        return
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    # Marks of docstrings: ``lr`` is the flag --lr, and a link to a function is its name.
+    text = re.sub(r":\w+:`[~.]*(.+?)`", r"\1", action.help or "")
+    text = re.sub(r"``(.+?)``", lambda found: f"--{found[1]}" if found[1] in names else found[1], text)
+    more = _MORE_HELP.get(action.dest)
+    text = text if more is None else f"{text.rstrip('.')}: {more}."
+    if action.default not in (None, SUPPRESS, (), {}):
+        value = str(action.default).lower() if isinstance(action.default, bool) else action.default
+        text += f" (default: {value})"
+    action.help = text.replace("%", "%%")
+    if action.metavar is None or "ITEM" in action.metavar:
+        action.metavar = next((value for word, value in _VALUES.items() if word in str(hint)), "NAME")
+
+
+def _with_dashes(text: str) -> str:
+    """Return a text with flags as people type them."""
+    return re.sub(r"--[a-z]+(?:_[a-z]+)+", lambda flag: flag[0].replace("_", "-"), text)
 
 
 def _with_underscores(word: str) -> str:

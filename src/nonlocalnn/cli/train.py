@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nonlocalnn.cli.recipe_parser import RecipeParser
+from nonlocalnn.cli.flags.train import parser
+from nonlocalnn.cli.outputs import check_folder
 from nonlocalnn.train import train
 
 
@@ -18,19 +19,8 @@ def _samples(test: dict[str, Any]) -> str:
 
 def run(words: Sequence[str]) -> int:
     """Train by a recipe; the exit status of an interrupted run is 128 and the signal's number."""
-    parser = RecipeParser(
-        program="nonlocalnn train",
-        description="Train a network, keep the best of its epochs and test it once. Under torchrun the "
-        "batch is shared among the processes.",
-        example="nonlocalnn train --data digits --epochs 20 --output runs/digits",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    parser.add_argument(
-        "--resume_if_any",
-        action="store_true",
-        help="as --resume, but begin where --output holds no run: for commands that are repeated",
-    )
-    recipe, parsed = parser.parse_words(words)
+    recipe, parsed = parser().parse_words(words)
+    check_folder(recipe.output)
     result = train(recipe, resume="if any" if parsed.resume_if_any else parsed.resume)
     if result.signal_number is not None:
         print(

@@ -1,20 +1,19 @@
 """Data sets of labelled samples under one contract, split the same way on every machine."""
 
 import os
-import warnings
 from typing import Any
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn._names import DATASETS, GENERATED_SETS, IMAGE_SETS, SPLITS, VIDEO_SETS, current_name
 from nonlocalnn.data.archives.images import load_archives
 from nonlocalnn.data.archives.writing import write_archives
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.digits import load_digits
 from nonlocalnn.data.image_folders import load_image_folder
 from nonlocalnn.data.images import IMAGE_SUFFIXES, read_image
-from nonlocalnn.data.labelled import SPLITS, LabelledImages, LabelledSamples, augmentation
+from nonlocalnn.data.labelled import LabelledImages, LabelledSamples, augmentation
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 from nonlocalnn.data.video.dataset import load_videos
-from nonlocalnn.data.video.named import VIDEO_SETS
 
 __all__ = [
     "IMAGE_SETS",
@@ -29,12 +28,6 @@ __all__ = [
     "write_archives",
 ]
 
-_GENERATED = ("cue", "cue-sequence")
-# Those of one's own files, which may be broken.
-IMAGE_SETS = ("images", "archives")
-_DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *_GENERATED, *VIDEO_SETS)
-# What archives were called before 0.1.0.
-OLD_NAMES = {"shards": "archives"}
 _OF_VIDEOS = ("frames", "stride", "views", "decoder")
 
 
@@ -45,20 +38,7 @@ def list_datasets() -> list[str]:
         >>> list_datasets()
         ['digits', 'mnist', ..., 'videos', 'kinetics', 'ucf101', 'hmdb51', 'charades']
     """
-    return list(_DATASETS)
-
-
-def current_name(name: str) -> str:
-    """Return the name of a data set, by the one that it has now or had before 0.1.0, which is warned of.
-
-    Example:
-        >>> current_name("digits")
-        'digits'
-    """
-    if name not in OLD_NAMES:
-        return name
-    warnings.warn(f"the data set {name!r} is called {OLD_NAMES[name]!r} now", FutureWarning, stacklevel=3)
-    return OLD_NAMES[name]
+    return list(DATASETS)
 
 
 def load_dataset(
@@ -116,7 +96,8 @@ def load_dataset(
             videos, see :class:`~nonlocalnn.data.video.dataset.VideoClips`.
         frames: Videos only: frames of a clip; default 8.
         stride: Videos only: frames from one of a clip to the next; default 8.
-        views: Videos only: 1, the clip in the middle (default), or 30, 10 clips x 3 crops.
+        views: Videos only, and without ``augment``: 1, the clip in the middle (default), or 30, 10 clips x 3
+            crops.
         decoder: Videos only: "pyav" (default) or "torchcodec".
 
     Returns:
@@ -136,7 +117,7 @@ def load_dataset(
         (torch.Size([1, 20, 24]), '0', 'digits/72')
     """
     name = current_name(name)
-    check_choice("name", name, _DATASETS)
+    check_choice("name", name, DATASETS)
     check_choice("split", split, SPLITS)
     of_videos = {"frames": frames, "stride": stride, "views": views, "decoder": decoder}
     _check_effects(name, channels=channels, max_broken=max_broken, data_dir=data_dir, **of_videos)
@@ -144,6 +125,10 @@ def load_dataset(
         if not isinstance(image_size, int | None):
             raise TypeError(
                 f"image_size must be an integer for videos, whose clips are square; got {image_size!r}"
+            )
+        if augment and views is not None:
+            raise ValueError(
+                "views has no effect with augment=True, which takes clips at random places: leave one out"
             )
         given: dict[str, Any] = {key: value for key, value in of_videos.items() if value is not None}
         return load_videos(
@@ -157,7 +142,7 @@ def load_dataset(
         )
     if name == "digits":
         return load_digits(split, image_size=image_size, augment=augment)
-    if name in _GENERATED:
+    if name in GENERATED_SETS:
         return load_cue(name, split, image_size=image_size, augment=augment)
     if name in IMAGE_SETS:
         if data_dir is None:
@@ -184,7 +169,7 @@ def _check_effects(name: str, **settings: object) -> None:
         "channels": (IMAGE_SETS, "'images' and 'archives'"),
         "max_broken": ((*IMAGE_SETS, *VIDEO_SETS), "'images', 'archives' and videos"),
         "data_dir": (
-            tuple(each for each in _DATASETS if each not in ("digits", *_GENERATED)),
+            tuple(each for each in DATASETS if each not in ("digits", *GENERATED_SETS)),
             "sets of files",
         ),
         **dict.fromkeys(_OF_VIDEOS, (VIDEO_SETS, "videos")),

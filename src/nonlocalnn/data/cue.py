@@ -24,8 +24,9 @@ import torch
 from torch import Generator, Tensor
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn._names import SPLITS
 from nonlocalnn.data.digits import load_digits
-from nonlocalnn.data.labelled import SPLITS, LabelledSamples, check_image_size, resize_image
+from nonlocalnn.data.labelled import LabelledSamples, check_image_size, resize_image
 
 NUM_SAMPLES = {"train": 4000, "validation": 500, "test": 1000}
 COLOURS = ("red", "green", "blue", "yellow")

@@ -3,7 +3,8 @@
 import torch
 
 from nonlocalnn._errors import check_choice, missing_extra
-from nonlocalnn.data.labelled import SPLITS, InMemoryImages, LabelledImages, augmentation, check_image_size
+from nonlocalnn._names import SPLITS
+from nonlocalnn.data.labelled import InMemoryImages, LabelledImages, augmentation, check_image_size
 
 # Of every ten samples of a class, in scikit-learn's order, which split takes which.
 _SPLIT_OF_POSITION = ("train",) * 7 + ("validation",) + ("test",) * 2

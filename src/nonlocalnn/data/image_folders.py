@@ -19,11 +19,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nonlocalnn._errors import check_choice
+from nonlocalnn._names import SPLITS
 from nonlocalnn.data.folder_files import is_ignored, split_of, walk, warn_of_passed_over
 from nonlocalnn.data.images import IMAGE_SUFFIXES, read_image
-from nonlocalnn.data.labelled import SPLITS, augmentation, check_image_size
-from nonlocalnn.data.stored_images import StoredImages
+from nonlocalnn.data.labelled import augmentation
+from nonlocalnn.data.stored_images import StoredImages, check_reading
 
 
 class ImageFolder(StoredImages):
@@ -138,9 +138,7 @@ def load_image_folder(
         TypeError: ``image_size`` is neither an integer nor a pair of integers.
         ImportError: torchvision is missing, which ``augment`` needs.
     """
-    check_choice("split", split, SPLITS)
-    check_choice("channels", channels, (1, 3))
-    size = check_image_size(224 if image_size is None else image_size)
+    size = check_reading(split, channels=channels, image_size=image_size)
     root = Path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir must be a folder of images; there is no folder {root}")

@@ -12,8 +12,6 @@ from torch.utils.data import Dataset
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn.data.normalization import ChannelValues, check_normalization, normalize_image, pixels_of
 
-SPLITS = ("train", "validation", "test")
-
 
 def check_image_size(image_size: object) -> tuple[int, int]:
     """Return ``image_size``, a side or a pair in pixels, as (height, width).

@@ -5,8 +5,31 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nonlocalnn.data.labelled import LabelledImages
+from nonlocalnn._errors import check_choice
+from nonlocalnn._names import SPLITS
+from nonlocalnn.data.labelled import LabelledImages, check_image_size
 from nonlocalnn.data.left_out import UNREADABLE, LeftOut
+
+
+def check_reading(split: str, *, channels: int, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Check how images are to be read from where they are stored, and return their (height, width).
+
+    Args:
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        channels: 3 for RGB or 1 for grey.
+        image_size: Side, or (height, width), in pixels; None is 224.
+
+    Raises:
+        ValueError: One is out of range.
+        TypeError: ``image_size`` is neither an integer nor a pair of integers.
+
+    Example:
+        >>> check_reading("test", channels=3, image_size=None)
+        (224, 224)
+    """
+    check_choice("split", split, SPLITS)
+    check_choice("channels", channels, (1, 3))
+    return check_image_size(224 if image_size is None else image_size)
 
 
 class StoredImages(LabelledImages):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice, missing_extra, one_line
-from nonlocalnn.data.labelled import SPLITS, InMemoryImages, LabelledImages, augmentation, check_image_size
+from nonlocalnn._names import SPLITS
+from nonlocalnn.data.labelled import InMemoryImages, LabelledImages, augmentation, check_image_size
 
 # Where Debian's package dataset-fashion-mnist installs its four files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from nonlocalnn._files import atomic_path, write_text
+from nonlocalnn._names import ANIMATIONS
 from nonlocalnn.affinity import AffinityMap, AffinitySummary, summarise
 from nonlocalnn.affinity.grids import Sides
 from nonlocalnn.affinity.pictures import Picture, draw_attended, draw_rows
 from nonlocalnn.explorer.animation import write_animation
 from nonlocalnn.tasks.inputs import ShownInput
 
-ANIMATIONS = ("gif", "mp4")
 _NUM_TOP = 5
 
 

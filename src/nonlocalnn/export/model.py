@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn._files import atomic_path
+from nonlocalnn._names import EXPORT_FORMATS
 from nonlocalnn.export.formats import Run, computed_by, first_line, trace, write_aoti, write_onnx, write_pt2
 from nonlocalnn.export.sizes import SIDES, dimension_names, other_shapes
 from nonlocalnn.inference.classifier import Classifier
 from nonlocalnn.surgery.fusion import fuse_
 
 Format = Literal["onnx", "pt2", "aoti"]
-FORMATS: tuple[str, ...] = ("onnx", "pt2", "aoti")
+FORMATS = EXPORT_FORMATS
 TOLERANCE = 1e-4  # of the largest output
 
 _SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn._names import INSTANTIATIONS
 from nonlocalnn.functional import concatenation, dot_product, reference, softmax, split
 from nonlocalnn.functional.modes import without_autocast
 from nonlocalnn.functional.positions import FLOATS
@@ -22,7 +23,6 @@ from nonlocalnn.functional.splitting import split_positions
 
 Instantiation = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 Engine = Literal["auto", "reference", "fused"]
-INSTANTIATIONS: tuple[str, ...] = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 SOFTMAX_INSTANTIATIONS: tuple[str, ...] = ("gaussian", "embedded_gaussian")
 _ENGINES = ("auto", "reference", "fused")
 

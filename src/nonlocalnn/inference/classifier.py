@@ -128,7 +128,8 @@ class Classifier(Facts):
             FileNotFoundError: There is no such file.
             ValueError: It cannot be read, is a folder of files, or the model takes another kind.
         """
-        return self.kind.show(self._one(path), self, whole=whole)
+        several = "name them one by one, or draw all with nonlocalnn maps, which takes folders"
+        return self.kind.show(self._one(path, several), self, whole=whole)
 
     def ask(self, samples: Tensor, *, batch_size: int = 8) -> Tensor:
         r"""Return the class probabilities that :meth:`predict` gives for some samples, (B, K), on the CPU.
@@ -173,7 +174,7 @@ class Classifier(Facts):
             ValueError: It cannot be read, or is a folder of files; or a setting is out of range or has no
                 effect.
         """
-        paths = [self._one(path)]
+        paths = [self._one(path, "predict_many takes folders")]
         (answer,) = self._answers(paths, top=top, views=views, batch_size=batch_size, precision=precision)
         if "error" in answer:
             raise ValueError(answer["error"])
@@ -212,11 +213,12 @@ class Classifier(Facts):
             self.find(inputs), top=top, views=views, batch_size=batch_size, precision=precision
         )
 
-    def _one(self, path: str | os.PathLike[str]) -> Path:
+    def _one(self, path: str | os.PathLike[str], several: str) -> Path:
+        """Return the path of one file, which a folder of several is not; ``several`` says what to do then."""
         paths = self.find([path])
         if paths != [Path(path)]:
             raise ValueError(
-                f"one {self.kind.name} is taken at a time; {path} is a folder of files: use predict_many"
+                f"one {self.kind.name} is taken at a time, and {path} is a folder of files: {several}"
             )
         if not paths[0].exists():
             raise FileNotFoundError(f"there is no file or folder {path}")

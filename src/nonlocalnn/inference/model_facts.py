@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from nonlocalnn._errors import check_whole
+from nonlocalnn._names import OLD_NAMES
 from nonlocalnn.checkpoints import CheckpointError
-from nonlocalnn.data import OLD_NAMES
 from nonlocalnn.data.normalization import check_normalization
 from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION, test_side
 from nonlocalnn.models import DigitsNetwork, ResidualNetwork, clip_stride, list_models, sample_shape

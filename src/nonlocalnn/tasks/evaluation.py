@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from nonlocalnn._device import Precision, eval_mode
+from nonlocalnn._errors import check_positive, check_whole, one_line
 from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.data.left_out import UNREADABLE
@@ -63,8 +65,8 @@ def evaluate(
 
     Raises:
         TypeError: The data set is none of :class:`~nonlocalnn.data.LabelledSamples`.
-        ValueError: The data set is empty, takes views at random, none of it can be read, or the model's
-            scores do not match its classes.
+        ValueError: A number is out of range; the data set is empty, takes views at random, or none of it can
+            be read; or the model does not take its samples, or its scores do not match the classes.
 
     Memory: the views of ``batch_size`` / V samples, of one at least, twice, and up to three times more for
         each reading process.
@@ -79,6 +81,8 @@ def evaluate(
     if dataset.num_views is None:
         raise ValueError("videos are evaluated by CentreClip or Views, not by clips at random places")
     batch_size = dataset.evaluation_batch if batch_size is None else batch_size
+    check_positive(batch_size=batch_size)
+    check_whole("num_workers", num_workers, least=0)
     share = own_share(len(dataset), distributed)
     loader = DataLoader(
         Subset(dataset, share),
@@ -94,15 +98,16 @@ def evaluate(
             views = samples.view(len(samples), -1, *dataset.sample_shape)[readable[-1]]
             if len(views) == 0:
                 continue
-            probabilities = class_probabilities(
-                model,
-                views,
-                multi_label=dataset.multi_label,
-                everywhere=dataset.exceeds_training,
-                batch_size=batch_size,
-                device=device,
-                precision=precision,
-            )
+            with _naming_samples(dataset.sample_shape):
+                probabilities = class_probabilities(
+                    model,
+                    views,
+                    multi_label=dataset.multi_label,
+                    everywhere=dataset.exceeds_training,
+                    batch_size=batch_size,
+                    device=device,
+                    precision=precision,
+                )
             if probabilities.shape[1] != len(dataset.classes):
                 raise _wrong_scores(probabilities.shape, len(dataset.classes))
             rows.append(tally.rows(probabilities, targets[readable[-1]]))
@@ -121,6 +126,25 @@ def evaluate(
         unreadable=tuple(dataset.sample_id(index) for index in left_out),
         views=dataset.views,
     )
+
+
+@contextmanager
+def _naming_samples(sample_shape: Sequence[int]) -> Iterator[None]:
+    """Say which samples a network does not take: a layer's own error speaks of its weights.
+
+    Raises:
+        ValueError: A layer refused them.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model must take the samples of this data set, of shape {tuple(sample_shape)}, and refuses "
+            f"them: {one_line(error)}; load a model for samples of {sample_shape[0]} channels and this size, "
+            "or read the data as the model takes it"
+        ) from error
 
 
 def own_share(length: int, distributed: bool) -> range:

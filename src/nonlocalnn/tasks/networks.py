@@ -105,6 +105,13 @@ def build_network(settings: ModelSettings, data: LabelledSamples) -> nn.Module:
     else:
         overrides = {} if data.channels == 3 else _other_channels(network, data)
     overrides |= settings.model_overrides
+    for name in ("in_channels", "in_chans"):
+        # The first layer would refuse the samples in PyTorch's words, which name its weights alone.
+        if overrides.get(name, data.channels) != data.channels:
+            raise ValueError(
+                f"model_overrides must not set {name} to {overrides[name]}: the samples have "
+                f"{data.channels}; leave it out"
+            )
     model = build_named(network.library, network.name, len(data.classes), overrides)
     if settings.insert is not None:
         # The sizes of the maps show only in a run; zeros do for that.

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn.data import current_name
-from nonlocalnn.data.video.named import VIDEO_SETS
+from nonlocalnn._names import VIDEO_SETS, current_name
 from nonlocalnn.tasks.settings import (
     DataSettings,
     ModelSettings,

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.data import IMAGE_SETS
-from nonlocalnn.data.video import BACKENDS
-from nonlocalnn.data.video.named import VIDEO_SETS
+from nonlocalnn._names import BACKENDS, IMAGE_SETS, VIDEO_SETS
 
 
 class Settings:

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from nonlocalnn._names import VIDEO_SETS
 from nonlocalnn.data import LabelledSamples, load_dataset
 from nonlocalnn.data.video import check_no_image, clips, open_video
 from nonlocalnn.data.video.dataset import VideoClips
 from nonlocalnn.data.video.files import find_videos
-from nonlocalnn.data.video.named import VIDEO_SETS, load_video_set
+from nonlocalnn.data.video.named import load_video_set
 from nonlocalnn.data.video.sampling import CentreClip, RandomClip, Views, WholeFrames, choose_sampling
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
 from nonlocalnn.tasks.networks import NamedNetwork, named_network

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nonlocalnn._errors import check_choice
 from nonlocalnn.data.archives.index import Member, read_split
 from nonlocalnn.data.images import decode_image
-from nonlocalnn.data.labelled import SPLITS, augmentation, check_image_size
-from nonlocalnn.data.stored_images import StoredImages
+from nonlocalnn.data.labelled import augmentation
+from nonlocalnn.data.stored_images import StoredImages, check_reading
 
 
 def load_archives(
@@ -51,9 +50,7 @@ def load_archives(
         TypeError: ``image_size`` is neither an integer nor a pair of integers.
         ImportError: torchvision is missing, which ``augment`` needs.
     """
-    check_choice("split", split, SPLITS)
-    check_choice("channels", channels, (1, 3))
-    size = check_image_size(224 if image_size is None else image_size)
+    size = check_reading(split, channels=channels, image_size=image_size)
     classes, samples = read_split(Path(data_dir), split, kind="images")
     return ArchivedImages(
         samples,

@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path, remove_parts, write_text
-from nonlocalnn.data.archives.index import CLASSES, KINDS
+from nonlocalnn._names import SPLITS
+from nonlocalnn.data.archives.index import CLASSES, KINDS, read_index
 from nonlocalnn.data.image_folders import load_image_folder
-from nonlocalnn.data.labelled import SPLITS
 from nonlocalnn.data.video import VIDEO_SUFFIXES, ArchivedVideo, VideoPath
 from nonlocalnn.data.video.named import load_own_splits
 
@@ -36,15 +36,16 @@ def write_archives(
     The files are taken as they are, in the order of their data set, one after another. Images come from a
     folder with a sub-folder a class, with the splits that :mod:`nonlocalnn.data.images` describes; videos
     from what the data set ``videos`` lists, in the splits that are there. Called again after it was stopped,
-    it goes on with the archives that are missing; ``classes.txt`` is written last, so that none is read
-    before all are there.
+    it goes on with the archives that are missing, and of a finished set it leaves all as they are.
+    ``classes.txt`` is written last, so that none is read before all are there.
 
     Args:
         data_dir: The folder of images, or of videos or their lists.
         output: The folder for the archives; made where it is missing.
         kind: ``"images"`` or ``"videos"``.
         samples_per_archive: Images or videos an archive; the last one of a split may have fewer.
-        watch: Takes the paths of the archives and gives them back one by one, to show how far it is.
+        watch: Takes the paths of the archives that are missing and gives them back one by one, to show how
+            far it is.
 
     Returns:
         Samples a split.
@@ -70,14 +71,19 @@ def write_archives(
     listed = [
         (os.path.relpath(path, source), label) for samples in splits.values() for path, label in samples
     ]
+    counts = {split: len(samples) for split, samples in splits.items()}
+    parts = {
+        path: splits[split][start : start + samples_per_archive] for path, (split, start) in plan.items()
+    }
+    if _is_whole(target, classes, kind, [(path, part, plan[path][1]) for path, part in parts.items()]):
+        return counts
     _begin(target, [kind, classes, [str(path.name) for path in plan], listed])
-    for path in list(plan) if watch is None else watch(list(plan)):
-        split, start = plan[path]
-        if not path.exists():
-            _write_archive(path, splits[split][start : start + samples_per_archive], first=start)
+    missing = [path for path in plan if not path.exists()]
+    for path in missing if watch is None else watch(missing):
+        _write_archive(path, parts[path], first=plan[path][1])
     write_text(target / CLASSES, "".join(f"{name}\n" for name in classes))
     (target / _BEGUN).unlink()
-    return {split: len(samples) for split, samples in splits.items()}
+    return counts
 
 
 def _images(source: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
@@ -116,11 +122,41 @@ def _file(path: VideoPath) -> Path:
     return path
 
 
+def _is_whole(
+    target: Path,
+    classes: Sequence[str],
+    kind: str,
+    parts: Sequence[tuple[Path, Sequence[tuple[Path, int]], int]],
+) -> bool:
+    """Return whether a folder holds the finished set, by the classes, places and sizes of all samples.
+
+    Args:
+        target: The folder.
+        classes: Names of the classes.
+        kind: "images" or "videos".
+        parts: Of each archive its path, its samples, and the number of the first.
+    """
+    names = target / CLASSES
+    if not names.is_file() or names.read_text(encoding="utf-8").splitlines() != list(classes):
+        return False
+    if set(target.glob("*-*.tar")) != {path for path, _, _ in parts}:
+        return False
+    for path, samples, first in parts:
+        found = [
+            (member.key, member.suffix, member.size, member.label) for member in read_index(path, kind=kind)
+        ]
+        if found != [
+            (f"{number:08d}", source.suffix.lower(), source.stat().st_size, label)
+            for number, (source, label) in enumerate(samples, start=first)
+        ]:
+            return False
+    return True
+
+
 def _begin(target: Path, plan: object) -> None:
     """Note what is to be written, so that it can be gone on with."""
-    digest = hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+    note = json.dumps({"sha256": hashlib.sha256(json.dumps(plan).encode()).hexdigest()})
     begun = target / _BEGUN
-    note = json.dumps({"sha256": digest})
     is_begun = begun.is_file() and begun.read_text(encoding="utf-8") == note
     if not is_begun and any(target.glob("*-*.tar")):
         # Archives of before would count as part of the new set.

@@ -5,9 +5,10 @@ presentation, from 0. A video is read whole or not at all: a file that is cut, o
 decode, is an error, never a shorter video or a repeated frame.
 """
 
+from nonlocalnn._names import BACKENDS
 from nonlocalnn.data.video.frame_folder import FrameFolder
 from nonlocalnn.data.video.frame_names import FRAME_SUFFIXES, frame_paths
-from nonlocalnn.data.video.opening import BACKENDS, check_no_image, open_video
+from nonlocalnn.data.video.opening import check_no_image, open_video
 from nonlocalnn.data.video.reader import VideoReader, check_frame_size
 from nonlocalnn.data.video.source import VIDEO_SUFFIXES, ArchivedVideo, VideoDecodeError, VideoPath
 

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice, check_positive
+from nonlocalnn._names import BACKENDS
 from nonlocalnn.data.labelled import LabelledSamples
 from nonlocalnn.data.left_out import UNREADABLE, LeftOut
 from nonlocalnn.data.normalization import ChannelValues
 from nonlocalnn.data.video import clips
 from nonlocalnn.data.video.lists import VideoList
 from nonlocalnn.data.video.named import load_video_set
-from nonlocalnn.data.video.opening import BACKENDS, open_video
+from nonlocalnn.data.video.opening import open_video
 from nonlocalnn.data.video.sampling import CentreClip, RandomClip, Views, choose_sampling
 from nonlocalnn.data.video.source import VideoDecodeError, VideoPath
 
@@ -208,6 +209,9 @@ def load_videos(
         ValueError: A setting is out of range, or a list cannot be understood.
         FileNotFoundError: The videos or their lists are not there.
     """
+    check_choice("decoder", decoder, BACKENDS)
+    if image_size is not None:
+        check_positive(image_size=image_size)
     sampling: RandomClip | CentreClip | Views
     if augment:
         size = 224 if image_size is None else image_size

@@ -1,14 +1,18 @@
 """Which pictures of a folder are the frames of its video, in which order, and whether any is missing."""
 
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median_low
+
+from nonlocalnn.data.video.source import VIDEO_SUFFIXES
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Pictures of optical flow, as denseflow and its like call them: flow_x_00001.jpg, x_0001.jpg.
 _FLOW = re.compile(r"(?:.*[^a-z])?(?:opt|optical)?flow(?:[^a-z].*|[xyuv]#.*)?|[xyuv][^a-z]*")
 _MOST_NAMED = 4
+_VIDEO_FILES = frozenset(VIDEO_SUFFIXES) - {".gif"}
 
 
 def is_frame(entry: Path) -> bool:
@@ -22,11 +26,11 @@ def frame_paths(folder: Path) -> list[Path]:
     Names that differ in their numbers alone are a series, and a series is a video: ``img_00001.jpg``,
     ``img_00002.jpg``. Numbers count by their value; they may start anywhere and rise by any step. Beside it
     pictures of optical flow (``flow_x_00001.jpg``, ``x_0001.jpg``) are left out, and so are files that are no
-    pictures. Pictures without any number come in the order of their names.
+    pictures, a video with a warning. Pictures without any number come in the order of their names.
 
     Raises:
-        ValueError: There is more than one series, pictures without a number lie beside numbered ones, two
-            have the same number, or some are missing from the series.
+        ValueError: There are as many videos as pictures, or more than one series; pictures without a number
+            lie beside numbered ones; two have the same number; or some are missing from the series.
 
     Example:
         >>> import tempfile
@@ -37,9 +41,15 @@ def frame_paths(folder: Path) -> list[Path]:
         ['img_2.jpg', 'img_10.jpg']
     """
     series: dict[str, list[Path]] = {}
-    for entry in folder.iterdir():
+    videos: list[str] = []
+    for entry in sorted(folder.iterdir()):
         if is_frame(entry):
             series.setdefault(re.sub(r"\d+", "#", entry.stem).lower(), []).append(entry)
+        # A GIF beside frames is a preview of them.
+        elif entry.suffix.lower() in _VIDEO_FILES and entry.name[0] != ".":
+            videos.append(entry.name)
+    if videos:
+        _check_videos_beside(folder, sum(map(len, series.values())), videos)
     if not any("#" in name for name in series):
         return sorted((path for paths in series.values() for path in paths), key=lambda path: path.name)
     frames = {name: paths for name, paths in series.items() if _FLOW.fullmatch(name) is None} or series
@@ -49,6 +59,25 @@ def frame_paths(folder: Path) -> list[Path]:
     ordered = sorted((_numbers(path.stem), path.name, path) for path in paths)
     _check_numbers([(numbers, name) for numbers, name, _ in ordered])
     return [path for _, _, path in ordered]
+
+
+def _check_videos_beside(folder: Path, num_pictures: int, videos: list[str]) -> None:
+    """Warn of a video beside its frames; pictures beside as many videos are no frames, but covers of them.
+
+    Raises:
+        ValueError: There are no more pictures than videos.
+    """
+    if num_pictures <= len(videos):
+        raise ValueError(
+            f"the folder must hold the frames of one video; it holds pictures ({num_pictures}) and videos "
+            f"({len(videos)}), such as {videos[0]}: name the videos one by one"
+        )
+    warnings.warn(
+        f"{videos[0]} in {folder} is passed over: the {num_pictures} pictures beside it are taken for the "
+        "frames of one video",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _named(series: dict[str, list[Path]]) -> str:

@@ -19,6 +19,7 @@ _COLUMNS = {
 _KIND_OF = {name: kind for kind, names in _COLUMNS.items() for name in names.split()}
 # pandas writes the number of a row before it, under no name.
 _KIND_OF |= {"": "", "unnamed: 0": ""}
+_ENDINGS = "(?:" + "|".join(map(re.escape, VIDEO_SUFFIXES)) + ")"
 _KINETICS = frozenset(("youtube_id", "time_start"))
 
 
@@ -147,16 +148,33 @@ def _last_columns(path: Path, row: Row, counted: bool, root: Path) -> tuple[int,
     return _checked(path, row, video, row.fields[-1], root)
 
 
+def _check_one_label(path: Path, row: Row, video: str, label: str) -> None:
+    """Check that a row does not end in several labels, such as ``0,1``: the last would count, or all as one.
+
+    Raises:
+        ValueError: It does.
+    """
+    several = re.fullmatch(r"\d+(?:[\s,;|+]+\d+)+", label)
+    # What follows a video's file name before the last divider: nothing has such a path.
+    after = re.match(rf"(.*?{_ENDINGS})[\s,;|]+(?!.*{_ENDINGS}$)(.+)", video, re.I)
+    if several is None and after is None:
+        return
+    file, labels = (video, label) if after is None else (after[1], f"{after[2]}{row.divider}{label}")
+    raise bad_row(
+        path,
+        row.line,
+        f"must be a path and a label; got more after {file!r}: {labels!r}; leave one label, since only the "
+        "lists of the data set 'charades' have several a video, or put the path in quotes",
+    )
+
+
 def _checked(path: Path, row: Row, video: str, label: str, root: Path) -> tuple[int, Path, str]:
     video, label = video.strip(), label.strip()
     if not video or not label:
         raise bad_row(path, row.line, f"must be a path and a label; got {row.text!r}")
     if _is_file(label):
         raise bad_row(path, row.line, f"the label must come last; got the file {label!r}")
-    before = [part for part in re.split(r"[\s,;]+", video)[:-1] if _is_file(part)]
-    # "a.mp4 walk 0": nothing has such a path.
-    if before and not _is_file(video):
-        raise bad_row(path, row.line, f"must be a path and a label; got more after {before[0]!r}: {video!r}")
+    _check_one_label(path, row, video, label)
     return row.line, _place(root, video), label
 
 

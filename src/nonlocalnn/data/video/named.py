@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn._names import SPLITS, VIDEO_SETS
 from nonlocalnn.data.archives.index import Member, find_archives, read_index, read_split
 from nonlocalnn.data.folder_files import is_ignored, split_of
-from nonlocalnn.data.labelled import SPLITS
 from nonlocalnn.data.video.benchmarks import (
     read_charades_csv,
     read_hmdb51_split,
@@ -18,7 +18,6 @@ from nonlocalnn.data.video.benchmarks import (
 from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
 from nonlocalnn.data.video.source import ArchivedVideo
 
-VIDEO_SETS = ("videos", "kinetics", "ucf101", "hmdb51", "charades")
 # Of one's own videos: what a split may be called, and which others serve where it is missing.
 _OWN_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 _STANDS_IN = {"train": (), "validation": ("test",), "test": ("validation",)}
@@ -146,17 +145,9 @@ def _no_split(folder: Path, split: str) -> FileNotFoundError:
 
 def _first_of(folder: Path, names: tuple[str, ...]) -> VideoList | None:
     """Return the videos of the first split that is there."""
-    _check_one_form(folder)
+    _check_one_form(folder, names)
     for name in names:
         if (folder / name).is_dir():
-            for suffix in _LIST_SUFFIXES:
-                if (folder / f"{name}{suffix}").is_file():
-                    warnings.warn(
-                        f"{folder / name}{suffix} is passed over: the classes are those of the folder "
-                        f"{folder / name}; move one of the two",
-                        UserWarning,
-                        stacklevel=4,
-                    )
             videos = load_video_folder(folder / name)
             if name != "train" and (folder / "train").is_dir():
                 _check_same_classes(videos, load_video_folder(folder / "train"), folder / name)
@@ -170,8 +161,30 @@ def _first_of(folder: Path, names: tuple[str, ...]) -> VideoList | None:
     return None
 
 
-def _check_one_form(folder: Path) -> None:
-    # Which of two forms was read would be a guess, and moving one is quick.
+def _check_one_form(folder: Path, split_names: tuple[str, ...]) -> None:
+    """Check that videos come in one form: folders, lists or archives.
+
+    Archives beside another form are refused, whichever split is asked for: which of the two was read would be
+    a guess, and moving one is quick. A list beside the folder of its split is warned of: sets are often
+    handed out with both.
+
+    Args:
+        folder: What holds the splits.
+        split_names: What the split that is read may be called; lists of the others are warned of when those
+            are read.
+
+    Raises:
+        ValueError: There are archives and another form.
+    """
+    for name in split_names:
+        for listed in (folder / f"{name}{suffix}" for suffix in _LIST_SUFFIXES):
+            if (folder / name).is_dir() and listed.is_file():
+                warnings.warn(
+                    f"{listed} is passed over: the classes are those of the folder {folder / name}; move one "
+                    "of the two",
+                    UserWarning,
+                    stacklevel=5,
+                )
     names = [name for names in _OWN_NAMES.values() for name in names]
     archives = [path for name in names for path in find_archives(folder, name).values()]
     others = [folder / f"{name}{suffix}" for name in names for suffix in ("", *_LIST_SUFFIXES)]

@@ -4,14 +4,13 @@ import os
 from pathlib import Path
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn._names import BACKENDS
 from nonlocalnn.data.video.frame_folder import FrameFolder
 from nonlocalnn.data.video.frame_names import FRAME_SUFFIXES
 from nonlocalnn.data.video.pyav import PyAVReader
 from nonlocalnn.data.video.reader import VideoReader
 from nonlocalnn.data.video.source import ArchivedVideo, VideoDecodeError, find_source
 from nonlocalnn.data.video.torchcodec import TorchCodecReader
-
-BACKENDS = ("pyav", "torchcodec")
 
 
 def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "pyav") -> VideoReader:

@@ -28,14 +28,14 @@ def _open(source: VideoSource) -> Any:
         return VideoDecoder(video, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
     except ImportError as error:
         raise ImportError(
-            "the backend 'torchcodec' needs the library 'torchcodec', which is not installed: "
-            "run pip install torchcodec, or use the backend 'pyav'"
+            "the decoder 'torchcodec' needs the library 'torchcodec', which is not installed: "
+            "run pip install torchcodec, or use the decoder 'pyav'"
         ) from error
     except _ERRORS as error:
         if str(error).startswith(_NOT_LOADED):
             raise ImportError(
-                "the backend 'torchcodec' finds no FFmpeg, or was built for another torch: install FFmpeg "
-                "and the torchcodec that fits torch, or use the backend 'pyav'"
+                "the decoder 'torchcodec' finds no FFmpeg, or was built for another torch: install FFmpeg "
+                "and the torchcodec that fits torch, or use the decoder 'pyav'"
             ) from error
         raise unreadable(source.path, f"torchcodec says: {_first_line(error)}") from error
 
@@ -44,7 +44,7 @@ class TorchCodecReader(VideoReader):
     """A video file, decoded by torchcodec on one thread: reading processes share the cores already.
 
     torchcodec takes every packet for a frame: where that is not so (some of avi and VP8) reading may end with
-    an error, and the backend ``pyav`` reads such files. It turns pictures and does not mirror them: an mp4 or
+    an error, and the decoder ``pyav`` reads such files. It turns pictures and does not mirror them: an mp4 or
     mov file that asks for that is an error, and other containers come out unmirrored. Nor does it tell of
     damage that its decoder noticed and patched over, which ``pyav`` does.
 
@@ -60,7 +60,7 @@ class TorchCodecReader(VideoReader):
         path = source.path
         if source.is_mirrored():
             raise unreadable(
-                path, "torchcodec turns pictures and does not mirror them: use the backend 'pyav'"
+                path, "torchcodec turns pictures and does not mirror them: use the decoder 'pyav'"
             )
         self._decoder = _open(source)
         try:
@@ -73,7 +73,7 @@ class TorchCodecReader(VideoReader):
         # It would report a file that was cut as a shorter one.
         declared, seconds = about.num_frames_from_header or 0, about.duration_seconds_from_header or 0.0
         if not source.known_whole and not declared and not seconds:
-            raise unreadable(path, "torchcodec cannot tell whether it is whole: use the backend 'pyav'")
+            raise unreadable(path, "torchcodec cannot tell whether it is whole: use the decoder 'pyav'")
         source.check_count(found=len(self._decoder), declared=declared, stream=self._decoder.stream_index)
         ends = (about.begin_stream_seconds_from_header or 0.0) + seconds
         source.check_seconds(found=about.end_stream_seconds, declared=ends)

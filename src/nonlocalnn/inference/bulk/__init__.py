@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import nonlocalnn
 from nonlocalnn._device import Precision
-from nonlocalnn._errors import check_choice, check_positive
+from nonlocalnn._errors import check_choice, check_positive, check_whole
 from nonlocalnn.inference.bulk.answers import AnswerPaths
 from nonlocalnn.inference.bulk.folder import OutputFolder
 from nonlocalnn.inference.bulk.path_list import PathList, read_list
@@ -123,6 +123,7 @@ def predict_list(
     """
     check_choice("engine", engine, ("loop", "ray"))
     check_positive(part_size=part_size)
+    check_whole("num_workers", num_workers, least=0)
     other, value = ("workers", workers) if engine == "loop" else ("num_workers", num_workers)
     if value:
         raise ValueError(f"{other} has no effect with engine {engine!r}: leave it out")

@@ -53,19 +53,33 @@ def state_to_resume(folder: Path, group: Group, resume: Resume) -> TrainingState
         resume: Whether to go on with the run in ``folder``; "if any" asks the main rank whether there is one.
 
     Raises:
-        ValueError: There is a run, and ``resume`` is False.
-        FileNotFoundError: There is no run, and ``resume`` is True.
+        ValueError: There is a run, and ``resume`` is False; or only its results, and it is not True.
+        FileNotFoundError: There is no run, or only its results, and ``resume`` is True.
         CheckpointError: No state there is whole.
     """
-    if resume == "if any":
-        # A file system that several machines share may not show all of them the same at once.
-        resume = group.agree(bool(state_names(folder)))
-    if resume:
+    # A file system that several machines share may not show all of them the same at once.
+    has_state = group.agree(bool(state_names(folder)))
+    if resume and (has_state or resume is True):
         return read_state(folder, group)
-    results = ("best.safetensors", "metrics.json")
-    if state_names(folder) or any((folder / name).exists() for name in results):
+    if has_state:
         raise ValueError(f"{folder} already holds a run: use --resume to go on, or another --output")
+    if left := _results(folder):
+        raise ValueError(_no_state(folder, left))
     return None
+
+
+def _results(folder: Path) -> list[str]:
+    """Return the names of the results in a folder that a run leaves beside its states."""
+    return [name for name in ("best.safetensors", "metrics.json") if (folder / name).exists()]
+
+
+def _no_state(folder: Path, left: list[str]) -> str:
+    """Return why a run cannot be gone on with, nor begun in its place."""
+    # One answer whatever the flag: nothing says where to go on, and beginning would lose what is left.
+    return (
+        f"{folder} holds {' and '.join(left)} of a run, and no run to resume: {names.NEWEST} and "
+        f"{names.PREVIOUS} are missing; bring one of the two back, or take another --output to begin anew"
+    )
 
 
 def state_names(folder: Path) -> list[str]:
@@ -90,7 +104,9 @@ def read_state(folder: Path, group: Group) -> TrainingState:
     # A file system that several machines share may not show all of them the same at once.
     found = group.gather_names(state_names(folder) if group.is_main else [])
     if not found:
-        raise FileNotFoundError(f"there is no run to resume in {folder}: {names.NEWEST} is missing")
+        left = _results(folder)
+        nothing = f"there is no run to resume in {folder}: {names.NEWEST} is missing"
+        raise FileNotFoundError(_no_state(folder, left) if left else nothing)
     problems: list[str] = []
     for path in (folder / name for name in found):
         problem, state = _read(path, group)

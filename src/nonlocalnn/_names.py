@@ -1,0 +1,34 @@
+"""Names that people type: of data sets, splits, decoders, forms of blocks and files.
+
+They stand apart from what they name, so that recipes and the command line know them without importing torch.
+"""
+
+import warnings
+
+SPLITS = ("train", "validation", "test")
+# Those of one's own files, which may be broken.
+IMAGE_SETS = ("images", "archives")
+VIDEO_SETS = ("videos", "kinetics", "ucf101", "hmdb51", "charades")
+GENERATED_SETS = ("cue", "cue-sequence")
+DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, *VIDEO_SETS)
+# What archives were called before 0.1.0.
+OLD_NAMES = {"shards": "archives"}
+BACKENDS = ("pyav", "torchcodec")
+INSTANTIATIONS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
+PRECISIONS = ("fp32", "bf16", "fp16")
+EXPORT_FORMATS = ("onnx", "pt2", "aoti")
+# Pictures of maps that move.
+ANIMATIONS = ("gif", "mp4")
+
+
+def current_name(name: str) -> str:
+    """Return the name of a data set, by the one that it has now or had before 0.1.0, which is warned of.
+
+    Example:
+        >>> current_name("digits")
+        'digits'
+    """
+    if name not in OLD_NAMES:
+        return name
+    warnings.warn(f"the data set {name!r} is called {OLD_NAMES[name]!r} now", FutureWarning, stacklevel=3)
+    return OLD_NAMES[name]

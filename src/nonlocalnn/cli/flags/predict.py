@@ -1,0 +1,44 @@
+"""Flags of ``nonlocalnn predict``."""
+
+from pathlib import Path
+
+from nonlocalnn.cli.flags import CommandParser, add_model, command_parser
+
+
+def parser() -> CommandParser:
+    """Return the parser."""
+    parser = command_parser(
+        "predict",
+        "The most probable classes of images, or of videos by a model of videos, one JSON object a line.",
+        "nonlocalnn predict digit.png more/ --model runs/digits\n"
+        "  nonlocalnn predict clip.mp4 --model runs/kinetics --views 30 --top 5\n"
+        "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics\n"
+        "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics --engine ray",
+    )
+    parser.add_argument("inputs", nargs="*", type=Path, help="files, and folders of them")
+    add_model(parser)
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 30),
+        help="of videos: the clip in the middle, or 10 clips x 3 crops (default: 1)",
+    )
+    parser.add_argument("--top", type=int, default=3, help="classes to report (default: 3)")
+    parser.add_argument(
+        "--batch-size", type=int, help="images or views a forward pass (default: 64 images or 8 views)"
+    )
+    parser.add_argument("--output", type=Path, help="file for the lines (default: standard output)")
+    lists = parser.add_argument_group(
+        "lists of files",
+        "for any number of files; the same command goes on with a run that was stopped",
+    )
+    lists.add_argument("--list", type=Path, help="text file with a path a line, in place of inputs")
+    lists.add_argument("--output-folder", type=Path, help="folder of the results, part by part")
+    lists.add_argument("--root", type=Path, help="what paths are relative to (default: the list's folder)")
+    lists.add_argument("--part-size", type=int, help="files of a part (default: 1000)")
+    lists.add_argument("--num-workers", type=int, help="processes that read ahead (default: 2)")
+    lists.add_argument(
+        "--engine", choices=("loop", "ray"), help="this process, or workers of Ray (default: loop)"
+    )
+    lists.add_argument("--workers", type=int, help="workers of Ray (default: one a GPU, else one a CPU)")
+    return parser

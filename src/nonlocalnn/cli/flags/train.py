@@ -1,0 +1,20 @@
+"""Flags of ``nonlocalnn train``."""
+
+from nonlocalnn.cli.recipe_parser import RecipeParser
+
+
+def parser() -> RecipeParser:
+    """Return the parser: a recipe's fields, and whether a run is gone on with."""
+    parser = RecipeParser(
+        program="nonlocalnn train",
+        description="Train a network to classify images, videos or sequences, keep the best of its epochs "
+        "and test it once. Under torchrun the batch is shared among the processes.",
+        example="nonlocalnn train --data digits --epochs 20 --output runs/digits",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--resume_if_any",
+        action="store_true",
+        help="as --resume, but begin where --output holds no run: for commands that are repeated",
+    )
+    return parser
