@@ -275,3 +275,20 @@ def test_a_warning_is_one_line_that_names_no_line_of_the_source(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("nonlocalnn data: 1 entry of ")
     assert ".py" not in line
+
+
+def test_train_takes_a_folder(tmp_path, capsys):
+    for name in ("cat/1.jpg", "dog/2.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        (tmp_path / "photos" / name).touch()
+    folder = str(tmp_path / "photos")
+    assert main(["train", folder, "--config", "digits", "--print-config"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "data: images" in said
+    assert f"data_dir: {folder}" in said
+    assert main(["train", folder, "--data=archives", "--print-config"]) == 0
+    assert "data: archives" in capsys.readouterr().out.splitlines()
+    assert main(["train", folder, "--data-dir", "x"]) == 2
+    assert "the folder is named twice" in capsys.readouterr().err
+    assert main(["train", "no-such-folder"]) in (1, 2)
+    assert "there is no folder no-such-folder of images or videos" in capsys.readouterr().err

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nonlocalnn.cli.flags.train import parser
 from nonlocalnn.cli.outputs import check_folder
+from nonlocalnn.data.recognition import recognised_data
 from nonlocalnn.train import train
 
 
@@ -17,9 +19,27 @@ def _samples(test: dict[str, Any]) -> str:
     return f"{test['num_samples']} samples{views}"
 
 
+def _with_flags_of_folder(words: Sequence[str]) -> list[str]:
+    """Return the words with flags in place of a folder, which stands before all flags.
+
+    Raises:
+        ValueError: Two folders are named, or it holds neither images nor videos.
+        FileNotFoundError: There is no such folder.
+    """
+    folder, flags = words[:1], list(words[1:])
+    if not folder or folder[0].startswith("-"):
+        return list(words)
+    given = {flag.partition("=")[0] for flag in flags}
+    if given & {"--data-dir", "--data_dir"}:
+        raise ValueError(f"the folder is named twice, as {folder[0]} and by --data-dir: leave one out")
+    if "--data" not in given:
+        flags += ["--data", recognised_data(Path(folder[0]))]
+    return [*flags, "--data-dir", folder[0]]
+
+
 def run(words: Sequence[str]) -> int:
     """Train by a recipe; the exit status of an interrupted run is 128 and the signal's number."""
-    recipe, parsed = parser().parse_words(words)
+    recipe, parsed = parser().parse_words(_with_flags_of_folder(words))
     check_folder(recipe.output)
     result = train(recipe, resume="if any" if parsed.resume_if_any else parsed.resume)
     if result.signal_number is not None:

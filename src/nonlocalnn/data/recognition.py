@@ -1,0 +1,52 @@
+"""Which of one's own data sets a folder is, by what lies in it."""
+
+from pathlib import Path
+
+from nonlocalnn._names import SPLITS
+from nonlocalnn.data.archives.index import find_archives, read_index
+from nonlocalnn.data.folder_files import walk
+from nonlocalnn.data.images import IMAGE_SUFFIXES
+from nonlocalnn.data.video.source import VIDEO_SUFFIXES
+
+_SPLIT_FOLDERS = frozenset((*SPLITS, "val"))
+
+
+def recognised_data(folder: Path) -> str:
+    """Return the data set that a folder is: "images", "archives" or "videos".
+
+    Archives are "archives" where they hold images and "videos" where they hold videos. Of files the more
+    numerous kind decides. Images below a folder for each video, further down than a folder for each class,
+    are the frames of videos.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds neither images nor videos.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} of images or videos")
+    archives = [path for split in (*SPLITS, "val") for path in find_archives(folder, split).values()]
+    if archives:
+        return _of_archive(archives[0])
+    files = [path.relative_to(folder) for path in walk(folder)]
+    # GIFs are both; among photographs they are photographs.
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES and path.suffix != ".gif"]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not videos and not images:
+        raise ValueError(
+            f"{folder} holds no image and no video: it must hold a folder for each class, with the files of "
+            "the class"
+        )
+    if len(videos) >= len(images):
+        return "videos"
+    # class/image, or train/class/image; the folders of frames are one further down.
+    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0] in _SPLIT_FOLDERS)]
+    return "videos" if 2 * len(deep) > len(images) else "images"
+
+
+def _of_archive(archive: Path) -> str:
+    try:
+        read_index(archive, kind="images")
+    except ValueError:
+        # What is wrong with an archive that is neither is said where it is read.
+        return "videos"
+    return "archives"

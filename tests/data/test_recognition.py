@@ -1,0 +1,46 @@
+"""Which data set a folder is."""
+
+import pytest
+from PIL import Image
+
+from archives import pack
+from nonlocalnn.data.recognition import recognised_data
+
+
+@pytest.mark.parametrize(
+    ("names", "data"),
+    [
+        (["cat/1.jpg", "dog/2.PNG"], "images"),
+        (["train/cat/1.jpg", "train/dog/2.jpg", "test/cat/3.jpg"], "images"),
+        (["cat/1.gif", "dog/2.gif"], "images"),
+        (["wave/1.mp4", "clap/2.mov"], "videos"),
+        (["val/wave/1.mp4", "train/clap/2.mov", "train/clap/2.jpg"], "videos"),
+        (["train.txt", "1.avi", "2.avi"], "videos"),
+        (["wave/a/1.jpg", "wave/a/2.jpg", "clap/b/1.jpg"], "videos"),
+        (["train/wave/a/1.jpg", "train/wave/a/2.jpg"], "videos"),
+        (["cat/1.jpg", "cat/2.jpg", "cat/cover.mp4"], "images"),
+        (["cat/1.jpg", "cat/more/2.jpg", "dog/3.jpg"], "images"),
+    ],
+)
+def test_files(tmp_path, names, data):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert recognised_data(tmp_path) == data
+
+
+@pytest.mark.parametrize(("ending", "data"), [("png", "archives"), ("mp4", "videos")])
+def test_archives(tmp_path, ending, data):
+    Image.new("L", (3, 3)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").unlink()
+    pack(tmp_path / "train-000000.tar", [(f"a.{ending}", content), ("a.cls", b"0")])
+    assert recognised_data(tmp_path) == data
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nothing of images or videos"):
+        recognised_data(tmp_path / "nothing")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="holds no image and no video: it must hold a folder for each class"):
+        recognised_data(tmp_path)
