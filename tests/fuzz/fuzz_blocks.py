@@ -21,7 +21,7 @@ WRONG_SETTINGS = (
     ("inter_channels", (0, -3, 1.5, "4", 10**12, 10**40)),
     ("instantiation", ("softmax", None, 3, ["gaussian"])),
     ("sub_sample", ("during", 2, True, ["after"])),
-    ("norm", ("layer", False, 1)),
+    ("norm", ("instance", False, 1)),
     ("extent", (0, -2, "frames", None, True, 2.0, [2])),
     ("use_scale", ("yes", 0.5, None)),
     ("zero_init", ("yes", None)),
