@@ -13,7 +13,7 @@ from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d, functional, real_posi
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS
 from nonlocalnn.functional.norms import MapLayerNorm
 from slow_block import padded_block
-from tolerances import assert_near, assert_same
+from tolerances import BLOCK, NETWORK, assert_near, assert_same
 
 C, INNER, VALUES, OTHER = 8, 4, 12, 5
 # Different primes where that can be; the second sample is smaller, with sides that pooling floors.
@@ -22,6 +22,8 @@ SIZES = {1: [(11,), (7,)], 2: [(7, 5), (5, 3)], 3: [(3, 5, 7), (2, 5, 3)]}
 CONTEXT_SIDES = {1: (13,), 2: (5, 11), 3: (2, 7, 3)}
 CONTEXT_SIZES = {1: [(5,), (13,)], 2: [(3, 7), (5, 11)], 3: [(2, 5, 3), (1, 7, 1)]}
 forms = pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+# PyTorch's forward-mode derivatives compile some of their formulas when they are first used.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
 ranks = pytest.mark.parametrize("sides", BLOCKS, ids=["1d", "2d", "3d"])
 
 
@@ -42,7 +44,7 @@ def mask_of(sizes, sides):
     return mask
 
 
-def check_equal(block, x, context=None, sizes=None, key_sizes=None):
+def check_equal(block, x, context=None, sizes=None, key_sizes=None, sums=BLOCK):
     """Values at real places, and the gradients of all that these depend on."""
     masked = key_sizes if context is not None else sizes
     source = x if context is None else context
@@ -61,7 +63,7 @@ def check_equal(block, x, context=None, sizes=None, key_sizes=None):
         parameters = list(block.parameters())
         gradients = torch.autograd.grad(z, [*leaves, *parameters], slope, materialize_grads=True)
         results.append((z, *gradients))
-    assert_near(*results)
+    assert_near(*results, sums=sums)
 
 
 @pytest.mark.parametrize("with_context", [False, True], ids=["one map", "context"])
@@ -88,16 +90,21 @@ def test_equals_the_slow_block(instantiation, sides, sub_sample, num_heads, mask
     check_equal(block, draw(2, C, *SIDES[sides]), context, sizes, key_sizes)
 
 
-@pytest.mark.parametrize("pre_norm", ["batch", "group", "layer"])
-@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
+def one_group(channels):
+    """Of one group, since groups of few numbers have small deviations, by which rounding is divided."""
+    return nn.GroupNorm(1, channels)
+
+
+@pytest.mark.parametrize("pre_norm", ["batch", one_group, "layer"], ids=["batch", "group", "layer"])
+@pytest.mark.parametrize("norm", ["batch", one_group, "layer"], ids=["batch", "group", "layer"])
 @forms
 def test_norms_before_and_after(instantiation, norm, pre_norm):
     settings = {"instantiation": instantiation, "norm": norm, "pre_norm": pre_norm}
-    check_equal(made(2, **settings), draw(2, C, 7, 5), sizes=SIZES[2])
+    check_equal(made(2, **settings), draw(2, C, 7, 5), sizes=SIZES[2], sums=NETWORK)
     other = C if instantiation == "gaussian" else OTHER
     block = made(2, context_channels=other, **settings)
     assert block.context_norm is not None
-    check_equal(block, draw(2, C, 7, 5), draw(2, other, 5, 11), key_sizes=CONTEXT_SIZES[2])
+    check_equal(block, draw(2, C, 7, 5), draw(2, other, 5, 11), key_sizes=CONTEXT_SIZES[2], sums=NETWORK)
 
 
 @pytest.mark.parametrize("sub_sample", SUB_SAMPLES)
@@ -136,7 +143,7 @@ def test_windows_of_any_size(sides, settings, sub_sample):
         )
 
 
-@pytest.mark.parametrize(("height", "width"), itertools.product(range(1, 6), range(1, 6)))
+@pytest.mark.parametrize(("height", "width"), list(itertools.product(range(1, 6), range(1, 6))))
 def test_every_size_of_a_padded_image_has_the_keys_that_it_has_alone(height, width):
     for sub_sample in ("after", "before"):
         block = made(2, sub_sample=sub_sample, pool_size=(2, 3), norm=None)
@@ -350,6 +357,7 @@ def test_copies_pickles_fx_compile_and_export(instantiation, masked):
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_compile_in_one_graph_with_a_mask_and_a_context(train):
+    """And the backward pass of both, also where one map is masked and one norm serves both maps."""
     torch.compiler.reset()
     block = made(2, instantiation="concatenation", num_heads=2, pre_norm="batch").train(train)
     compiled = torch.compile(copy.deepcopy(block), fullgraph=True, backend="aot_eager")
@@ -358,7 +366,11 @@ def test_compile_in_one_graph_with_a_mask_and_a_context(train):
         ((x,), mask_of(SIZES[2], (7, 5))),
         ((x, context), mask_of(CONTEXT_SIZES[2], (5, 11))),
     ):
-        assert_near(compiled(*given, key_mask=mask), block(*given, key_mask=mask))
+        results = []
+        for module in (compiled, block):
+            z = module(*given, key_mask=mask)
+            results.append((z, *torch.autograd.grad(z.square().sum(), list(module.parameters()))))
+        assert_near(*results)
     with real_positions(SIZES[2], (7, 5)):
         assert_near(compiled(x), block(x))
 
@@ -395,7 +407,7 @@ def test_transforms_and_second_derivatives_with_heads_and_a_mask(instantiation):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @forms
 def test_autocast_and_half_precision(instantiation, dtype):
-    block = NonLocal2d(16, instantiation=instantiation, num_heads=2, norm="group", zero_init=False).eval()
+    block = NonLocal2d(16, instantiation=instantiation, num_heads=2, norm=None, zero_init=False).eval()
     x, mask = torch.randn(2, 16, 7, 5), mask_of(SIZES[2], (7, 5))
     expected = block(x, key_mask=mask)
     with torch.autocast("cpu", dtype=dtype):
@@ -503,7 +515,7 @@ def test_wrong_contexts_and_masks(context, mask, message):
 
 def test_contexts_of_other_kinds():
     x = torch.zeros(2, C, 5, 3)
-    with pytest.raises(ValueError, match="context must have the type and device of x, torch.float32"):
+    with pytest.raises(ValueError, match=r"context must have the type and device of x, torch\.float32"):
         NonLocal2d(C)(x, x.double())
     with pytest.raises(ValueError, match=r"made with context_channels.*block\(x, context\)"):
         NonLocal2d(C, context_channels=C)(x)

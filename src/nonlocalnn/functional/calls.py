@@ -81,9 +81,17 @@ def read_call(
     real, real_keys = masks[0], masks[1]
     queries, keys = x, x if context is None else source_of(x, context)
     if pre_norm is not None:
-        queries = normalise(pre_norm, x, real)
         own = pre_norm if context_norm is None else context_norm
-        keys = queries if keys is x else normalise(own, keys, real_keys)
+        if keys is x:
+            queries = keys = normalise(pre_norm, x, real)
+        elif real is None:
+            # The masked map first: its update of running statistics is in place, and PyTorch's own batch
+            # normalisation, which serves a whole map, keeps these for its backward pass.
+            keys = normalise(own, keys, real_keys)
+            queries = normalise(pre_norm, x, real)
+        else:
+            queries = normalise(pre_norm, x, real)
+            keys = normalise(own, keys, real_keys)
     taking_part = key_mask_of(key_places, real_keys, sub_sample is not None, ranks)
     return Call(queries, keys, places, key_places, real, real_keys, taking_part, sub_sample, ranks)
 

@@ -108,6 +108,7 @@ def masks_of(
     if key_mask is None and not _active:
         return None, None
     source = x if context is None else context
+    knows_keys = key_mask is not None
     if key_mask is not None:
         _check_mask(key_mask, source)
         # A mask that is all True must not change a bit. Over ranks it stays: the others may have padding.
@@ -118,7 +119,7 @@ def masks_of(
     own = _derived(x, ranks) if _active else None
     if context is None:
         return own, own
-    if key_mask is None and _active and not _active[-1].is_full:
+    if not knows_keys and not _active[-1].is_full:
         raise ValueError(
             "real_positions knows the sizes of the network's input and not those of a block's context: give "
             "the block a key_mask of its context, all True where nothing is padded"
