@@ -294,6 +294,8 @@ def test_memory_of_other_settings_is_what_autograd_keeps(instantiation, sub_samp
     if instantiation == "concatenation":
         places = [(count // 16 + 1) * 16 for count in (counted.num_queries, counted.num_keys)]
         expected += B * sum(18 * width * 4 * n // 16 + heads * n * (18 * 8 + 16 * 4) for n in places)
+        # theta's and phi's weights times w_f, a vector of C numbers a head.
+        expected -= 0 if heads == 1 else (1 if sub_sample == "after" else 2) * heads * 12 * 4
     assert counted.memory_bytes == expected
 
 

@@ -11,7 +11,9 @@ from torch import nn
 import nonlocalnn as nl
 from foreign_networks import small_resnet, timm_network, torchvision_network
 from nonlocalnn.blocks import nonlocal_blocks
+from nonlocalnn.functional.norms import name_of
 from nonlocalnn.models import ResidualNetwork
+from nonlocalnn.models.bottleneck import FrozenNorm
 from nonlocalnn.surgery.insertion import (
     insert_again_,
     insert_nonlocal_,
@@ -371,6 +373,10 @@ def test_what_was_inserted_makes_it_again():
         insert_again_(again, found)
 
 
+def frozen_of_torchvision(width):
+    return pytest.importorskip("torchvision", reason="needs torchvision").ops.FrozenBatchNorm2d(width)
+
+
 def normed(norm):
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 8, 1)
@@ -383,8 +389,8 @@ def normed(norm):
         (nn.BatchNorm2d, "batch"),
         (nn.SyncBatchNorm, "batch"),
         (lambda width: nn.GroupNorm(4, width), "group"),
-        (torchvision.ops.FrozenBatchNorm2d, None),
-        (nl.models.bottleneck.FrozenNorm, None),
+        (frozen_of_torchvision, None),
+        (FrozenNorm, None),
         (lambda width: nn.Identity(), "batch"),
         (nn.InstanceNorm2d, "batch"),
     ],
@@ -400,7 +406,7 @@ def test_the_norm_is_that_of_the_network(norm, expected):
     # The block's own norm does not count; and what is asked for is taken.
     insert_nonlocal_(model, ["3"], norm="layer")
     assert insert_nonlocal_(model, ["6"]).blocks[0].norm == expected
-    assert [nl.functional.norms.name_of(block.norm) for block in nonlocal_blocks(model).values()] == [
+    assert [name_of(block.norm) for block in nonlocal_blocks(model).values()] == [
         expected,
         "layer",
         expected,
@@ -431,8 +437,6 @@ def test_settings_of_heads_widths_windows_and_norms_are_the_blocks():
 
 
 def test_what_is_told_of_a_block_makes_it_again():
-    from nonlocalnn.surgery.insertion import insert_again_, inserted_settings
-
     model = normed(nn.BatchNorm2d)
     insert_nonlocal_(model, ["0"])
     insert_nonlocal_(

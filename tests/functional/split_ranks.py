@@ -110,7 +110,7 @@ def heads(rank, world_size):
 
 
 def masked_blocks(rank, world_size):
-    """Blocks with a mask, a context, heads and windows over shares of a map; and sizes of each rank's part."""
+    """Blocks with heads, a mask and a context over shares of a map; and sizes of each rank's part."""
     sides = (4, 2, 6, 5)[:world_size]
     total, other = sum(sides), 2 * world_size
     mask = torch.zeros(3, total, 5, dtype=torch.bool)

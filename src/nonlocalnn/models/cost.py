@@ -58,9 +58,8 @@ class BlockCost:
       places in 8 bytes a number, Q E + Q D.
     - ``sub_sample="before"``: the pooled map, Q C', and the places in 8 bytes, Q C'.
     - Gaussian forms: theta, phi, g and y, P D + Q D + Q E + P E; the Gaussian's theta and phi are views of
-      maps where phi is not pooled after, there is one head, and there are not several groups of several
-      samples. Where phi is not pooled at all, and there is no context, it is its theta, and the log-sum-exp
-      of each query is kept, P H (and y twice where ``extent="time"`` or several heads move it).
+      maps where phi is not pooled after and there are not several groups of several samples. Where phi is
+      not pooled at all, and there is no context, it is its theta, and the log-sum-exp of each query is kept, P H (and y twice where ``extent="time"`` or several heads move it).
     - dot product: theta, phi, g and y, P D + Q D + Q E + P E, and phi^T g, D E / H a group.
     - concatenation: two scalars a head, g and y, P H + Q H + Q E + P E, and for ``sub_sample="after"`` phi,
       Q D. To that is added what its backward pass builds for each head: a table of L + 2 rows of E / H for
@@ -355,8 +354,8 @@ def _memory_bytes(block: NonLocalNd, s: _Sizes) -> int:
 
 def _softmax_numbers(block: NonLocalNd, s: _Sizes) -> int:
     """Return the numbers of theta, phi, g and y that are kept; the Gaussian's can be views of a map."""
-    # Groups of several samples, and heads, are one batch, which a view of a map cannot be.
-    copies_x = (s.groups > 1 and s.B > 1) or s.H > 1
+    # Groups of several samples are one batch, which a view of a map cannot be; heads of them can.
+    copies_x = s.groups > 1 and s.B > 1
     theta = s.P * s.D if block.theta is not None or copies_x else 0
     if block.theta is None and block.sub_sample is None and not s.has_context:
         # phi is theta. y is kept as the engine made it, and by W_z in the order of x; and a log-sum-exp.
