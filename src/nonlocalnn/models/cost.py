@@ -59,7 +59,8 @@ class BlockCost:
     - ``sub_sample="before"``: the pooled map, Q C', and the places in 8 bytes, Q C'.
     - Gaussian forms: theta, phi, g and y, P D + Q D + Q E + P E; the Gaussian's theta and phi are views of
       maps where phi is not pooled after and there are not several groups of several samples. Where phi is
-      not pooled at all, and there is no context, it is its theta, and the log-sum-exp of each query is kept, P H (and y twice where ``extent="time"`` or several heads move it).
+      not pooled at all, and there is no context, it is its theta, and the log-sum-exp of each query is kept,
+      P H (and y twice where ``extent="time"`` or several heads move it).
     - dot product: theta, phi, g and y, P D + Q D + Q E + P E, and phi^T g, D E / H a group.
     - concatenation: two scalars a head, g and y, P H + Q H + Q E + P E, and for ``sub_sample="after"`` phi,
       Q D. To that is added what its backward pass builds for each head: a table of L + 2 rows of E / H for
