@@ -28,7 +28,7 @@ def matching_norm(model: nn.Module) -> NormName | None:
     found = Counter(kind for module in model.modules() if module not in own and (kind := _kind(module)))
     # The first of equals, hence batch normalisation in front.
     most = max(("batch", "group", "frozen"), key=lambda kind: found[kind])
-    return {"batch": "batch", "group": "group", "frozen": None}[most]  # type: ignore[return-value]
+    return {"batch": "batch", "group": "group", "frozen": None}[most]
 
 
 def _kind(module: nn.Module) -> str | None:
