@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -22,8 +21,7 @@ for _leaf in ("flatten", "group_of", "key_geometry", "key_mask_of", "masks_of", 
     torch.fx.wrap(_leaf)
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """The maps of one call of a block, checked.
 
     Args:

@@ -38,7 +38,8 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
     Each block derives the mask of the map that it meets by proportion: of a side of n positions the first
     ceil(n * size / canvas) are real. Keys on padding weigh nothing, pooled keys count as
     :meth:`nonlocalnn.NonLocalNd.forward` says, and norms of blocks take their statistics over real positions.
-    Other layers of the network do not know of the context.
+    A ``key_mask`` that a block is given by itself is taken instead. Other layers of the network do not know
+    of the context. Where activations are computed again in the backward pass, that must run in it, too.
 
     Args:
         sizes: Real size of each sample, (B, sides), whole numbers of the input's pixels, steps or voxels, in
