@@ -309,7 +309,7 @@ def test_repr_names_the_settings():
         ({"inter_channels": 1.5}, "inter_channels must be a whole number"),
         ({"instantiation": "embeded_gaussian"}, r"did you mean 'embedded_gaussian'\?"),
         ({"sub_sample": "both"}, "sub_sample must be one of 'after', 'before', None; got 'both'"),
-        ({"norm": "layer"}, "norm must be one of 'batch', None"),
+        ({"norm": "instance"}, "norm must be one of 'batch', 'group', 'layer', None"),
         ({"use_scale": True, "instantiation": "dot_product"}, "use_scale scales the logits of the softmax"),
         ({"use_scale": True, "instantiation": "concatenation"}, "use_scale scales the logits"),
         ({"extent": "frame"}, "extent must be one of"),

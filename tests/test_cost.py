@@ -191,6 +191,39 @@ def test_extents(extent, groups, queries, keys):
     assert counted.flops == 2 * B * (4 * 180 * C * E + groups * queries * keys * 2 * E)
 
 
+@pytest.mark.parametrize("instantiation", ["gaussian", "embedded_gaussian", "dot_product"])
+@every_sub_sample
+@pytest.mark.parametrize("with_context", [False, True])
+def test_flops_with_heads_widths_and_a_context(instantiation, sub_sample, with_context):
+    is_gaussian = instantiation == "gaussian"
+    block = nl.NonLocal2d(
+        8,
+        inter_channels=12 if is_gaussian else 4,
+        value_channels=None if is_gaussian else 12,
+        num_heads=2,
+        instantiation=instantiation,
+        sub_sample=sub_sample,
+        context_channels=(8 if is_gaussian else 5) if with_context else None,
+        norm="group",
+    )
+    context = [torch.randn(B, 8 if is_gaussian else 5, 11, 4)] if with_context else []
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = block
+
+        def forward(self, x):
+            return self.block(x, *[part.to(x.device) for part in context])
+
+    with (
+        FlopCounterMode(display=False) as counter,
+        nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH),
+    ):
+        block(torch.randn(B, 8, 7, 13), *context)
+    assert nl.cost(Network(), (B, 8, 7, 13)).flops == counter.get_total_flops()
+
+
 # Memory
 
 
@@ -238,6 +271,31 @@ def test_memory_is_what_autograd_keeps(
     expected = kept_bytes(block, torch.randn(batch, C, *sides, requires_grad=True))
     if instantiation == "concatenation":
         expected += tables_bytes(batch * counted.num_groups, counted.num_queries, counted.num_keys)
+    assert counted.memory_bytes == expected
+
+
+@every_form
+@every_sub_sample
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_heads": 3}, {"num_heads": 3, "pool_size": (1, 3)}, {"pre_norm": "batch"}],
+    ids=str,
+)
+def test_memory_of_other_settings_is_what_autograd_keeps(instantiation, sub_sample, settings, monkeypatch):
+    monkeypatch.setattr(nl.functional, "_MOST_WEIGHTS", 0)
+    if sub_sample is None:
+        settings = {name: value for name, value in settings.items() if name != "pool_size"}
+    width, heads = 6, settings.get("num_heads", 1)
+    block = nl.NonLocal2d(
+        12, inter_channels=width, instantiation=instantiation, sub_sample=sub_sample, **settings
+    )
+    (counted,) = nl.cost(block, (B, 12, 7, 13)).blocks
+    expected = kept_bytes(block, torch.randn(B, 12, 7, 13, requires_grad=True))
+    if instantiation == "concatenation":
+        places = [(count // 16 + 1) * 16 for count in (counted.num_queries, counted.num_keys)]
+        expected += B * sum(18 * width * 4 * n // 16 + heads * n * (18 * 8 + 16 * 4) for n in places)
+        # theta's and phi's weights times w_f, a vector of C numbers a head.
+        expected -= 0 if heads == 1 else (1 if sub_sample == "after" else 2) * heads * 12 * 4
     assert counted.memory_bytes == expected
 
 

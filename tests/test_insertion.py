@@ -11,7 +11,9 @@ from torch import nn
 import nonlocalnn as nl
 from foreign_networks import small_resnet, timm_network, torchvision_network
 from nonlocalnn.blocks import nonlocal_blocks
+from nonlocalnn.functional.norms import name_of
 from nonlocalnn.models import ResidualNetwork
+from nonlocalnn.models.bottleneck import FrozenNorm
 from nonlocalnn.surgery.insertion import (
     insert_again_,
     insert_nonlocal_,
@@ -369,3 +371,90 @@ def test_what_was_inserted_makes_it_again():
     torch.testing.assert_close(again(x), model(x), rtol=0, atol=0)
     with pytest.raises(ValueError, match="has a non-local block already"):
         insert_again_(again, found)
+
+
+def frozen_of_torchvision(width):
+    return pytest.importorskip("torchvision", reason="needs torchvision").ops.FrozenBatchNorm2d(width)
+
+
+def normed(norm):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 8, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        (nn.BatchNorm2d, "batch"),
+        (nn.SyncBatchNorm, "batch"),
+        (lambda width: nn.GroupNorm(4, width), "group"),
+        (frozen_of_torchvision, None),
+        (FrozenNorm, None),
+        (lambda width: nn.Identity(), "batch"),
+        (nn.InstanceNorm2d, "batch"),
+    ],
+    ids=["batch", "sync", "group", "frozen", "ours", "none", "instance"],
+)
+def test_the_norm_is_that_of_the_network(norm, expected):
+    model, x = normed(norm).eval(), torch.rand(1, 3, 12, 10)
+    before = model(x)
+    report = insert_nonlocal_(model, ["0"], example_input=x)
+    assert report.blocks[0].norm == expected
+    assert str(report).splitlines()[1].split()[-3] == str(expected).lower()
+    assert torch.equal(model(x), before)
+    # The block's own norm does not count; and what is asked for is taken.
+    insert_nonlocal_(model, ["3"], norm="layer")
+    assert insert_nonlocal_(model, ["6"]).blocks[0].norm == expected
+    assert [name_of(block.norm) for block in nonlocal_blocks(model).values()] == [
+        expected,
+        "layer",
+        expected,
+    ]
+
+
+def test_the_most_frequent_norm_counts():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.GroupNorm(2, 8), nn.BatchNorm2d(8))
+    assert insert_nonlocal_(model, ["0"]).blocks[0].norm == "group"
+    model.append(nn.BatchNorm2d(8))
+    assert insert_nonlocal_(model, ["3"]).blocks[0].norm == "batch"
+
+
+def test_settings_of_heads_widths_windows_and_norms_are_the_blocks():
+    model, x = normed(nn.BatchNorm2d), torch.rand(1, 3, 12, 10)
+    settings = {
+        "num_heads": 2,
+        "value_channels": 6,
+        "pool_size": (3, 1),
+        "norm": "group",
+        "pre_norm": "layer",
+    }
+    insert_nonlocal_(model, ["3"], example_input=x, **settings)
+    block = nonlocal_blocks(model)["3.nl"]
+    assert (block.num_heads, block.value_channels, block.pool_size) == (2, 6, (3, 1))
+    assert block.key_sides((9, 7)) == (3, 7)
+    assert set(dict(block.named_children())) == {"theta", "phi", "g", "W_z", "norm", "pre_norm"}
+
+
+def test_what_is_told_of_a_block_makes_it_again():
+    model = normed(nn.BatchNorm2d)
+    insert_nonlocal_(model, ["0"])
+    insert_nonlocal_(
+        model, ["3"], num_heads=2, value_channels=6, pool_size=(3, 1), norm="layer", pre_norm="group"
+    )
+    told = inserted_settings(model)
+    # As older versions know it: what came later is said only where it is not as usual.
+    assert set(told["0"]) == {
+        *("num_sides", "in_channels", "inter_channels", "instantiation", "sub_sample"),
+        *("use_scale", "norm", "zero_init", "extent"),
+    }
+    again = normed(nn.BatchNorm2d)
+    insert_again_(again, told)
+    assert again.load_state_dict(model.state_dict())
+    assert inserted_settings(again) == told
+    insert_nonlocal_(model, ["6"], norm=lambda width: nn.GroupNorm(2, width))
+    assert inserted_settings(model)["6"]["norm"] == "GroupNorm"
+    with pytest.raises(
+        ValueError, match="norm must be one of 'batch', 'group', 'layer', None; got 'GroupNorm'"
+    ):
+        insert_again_(normed(nn.BatchNorm2d), inserted_settings(model))

@@ -30,6 +30,7 @@ PUBLIC = [
     "load_classifier",
     "nonlocal_blocks",
     "param_groups",
+    "real_positions",
     "remove_nonlocal_",
     "save_checkpoint",
     "sites",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nonlocalnn.affinity import capture_affinity
     from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, nonlocal_blocks
     from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-    from nonlocalnn.functional import split_positions
+    from nonlocalnn.functional import real_positions, split_positions
     from nonlocalnn.inference import load_classifier
     from nonlocalnn.models import create_model, inflate_, list_models
     from nonlocalnn.models.cost import cost
@@ -45,6 +45,7 @@ __all__ = [
     "load_classifier",
     "nonlocal_blocks",
     "param_groups",
+    "real_positions",
     "remove_nonlocal_",
     "save_checkpoint",
     "sites",
@@ -58,7 +59,7 @@ _HOMES = {
         "affinity": ["capture_affinity"],
         "blocks": ["NonLocal1d", "NonLocal2d", "NonLocal3d", "NonLocalNd", "nonlocal_blocks"],
         "checkpoints": ["CheckpointError", "load_checkpoint", "save_checkpoint"],
-        "functional": ["split_positions"],
+        "functional": ["real_positions", "split_positions"],
         "inference": ["load_classifier"],
         "models": ["create_model", "inflate_", "list_models"],
         "models.cost": ["cost"],

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, NoReturn
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 import nonlocalnn.functional as functional
-from nonlocalnn._errors import check_choice
-from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS, Instantiation, non_local
+from nonlocalnn.functional import Instantiation, non_local
+from nonlocalnn.functional.calls import Call, operands_of, read_call
 from nonlocalnn.functional.geometry import Extent, Geometry, Sides, geometry_of
+from nonlocalnn.functional.heads import dot_heads, join_heads, repeat_for_heads, split_heads
 from nonlocalnn.functional.layers import (
     BatchNorm,
     Convolution,
     call_unnarrowed,
     does_more,
-    embedded,
     first_parameter,
     fold_norm,
     has_global_hooks,
@@ -27,30 +27,41 @@ from nonlocalnn.functional.layers import (
     is_traced,
     weights_of,
 )
-from nonlocalnn.functional.positions import add_projection, as_map, flatten, fold, project_back, widen
+from nonlocalnn.functional.norms import Norm, make_norm, normalise
+from nonlocalnn.functional.positions import add_projection, as_map, fold, project_back, widen
+from nonlocalnn.functional.settings import Settings, SubSample
 from nonlocalnn.functional.split import rectified_non_local
-from nonlocalnn.functional.splitting import group_of
 
-SubSample = Literal["after", "before"] | None
-Norm = Literal["batch"] | None
-
-# A matrix of a million by a million fits into no memory.
-_MOST_CHANNELS = 2**20
+__all__ = [
+    "BLOCKS",
+    "NonLocal1d",
+    "NonLocal2d",
+    "NonLocal3d",
+    "NonLocalNd",
+    "Norm",
+    "SubSample",
+    "nonlocal_blocks",
+]
 
 # torch.fx then records each as one node instead of tracing through its arithmetic on shapes.
 for _leaf in (
     "add_projection",
     "as_map",
-    "flatten",
+    "dot_heads",
     "fold",
     "geometry_of",
-    "group_of",
+    "join_heads",
     "non_local",
     "project_back",
     "rectified_non_local",
+    "repeat_for_heads",
+    "split_heads",
     "widen",
 ):
     torch.fx.wrap(_leaf)
+
+# What blocks that were pickled before these settings existed lack.
+_ADDED_SETTINGS = {"context_channels": None, "num_heads": 1, "pool_size": None}
 
 
 class NonLocalNd(nn.Module):
@@ -60,7 +71,8 @@ class NonLocalNd(nn.Module):
 
     theta, phi, g and W_z are 1x1 convolutions with bias. At ``zero_init`` the block is the identity, so
     that it can be put into a trained network. State-dict keys are ``theta``, ``phi``, ``g``, ``W_z``,
-    ``norm`` and ``w_f``; a setting decides which of them exist, never how one is called.
+    ``norm``, ``w_f``, ``pre_norm`` and ``context_norm``; a setting decides which of them exist, never how one
+    is called.
 
     Differs from the paper in nothing by default. ``sub_sample="before"`` with ``use_scale=True`` is what
     the paper's released code computes.
@@ -71,13 +83,22 @@ class NonLocalNd(nn.Module):
 
     Args:
         in_channels: Channels of the map, C.
-        inter_channels: Channels of theta, phi and g; None is C / 2, at least 1.
+        inter_channels: Channels of theta and phi, D; None is C / 2, at least 1 (a multiple of the heads).
+            "gaussian" has neither: there it is the width of g.
+        value_channels: Channels of g, E; None is ``inter_channels``.
+        context_channels: Channels of the map that phi and g read, where each call gives one of its own:
+            ``block(x, context)``. None: they read x, or a context as wide as x.
+        num_heads: Heads, each with its slice of the channels of theta, phi and g.
         instantiation: The pairwise function f, see :func:`nonlocalnn.functional.non_local`. "gaussian" has
             no theta and phi.
-        sub_sample: Max-pool the keys by 2 (1D), (2, 2) or (1, 2, 2): "after" phi and g as in the paper,
-            "before" them as in its released code, or None. Odd sides floor; a side of 1 is not pooled.
-        use_scale: Multiply the logits by 1 / sqrt(inter_channels); the two Gaussian forms only.
-        norm: "batch" puts a batch normalisation after W_z; None has none.
+        sub_sample: Max-pool the keys: "after" phi and g as in the paper, "before" them as in its released
+            code, or None. A rest of a side floors; a side shorter than the window is pooled whole.
+        pool_size: The window of sub-sampling, a number for each side; None is 2 (1D), (2, 2) or (1, 2, 2).
+        use_scale: Multiply the logits by 1 / sqrt(inter_channels / num_heads); the two Gaussian forms only.
+        norm: What follows W_z: "batch", "group" (32 groups, or the most that divide both), "layer" (each
+            position over its channels), None, or a function of the number of channels.
+        pre_norm: What theta, phi and g read x through, as ``norm``; the sum is with x itself. Where there are
+            ``context_channels`` the context has such a norm of its own, ``context_norm``.
         zero_init: Start as the identity: the weight and bias of the norm, or of W_z where there is no norm,
             are zero.
         extent: Which positions of a video see each other: "spacetime" all, "space" those of one frame,
@@ -95,6 +116,9 @@ class NonLocalNd(nn.Module):
         >>> x = torch.randn(2, 8, 6, 5)
         >>> torch.equal(block(x), x)
         True
+        >>> onto = NonLocal2d(8, context_channels=3, num_heads=2, norm=None)
+        >>> onto(x, torch.randn(2, 3, 9, 4)).shape
+        torch.Size([2, 8, 6, 5])
     """
 
     _num_sides: ClassVar[int]
@@ -106,111 +130,135 @@ class NonLocalNd(nn.Module):
         in_channels: int,
         *,
         inter_channels: int | None = None,
+        value_channels: int | None = None,
+        context_channels: int | None = None,
+        num_heads: int = 1,
         instantiation: Instantiation = "embedded_gaussian",
         sub_sample: SubSample = "after",
+        pool_size: int | Sequence[int] | None = None,
         use_scale: bool = False,
         norm: Norm = "batch",
+        pre_norm: Norm = None,
         zero_init: bool = True,
         extent: Extent = "spacetime",
     ) -> None:
         super().__init__()
-        inter_channels = max(1, in_channels // 2) if inter_channels is None else inter_channels
-        self._check_settings(
-            in_channels, inter_channels, instantiation, sub_sample, use_scale, norm, zero_init, extent
+        settings = Settings(
+            self._num_sides,
+            in_channels,
+            inter_channels,
+            value_channels,
+            context_channels,
+            num_heads,
+            instantiation,
+            sub_sample,
+            pool_size,
+            use_scale,
+            zero_init,
+            extent,
         )
+        inner, values = settings.inner, settings.values
         self.in_channels = in_channels
-        self.inter_channels = inter_channels
+        self.inter_channels = inner
+        self.value_channels = values
+        self.context_channels = context_channels
+        self.num_heads = num_heads
         self.instantiation = instantiation
         self.sub_sample = sub_sample
+        self.pool_size = settings.window
         self.use_scale = use_scale
         self.zero_init = zero_init
         self.extent = extent
-        conv = self._conv
+        conv, key_channels = self._conv, in_channels if context_channels is None else context_channels
         embeds = instantiation != "gaussian"
-        self.theta = conv(in_channels, inter_channels, 1) if embeds else None
-        self.phi = conv(in_channels, inter_channels, 1) if embeds else None
-        self.g = conv(in_channels, inter_channels, 1)
-        self.W_z = conv(inter_channels, in_channels, 1)
+        self.theta = conv(in_channels, inner, 1) if embeds else None
+        self.phi = conv(key_channels, inner, 1) if embeds else None
+        self.g = conv(key_channels, values, 1)
+        self.W_z = conv(values, in_channels, 1)
         # Without a norm there are no norm keys: a checkpoint holds no parameters that do nothing.
-        self.norm = self._batch_norm(in_channels) if norm == "batch" else None
+        self.norm = make_norm(norm, in_channels, self._batch_norm, "norm")
         concatenates = instantiation == "concatenation"
-        self.w_f = nn.Parameter(torch.empty(2 * inter_channels)) if concatenates else None
+        self.w_f = nn.Parameter(torch.empty(2 * inner)) if concatenates else None
+        self.pre_norm = make_norm(pre_norm, in_channels, self._batch_norm, "pre_norm")
+        # A context of channels of its own has statistics of its own.
+        has_own = context_channels is not None
+        self.context_norm = (
+            make_norm(pre_norm, key_channels, self._batch_norm, "pre_norm") if has_own else None
+        )
         self.reset_parameters()
 
-    def _check_settings(
-        self,
-        in_channels: int,
-        inter_channels: int,
-        instantiation: str,
-        sub_sample: str | None,
-        use_scale: bool,
-        norm: str | None,
-        zero_init: bool,
-        extent: str | int,
-    ) -> None:
-        for name, value in (("in_channels", in_channels), ("inter_channels", inter_channels)):
-            if not isinstance(value, int) or not 1 <= value <= _MOST_CHANNELS:
-                raise ValueError(
-                    f"{name} must be a whole number of at least 1; got {repr(value)[:80]} (at most "
-                    f"{_MOST_CHANNELS})"
-                )
-        check_choice("instantiation", instantiation, INSTANTIATIONS)
-        check_choice("sub_sample", sub_sample, ("after", "before", None))
-        check_choice("norm", norm, ("batch", None))
-        check_choice("use_scale", use_scale, (True, False))
-        check_choice("zero_init", zero_init, (True, False))
-        if use_scale and instantiation not in SOFTMAX_INSTANTIATIONS:
-            raise ValueError(
-                f"use_scale scales the logits of the softmax and {instantiation!r} has none: leave it False"
-            )
-        if isinstance(extent, int) and not isinstance(extent, bool):
-            if extent < 1:
-                raise ValueError(f"extent, as a number of frames, must be at least 1; got {extent}")
-        else:
-            check_choice("extent", extent, ("spacetime", "space", "time"))
-        if self._num_sides != 3 and extent != "spacetime":
-            raise ValueError(f"extent is a setting of NonLocal3d: NonLocal{self._num_sides}d has no frames")
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a pickled state, also one from before some settings existed."""
+        super().__setstate__(state)
+        for name, value in {**_ADDED_SETTINGS, "value_channels": self.inter_channels}.items():
+            self.__dict__.setdefault(name, value)
+        for name in ("pre_norm", "context_norm"):
+            self._modules.setdefault(name, None)
 
     def reset_parameters(self) -> None:
         """Draw new weights, and make the block the identity again where ``zero_init`` asks for it."""
-        for layer in (self.theta, self.phi, self.g, self.W_z, self.norm):
-            if layer is not None:
-                layer.reset_parameters()
+        for layer in (self.theta, self.phi, self.g, self.W_z, self.norm, self.pre_norm, self.context_norm):
+            # A norm by a function of one's own may have nothing to reset.
+            reset = getattr(layer, "reset_parameters", None)
+            if reset is not None:
+                reset()
         if self.w_f is not None:
             bound = 1 / math.sqrt(self.w_f.numel())
             nn.init.uniform_(self.w_f, -bound, bound)
         if self.zero_init:
             last = self.W_z if self.norm is None else self.norm
-            for parameter in (last.weight, last.bias):
-                assert parameter is not None  # both are made by default
+            for parameter in (getattr(last, "weight", None), getattr(last, "bias", None)):
+                if parameter is None:
+                    raise ValueError(
+                        "zero_init sets the weight and bias of the norm to zero, and the norm given, "
+                        f"{type(last).__name__}, lacks one: give it both, or use zero_init=False"
+                    )
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, *, key_mask: Tensor | None = None) -> Tensor:
         """Return z, of the shape, memory format and type of ``x``.
+
+        Args:
+            x: The map of the queries.
+            context: The map of the keys, (B, C', *sides) of any sides; None is x itself. With an ``extent``
+                other than "spacetime" its groups are as many as those of x.
+            key_mask: Which positions of the keys' map are real, (B, *sides), bool, before sub-sampling. Along
+                one axis after another a pooled key is real if all positions of its window are; where that
+                leaves a sample (a group, with an ``extent``) no key, those with any real position are. So a
+                sample padded at its ends gives what it would alone, cropped. One without a real position has
+                y = 0. See :func:`nonlocalnn.real_positions` for whole networks.
+
+                Norms take their statistics over the real positions: those of x where no context is given.
 
         Raises:
             ValueError: The rank, the channels or the type of ``x`` does not fit, or the number of frames is
-                no multiple of ``extent``.
+                no multiple of ``extent``; or the context or the mask does not fit.
         """
-        places = geometry_of(x, self.in_channels, self._num_sides, self.extent)
-        ranks = group_of(places, self.sub_sample)
+        call = self._read(x, context, key_mask)
         plain = self._has_plain_layers(x)
         if self.instantiation == "concatenation":
-            y = self._concatenate(x, places, ranks, plain)
+            y = self._concatenate(call, plain)
         else:
-            theta, phi, g = self._embed(x, places, *self._embeddings(plain))
+            theta, phi, g = operands_of(call, *self._embeddings(plain))
             # Under autocast g is narrower than x, which is theta and phi of the Gaussian.
             is_symmetric, theta = phi is theta, theta.to(g.dtype)
             phi = theta if is_symmetric else phi.to(g.dtype)
             if self.instantiation == "dot_product":
                 theta, phi, g = (widen(part, first_parameter(self.W_z)) for part in (theta, phi, g))
             y = non_local(
-                theta, phi, g, instantiation=self.instantiation, scale=self.scale, process_group=ranks
+                theta,
+                phi,
+                g,
+                instantiation=self.instantiation,
+                scale=self.scale,
+                key_mask=call.key_mask,
+                num_heads=self.num_heads,
+                process_group=call.ranks,
             )
-        y = places.ungroup(y, x.shape[0])
+        y = call.places.ungroup(y, x.shape[0])
         if not plain:
             z = call_unnarrowed(self.W_z, as_map(y, x))
-            return x + (z if self.norm is None else self.norm(z)).to(x.dtype)
+            return x + (z if self.norm is None else normalise(self.norm, z, call.real)).to(x.dtype)
         if self.norm is None:
             return add_projection(y, weights_of(self.W_z), x)
         # Folding saves two passes over the map. Fresh memory for such temporaries took a third of the time of
@@ -218,18 +266,20 @@ class NonLocalNd(nn.Module):
         # A graph traced by torch.fx keeps the norm as it is: it may be switched to train mode later.
         if is_constant(self.norm) and not does_more(self.norm) and not is_traced(x):
             return add_projection(y, fold_norm(self.W_z, self.norm), x)
-        z = self.norm(project_back(y, weights_of(self.W_z), x))
+        z = normalise(self.norm, project_back(y, weights_of(self.W_z), x), call.real)
         return x + z.to(x.dtype)
 
-    def affinity(self, x: Tensor) -> Tensor:
-        """Return f(x_i, x_j) / C(x) for a map x, shape (B, N, M).
+    def affinity(self, x: Tensor, context: Tensor | None = None, *, key_mask: Tensor | None = None) -> Tensor:
+        """Return f(x_i, x_j) / C(x) for a map x, shape (B, N, M), or (B, num_heads, N, M) of several heads.
 
         Positions are in the order of the map's sides, the last one fastest; the keys' sides are those of
         :meth:`key_sides`. With an ``extent`` other than "spacetime" the groups of a clip follow one another
         in the first dimension: (B * groups, N, M).
 
         Args:
-            x: What :meth:`forward` takes.
+            x: As the other two, what :meth:`forward` takes.
+            context: The map of the keys.
+            key_mask: Which of its positions are real.
 
         Memory:
             O(N M).
@@ -238,20 +288,26 @@ class NonLocalNd(nn.Module):
             >>> NonLocal1d(8).affinity(torch.randn(2, 8, 10)).shape
             torch.Size([2, 10, 5])
         """
-        theta, phi, _ = self.embed(x)
+        theta, phi, _, mask = self.operands(x, context, key_mask=key_mask)
         return functional.affinity(
             theta,
             phi,
             instantiation=self.instantiation,
             w_f=self.w_f,
             scale=self.scale,
+            key_mask=mask,
+            num_heads=self.num_heads,
         )
 
-    def embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def embed(
+        self, x: Tensor, context: Tensor | None = None, *, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return theta, phi and g of a map x as eq. (1) takes them: pooled, and grouped.
 
         Args:
-            x: What :meth:`forward` takes.
+            x: As the other two, what :meth:`forward` takes.
+            context: The map of the keys.
+            key_mask: Which of its positions are real: pooling passes over the others.
 
         Returns:
             theta (B * groups, N, D), phi (B * groups, M, D) and g (B * groups, M, E); see :meth:`affinity`
@@ -261,21 +317,43 @@ class NonLocalNd(nn.Module):
             >>> [tuple(part.shape) for part in NonLocal1d(8).embed(torch.randn(2, 8, 10))]
             [(2, 10, 4), (2, 5, 4), (2, 5, 4)]
         """
-        places = geometry_of(x, self.in_channels, self._num_sides, self.extent)
-        return self._embed(x, places, *self._embeddings(self._has_plain_layers(x)))
+        return self.operands(x, context, key_mask=key_mask)[:3]
+
+    def operands(
+        self, x: Tensor, context: Tensor | None = None, *, key_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return what :meth:`embed` does, and which keys take part, (B * groups, M); None is all."""
+        call = self._read(x, context, key_mask)
+        return *operands_of(call, *self._embeddings(self._has_plain_layers(x))), call.key_mask
 
     @property
     def scale(self) -> float | None:
-        """Factor on the logits: 1 / sqrt(inter_channels) with ``use_scale``, else None, which is 1."""
-        return self.inter_channels**-0.5 if self.use_scale else None
+        """Factor on the logits: 1 / sqrt(width of a head) with ``use_scale``, else None, which is 1."""
+        return (self.inter_channels / self.num_heads) ** -0.5 if self.use_scale else None
 
     def key_sides(self, sides: Sides) -> Sides:
-        """Return the sides of the map of keys for an input with these sides."""
-        return sides if self.sub_sample is None else Geometry(sides, self.extent).pooled().sides
+        """Return the sides of the map of keys for an input, or a context, with these sides."""
+        if self.sub_sample is None:
+            return sides
+        return Geometry(sides, self.extent, self.pool_size).pooled().sides
 
     def group_sides(self, sides: Sides) -> Sides:
         """Return the sides of one group, the positions that see each other, of a map with these sides."""
         return Geometry(sides, self.extent).group_sides
+
+    def _read(self, x: Tensor, context: Tensor | None, key_mask: Tensor | None) -> Call:
+        """Return the maps that a call is about, and where their positions lie, all checked."""
+        places = geometry_of(x, self.in_channels, self._num_sides, self.extent, self.pool_size)
+        return read_call(
+            places,
+            x,
+            context,
+            key_mask,
+            context_channels=self.context_channels,
+            sub_sample=self.sub_sample,
+            pre_norm=self.pre_norm,
+            context_norm=self.context_norm,
+        )
 
     def _has_plain_layers(self, x: Tensor) -> bool:
         """Return whether the weights of theta, phi, g and W_z say all that calling these layers would do.
@@ -289,46 +367,25 @@ class NonLocalNd(nn.Module):
             layer is None or is_plain(layer, self._conv, device) for layer in layers
         )
 
-    def _concatenate(
-        self, x: Tensor, places: Geometry, ranks: dist.ProcessGroup | None, plain: bool
-    ) -> Tensor:
+    def _concatenate(self, call: Call, plain: bool) -> Tensor:
         """Return y from two scalars a position; plain layers build no theta, and phi only to pool it."""
         theta, phi, g = self._embeddings(plain)
         assert self.w_f is not None
-        w_theta, w_phi = self.w_f[: self.inter_channels], self.w_f[self.inter_channels :]
+        heads, w_theta, w_phi = (
+            self.num_heads,
+            self.w_f[: self.inter_channels],
+            self.w_f[self.inter_channels :],
+        )
         folds_phi = plain and self.sub_sample != "after"
         if plain:
-            theta = fold(theta, w_theta)
-        a, b, g = self._embed(x, places, theta, fold(phi, w_phi) if folds_phi else phi, g)
-        if not plain:
-            a = a @ w_theta.unsqueeze(1).to(a.dtype)
-        if not folds_phi:
-            b = b @ w_phi.unsqueeze(1).to(b.dtype)
-        a, b, g = (widen(part, first_parameter(self.W_z)) for part in (a, b, g))
-        return rectified_non_local(a.squeeze(2), b.squeeze(2), g, process_group=ranks)
-
-    def _embed(
-        self, x: Tensor, places: Geometry, theta_layer: Any, phi_layer: Any, g_layer: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the queries, the keys and g, pooled and grouped; without layers the first two are x itself.
-
-        They are one and the same tensor where that is all that they are.
-        """
-        key_places = places if self.sub_sample is None else places.pooled()
-        if theta_layer is None or phi_layer is None:
-            keys = x if self.sub_sample is None else places.pool_map(x)
-            (g,) = embedded(keys if self.sub_sample == "before" else x, g_layer)
-            theta = places.group(flatten(x))
-            phi = theta if self.sub_sample is None else key_places.group(flatten(keys))
-        else:
-            if self.sub_sample == "before":
-                (theta,) = embedded(x, theta_layer)
-                phi, g = embedded(places.pool_map(x), phi_layer, g_layer)
-            else:
-                theta, phi, g = embedded(x, theta_layer, phi_layer, g_layer)
-            theta = places.group(theta)
-            phi = key_places.group(places.pool(phi) if self.sub_sample == "after" else phi)
-        return theta, phi, key_places.group(places.pool(g) if self.sub_sample == "after" else g)
+            theta = fold(theta, w_theta, heads)
+        a, b, g = operands_of(call, theta, fold(phi, w_phi, heads) if folds_phi else phi, g)
+        a = split_heads(a, heads).squeeze(2) if plain else dot_heads(a, w_theta.to(a.dtype), heads)
+        b = split_heads(b, heads).squeeze(2) if folds_phi else dot_heads(b, w_phi.to(b.dtype), heads)
+        a, b, g = (widen(part, first_parameter(self.W_z)) for part in (a, b, split_heads(g, heads)))
+        mask = repeat_for_heads(call.key_mask, heads)
+        y = rectified_non_local(a, b, g, key_mask_BM=mask, process_group=call.ranks)
+        return join_heads(y, heads)
 
     def _embeddings(self, plain: bool) -> tuple[Any, Any, Any]:
         """Return theta, phi and g: as weights where they are plain, else as the layers themselves."""
@@ -347,10 +404,14 @@ class NonLocalNd(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Name the settings that the layers do not show."""
+        """Name the settings that the layers do not show; those added later only where they are not usual."""
+        unusual = {
+            name: vars(self)[name] for name, usual in _ADDED_SETTINGS.items() if vars(self)[name] != usual
+        }
         return (
             f"instantiation={self.instantiation!r}, sub_sample={self.sub_sample!r}, "
             f"use_scale={self.use_scale}, extent={self.extent!r}"
+            + "".join(f", {name}={value!r}" for name, value in unusual.items())
         )
 
 

@@ -49,6 +49,18 @@ def loaded_again(model, path, x):
 IMAGE, CLIP = torch.rand(1, 3, 48, 40), torch.rand(1, 3, 4, 32, 32)
 BUILT = {
     "resnet18": (lambda: with_blocks(models.resnet18(), ["layer3"]), IMAGE),
+    "heads, widths, windows and norms": (
+        lambda: with_blocks(
+            models.resnet18(),
+            ["layer3"],
+            num_heads=2,
+            value_channels=6,
+            pool_size=(1, 3),
+            norm="group",
+            pre_norm="layer",
+        ),
+        IMAGE,
+    ),
     "a head": (lambda: with_blocks(with_head(models.resnet18(), "fc", 7), ["layer2.1", "layer3"]), IMAGE),
     "vgg11": (lambda: with_blocks(with_head(models.vgg11(), "classifier.6", 3), ["features.18"]), IMAGE),
     "squeezenet1_1": (

@@ -91,6 +91,74 @@ def masked(rank, world_size):
         assert_near([part.grad for part in mine], gradients, says=form)
 
 
+def heads(rank, world_size):
+    """Heads over the ranks, with masks and without."""
+    queries, keys = QUERIES[:world_size], KEYS[:world_size]
+    whole_mask = torch.rand(BATCH, sum(keys)) < 0.6
+    for form, is_masked in itertools.product(INSTANTIATIONS, (False, True)):
+        wholes = [torch.randn(BATCH, sum(count), 6, dtype=torch.float64) for count in (queries, keys, keys)]
+        w_f = torch.randn(12, dtype=torch.float64) if form == "concatenation" else None
+        settings = {"instantiation": form, "w_f": w_f, "num_heads": 3}
+        mask = whole_mask if is_masked else None
+        expected = non_local(*wholes, key_mask=mask, engine="reference", **settings)
+        mine = [
+            whole.split(count, 1)[rank] for whole, count in zip(wholes, (queries, keys, keys), strict=True)
+        ]
+        own = mask.split(keys, 1)[rank] if is_masked else None
+        y = non_local(*mine, key_mask=own, process_group=dist.group.WORLD, **settings)
+        assert_near(y, expected.split(queries, 1)[rank], says=form)
+
+
+def masked_blocks(rank, world_size):
+    """Blocks with heads, a mask and a context over shares of a map; and sizes of each rank's part."""
+    sides = (4, 2, 6, 5)[:world_size]
+    total, other = sum(sides), 2 * world_size
+    mask = torch.zeros(3, total, 5, dtype=torch.bool)
+    # One sample ends on the first rank, and one has windows that are whole on the others' shares only.
+    mask[0, :3, :3], mask[1, :, :4], mask[2, : total - 1] = True, True, True
+    for form, sub_sample in itertools.product(INSTANTIATIONS, ("after", "before", None)):
+        settings = {"instantiation": form, "sub_sample": sub_sample, "norm": None, "num_heads": 2}
+        block = randomize_(nl.NonLocal2d(4, **settings)).double()
+        whole = torch.randn(3, 4, total, 5, dtype=torch.float64)
+        own = mask.split(sides, 1)[rank]
+        with nl.split_positions(dim="H"):
+            z = block(whole.split(sides, 2)[rank], key_mask=own)
+        assert_near(z, block(whole, key_mask=mask).split(sides, 2)[rank], says=f"{form} {sub_sample}")
+        context = torch.randn(3, 4, other, 3, dtype=torch.float64)
+        with nl.split_positions(dim="H"):
+            z = block(whole.split(sides, 2)[rank], context.split(2, 2)[rank])
+        assert_near(z, block(whole, context).split(sides, 2)[rank], says=f"{form} {sub_sample} context")
+    # The same by sizes: on each rank those of its own part.
+    ends = [3, total, total - 1]
+    begin = sum(sides[:rank])
+    sizes = [
+        (min(max(end - begin, 0), sides[rank]), width) for end, width in zip(ends, (3, 4, 5), strict=True)
+    ]
+    with nl.split_positions(dim="H"), nl.real_positions(sizes, (sides[rank], 5)):
+        z = block(whole.split(sides, 2)[rank])
+    assert_near(z, block(whole, key_mask=mask).split(sides, 2)[rank], says="sizes")
+
+
+def synced_norm(rank, world_size):
+    """A synchronised norm takes the statistics of the real positions of all ranks."""
+    block = randomize_(nl.NonLocal1d(4, sub_sample=None)).double().train()
+    x, mask = torch.randn(2 * world_size, 4, 7, dtype=torch.float64), torch.rand(2 * world_size, 7) < 0.6
+    expected = block(x, key_mask=mask)
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(block)
+    before = synced.norm.running_mean.clone()
+    share = slice(2 * rank, 2 * rank + 2)
+    mine = x[share].clone().requires_grad_()
+    z = synced(mine, key_mask=mask[share])
+    assert_near(z, expected[share], says="synchronised")
+    assert not torch.equal(synced.norm.running_mean, before)
+    z.square().sum().backward()
+    whole = x.clone().requires_grad_()
+    twin = randomize_(nl.NonLocal1d(4, sub_sample=None)).double().train()
+    twin.load_state_dict(synced.state_dict())
+    twin(whole, key_mask=mask).square().sum().backward()
+    assert_near(mine.grad, whole.grad[share], says="gradients through the statistics")
+
+
 def half_precision(rank, world_size):
     """bfloat16 in, bfloat16 out, sums in float32."""
     queries, keys = QUERIES[:world_size], KEYS[:world_size]

@@ -45,8 +45,16 @@ def mask_for(kind):
     return mask
 
 
-def by_loops(theta, phi, g, instantiation, w_f, scale, mask):
-    """Eq. (1) one number at a time."""
+def by_loops(theta, phi, g, instantiation, w_f, scale, mask, num_heads=1):
+    """Eq. (1) one number at a time, for one slice of the channels after another."""
+    if num_heads > 1:
+        parts = [part.chunk(num_heads, 2) for part in (theta, phi, g)]
+        halves = [] if w_f is None else [half.chunk(num_heads) for half in w_f.chunk(2)]
+        slices = (
+            [None] * num_heads if w_f is None else [torch.cat(pair) for pair in zip(*halves, strict=True)]
+        )
+        heads = zip(*parts, slices, strict=True)
+        return torch.cat([by_loops(*head[:3], instantiation, head[3], scale, mask) for head in heads], 2)
     y = torch.zeros(theta.shape[0], theta.shape[1], g.shape[2], dtype=theta.dtype)
     for b in range(theta.shape[0]):
         keys = [j for j in range(phi.shape[1]) if mask is None or mask[b, j]]
@@ -76,6 +84,64 @@ def test_equals_the_equation_number_by_number(instantiation, engine, kind):
         theta, phi, g, instantiation=instantiation, w_f=w_f, scale=scale, key_mask=mask, engine=engine
     )
     assert_near(y, expected)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("num_heads", [2, 4])
+@pytest.mark.parametrize("engine", ["reference", "fused", "auto"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_heads_equal_the_equation_on_each_slice(instantiation, engine, num_heads, kind):
+    generator = torch.Generator().manual_seed(0)
+    widths = ((N, 8), (M, 8), (M, 12))
+    parts = [torch.randn(B, *shape, generator=generator, dtype=torch.float64) for shape in widths]
+    w_f = (
+        torch.randn(16, generator=generator, dtype=torch.float64)
+        if instantiation == "concatenation"
+        else None
+    )
+    scale, mask = 0.7 if instantiation in SOFTMAX_INSTANTIATIONS else None, mask_for(kind)
+    settings = {"instantiation": instantiation, "w_f": w_f, "scale": scale}
+    y = non_local(*parts, **settings, key_mask=mask, num_heads=num_heads, engine=engine)
+    assert_near(y, by_loops(*parts, **settings, mask=mask, num_heads=num_heads))
+    weights = affinity(*parts[:2], **settings, key_mask=mask, num_heads=num_heads)
+    assert weights.shape == (B, num_heads, N, M)
+    values = parts[2].unflatten(2, (num_heads, -1)).transpose(1, 2)
+    assert_near((weights @ values).transpose(1, 2).flatten(2), y)
+    # Gradients beside the reference's, through every engine.
+    results = []
+    for chosen in (engine, "reference"):
+        leaves = [part.clone().requires_grad_() for part in (*parts, *([] if w_f is None else [w_f]))]
+        named = {**settings, "w_f": leaves[3] if w_f is not None else None}
+        found = non_local(*leaves[:3], **named, key_mask=mask, num_heads=num_heads, engine=chosen)
+        slope = torch.linspace(-1, 2, found.numel(), dtype=found.dtype).view_as(found)
+        results.append(torch.autograd.grad(found, leaves, slope))
+    assert_near(*results)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_heads_never_hold_an_n_by_m_tensor(instantiation, masked):
+    many = 1000
+    theta, phi, g = (torch.randn(1, many, 8, requires_grad=True) for _ in range(3))
+    w_f = torch.randn(16) if instantiation == "concatenation" else None
+    mask = torch.rand(1, many) > 0.5 if masked else None
+    named = {"instantiation": instantiation, "w_f": w_f, "key_mask": mask, "num_heads": 2}
+    with LargestTensor() as seen:
+        y = non_local(theta, phi, g, engine="fused", **named)
+        torch.autograd.grad(y.sum(), (theta, phi, g))
+    assert seen.largest < many * many
+
+
+@pytest.mark.parametrize("num_heads", [1, 2])
+@pytest.mark.parametrize("engine", ["reference", "fused", "auto"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_a_mask_of_all_keys_changes_no_bit(instantiation, engine, num_heads):
+    x = torch.randn(2, M, 8)
+    w_f = torch.randn(16) if instantiation == "concatenation" else None
+    named = {"instantiation": instantiation, "w_f": w_f, "engine": engine, "num_heads": num_heads}
+    mask = torch.ones(2, M, dtype=torch.bool)
+    # The same tensor twice: without a mask the Gaussian has an engine for that alone.
+    assert torch.equal(non_local(x, x, x, key_mask=mask, **named), non_local(x, x, x, **named))
 
 
 @pytest.mark.parametrize("num_values", [3, 5, 8], ids=["E<D", "E=D", "E>D"])
@@ -449,6 +515,10 @@ def replaced(**changes):
         ({"w_f": torch.zeros(6)}, "w_f belongs to 'concatenation' only"),
         ({"key_mask": torch.ones(2, 5)}, r"key_mask must be bool, \(B, M\) = \(2, 5\); got torch.float32"),
         ({"key_mask": torch.ones(2, 4, dtype=torch.bool)}, r"key_mask must be bool"),
+        ({"num_heads": 0}, "num_heads must be a whole number of at least 1; got 0"),
+        ({"num_heads": True}, "num_heads must be a whole number"),
+        ({"num_heads": 2}, "theta and phi must have a multiple of num_heads = 2; got 3"),
+        ({"num_heads": 3, "g": torch.zeros(2, 5, 7)}, "g must have a multiple of num_heads = 3; got 7"),
         ({"engine": "fast"}, "engine must be one of 'auto', 'reference', 'fused'; got 'fast'"),
     ],
 )

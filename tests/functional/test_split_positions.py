@@ -19,7 +19,8 @@ def on_ranks(world_size, tmp_path, *names):
     "world_size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
 )
 def test_everything_is_equal_to_one_process(world_size, tmp_path):
-    names = ["operator", "masked", "half_precision", "blocks", "network", "traffic"]
+    names = ["operator", "masked", "heads", "half_precision", "blocks", "masked_blocks", "synced_norm"]
+    names += ["network", "traffic"]
     on_ranks(world_size, tmp_path, *names, *(["subgroups"] if world_size == 4 else []))
 
 

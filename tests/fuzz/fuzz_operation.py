@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from fuzz_outcome import outcome_of
@@ -21,7 +21,7 @@ FAULTS = (
     *("rank", "batch", "width", "keys of g", "type of phi", "type of g", "integers", "complex", "bool"),
     *("float8", "no keys", "type of mask", "shape of mask", "no w_f", "shape of w_f", "w_f unasked"),
     *("type of w_f", "scale unasked", "scale inf", "scale nan", "scale text", "scale digits"),
-    *("engine", "instantiation"),
+    *("engine", "instantiation", "no heads", "heads as text", "slices of unequal width"),
 )
 _OF_CONCATENATION = ("no w_f", "shape of w_f", "type of w_f")
 _OF_SOFTMAX = ("scale inf", "scale nan", "scale text", "scale digits")
@@ -41,6 +41,7 @@ class Call:
     layout: str
     mask: str
     scale: float | None
+    num_heads: int
     is_self: bool
     has_gradient: bool
     autocast: bool
@@ -55,12 +56,14 @@ def calls(draw):
     # Half of them gradually larger than a run of keys or a block of queries, and a fifth with empty sides.
     side = st.sampled_from(SIZES if draw(st.integers(0, 4)) == 0 else SIZES[1:])
     batch, queries, keys, width, values = (draw(side) for _ in range(5))
+    num_heads = draw(st.sampled_from((1, 1, 1, 2, 3)))
     is_self = draw(st.booleans())
     return Call(
         is_affinity=is_affinity,
         instantiation=instantiation,
         engine=draw(st.sampled_from(("auto", "reference", "fused", "fused", "fused"))),
-        sizes=(batch, queries, max(1, queries if is_self else keys), width, values),
+        sizes=(batch, queries, max(1, queries if is_self else keys), width * num_heads, values * num_heads),
+        num_heads=num_heads,
         dtype=draw(st.sampled_from(DTYPES)),
         values=draw(st.sampled_from((*("normal",) * 9, *("large", "many sizes") * 2, *VALUES))),
         layout=draw(st.sampled_from(LAYOUTS)),
@@ -102,6 +105,8 @@ def _arguments(call):
     phi = theta if call.is_self else _tensor(call, generator, batch, keys, width)
     g = _tensor(call, generator, batch, keys, values)
     settings = {"instantiation": call.instantiation}
+    if call.num_heads > 1:
+        settings["num_heads"] = call.num_heads
     if call.instantiation in SOFTMAX_INSTANTIATIONS:
         settings["scale"] = call.scale
     if call.instantiation == "concatenation":
@@ -199,6 +204,9 @@ def _spoil(call, arguments, settings):
         "scale nan": ("scale", math.nan),
         "scale text": ("scale", "0.5"),
         "scale digits": ("scale", 10**400),
+        "no heads": ("num_heads", (0, -1, True, None)[keys % 4]),
+        "heads as text": ("num_heads", ("2", 2.0)[keys % 2]),
+        "slices of unequal width": ("num_heads", theta.shape[2] + 1 if theta.shape[2] else 0),
         "engine": ("engine", "fast"),
         "instantiation": ("instantiation", "softmax"),
     }
@@ -220,8 +228,11 @@ def _compare(call, arguments, settings, result):
     theta, phi, g = (part.detach().double() for part in arguments)
     batch, queries, keys, _, values = call.sizes
     wide = torch.promote_types(call.dtype, torch.float32)
-    assert result.shape == ((batch, queries, keys) if call.is_affinity else (batch, queries, values))
+    heads = (call.num_heads,) if call.num_heads > 1 else ()
+    assert result.shape == ((batch, *heads, queries, keys) if call.is_affinity else (batch, queries, values))
     assert result.dtype == (wide if call.is_affinity else call.dtype)
+    if call.num_heads > 1:
+        return _compare_heads(call, arguments, settings, result)
     if call.is_affinity:
         g = torch.eye(keys, dtype=torch.float64).expand(batch, -1, -1)
     mask = settings.get("key_mask")
@@ -247,6 +258,29 @@ def _compare(call, arguments, settings, result):
     if call.has_gradient and call.values in ("normal", "zeros", "equal") and result.requires_grad:
         _check_gradients(call, arguments, settings, result, mask)
     return "right"
+
+
+def _compare_heads(call, arguments, settings, result):
+    """Compare each head with the call on its slices alone, which is compared with the equation."""
+    outcomes = set()
+    one, plain = (
+        replace(call, num_heads=1),
+        {name: each for name, each in settings.items() if name != "num_heads"},
+    )
+    w_f = settings.get("w_f")
+    for head in range(call.num_heads):
+        slices = [part.chunk(call.num_heads, 2)[head] for part in (part.detach() for part in arguments)]
+        if w_f is not None:
+            plain["w_f"] = torch.cat([half.chunk(call.num_heads)[head] for half in w_f.detach().chunk(2)])
+        found = result[:, head] if call.is_affinity else result.chunk(call.num_heads, 2)[head]
+        widths = (slices[0].shape[2], slices[2].shape[2])
+        sized = replace(one, sizes=(*call.sizes[:3], *widths), has_gradient=False)
+        outcomes.add(_compare(sized, slices, plain, found))
+    if call.has_gradient and result.requires_grad and call.values in ("normal", "zeros", "equal"):
+        for gradient in torch.autograd.grad(result.sum(), arguments, allow_unused=True):
+            is_finite = gradient is None or abs(call.scale or 1) > 3 or bool(gradient.isfinite().all())
+            assert is_finite, "a gradient of finite numbers is not finite"
+    return "right" if outcomes == {"right"} else min(outcomes)
 
 
 def _by_equation(call, theta, phi, g, mask, w_f, wide, *, is_wide):

@@ -30,6 +30,10 @@ def capture_affinity(
     left behind. It works in train mode, under autocast, and on each rank of a distributed run, whose maps
     are those of the rank's own samples. A model that was compiled runs as written meanwhile.
 
+    The keys of a block that reads a context are places of that context. Where these lie in the input is said
+    as if the context had been made from it. Of several heads a map is the mean;
+    :meth:`~nonlocalnn.affinity.rows.AffinityRows.of_head` has the map of each. Keys on padding weigh 0.
+
     Args:
         model: Any module that holds non-local blocks.
         blocks: Names of the blocks to record, as in ``model.named_modules()``; None is all.
@@ -65,9 +69,16 @@ def capture_affinity(
     maps: dict[str, AffinityMap] = {}
     tracer = GridTracer()
 
-    def record(name: str, block: NonLocalNd, x: Tensor) -> None:
+    def record(
+        name: str,
+        block: NonLocalNd,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        key_mask: Tensor | None = None,
+    ) -> None:
         maps.pop(name, None)
-        maps[name] = _map_of(block, x, tracer, queries)
+        maps[name] = _map_of(block, x, context, key_mask, tracer, queries)
 
     def hook_for(name: str) -> Callable[[Any, Any, Any], None]:
         return lambda block, inputs, named: record(name, block, *inputs, **named)
@@ -116,7 +127,14 @@ def find_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonL
 
 
 @torch.no_grad()
-def _map_of(block: NonLocalNd, x: Tensor, tracer: GridTracer, queries: Sequence[Query] | None) -> AffinityMap:
+def _map_of(
+    block: NonLocalNd,
+    x: Tensor,
+    context: Tensor | None,
+    key_mask: Tensor | None,
+    tracer: GridTracer,
+    queries: Sequence[Query] | None,
+) -> AffinityMap:
     is_empty = x.is_meta or (block.w_f is not None and block.w_f.is_meta)
     if is_empty or torch._C._functorch.is_functorch_wrapped_tensor(x):
         raise ValueError(
@@ -124,9 +142,11 @@ def _map_of(block: NonLocalNd, x: Tensor, tracer: GridTracer, queries: Sequence[
             "the transforms of torch.func, while capture_affinity is on"
         )
     with _undisturbed(block, x):
-        theta, phi, _ = block.embed(x)
-    sides = tuple(x.shape[2:])
+        theta, phi, _, mask = block.operands(x, context, key_mask=key_mask)
+    source = x if context is None else context
+    sides, key_sides = tuple(x.shape[2:]), tuple(source.shape[2:])
     grid = tracer.grid(sides)
+    window = None if block.sub_sample is None else Geometry(key_sides, block.extent, block.pool_size).kernel
     recorded = None if queries is None else tuple(check_position(query, sides) for query in queries)
     theta = Geometry(sides, block.extent).ungroup(theta, x.shape[0])
     if recorded is not None:
@@ -135,12 +155,14 @@ def _map_of(block: NonLocalNd, x: Tensor, tracer: GridTracer, queries: Sequence[
         instantiation=block.instantiation,
         extent=block.extent,
         grid=grid,
-        key_grid=grid.pooled(block.key_sides(sides)),
+        key_grid=tracer.grid(key_sides).pooled(block.key_sides(key_sides), window),
         theta=_kept(theta, x),
-        phi=_kept(phi, x).unflatten(0, (x.shape[0], -1)),
+        phi=_kept(phi, source).unflatten(0, (x.shape[0], -1)),
         w_f=None if block.w_f is None else block.w_f.detach().to("cpu", copy=True),
         scale=block.scale,
         queries=recorded,
+        num_heads=block.num_heads,
+        key_mask=None if mask is None else mask.cpu().unflatten(0, (x.shape[0], -1)),
         input=tracer.input,
     )
 

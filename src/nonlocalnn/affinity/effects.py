@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,12 @@ class EffectMap:
         """
 
         def weigh(places: Tensor, number: int) -> Tensor:
-            along = self.gradient[:, places] @ self.values[:, number].transpose(1, 2)
-            return self.weights.weigh(places, number) * along
+            # Each head's weights meet its own slice of the values.
+            heads = self.weights.num_heads
+            gradients = self.gradient[:, places].unflatten(2, (heads, -1)).transpose(1, 2)
+            values = self.values[:, number].unflatten(2, (heads, -1)).transpose(1, 2)
+            terms = self.weights.weigh_heads(places, number) * (gradients @ values.transpose(2, 3))
+            return terms.sum(1)
 
         return self.weights.spread(queries, weigh)
 
@@ -85,18 +90,18 @@ def class_effects(
     if model.training:
         raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
     found = find_blocks(model, blocks)
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = {}
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(_block: nn.Module, given: tuple[Tensor, ...], z: Tensor) -> Tensor:
-            inputs[name], outputs[name] = given[0].detach(), z
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor], Tensor]:
+        def hook(_block: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any], z: Tensor) -> Tensor:
+            inputs[name], outputs[name] = (given, named), z
             # Layers that work in place would turn z into their own output.
             return z.clone()
 
         return hook
 
-    handles = [block.register_forward_hook(keep(name)) for name, block in found.items()]
+    handles = [block.register_forward_hook(keep(name), with_kwargs=True) for name, block in found.items()]
     try:
         # A gradient to the input, so that frozen models have one.
         with capture_affinity(model, blocks) as maps, torch.enable_grad():
@@ -122,12 +127,23 @@ def _chosen(scores: object, target: int | None) -> Tensor:
 
 
 @torch.no_grad()
-def _effects_of(block: NonLocalNd, shown: AffinityMap, x: Tensor, gradient: Tensor) -> EffectMap:
+def _effects_of(
+    block: NonLocalNd,
+    shown: AffinityMap,
+    given: tuple[tuple[Tensor, ...], dict[str, Any]],
+    gradient: Tensor,
+) -> EffectMap:
     if block.norm is not None and not is_constant(block.norm):
-        raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
-    _, _, g = block.embed(x)
+        if isinstance(block.norm, nn.modules.batchnorm._BatchNorm):
+            raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
+        raise ValueError(
+            "effects are of blocks whose y enters z linearly, with norm='batch' in eval mode or norm=None; "
+            f"this block has a {type(block.norm).__name__}"
+        )
+    _, _, g = block.embed(*given[0], **given[1])
+
     with torch.enable_grad():
-        y = gradient.new_zeros(x.shape[0], g.shape[2], *x.shape[2:], requires_grad=True)
+        y = gradient.new_zeros(gradient.shape[0], g.shape[2], *gradient.shape[2:], requires_grad=True)
         z = block.W_z(y) if block.norm is None else block.norm(block.W_z(y))
     to_y = flatten(torch.autograd.grad(z, y, gradient)[0]).float()
-    return EffectMap(shown, to_y.cpu(), g.float().cpu().unflatten(0, (x.shape[0], -1)))
+    return EffectMap(shown, to_y.cpu(), g.float().cpu().unflatten(0, (gradient.shape[0], -1)))

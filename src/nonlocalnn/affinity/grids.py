@@ -83,18 +83,22 @@ class PositionGrid:
             for first, step, side in zip(self.centres, self.steps, self.sides, strict=True)
         )
 
-    def pooled(self, sides: Sides) -> PositionGrid:
-        """Return the grid after max-pooling by 2 along the axes whose side differs in ``sides``."""
-        is_pooled = [after != before for after, before in zip(sides, self.sides, strict=True)]
+    def pooled(self, sides: Sides, window: Sequence[int] | None = None) -> PositionGrid:
+        """Return the grid after max-pooling.
+
+        Args:
+            sides: Those of the pooled map.
+            window: How many positions become one along each axis; None is 2 where ``sides`` differ.
+        """
+        if window is None:
+            window = [1 if after == before else 2 for after, before in zip(sides, self.sides, strict=True)]
         return PositionGrid(
             sides,
             self.input_sides,
-            steps=tuple(
-                2 * step if pooled else step for step, pooled in zip(self.steps, is_pooled, strict=True)
-            ),
+            steps=tuple(size * step for step, size in zip(self.steps, window, strict=True)),
             centres=tuple(
-                first + step / 2 if pooled else first
-                for first, step, pooled in zip(self.centres, self.steps, is_pooled, strict=True)
+                first + step * (size - 1) / 2
+                for first, step, size in zip(self.centres, self.steps, window, strict=True)
             ),
         )
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from nonlocalnn._errors import check_choice
 from nonlocalnn.affinity.grids import PositionGrid, Sides, check_position
 from nonlocalnn.functional import Instantiation, affinity
 from nonlocalnn.functional.geometry import Extent, Geometry
@@ -42,6 +44,9 @@ class AffinityRows:
         w_f: Weights of the concatenation form, (2D,).
         scale: Factor on the logits; None is 1.
         queries: The queries that were recorded, if not all.
+        num_heads: The block's heads. Weights are their mean, unless a ``head`` is chosen.
+        head: The number of one head; see :meth:`of_head`.
+        key_mask: Which keys take part, (B, groups, M); None is all. The others weigh 0.
         input: What the model was given, (B, C, \*sides), on the CPU; None where that was no tensor.
     """
 
@@ -54,6 +59,9 @@ class AffinityRows:
     w_f: Tensor | None = None
     scale: float | None = None
     queries: tuple[Sides, ...] | None = None
+    num_heads: int = 1
+    head: int | None = None
+    key_mask: Tensor | None = None
     input: Tensor | None = None
 
     @property
@@ -83,7 +91,20 @@ class AffinityRows:
         if self.queries is not None:
             return self.rows(self.queries).flatten(2)
         by_group = Geometry(self.grid.sides, self.extent).group(self.theta)
-        return self._weights(by_group, self.phi.flatten(0, 1))
+        mask = None if self.key_mask is None else self.key_mask.flatten(0, 1)
+        return self._over_heads(self._weights(by_group, self.phi.flatten(0, 1), mask))
+
+    def of_head(self, head: int) -> Self:
+        """Return the map of one head; what a block of several heads gives at first is their mean.
+
+        Args:
+            head: From 0.
+
+        Raises:
+            ValueError: There is no such head.
+        """
+        check_choice("head", head, tuple(range(self.num_heads)))
+        return replace(self, head=head)
 
     def of_query(self, *query: int) -> Tensor:
         r"""Return the weights over the keys of one query, (B, \*key_grid.sides).
@@ -157,7 +178,12 @@ class AffinityRows:
 
     def weigh(self, places: Tensor, number: int) -> Tensor:
         """Return the weights (B, q, M) of one group's keys for rows ``places`` of ``theta``."""
-        return self._weights(self.theta[:, places], self.phi[:, number])
+        return self._over_heads(self.weigh_heads(places, number))
+
+    def weigh_heads(self, places: Tensor, number: int) -> Tensor:
+        """Return the same for each head, (B, num_heads, q, M)."""
+        mask = None if self.key_mask is None else self.key_mask[:, number]
+        return self._weights(self.theta[:, places], self.phi[:, number], mask)
 
     def by_group(self, queries: Sequence[Query]) -> Iterator[tuple[Tensor, Tensor, int, Tensor]]:
         """Yield, a group after another and in parts that fit into memory, which of the queries see what.
@@ -176,7 +202,7 @@ class AffinityRows:
         group_of[members] = torch.arange(len(members))[:, None]
         keys = _members(self.key_grid.sides, self.extent)
         groups = group_of[flat]
-        size = max(1, _CHUNK // (keys.shape[1] * max(1, self.phi.shape[0])))
+        size = max(1, _CHUNK // (keys.shape[1] * self.num_heads * max(1, self.phi.shape[0])))
         for number in groups.unique().tolist():
             for numbers in (groups == number).nonzero()[:, 0].split(size):
                 yield numbers, rows[numbers], number, keys[number]
@@ -199,8 +225,23 @@ class AffinityRows:
                 raise ValueError(f"query {place} was not recorded; those recorded are {list(self.queries)}")
         return torch.tensor([row_of[index] for index in flat.tolist()], dtype=torch.long)
 
-    def _weights(self, theta: Tensor, phi: Tensor) -> Tensor:
-        return affinity(theta, phi, instantiation=self.instantiation, w_f=self.w_f, scale=self.scale)
+    def _weights(self, theta: Tensor, phi: Tensor, mask: Tensor | None) -> Tensor:
+        found = affinity(
+            theta,
+            phi,
+            instantiation=self.instantiation,
+            w_f=self.w_f,
+            scale=self.scale,
+            key_mask=mask,
+            num_heads=self.num_heads,
+        )
+        return found if self.num_heads > 1 else found.unsqueeze(1)
+
+    def _over_heads(self, weights: Tensor) -> Tensor:
+        """Return the chosen head's weights, or the mean of all: the mean of one is that one."""
+        if self.num_heads == 1 or self.head is not None:
+            return weights[:, self.head or 0]
+        return weights.mean(1)
 
 
 def _members(sides: Sides, extent: Extent) -> Tensor:

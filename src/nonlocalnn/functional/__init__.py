@@ -7,7 +7,6 @@ gradients.
 
 from __future__ import annotations
 
-import sys
 from typing import Literal
 
 import torch
@@ -16,14 +15,19 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import INSTANTIATIONS
-from nonlocalnn.functional import concatenation, dot_product, reference, softmax, split
+from nonlocalnn.functional import dot_product, reference, softmax, split
+from nonlocalnn.functional.checks import (
+    SOFTMAX_INSTANTIATIONS,
+    check_operands,
+    check_values,
+)
+from nonlocalnn.functional.heads import dot_heads, join_heads, repeat_for_heads, split_heads
+from nonlocalnn.functional.masks import masks_nothing, real_positions
 from nonlocalnn.functional.modes import without_autocast
-from nonlocalnn.functional.positions import FLOATS
 from nonlocalnn.functional.splitting import split_positions
 
 Instantiation = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 Engine = Literal["auto", "reference", "fused"]
-SOFTMAX_INSTANTIATIONS: tuple[str, ...] = ("gaussian", "embedded_gaussian")
 _ENGINES = ("auto", "reference", "fused")
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "Instantiation",
     "affinity",
     "non_local",
+    "real_positions",
     "split_positions",
 ]
 
@@ -46,6 +51,7 @@ def non_local(
     w_f: Tensor | None = None,
     scale: float | None = None,
     key_mask: Tensor | None = None,
+    num_heads: int = 1,
     engine: Engine = "auto",
     process_group: dist.ProcessGroup | None = None,
 ) -> Tensor:
@@ -69,10 +75,15 @@ def non_local(
             are symmetric.
         g: Values, shape (B, M, E).
         instantiation: The pairwise function f, see the table.
-        w_f: Weights of the concatenation form, shape (2D,): the first D meet theta, the others phi.
+        w_f: Weights of the concatenation form, shape (2D,): the first D meet theta, the others phi. A head
+            takes its slice of either half.
         scale: Factor on the logits of the two Gaussian forms; None is 1, as in the paper.
         key_mask: True where a key takes part, shape (B, M), bool. A masked key weighs nothing and C(x)
-            counts only the others; a row without any key gives zeros.
+            counts only the others; a row without any key gives zeros. A mask that is all True changes no bit
+            on the CPU.
+        num_heads: Heads, each an operation of its own on its slice of the channels of theta, phi and g, in
+            order: those of theta and phi are D / num_heads wide, those of g E / num_heads. The slices of y
+            stand beside one another as those of g do.
         engine: "reference" is the equation as written, with the N x M affinity in memory. "fused" never
             holds an N x M tensor. "auto" takes whichever is faster at this size: see :func:`_materialises`.
             Under torch.func and forward-mode derivatives, and for derivatives of derivatives, each form but
@@ -98,19 +109,24 @@ def non_local(
         >>> non_local(theta, phi, g, instantiation="dot_product").shape
         torch.Size([2, 6, 3])
     """
-    _check(theta, phi, instantiation, w_f, scale, key_mask, needs_key=process_group is None)
-    _check_values(phi, g)
+    check_operands(
+        theta, phi, instantiation, w_f, scale, key_mask, num_heads, needs_key=process_group is None
+    )
+    check_values(phi, g, num_heads)
     check_choice("engine", engine, _ENGINES)
     factor = 1.0 if scale is None else float(scale)
     if process_group is not None and engine == "reference":
         raise ValueError("positions that are split over processes take no engine='reference': leave it out")
+    # Over ranks a mask stays: whether there is one must not depend on a rank's own keys.
+    if key_mask is not None and process_group is None and masks_nothing(key_mask):
+        key_mask = None
     if key_mask is not None:
         # Zeros, so that whatever a masked key holds, NaN included, reaches neither a sum nor a gradient.
         phi, g = (part.masked_fill(~key_mask.unsqueeze(2), 0.0) for part in (phi, g))
     # The engines choose their own types: autocast would make the float32 products that they ask for float16.
     with without_autocast(theta.device.type):
-        if process_group is not None:
-            return split.non_local(
+        if engine == "reference":
+            return reference.non_local(
                 theta,
                 phi,
                 g,
@@ -118,23 +134,54 @@ def non_local(
                 instantiation=instantiation,
                 scale=factor,
                 key_mask_BM=key_mask,
-                group=process_group,
+                num_heads=num_heads,
             )
-        if engine == "reference" or (engine == "auto" and _materialises(theta, phi, g, instantiation)):
-            return reference.non_local(
-                theta, phi, g, w_f, instantiation=instantiation, scale=factor, key_mask_BM=key_mask
-            )
-        if instantiation in SOFTMAX_INSTANTIATIONS:
-            return softmax.non_local(theta, phi, g, scale=factor, key_mask_BM=key_mask)
-        count = None if key_mask is None else reference.number_of_keys(key_mask)
-        if instantiation == "dot_product":
-            return dot_product.non_local(theta, phi, g, count=phi.shape[1] if count is None else count)
-        assert w_f is not None
-        # Of float16 these products may pass 65,504, and they are sums of which rounding is not averaged out.
-        wide = torch.promote_types(theta.dtype, torch.float32)
-        w_theta, w_phi = w_f.to(wide).chunk(2)
-        a, b = theta.to(wide) @ w_theta, phi.to(wide) @ w_phi
-        return concatenation.rectified_non_local(a, b, g, count_B11=count)
+        key_mask = repeat_for_heads(key_mask, num_heads)
+        g = split_heads(g, num_heads)
+        if instantiation == "concatenation":
+            assert w_f is not None
+            # In float16 these products may pass 65,504, and as sums their rounding is not averaged out.
+            wide = torch.promote_types(theta.dtype, torch.float32)
+            w_theta, w_phi = w_f.to(wide).chunk(2)
+            a, b = dot_heads(theta.to(wide), w_theta, num_heads), dot_heads(phi.to(wide), w_phi, num_heads)
+            y = split.rectified_non_local(a, b, g, key_mask_BM=key_mask, process_group=process_group)
+        else:
+            # Still one tensor where they were one: the logits are symmetric then.
+            is_symmetric, theta = phi is theta, split_heads(theta, num_heads)
+            phi = theta if is_symmetric else split_heads(phi, num_heads)
+            y = _product_forms(theta, phi, g, instantiation, factor, key_mask, engine, process_group)
+    return join_heads(y, num_heads)
+
+
+def _product_forms(
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    instantiation: str,
+    scale: float,
+    key_mask: Tensor | None,
+    engine: str,
+    process_group: dist.ProcessGroup | None,
+) -> Tensor:
+    """Return y of the forms that are made of products of theta and phi, by the engine that serves them."""
+    if process_group is not None:
+        return split.non_local(
+            theta,
+            phi,
+            g,
+            instantiation=instantiation,
+            scale=scale,
+            key_mask_BM=key_mask,
+            group=process_group,
+        )
+    if engine == "auto" and _materialises(theta, phi, g, instantiation):
+        return reference.non_local(
+            theta, phi, g, None, instantiation=instantiation, scale=scale, key_mask_BM=key_mask
+        )
+    if instantiation in SOFTMAX_INSTANTIATIONS:
+        return softmax.non_local(theta, phi, g, scale=scale, key_mask_BM=key_mask)
+    count = phi.shape[1] if key_mask is None else reference.number_of_keys(key_mask)
+    return dot_product.non_local(theta, phi, g, count=count)
 
 
 def affinity(
@@ -145,6 +192,7 @@ def affinity(
     w_f: Tensor | None = None,
     scale: float | None = None,
     key_mask: Tensor | None = None,
+    num_heads: int = 1,
 ) -> Tensor:
     """Affinity f(x_i, x_j) / C(x) of every query with every key: the weights that :func:`non_local` sums by.
 
@@ -157,9 +205,11 @@ def affinity(
         w_f: Weights of the concatenation form, shape (2D,).
         scale: Factor on the logits of the two Gaussian forms; None is 1.
         key_mask: True where a key takes part, shape (B, M), bool.
+        num_heads: Heads, see :func:`non_local`.
 
     Returns:
-        The affinity, shape (B, N, M), in the type of ``theta`` but at least float32.
+        The affinity, shape (B, N, M), in the type of ``theta`` but at least float32. That of several heads is
+        (B, num_heads, N, M).
 
     Raises:
         ValueError: A shape, type or setting does not fit; the message says which.
@@ -176,13 +226,19 @@ def affinity(
         >>> rows.shape, bool(torch.allclose(rows.sum(2), torch.ones(2, 6)))
         (torch.Size([2, 6, 5]), True)
     """
-    _check(theta, phi, instantiation, w_f, scale, key_mask)
+    check_operands(theta, phi, instantiation, w_f, scale, key_mask, num_heads)
     factor = 1.0 if scale is None else float(scale)
     if key_mask is not None:
         phi = phi.masked_fill(~key_mask.unsqueeze(2), 0.0)
     with without_autocast(theta.device.type):
         return reference.affinity(
-            theta, phi, w_f, instantiation=instantiation, scale=factor, key_mask_BM=key_mask
+            theta,
+            phi,
+            w_f,
+            instantiation=instantiation,
+            scale=factor,
+            key_mask_BM=key_mask,
+            num_heads=num_heads,
         )
 
 
@@ -202,56 +258,3 @@ def _materialises(theta: Tensor, phi: Tensor, g: Tensor, instantiation: str) -> 
     if instantiation in SOFTMAX_INSTANTIATIONS:
         return True
     return num_queries * num_keys * (width + num_values) < (num_queries + num_keys) * width * num_values
-
-
-def _check(
-    theta: Tensor,
-    phi: Tensor,
-    instantiation: str,
-    w_f: Tensor | None,
-    scale: float | None,
-    key_mask: Tensor | None,
-    *,
-    needs_key: bool = True,
-) -> None:
-    check_choice("instantiation", instantiation, INSTANTIATIONS)
-    for name, part in (("theta", theta), ("phi", phi)):
-        if part.dim() != 3:
-            raise ValueError(f"{name} must be (B, positions, channels); got shape {tuple(part.shape)}")
-        if part.dtype not in FLOATS:
-            raise ValueError(f"{name} must be floating point; got {part.dtype}, not one of 16, 32 or 64 bits")
-    if theta.shape[0] != phi.shape[0] or theta.shape[2] != phi.shape[2]:
-        raise ValueError(
-            "theta (B, N, D) and phi (B, M, D) must agree in B and D; "
-            f"got {tuple(theta.shape)} and {tuple(phi.shape)}"
-        )
-    if theta.dtype != phi.dtype:
-        raise ValueError(f"theta and phi must have one type; got {theta.dtype} and {phi.dtype}")
-    if needs_key and phi.shape[1] == 0:
-        raise ValueError("phi must hold at least one key; got none")
-    if scale is not None and instantiation not in SOFTMAX_INSTANTIATIONS:
-        raise ValueError(f"scale has no meaning for {instantiation!r}, which has no logits: leave it None")
-    if scale is not None and not (isinstance(scale, int | float) and abs(scale) <= sys.float_info.max):
-        raise ValueError(f"scale must be a finite number; got {scale!r:.40}")
-    if instantiation != "concatenation":
-        if w_f is not None:
-            raise ValueError(f"w_f belongs to 'concatenation' only; got one with {instantiation!r}")
-    elif w_f is None or w_f.shape != (2 * theta.shape[2],):
-        found = "None" if w_f is None else f"shape {tuple(w_f.shape)}"
-        raise ValueError(f"w_f must be (2D,) = ({2 * theta.shape[2]},) for 'concatenation'; got {found}")
-    elif w_f.dtype not in FLOATS:
-        raise ValueError(f"w_f must be floating point; got {w_f.dtype}, not one of 16, 32 or 64 bits")
-    if key_mask is not None and (key_mask.shape != phi.shape[:2] or key_mask.dtype != torch.bool):
-        raise ValueError(
-            f"key_mask must be bool, (B, M) = {tuple(phi.shape[:2])}; "
-            f"got {key_mask.dtype}, {tuple(key_mask.shape)}"
-        )
-
-
-def _check_values(phi: Tensor, g: Tensor) -> None:
-    if g.dim() != 3 or g.shape[:2] != phi.shape[:2]:
-        raise ValueError(
-            f"g must be (B, M, E) with phi's (B, M) = {tuple(phi.shape[:2])}; got shape {tuple(g.shape)}"
-        )
-    if g.dtype != phi.dtype:
-        raise ValueError(f"g must have phi's type {phi.dtype}; got {g.dtype}")

@@ -50,17 +50,18 @@ def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
     return projected
 
 
-def fold(layer: Layer, w: Tensor) -> Layer:
-    """Return the convolution that gives w . (1x1 convolution of x), one number a position.
+def fold(layer: Layer, w: Tensor, num_heads: int) -> Layer:
+    """Return the convolution that gives w . (1x1 convolution of x), one number a position and head.
 
     Args:
         layer: The convolution's weight, shape (D, C, 1, ...), and its bias, shape (D,) or None.
         w: Shape (D,): the half of w_f that meets this convolution.
+        num_heads: Each has its slice of w and of the convolution's channels.
     """
     weight, bias = layer
     # Products and a sum, not a matrix product: autocast leaves these in float32.
-    folded = (w.unsqueeze(1) * weight.flatten(1)).sum(0, keepdim=True)
-    return folded, None if bias is None else (w * bias).sum(0, keepdim=True)
+    folded = (w.unsqueeze(1) * weight.flatten(1)).unflatten(0, (num_heads, -1)).sum(1)
+    return folded, None if bias is None else (w * bias).unflatten(0, (num_heads, -1)).sum(1)
 
 
 def project_back(y: Tensor, layer: Layer, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Eq. (1)-(5) as written, with the N x M affinity in memory: the specification of every engine, and the maps.
 
-Shapes: B batch, N queries, M keys, D embedding channels, E value channels.
+Shapes: B batch, N queries, M keys, D embedding channels, E value channels, H heads.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ def affinity(
     instantiation: str,
     scale: float,
     key_mask_BM: Tensor | None,
+    num_heads: int = 1,
 ) -> Tensor:
-    """Return f(x_i, x_j) / C(x), shape (B, N, M), in at least float32.
+    """Return f(x_i, x_j) / C(x), shape (B, N, M), or (B, H, N, M) of several heads, in at least float32.
 
     The softmax over the keys of a row *is* f / C(x) for the two exponential forms; for the other two C(x) is
     the number of keys that take part.
     """
+    if num_heads > 1:
+        # What heads are: the same equation once for each slice of the channels.
+        parts = zip(*_slices(theta_BND, phi_BMD, w_f_2D, num_heads), strict=True)
+        rows = [
+            affinity(*part, instantiation=instantiation, scale=scale, key_mask_BM=key_mask_BM)
+            for part in parts
+        ]
+        return torch.stack(rows, 1)
     # In float16 an unscaled logit passes 65,504 already at 1,024 channels; sums of f do so sooner.
     dtype = torch.promote_types(theta_BND.dtype, torch.float32)
     theta_BND, phi_BMD = theta_BND.to(dtype), phi_BMD.to(dtype)
@@ -47,12 +56,35 @@ def non_local(
     instantiation: str,
     scale: float,
     key_mask_BM: Tensor | None,
+    num_heads: int = 1,
 ) -> Tensor:
-    """Return y, shape (B, N, E), in the type of g: eq. (1)."""
+    """Return y, shape (B, N, E), in the type of g: eq. (1), with heads once for each slice of channels."""
+    if num_heads > 1:
+        slices = _slices(theta_BND, phi_BMD, w_f_2D, num_heads)
+        heads = [
+            non_local(theta, phi, g, w_f, instantiation=instantiation, scale=scale, key_mask_BM=key_mask_BM)
+            for theta, phi, w_f, g in zip(*slices, _cut(g_BME, num_heads), strict=True)
+        ]
+        return torch.cat(heads, 2)
     weights_BNM = affinity(
         theta_BND, phi_BMD, w_f_2D, instantiation=instantiation, scale=scale, key_mask_BM=key_mask_BM
     )
     return (weights_BNM @ g_BME.to(weights_BNM.dtype)).to(g_BME.dtype)
+
+
+def _slices(
+    theta_BND: Tensor, phi_BMD: Tensor, w_f_2D: Tensor | None, num_heads: int
+) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
+    """Return theta, phi and w_f of each head: w_f's two halves are cut as theta and phi are."""
+    theta, phi = _cut(theta_BND, num_heads), _cut(phi_BMD, num_heads)
+    if w_f_2D is None:
+        return theta, phi, [None] * num_heads
+    w_theta, w_phi = (_cut(half, num_heads) for half in w_f_2D.chunk(2))
+    return theta, phi, [torch.cat(halves) for halves in zip(w_theta, w_phi, strict=True)]
+
+
+def _cut(part: Tensor, num_heads: int) -> list[Tensor]:
+    return list(part.unflatten(-1, (num_heads, -1)).unbind(-2))
 
 
 def _softmax(logits_BNM: Tensor, key_mask_BM: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nonlocalnn.functional import concatenation
 from nonlocalnn.functional.exchange import Ranks, gathered, summed
+from nonlocalnn.functional.reference import number_of_keys
 from nonlocalnn.functional.ring import ring_softmax
 
 
@@ -27,7 +28,6 @@ def non_local(
     theta_BND: Tensor,
     phi_BMD: Tensor,
     g_BME: Tensor,
-    w_f_2D: Tensor | None,
     *,
     instantiation: str,
     scale: float,
@@ -36,7 +36,8 @@ def non_local(
 ) -> Tensor:
     """Return y of this rank's queries over the keys of all ranks, (B, N, E), in the type of g.
 
-    What a masked key holds must be zero. All ranks give a mask of their own keys, or none does.
+    Of all forms but the concatenation, which is :func:`rectified_non_local`. What a masked key holds must be
+    zero. All ranks give a mask of their own keys, or none does.
     """
     ranks = Ranks.of(phi_BMD, g_BME.shape[2], group, masked=key_mask_BM is not None)
     wide = torch.promote_types(g_BME.dtype, torch.float32)
@@ -44,35 +45,37 @@ def non_local(
         phi_g_BDE = summed(phi_BMD.to(wide).transpose(1, 2) @ g_BME.to(wide), group)
         count = sum(ranks.counts) if key_mask_BM is None else _number_of_keys(key_mask_BM, group)
         y_BNE = theta_BND.to(wide) @ (phi_g_BDE / count)
-    elif instantiation == "concatenation":
-        assert w_f_2D is not None
-        w_theta, w_phi = w_f_2D.to(wide).chunk(2)
-        a_BN, b_BM = theta_BND.to(wide) @ w_theta, phi_BMD.to(wide) @ w_phi
-        count_B11 = None if key_mask_BM is None else _number_of_keys(key_mask_BM, group)
-        y_BNE = _rectified(a_BN, b_BM, g_BME, ranks, count_B11)
     else:
         y_BNE = ring_softmax(theta_BND, phi_BMD, g_BME, scale=scale, key_mask_BM=key_mask_BM, ranks=ranks)
     return y_BNE.to(g_BME.dtype)
 
 
 def rectified_non_local(
-    a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, *, process_group: dist.ProcessGroup | None
+    a_BN: Tensor,
+    b_BM: Tensor,
+    g_BME: Tensor,
+    *,
+    key_mask_BM: Tensor | None = None,
+    process_group: dist.ProcessGroup | None,
 ) -> Tensor:
     """Return the concatenation form's y from its two scalars a position, over the keys of all ranks.
 
-    Without a group it is :func:`nonlocalnn.functional.concatenation.rectified_non_local` itself.
+    Without a group it is :func:`nonlocalnn.functional.concatenation.rectified_non_local` itself. All
+    ranks give a mask of their own keys, or none does.
     """
+    if key_mask_BM is not None:
+        # A masked key adds nothing then, wherever it is sorted.
+        b_BM, g_BME = b_BM.masked_fill(~key_mask_BM, 0.0), g_BME.masked_fill(~key_mask_BM.unsqueeze(2), 0.0)
     if process_group is None:
-        return concatenation.rectified_non_local(a_BN, b_BM, g_BME)
-    return _rectified(a_BN, b_BM, g_BME, Ranks.of(b_BM.unsqueeze(2), g_BME.shape[2], process_group), None)
-
-
-def _rectified(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, ranks: Ranks, count_B11: Tensor | None) -> Tensor:
+        count_B11 = None if key_mask_BM is None else number_of_keys(key_mask_BM)
+        return concatenation.rectified_non_local(a_BN, b_BM, g_BME, count_B11=count_B11)
+    is_masked = key_mask_BM is not None
+    ranks = Ranks.of(b_BM.unsqueeze(2), g_BME.shape[2], process_group, masked=is_masked)
+    count_B11 = None if key_mask_BM is None else _number_of_keys(key_mask_BM, process_group)
     # Gathered, because on a ring each rank would sort its queries anew for every share of keys.
     keys_BMK = gathered(torch.cat([b_BM.unsqueeze(2), g_BME], 2), ranks)
-    return concatenation.rectified_non_local(
-        a_BN, keys_BMK[..., 0].contiguous(), keys_BMK[..., 1:].contiguous(), count_B11=count_B11
-    )
+    b_BM, g_all = keys_BMK[..., 0].contiguous(), keys_BMK[..., 1:].contiguous()
+    return concatenation.rectified_non_local(a_BN, b_BM, g_all, count_B11=count_B11).to(g_BME.dtype)
 
 
 def _number_of_keys(key_mask_BM: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -99,13 +99,13 @@ def group_of(places: Geometry, sub_sample: str | None) -> dist.ProcessGroup | No
 
 def _check_pooling(split: _Split, places: Geometry, axis: int) -> None:
     side = places.sides[axis]
-    # One is never pooled, and would be in the whole map: hence the side of 2 in its place.
-    longer = tuple(2 if place == axis else other for place, other in enumerate(places.sides))
-    if Geometry(longer, places.extent).pooled().sides[axis] == 2:
+    # A rank's own side may be shorter than the window, and would be pooled whole; in the whole map it is not.
+    window = places.window[axis]
+    if window == 1:
         return
     is_last = split.group.rank() == split.group.size() - 1
-    if side == 1 or (side % 2 and not is_last):
+    if side < window or (side % window and not is_last):
         raise ValueError(
-            f"keys are pooled by 2 along {split.dim!r}, of which this rank holds {side}: every rank must "
-            "hold an even number, the last one any but 1; or use sub_sample=None"
+            f"keys are pooled by {window} along {split.dim!r}, of which this rank holds {side}: every rank "
+            f"must hold a multiple of {window}, the last one at least {window}; or use sub_sample=None"
         )

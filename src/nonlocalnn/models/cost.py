@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS
 from nonlocalnn.functional.concatenation import _RUN_LENGTH
-from nonlocalnn.functional.geometry import geometry_of
+from nonlocalnn.functional.geometry import geometry_of, key_geometry
 from nonlocalnn.functional.positions import flatten
 from nonlocalnn.models import create_model
 
@@ -25,23 +25,25 @@ class BlockCost:
     r"""What one run of a non-local block costs.
 
     Multiply-adds are those of matrix products; FLOPs are twice as many. Sums, exponentials, pooling, biases
-    and normalisation are left out. C is the block's width, E its inner width, D that of theta and phi (E; C
-    for the Gaussian), P and Q the positions of one sample before and after sub-sampling, N and M those that
-    see each other: P = groups N, Q = groups M.
+    and normalisation are left out. C is the block's width, E that of g, D that of theta and phi (C for the
+    Gaussian), H the heads, P and Q the positions of one sample before and after sub-sampling, N and M those
+    that see each other: P = groups N, Q = groups M. With a context Q is of its positions, R before
+    sub-sampling, of C' channels; else R is P and C' is C.
 
     Multiply-adds of one sample with the affinity in memory; phi and g are projected from K positions, Q for
-    ``sub_sample="before"`` and P otherwise:
+    ``sub_sample="before"`` and R otherwise:
 
-    - g and W_z: K C E + P E C.
-    - theta and phi: P C D + K C D; the Gaussian has neither.
+    - g and W_z: K C' E + P E C.
+    - theta and phi: P C D + K C' D; the Gaussian has neither.
     - Gaussian forms and dot product: P M (D + E).
     - concatenation: P D + Q D for the two halves of w_f, and P M E.
 
     Here they are the same, but for
 
-    - dot product: (P + Q) D E, as theta (phi^T g).
-    - concatenation: w_f is folded into theta, P C, and phi, K C, with C D each for the whole batch; only
-      sub-sampled "after" phi is projected, P C D + Q D. Then (L + 2) P E + 2 Q E with runs of L = 16 keys.
+    - dot product: (P + Q) D E / H, as theta (phi^T g).
+    - concatenation: w_f is folded into theta, P C H, and phi, K C' H, with C D and C' D for the whole batch;
+      only sub-sampled "after" phi is projected, R C' D + Q D. Then (L + 2) P E + 2 Q E with runs of L = 16
+      keys.
       Sorting, prefix sums and filling up to whole runs are left out.
 
     The Gaussian of a map with itself, ``sub_sample=None``, has symmetric logits of which the CPU computes
@@ -51,21 +53,21 @@ class BlockCost:
     ``memory_bytes`` is what the block holds between its two passes beyond its input and output, parameters
     and vectors of C numbers, in numbers of 4 bytes a sample:
 
-    - norm: its input, P C.
-    - ``sub_sample="after"``: g and phi before pooling, P E + P D (the Gaussian has x for phi), and the pooled
+    - norm: its input, P C. ``pre_norm``: its output, P C, and R C' of a context.
+    - ``sub_sample="after"``: g and phi before pooling, R E + R D (the Gaussian has x for phi), and the pooled
       places in 8 bytes a number, Q E + Q D.
-    - ``sub_sample="before"``: the pooled map, Q C, and the places in 8 bytes, Q C.
+    - ``sub_sample="before"``: the pooled map, Q C', and the places in 8 bytes, Q C'.
     - Gaussian forms: theta, phi, g and y, P D + Q D + Q E + P E; the Gaussian's theta and phi are views of
       maps where phi is not pooled after and there are not several groups of several samples. Where phi is
-      not pooled at all, it is its theta, and the log-sum-exp of each query is kept, P (and y twice where
-      ``extent="time"`` moves it).
-    - dot product: theta, phi, g and y, P D + Q D + Q E + P E, and phi^T g, D E a group.
-    - concatenation: two scalars, g and y, P + Q + Q E + P E, and for ``sub_sample="after"`` phi, Q D. To that
-      is added what its backward pass builds: a table of L + 2 rows for each run of L queries and of L keys,
-      and for each place in a run L + 2 indices of 8 bytes and L sums.
+      not pooled at all, and there is no context, it is its theta, and the log-sum-exp of each query is kept,
+      P H (and y twice where ``extent="time"`` or several heads move it).
+    - dot product: theta, phi, g and y, P D + Q D + Q E + P E, and phi^T g, D E / H a group.
+    - concatenation: two scalars a head, g and y, P H + Q H + Q E + P E, and for ``sub_sample="after"`` phi,
+      Q D. To that is added what its backward pass builds for each head: a table of L + 2 rows of E / H for
+      each run of L queries and of L keys, and for each place in a run L + 2 indices of 8 bytes and L sums.
 
-    Gradients and copies that live for the length of one kernel are left out. So are the weights that
-    ``engine="auto"`` keeps where they are small and that is faster.
+    Masks are not counted: a number a key. Gradients and copies that live for the length of one kernel are
+    left out. So are the weights that ``engine="auto"`` keeps where they are small and that is faster.
 
     ``affinity_bytes`` is a single N x M tensor for each group, the least that a materialised implementation
     keeps *on top of* theta, phi, g, y, what is pooled and the norm's input; the Gaussian forms hold a second
@@ -221,26 +223,43 @@ def _run_without_data(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[l
     return blocks, counter.get_total_flops()
 
 
-def _record(blocks: list[BlockCost], name: str, block: NonLocalNd, x: Tensor) -> Tensor:
+def _record(
+    blocks: list[BlockCost],
+    name: str,
+    block: NonLocalNd,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    key_mask: Tensor | None = None,
+) -> Tensor:
     """Stand in for the block's forward pass: refuse what it refuses, return its output's shape."""
-    geometry_of(x, block.in_channels, block._num_sides, block.extent).group(flatten(x))
-    blocks.append(_block_cost(name, block, tuple(x.shape)))
+    places = geometry_of(x, block.in_channels, block._num_sides, block.extent, block.pool_size)
+    places.group(flatten(x))
+    key_geometry(places, x, context, block.context_channels)
+    shape = tuple(x.shape)
+    blocks.append(_block_cost(name, block, shape, shape if context is None else tuple(context.shape)))
     return torch.empty_like(x)
 
 
-def _block_cost(name: str, block: NonLocalNd, shape: tuple[int, ...]) -> BlockCost:
+def _block_cost(
+    name: str, block: NonLocalNd, shape: tuple[int, ...], key_shape: tuple[int, ...]
+) -> BlockCost:
     batch, sides = shape[0], shape[2:]
     group_sides = block.group_sides(sides)
     num_groups = math.prod(sides) // math.prod(group_sides)
-    num_keys = math.prod(block.key_sides(sides)) // num_groups
+    num_keys = math.prod(block.key_sides(key_shape[2:])) // num_groups
     sizes = _Sizes(
         B=batch,
         C=shape[1],
+        K=key_shape[1],
         D=shape[1] if block.instantiation == "gaussian" else block.inter_channels,
-        E=block.inter_channels,
+        E=block.value_channels,
+        H=block.num_heads,
         N=math.prod(group_sides),
         M=num_keys,
+        R=batch * math.prod(key_shape[2:]),
         groups=num_groups,
+        has_context=key_shape is not shape,
     )
     return BlockCost(
         name=name,
@@ -259,15 +278,19 @@ def _block_cost(name: str, block: NonLocalNd, shape: tuple[int, ...]) -> BlockCo
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Sizes as in :class:`BlockCost`; P and Q are those of the whole batch."""
+    """Sizes as in :class:`BlockCost`, C' as K; P, Q and R are those of the whole batch."""
 
     B: int
     C: int
+    K: int
     D: int
     E: int
+    H: int
     N: int
     M: int
+    R: int
     groups: int
+    has_context: bool
 
     @property
     def P(self) -> int:
@@ -279,27 +302,28 @@ class _Sizes:
 
 
 def _projected_keys(block: NonLocalNd, s: _Sizes) -> int:
-    return s.Q if block.sub_sample == "before" else s.P
+    return s.Q if block.sub_sample == "before" else s.R
 
 
 def _multiply_adds(block: NonLocalNd, s: _Sizes) -> int:
     """Return the multiply-adds of one forward pass of the batch."""
     keys = _projected_keys(block, s)
-    outer = keys * s.C * s.E + s.P * s.E * s.C
+    outer = keys * s.K * s.E + s.P * s.E * s.C
     if block.instantiation == "concatenation":
-        folded, phi = (1, s.P * s.C * s.D + s.Q * s.D) if block.sub_sample == "after" else (2, keys * s.C)
-        return outer + s.P * s.C + phi + folded * s.C * s.D + (_RUN_LENGTH + 2) * s.P * s.E + 2 * s.Q * s.E
-    embeddings = 0 if block.instantiation == "gaussian" else (s.P + keys) * s.C * s.D
+        phi = s.R * s.K * s.D + s.Q * s.D if block.sub_sample == "after" else keys * s.K * s.H + s.K * s.D
+        theta = s.P * s.C * s.H + s.C * s.D
+        return outer + theta + phi + (_RUN_LENGTH + 2) * s.P * s.E + 2 * s.Q * s.E
+    embeddings = 0 if block.instantiation == "gaussian" else s.P * s.C * s.D + keys * s.K * s.D
     if block.instantiation in SOFTMAX_INSTANTIATIONS:
         return outer + embeddings + s.P * s.M * (s.D + s.E)
-    return outer + embeddings + (s.P + s.Q) * s.D * s.E
+    return outer + embeddings + (s.P + s.Q) * s.D * s.E // s.H
 
 
 def _materialised_multiply_adds(block: NonLocalNd, s: _Sizes) -> int:
     """Return the multiply-adds of one forward pass of the batch with the affinity in memory."""
     keys = _projected_keys(block, s)
-    outer = keys * s.C * s.E + s.P * s.E * s.C
-    embeddings = 0 if block.instantiation == "gaussian" else (s.P + keys) * s.C * s.D
+    outer = keys * s.K * s.E + s.P * s.E * s.C
+    embeddings = 0 if block.instantiation == "gaussian" else s.P * s.C * s.D + keys * s.K * s.D
     if block.instantiation == "concatenation":
         return outer + embeddings + (s.P + s.Q) * s.D + s.P * s.M * s.E
     return outer + embeddings + s.P * s.M * (s.D + s.E)
@@ -308,34 +332,36 @@ def _materialised_multiply_adds(block: NonLocalNd, s: _Sizes) -> int:
 def _memory_bytes(block: NonLocalNd, s: _Sizes) -> int:
     """Return the bytes of :class:`BlockCost`, for the batch."""
     numbers, indices = 0 if block.norm is None else s.P * s.C, 0
+    if block.pre_norm is not None:
+        numbers += s.P * s.C + (s.R * s.K if s.has_context else 0)
     if block.sub_sample == "after":
-        numbers += s.P * s.E + (0 if block.phi is None else s.P * s.D)
+        numbers += s.R * s.E + (0 if block.phi is None else s.R * s.D)
         indices += s.Q * (s.E + s.D)
     elif block.sub_sample == "before":
-        numbers += s.Q * s.C
-        indices += s.Q * s.C
+        numbers += s.Q * s.K
+        indices += s.Q * s.K
     if block.instantiation in SOFTMAX_INSTANTIATIONS:
         numbers += _softmax_numbers(block, s)
     elif block.instantiation == "dot_product":
-        numbers += (s.P + s.Q) * (s.D + s.E) + s.B * s.groups * s.D * s.E
+        numbers += (s.P + s.Q) * (s.D + s.E) + s.B * s.groups * s.D * s.E // s.H
     else:
-        numbers += (s.P + s.Q) * (1 + s.E) + (s.Q * s.D if block.sub_sample == "after" else 0)
+        numbers += (s.P + s.Q) * (s.H + s.E) + (s.Q * s.D if block.sub_sample == "after" else 0)
         rows = _RUN_LENGTH + 2
-        runs = s.B * s.groups * (s.N // _RUN_LENGTH + 1 + s.M // _RUN_LENGTH + 1)
-        numbers += runs * rows * s.E + runs * _RUN_LENGTH * _RUN_LENGTH
+        runs = s.B * s.groups * s.H * (s.N // _RUN_LENGTH + 1 + s.M // _RUN_LENGTH + 1)
+        numbers += runs * rows * s.E // s.H + runs * _RUN_LENGTH * _RUN_LENGTH
         indices += runs * _RUN_LENGTH * rows
     return _FLOAT * numbers + _INDEX * indices
 
 
 def _softmax_numbers(block: NonLocalNd, s: _Sizes) -> int:
     """Return the numbers of theta, phi, g and y that are kept; the Gaussian's can be views of a map."""
-    # Groups of several samples are one batch, which a view of a map cannot be.
+    # Groups of several samples are one batch, which a view of a map cannot be; heads of them can.
     copies_x = s.groups > 1 and s.B > 1
     theta = s.P * s.D if block.theta is not None or copies_x else 0
-    if block.theta is None and block.sub_sample is None:
+    if block.theta is None and block.sub_sample is None and not s.has_context:
         # phi is theta. y is kept as the engine made it, and by W_z in the order of x; and a log-sum-exp.
-        copies_y = block.extent == "time"
-        return theta + (s.P * (1 + copies_y) + s.Q) * s.E + s.P
+        copies_y = block.extent == "time" or s.H > 1
+        return theta + (s.P * (1 + copies_y) + s.Q) * s.E + s.P * s.H
     phi = s.Q * s.D if block.phi is not None or copies_x or block.sub_sample == "after" else 0
     return theta + phi + (s.P + s.Q) * s.E
 

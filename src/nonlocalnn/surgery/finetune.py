@@ -95,5 +95,6 @@ def assert_trained(model: nn.Module) -> None:
 
 def _is_identity(block: NonLocalNd) -> bool:
     # Exactly zero: any other bound would be a guess.
-    last = block.W_z if block.norm is None else block.norm
-    return not any(parameter.detach().any() for parameter in last.parameters())
+    # A norm without parameters has no factor that could be zero: W_z has the last one then.
+    last = [*(() if block.norm is None else block.norm.parameters())] or [*block.W_z.parameters()]
+    return not any(parameter.detach().any() for parameter in last)

@@ -6,7 +6,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,9 +16,11 @@ from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import BLOCKS, NonLocalNd, Norm, SubSample, nonlocal_blocks
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
+from nonlocalnn.functional.norms import name_of
 from nonlocalnn.models.bottleneck import Bottleneck
 from nonlocalnn.surgery.insertion_report import InsertedBlock, InsertionReport, describe, summarize
 from nonlocalnn.surgery.insertion_sites import CHILD, certain_map, find_sites, observe_maps, sites
+from nonlocalnn.surgery.matching import matching_norm
 
 __all__ = [
     "InsertedBlock",
@@ -28,7 +30,9 @@ __all__ = [
     "sites",
 ]
 
-_SETTINGS = tuple(inspect.signature(NonLocalNd).parameters)
+# A module passes its block one map: such a block has no context.
+_SETTINGS = tuple(name for name in inspect.signature(NonLocalNd).parameters if name != "context_channels")
+_NORMS = ("norm", "pre_norm")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -39,10 +43,14 @@ def insert_nonlocal_(
     pattern: str | None = None,
     example_input: object = None,
     inter_channels: int | None = None,
+    value_channels: int | None = None,
+    num_heads: int = 1,
     instantiation: Instantiation = "embedded_gaussian",
     sub_sample: SubSample = "after",
+    pool_size: int | Sequence[int] | None = None,
     use_scale: bool = False,
-    norm: Norm = "batch",
+    norm: Norm | Literal["auto"] = "auto",
+    pre_norm: Norm = None,
     zero_init: bool = True,
     extent: Extent = "spacetime",
 ) -> InsertionReport:
@@ -67,10 +75,15 @@ def insert_nonlocal_(
             torchvision's, timm's and this library's ResNets and ``nn.Sequential`` that end in one of these
             do not need it, but the report knows positions and FLOPs only with it.
         inter_channels: This and all that follows is as in :class:`nonlocalnn.NonLocal2d`.
+        value_channels: Channels of g.
+        num_heads: Heads.
         instantiation: The pairwise function.
         sub_sample: Where keys are pooled.
+        pool_size: The window of sub-sampling.
         use_scale: Scale the logits.
-        norm: What follows W_z.
+        norm: What follows W_z. "auto" is what goes with the network's own norms: "group" where most are
+            group normalisations, None where most are frozen, and else "batch". The report says which.
+        pre_norm: What theta, phi and g read the map through.
         zero_init: Start as the identity.
         extent: Which positions of a video see each other.
 
@@ -87,9 +100,9 @@ def insert_nonlocal_(
         >>> x = torch.rand(1, 3, 12, 10)
         >>> before = model(x)
         >>> print(insert_nonlocal_(model, ["0"], example_input=x))
-        after  block                     input      N   M  channels  inner  parameters  MFLOPs
-        0      0.nl (embedded_gaussian)  1x8x10x8  80  20         8      4         164   0.046
-        added                                                                      164   0.046
+        after  block                     input      N   M  channels  inner   norm  parameters  MFLOPs
+        0      0.nl (embedded_gaussian)  1x8x10x8  80  20         8      4  batch         164   0.046
+        added                                                                             164   0.046
         >>> torch.equal(model(x), before), list(nonlocal_blocks(model))
         (True, ['0.nl'])
     """
@@ -100,6 +113,7 @@ def insert_nonlocal_(
     found = find_sites(model, after, pattern)
     for name, site in found.items():
         _check_site(name, site)
+    chosen: Norm = matching_norm(model) if norm == "auto" else norm
     shapes = {} if example_input is None else observe_maps(model, found, example_input)
     blocks: dict[str, NonLocalNd] = {}
     entries = []
@@ -109,10 +123,14 @@ def insert_nonlocal_(
         block = BLOCKS[num_sides - 1](
             channels,
             inter_channels=inter_channels,
+            value_channels=value_channels,
+            num_heads=num_heads,
             instantiation=instantiation,
             sub_sample=sub_sample,
+            pool_size=pool_size,
             use_scale=use_scale,
-            norm=norm,
+            norm=chosen,
+            pre_norm=pre_norm,
             zero_init=zero_init,
             extent=extent,
         )
@@ -167,7 +185,9 @@ def inserted_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Return what makes each block again that follows a module as its child ``nl``, by the module's name.
 
     It is read off the blocks themselves, so that it is right whatever was inserted, removed or copied. A
-    block that the network calls by itself is not among them.
+    block that the network calls by itself is not among them. Settings that came after the first version are
+    left out where they are as usual, so that older versions read what they can make. A norm by a function of
+    one's own is told by its class, which makes none again.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
@@ -179,9 +199,20 @@ def inserted_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
     for name, block in nonlocal_blocks(model).items():
         owner, _, child = name.rpartition(".")
         if type(block) in BLOCKS and child == CHILD and _can_be_without(model.get_submodule(owner)):
-            settings = {each: getattr(block, each) for each in _SETTINGS if each != "norm"}
-            norm = None if block.norm is None else "batch"
-            found[owner] = {"num_sides": BLOCKS.index(type(block)) + 1, **settings, "norm": norm}
+            settings = {
+                each: name_of(getattr(block, each)) if each in _NORMS else getattr(block, each)
+                for each in _SETTINGS
+            }
+            usual = {
+                "value_channels": block.inter_channels,
+                "num_heads": 1,
+                "pool_size": None,
+                "pre_norm": None,
+            }
+            for each, value in usual.items():
+                if settings[each] == value:
+                    del settings[each]
+            found[owner] = {"num_sides": BLOCKS.index(type(block)) + 1, **settings}
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.functional.norms import name_of
 from nonlocalnn.models.cost import cost
 
 
@@ -18,7 +19,8 @@ class InsertedBlock:
         name: The block itself; its state-dict keys begin with it.
         instantiation: Its pairwise function.
         in_channels: Channels of the map.
-        inter_channels: Channels of theta, phi and g.
+        inter_channels: Channels of theta and phi.
+        norm: What follows W_z: "batch", "group", "layer", None, or the class that a function made.
         num_parameters: Parameters that it adds.
         input_shape: The map at the example's size, (B, C, \*sides); None without an example. Where the site
             runs several times, the first.
@@ -33,6 +35,7 @@ class InsertedBlock:
     instantiation: str
     in_channels: int
     inter_channels: int
+    norm: str | None
     num_parameters: int
     input_shape: tuple[int, ...] | None
     num_queries: int | None
@@ -55,7 +58,7 @@ class InsertionReport:
     flops: int | None
 
     def __str__(self) -> str:
-        head = ("after", "block", "input", "N", "M", "channels", "inner", "parameters", "MFLOPs")
+        head = ("after", "block", "input", "N", "M", "channels", "inner", "norm", "parameters", "MFLOPs")
         rows = [
             (
                 block.site,
@@ -65,12 +68,13 @@ class InsertionReport:
                 _count(block.num_keys),
                 _count(block.in_channels),
                 _count(block.inter_channels),
+                str(block.norm).lower(),
                 _count(block.num_parameters),
                 _millions(block.flops),
             )
             for block in self.blocks
         ]
-        rows.append(("added", "", "", "", "", "", "", _count(self.num_parameters), _millions(self.flops)))
+        rows.append(("added", "", "", "", "", "", "", "", _count(self.num_parameters), _millions(self.flops)))
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         return "\n".join(
             "  ".join(
@@ -94,6 +98,7 @@ def describe(site: str, name: str, block: NonLocalNd, shapes: Sequence[tuple[int
         instantiation=block.instantiation,
         in_channels=block.in_channels,
         inter_channels=block.inter_channels,
+        norm=name_of(block.norm),
         num_parameters=sum(parameter.numel() for parameter in block.parameters()),
         input_shape=runs[0].input_shape if runs else None,
         num_queries=runs[0].num_queries if runs else None,

@@ -92,7 +92,9 @@ def _comparable(source: nn.Module, model: nn.Module) -> dict[str, Tensor]:
     }
     twins = nonlocal_blocks(model)
     for name, block in nonlocal_blocks(source).items():
-        if block.norm is not None and name in twins and twins[name].norm is None:
+        # A batch normalisation is one factor and term a channel; no other norm is.
+        is_batch = isinstance(block.norm, nn.modules.batchnorm._BatchNorm)
+        if is_batch and name in twins and twins[name].norm is None:
             state[f"{name}.W_z.weight"], state[f"{name}.W_z.bias"] = fold_norm(block.W_z, block.norm)
             state = {key: value for key, value in state.items() if not key.startswith(f"{name}.norm.")}
     return state

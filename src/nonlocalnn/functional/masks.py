@@ -1,0 +1,215 @@
+"""Which positions of a padded map are real: given to a block, or derived from the sizes of each sample.
+
+A mask is bool, (B, *sides), True where a position is real. This file takes it from the map that it is given
+for, through sub-sampling and groups, to the keys that an engine sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nonlocalnn.functional.geometry import Geometry
+from nonlocalnn.functional.modes import is_transformed
+
+
+@dataclass(frozen=True)
+class _Real:
+    """Sizes (B, sides) of the samples, on the CPU, of a canvas; ``is_full`` where nothing is padded."""
+
+    sizes: Tensor
+    canvas: tuple[int, ...]
+    is_full: bool
+
+
+# The innermost last. A list, not a context variable: torch.compile reads it and guards it.
+_active: list[_Real] = []
+
+
+@contextmanager
+def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int]) -> Iterator[None]:
+    """Tell all non-local blocks that run in this context which part of each padded sample is real.
+
+    Each block derives the mask of the map that it meets by proportion: of a side of n positions the first
+    ceil(n * size / canvas) are real. Keys on padding weigh nothing, pooled keys count as
+    :meth:`nonlocalnn.NonLocalNd.forward` says, and norms of blocks take their statistics over real positions.
+    A ``key_mask`` that a block is given by itself is taken instead. Other layers of the network do not know
+    of the context. Where activations are computed again in the backward pass, that must run in it, too.
+
+    Args:
+        sizes: Real size of each sample, (B, sides), whole numbers of the input's pixels, steps or voxels, in
+            the order of the sides: (N,), (H, W) or (T, H, W).
+        canvas: The sides of the padded batch, in the same units. Where positions are split over processes,
+            sizes and canvas are those of the rank's own part, and a size may be 0.
+
+    Raises:
+        ValueError: Sizes and canvas do not fit each other; or, when a block runs, it meets a map of another
+            rank or of another number of samples, or is given a context without a ``key_mask`` of its own.
+
+    Example:
+        >>> from nonlocalnn import NonLocal2d
+        >>> block = NonLocal2d(8, zero_init=False).eval()
+        >>> small = torch.randn(1, 8, 5, 4)
+        >>> padded = torch.nn.functional.pad(small, (0, 3, 0, 2))
+        >>> with real_positions([(5, 4)], canvas=(7, 7)):
+        ...     z = block(padded)[:, :, :5, :4]
+        >>> bool(torch.allclose(z, block(small), atol=1e-5))
+        True
+    """
+    _active.append(_checked(sizes, canvas))
+    try:
+        yield
+    finally:
+        _active.pop()
+
+
+def _checked(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int]) -> _Real:
+    sides = tuple(canvas)
+    if not 1 <= len(sides) <= 3 or not all(_is_whole(side) and side >= 1 for side in sides):
+        raise ValueError(f"canvas must be 1 to 3 whole numbers of at least 1; got {repr(canvas)[:80]}")
+    try:
+        table = torch.as_tensor(sizes).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"sizes must be whole numbers, (B, sides); got {repr(sizes)[:80]}") from None
+    if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
+        raise ValueError(f"sizes must be whole numbers, (B, sides); got {table.dtype}")
+    table = table.long()
+    if table.dim() != 2 or table.shape[1] != len(sides):
+        raise ValueError(
+            f"sizes must be (B, {len(sides)}), a size a sample for each side of canvas = {sides}; got shape "
+            f"{tuple(table.shape)}"
+        )
+    whole = torch.tensor(sides)
+    if bool(((table < 0) | (table > whole)).any()):
+        found = repr(table.tolist())[:80]
+        raise ValueError(f"every size must be from 0 to its side of canvas = {sides}; got {found}")
+    return _Real(table, sides, bool((table == whole).all()))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def masks_of(
+    x: Tensor, context: Tensor | None, key_mask: Tensor | None, ranks: dist.ProcessGroup | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return which positions of x are real, and which of the map that keys are read from; None is all.
+
+    A ``key_mask`` is of the keys' map, which is x itself where there is no context. Without one the sizes of
+    :func:`real_positions` are taken, where it is on.
+
+    Raises:
+        ValueError: A mask or the sizes do not fit the maps.
+    """
+    if key_mask is None and not _active:
+        return None, None
+    source = x if context is None else context
+    knows_keys = key_mask is not None
+    if key_mask is not None:
+        _check_mask(key_mask, source)
+        # A mask that is all True must not change a bit. Over ranks it stays: the others may have padding.
+        if ranks is None and masks_nothing(key_mask):
+            key_mask = None
+        if context is None:
+            return key_mask, key_mask
+    own = _derived(x, ranks) if _active else None
+    if context is None:
+        return own, own
+    if not knows_keys and not _active[-1].is_full:
+        raise ValueError(
+            "real_positions knows the sizes of the network's input and not those of a block's context: give "
+            "the block a key_mask of its context, all True where nothing is padded"
+        )
+    return own, key_mask
+
+
+def masks_nothing(mask: Tensor) -> bool:
+    """Return whether a mask is all True, where that can be told without waiting for a device."""
+    # A traced program must not depend on the values of its example.
+    is_known = type(mask) is Tensor and mask.device.type == "cpu"
+    if not is_known or torch.compiler.is_compiling() or is_transformed():
+        return False
+    return bool(mask.all())
+
+
+def _check_mask(key_mask: Tensor, source: Tensor) -> None:
+    wanted = (source.shape[0], *source.shape[2:])
+    if not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool or key_mask.shape != wanted:
+        found = (
+            f"{key_mask.dtype}, {tuple(key_mask.shape)}"
+            if isinstance(key_mask, Tensor)
+            else type(key_mask).__name__
+        )
+        raise ValueError(
+            f"key_mask must be bool, (B, *sides) = {tuple(wanted)}, True where the keys' map is; got {found}"
+        )
+    if key_mask.device != source.device:
+        raise ValueError(f"key_mask must be on the map's device, {source.device}; got {key_mask.device}")
+
+
+def _derived(x: Tensor, ranks: dist.ProcessGroup | None) -> Tensor | None:
+    """Return which positions of a map are real by the sizes that are known; None where all are."""
+    real = _active[-1]
+    batch, *sides = x.shape[0], *x.shape[2:]
+    if len(sides) != len(real.canvas):
+        raise ValueError(
+            f"real_positions was given {len(real.canvas)} sides, {real.canvas}, and a block's map has "
+            f"{len(sides)}: {tuple(sides)}"
+        )
+    if real.sizes.shape[0] != batch:
+        raise ValueError(
+            f"real_positions was given sizes of {real.sizes.shape[0]} samples, and a block meets {batch}: "
+            "leave the context before parts of a network that work on other samples, such as regions"
+        )
+    if real.is_full and ranks is None:
+        return None
+    mask = torch.ones(batch, *sides, dtype=torch.bool, device=x.device)
+    for axis, (side, whole) in enumerate(zip(sides, real.canvas, strict=True)):
+        # Rounded up: a position that has seen anything real is real.
+        count_B = -(-real.sizes[:, axis] * side // whole)
+        is_real_BP = torch.arange(side, device=x.device) < count_B.to(x.device).unsqueeze(1)
+        mask = mask & is_real_BP.view(batch, *[side if place == axis else 1 for place in range(len(sides))])
+    return mask
+
+
+def key_mask_of(
+    places: Geometry, mask: Tensor | None, pools: bool, ranks: dist.ProcessGroup | None
+) -> Tensor | None:
+    """Return which keys take part, (B * groups, M), from the mask of the map that they are read from.
+
+    Along one axis after another a pooled key is real if all positions of its window are; where that leaves a
+    group no key, those with any real position are. So a sample that is padded at the end of its sides has the
+    keys that it would have alone, cropped: there odd sides floor, and a side shorter than the window is
+    pooled whole.
+
+    Args:
+        places: The map before pooling.
+        mask: Shape (B, *sides), or None: all keys.
+        pools: Whether keys are sub-sampled.
+        ranks: The processes that hold other positions of the same groups.
+    """
+    if mask is None:
+        return None
+    grouped = places.group(mask.flatten(1))
+    if not pools:
+        return grouped
+    grouped = grouped.unflatten(1, places.group_sides)
+    for axis, size in enumerate(places.group_kernel, start=1):
+        if size == 1:
+            continue
+        count = grouped.shape[axis] // size
+        windows = grouped.narrow(axis, 0, count * size).unflatten(axis, (count, size))
+        whole, partly = windows.all(axis + 1), windows.any(axis + 1)
+        has_key = whole.flatten(1).any(1)
+        if ranks is not None:
+            # A group may have all of its keys on another rank.
+            number = has_key.to(torch.uint8)
+            dist.all_reduce(number, op=dist.ReduceOp.MAX, group=ranks)
+            has_key = number.bool()
+        grouped = torch.where(has_key.view(-1, *[1] * (whole.dim() - 1)), whole, partly)
+    return grouped.flatten(1)
