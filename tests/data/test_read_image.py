@@ -44,7 +44,8 @@ def test_read_image_modes(tmp_path, mode, channels):
     path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
     Image.new("RGB", (7, 5), "white").convert(mode).save(path)
     try:
-        Image.open(path).load()
+        with Image.open(path) as written:
+            written.load()
     except OSError:
         pytest.skip(f"this Pillow cannot read the {mode} that it wrote")
     image = read_image(path, image_size=None, channels=channels)

@@ -221,7 +221,7 @@ def test_what_is_not_written(loose, packed, tmp_path):
         assert not (tmp_path / "out").exists()
 
     refused(FileNotFoundError, "no such folder of videos", source=tmp_path / "nowhere")
-    refused(FileNotFoundError, "has no train split: it must hold a folder train")
+    refused(FileNotFoundError, "has no train split: it must hold a folder per class")
     refused(
         ValueError, rf"files of their own; {packed}/train-000000\.tar/00000000\.mp4 lies in", source=packed
     )
