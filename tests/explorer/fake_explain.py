@@ -34,11 +34,11 @@ def explain(loaded, path, *, title, model):
     elif word == "full":
         raise MemoryError
     elif word == "nan":
-        return {"format": 1, "title": title, "value": float("nan")}
+        return {"format": 2, "title": title, "value": float("nan")}
     elif word == "real":
         return explain_file(loaded, path, title=title, model=model)
     return {
-        "format": 1,
+        "format": 2,
         "title": title,
         "model": model,
         "bytes": len(content),

@@ -21,7 +21,7 @@ from nonlocalnn.explorer.explain import _Stored, explain, explain_file
 from nonlocalnn.functional import INSTANTIATIONS
 from nonlocalnn.inference.classifier import Classifier
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
-from tolerances import near
+from tolerances import assert_near, near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 CLASSES = tuple(map(str, range(10)))
@@ -38,6 +38,10 @@ def clips_classifier(**settings):
         if ".nl.norm" in name:
             nn.init.normal_(parameter)
     return Classifier(model, classes=CLASSES, sample_shape=(3, 8, 32, 32), recipe={})
+
+
+def even_levels(measure):
+    return torch.from_numpy(np.frombuffer(base64.b64decode(measure["even"]), "<f4").copy())
 
 
 def stored_rows(block, measure):
@@ -85,12 +89,18 @@ def test_rows_of_a_clip_are_those_of_the_maps(instantiation):
         assert tuple(block["grid"]["steps"]) == weights.grid.steps
         assert tuple(block["key_grid"]["centres"]) == weights.key_grid.centres
         assert block["summary"] == near(summarise(weights).as_numbers())
+        assert block["evenly"] == (block["summary"]["entropy"] >= 0.97)
         first, second = block["measures"]
         assert (first["name"], first["signed"]) == ("affinity", instantiation == "dot_product")
         assert (second["name"], second["signed"]) == ("effect", True)
         assert document["prediction"][0]["class"] in second["label"]
         assert_rows_equal(stored_rows(block, first), weights.rows(places.tolist())[0])
         assert_rows_equal(stored_rows(block, second), effect.rows(places.tolist())[0])
+        for measure, rows in ((first, weights.rows(places.tolist())), (second, effect.rows(places.tolist()))):
+            assert_near(even_levels(measure), rows[0].abs().flatten(1).mean(1))
+    entropies = [block["summary"]["entropy"] for block in document["blocks"]]
+    assert document["opens_on"] == document["blocks"][entropies.index(min(entropies))]["name"]
+    assert document["stands_out"] == 3.0
 
 
 def test_frames_of_a_clip_are_the_pixels():
@@ -133,7 +143,7 @@ def test_a_sequence_and_a_grey_image():
 
 def packed_bytes(document):
     measures = [block["measures"][0] for block in document["blocks"]]
-    return sum(len(measure["rows"]) + len(measure["scales"]) for measure in measures) * 3 // 4
+    return sum(len(measure[name]) for measure in measures for name in ("rows", "scales", "even")) * 3 // 4
 
 
 def test_rows_that_do_not_fit_are_thinned_in_space_only(monkeypatch):
@@ -168,8 +178,8 @@ def test_files_and_wrong_inputs(tmp_path):
         [28, 28],
     )
     # This network's last layers fit one size.
-    with pytest.raises(ValueError, match=r"the network does not take an input of shape \(1, 28, 56\)"):
-        explain_file(loaded, path, title="", model="", whole=True)
+    with pytest.raises(ValueError, match=r"the network does not take A seven, of shape \(1, 28, 56\)"):
+        explain_file(loaded, path, title="A seven", model="", whole=True)
     with pytest.raises(ValueError, match="no non-local block 'nl_3'"):
         explain_file(loaded, path, title="", model="", blocks=["nl_3"])
     with pytest.raises(FileNotFoundError):

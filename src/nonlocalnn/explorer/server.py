@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nonlocalnn._errors import missing_extra
-from nonlocalnn.explorer.admission import find_input, kinds_of, list_inputs
+from nonlocalnn.explorer.admission import find_input, kind_by_name, kinds_of, list_inputs
 from nonlocalnn.explorer.connections import BACKLOG, Connection, ConnectionLimits
 from nonlocalnn.explorer.guard import Guard, allowed_hosts
 from nonlocalnn.explorer.job import Job, Refusal
@@ -27,7 +27,7 @@ try:
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
-    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
 except ImportError as error:
@@ -56,6 +56,7 @@ def create_app(queue: JobQueue, *, inputs: Path | None, host: str) -> Guard:
         Route("/static/{name}", explorer.static),
         Route("/api/models", explorer.models),
         Route("/api/inputs", explorer.inputs),
+        Route("/api/inputs/{name:path}", explorer.input),
         Route("/api/jobs", explorer.submit, methods=["POST"]),
         Route("/api/jobs/{id}", explorer.job, methods=["GET"]),
         Route("/api/jobs/{id}", explorer.cancel, methods=["DELETE"]),
@@ -138,7 +139,23 @@ class _Explorer:
 
     async def inputs(self, _: Request) -> Response:
         found = [] if self._inputs is None else await run_in_threadpool(list_inputs, self._inputs)
-        return JSONResponse({"inputs": found})
+        listed = [{"name": name, "kind": kind_by_name(name)} for name in found]
+        return JSONResponse({"inputs": listed})
+
+    async def input(self, request: Request) -> Response:
+        """Send a file as it is, for a thumbnail: only the browser and the worker decode foreign files."""
+        path = await run_in_threadpool(self._listed, request.path_params["name"])
+        return FileResponse(path)
+
+    def _listed(self, name: str) -> Path:
+        path = None if self._inputs is None else find_input(self._inputs, name)
+        try:
+            if path is not None and kinds_of(path):
+                return path
+        except OSError:
+            # It was there a moment ago.
+            pass
+        raise Refusal(404, "there is no such input")
 
     async def submit(self, request: Request) -> Response:
         # The place in the queue is reserved first: uploads without one would fill the disk.

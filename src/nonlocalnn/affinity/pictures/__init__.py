@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path
+from nonlocalnn.affinity.evenness import STANDS_OUT, attends_evenly, entropy_of, even_level
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures.images import draw_images
 from nonlocalnn.affinity.pictures.sequences import draw_sequences
@@ -96,6 +98,7 @@ def draw_rows(
     shown: AffinityRows,
     pixels: Tensor | None = None,
     *,
+    picture: Tensor | None = None,
     queries: Sequence[Query] | None = None,
     sample: int = 0,
     title: str = "",
@@ -103,8 +106,13 @@ def draw_rows(
     r"""Draw what chosen positions attend to, over the input.
 
     An image: the heat of each query's weights over it. A clip: a strip of its frames for each query, with
-    arrows to the five keys that weigh most, as in figure 3 of the paper; of a clip with more than 16 frames,
+    arrows to the keys that stand out, as in figure 3 of the paper; of a clip with more than 16 frames,
     16 at even distances. A sequence: its channels, shaded where they are attended, above the weights.
+
+    Weights are shown as multiples of the **even level**, the mean size of the row's weights (1 / M where
+    rows sum to 1): were all keys alike, each would be at 1x. The colours go to the largest weight, but at
+    least to 3x. The arrows, five at most, lead to keys at 3x and above; where there is none the attention
+    is too even to point at anything. The title says when the drawn queries attend nearly evenly.
 
     Weights lie where their keys do. Those of the two Gaussian forms and of the concatenation form are at
     least 0 and shown from 0 up; dot products have a sign, and colours with 0 in their middle. Each query has
@@ -114,13 +122,14 @@ def draw_rows(
         shown: The map of a block.
         pixels: The input as it looks, (C, \*input sides), in [0, 1], in colour if C is 3, else grey; None is
             the input that was recorded, from its smallest value to its largest.
+        picture: The same image or clip in its own resolution, drawn in place of ``pixels``.
         queries: Places in ``shown.grid.sides``; None chooses four with detail.
         sample: Which one of the batch.
         title: Written above.
 
     Raises:
-        ValueError: A query or the sample does not exist, there is no query, or the pixels are not those of
-            the map's input.
+        ValueError: A query or the sample does not exist, there is no query, the pixels are not those of
+            the map's input, or the picture has another number of frames.
         ImportError: matplotlib is missing.
 
     Memory:
@@ -136,32 +145,36 @@ def draw_rows(
         ...     _ = model(torch.rand(1, 1, 28, 28))
         >>> figure = draw_rows(maps["nl_1"], queries=[(3, 4)])
         >>> [axis.get_title() for axis in figure.axes[:2]]
-        ['input, queries', 'query 1: row 3, column 4']
+        ['input, queries', 'query 1: row 7, column 9']
     """
     pixels = _pixels_of(shown, pixels, sample)
     chosen = queries_to_draw(shown, pixels) if queries is None else queries
     places = [check_position(place, shown.grid.sides) for place in chosen]
     if not places:
         raise ValueError("queries must name at least one place, or be None; got none")
-    views = _views(shown, places, sample)
-    return _DRAW[len(shown.grid.sides)](shown, pixels, views, _titled(title, shown))
-
-
-def _views(shown: AffinityRows, places: Sequence[Sides], sample: int) -> list[View]:
     rows = shown.rows(places)[sample]
+    views = _views(shown, places, rows, sample)
+    entropy = float(entropy_of(rows.flatten(1), math.prod(shown.key_shape)).nanmean())
+    drawn = pixels if picture is None else check_picture(picture, pixels)
+    return _DRAW[len(shown.grid.sides)](shown, drawn, views, _titled(title, shown, entropy))
+
+
+def _views(shown: AffinityRows, places: Sequence[Sides], rows: Tensor, sample: int) -> list[View]:
+    levels = even_level(rows.flatten(1), math.prod(shown.key_shape)).tolist()
     values, keys = (part[sample].tolist() for part in shown.top(places, min(_NUM_ARROWS, rows[0].numel())))
     return [
         View(
             weights=rows[number],
             signed=shown.is_signed,
+            even=levels[number],
             label=meaning(shown.instantiation),
             query=place,
             number=str(number + 1),
-            # Keys of other groups, and those that a ReLU cuts off, are not attended at all.
+            # Of weights that are nearly alike five are always the largest, and say nothing.
             top=[
                 (value, tuple(key))
                 for value, key in zip(values[number], keys[number], strict=True)
-                if value != 0
+                if value != 0 and abs(value) >= STANDS_OUT * levels[number]
             ],
         )
         for number, place in enumerate(places)
@@ -172,6 +185,7 @@ def draw_attended(
     shown: AffinityRows,
     pixels: Tensor | None = None,
     *,
+    picture: Tensor | None = None,
     summary: AffinitySummary | None = None,
     sample: int = 0,
     title: str = "",
@@ -181,12 +195,14 @@ def draw_attended(
     Args:
         shown: The map of a block.
         pixels: See :func:`draw_rows`.
+        picture: See :func:`draw_rows`.
         summary: What :func:`~nonlocalnn.affinity.summarise` has given for the map; None computes it.
         sample: Which one of the batch.
         title: Written above.
 
     Raises:
-        ValueError: The sample does not exist, or the pixels are not those of the map's input.
+        ValueError: The sample does not exist, the pixels are not those of the map's input, or the picture
+            has another number of frames.
         ImportError: matplotlib is missing.
     """
     pixels = _pixels_of(shown, pixels, sample)
@@ -194,8 +210,11 @@ def draw_attended(
         summary = summarise(shown)
     size = "size of the " if shown.is_signed else ""
     label = f"mean over the queries: {size}{meaning(shown.instantiation)}"
-    views = [View(weights=summary.attended[sample], signed=False, label=label)]
-    return _DRAW[len(shown.grid.sides)](shown, pixels, views, _titled(title, shown))
+    attended = summary.attended[sample]
+    views = [View(weights=attended, signed=False, even=float(attended.mean()), label=label)]
+    drawn = pixels if picture is None else check_picture(picture, pixels)
+    entropy = float(summary.entropy[sample])
+    return _DRAW[len(shown.grid.sides)](shown, drawn, views, _titled(title, shown, entropy))
 
 
 def _pixels_of(shown: AffinityRows, pixels: Tensor | None, sample: int) -> Tensor:
@@ -225,9 +244,25 @@ def check_pixels(shown: AffinityRows, pixels: Tensor) -> None:
         )
 
 
-def _titled(title: str, shown: AffinityRows) -> str:
+def check_picture(picture: Tensor, pixels: Tensor) -> Tensor:
+    """Return a picture of any height and width, where it has the axes and the frames of the pixels.
+
+    Raises:
+        ValueError: It has others.
+    """
+    if picture.dim() != pixels.dim() or picture.dim() < 3 or picture.shape[1:-2] != pixels.shape[1:-2]:
+        raise ValueError(
+            "picture must be the image or the clip of pixels in another height and width; got shape "
+            f"{tuple(picture.shape)} beside {tuple(pixels.shape)}"
+        )
+    return picture
+
+
+def _titled(title: str, shown: AffinityRows, entropy: float) -> str:
     keys = " x ".join(map(str, shown.key_grid.sides))
     form = f"{shown.instantiation}, keys {keys}"
+    if attends_evenly(entropy):
+        form += f"; attends nearly evenly (entropy {entropy:.2f} of 1)"
     return f"{title}; {form}" if title else form
 
 

@@ -15,14 +15,16 @@ class View:
     Args:
         weights: (\*key sides).
         signed: Whether they can be negative.
+        even: The size that each would have if they were all alike.
         label: What a weight is.
         query: Whose weights these are; None for a mean.
         number: What the query is called.
-        top: The keys that weigh most: weight and place.
+        top: The keys that stand out, at most five: weight and place.
     """
 
     weights: Tensor
     signed: bool
+    even: float
     label: str
     query: Sides | None = None
     number: str = ""
