@@ -171,7 +171,7 @@ def fill_bar(bar: Any, scale: Scale, label: str, *, inches: float) -> None:
 
 def even_words(scale: Scale) -> str:
     """Return what the ticks of :func:`even_ticks` count in, to follow a label."""
-    return f"; 1x = {scale.even:.2g}, all keys alike" if scale.even else ""
+    return f"; 1x = {scale.even:.3g}, all keys alike" if scale.even else ""
 
 
 def even_ticks(scale: Scale) -> tuple[list[float], list[str]]:

@@ -73,7 +73,7 @@ NonlocalViewer.words = (() => {
     const extent = viewer.data.kind === "video" ? `, ${EXTENTS[block.extent] ?? block.extent}` : "";
     const kind = measure.name === "affinity" ? "weight" : measure.name;
     const inModel = viewer.named ? ` in ${viewer.data.model}` : "";
-    const spread = block.evenly ? ` attends nearly evenly (entropy ${number(block.summary.entropy)} of 1)` : "";
+    const spread = block.evenly ? ` attends nearly evenly (entropy ${block.summary.entropy.toFixed(2)} of 1)` : "";
     const asked = `Query${pinned ? ", pinned" : ""}: ${place(viewer, query)}.`;
     let found = `No key counts at all${inModel}.`;
     if (strongest !== undefined) {
