@@ -84,7 +84,7 @@ def is_as_wide_as_the_window(page):
 
 
 def test_a_file_is_uploaded_explained_and_saved(explorer, folder):
-    with explorer(viewport={"width": 1280, "height": 1000}) as page:
+    with explorer(viewport={"width": 1280, "height": 800}) as page:
         ready(page)
         button = page.get_by_role("button", name="Explain")
         assert button.is_disabled()
@@ -98,6 +98,15 @@ def test_a_file_is_uploaded_explained_and_saved(explorer, folder):
         assert page.evaluate(f"() => ({LIVING})()[0].blocks.map((block) => block.name)") == ["nl_1", "nl_2"]
         page.evaluate(f"() => ({LIVING})()[0].currentRow()")
         assert is_as_wide_as_the_window(page)
+        # The result is scrolled to, with the whole picture and its instruction in view.
+        page.wait_for_function("() => document.querySelector('.result').getBoundingClientRect().top < 30")
+        for part in (page.locator(".nl-hint").first, page.locator(".nl-screen")):
+            box = part.bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= 800
+        # Keys work from where the job was sent.
+        page.keyboard.press("ArrowUp")
+        assert page.evaluate(f"() => ({LIVING})()[0].state.pinned")
         with page.expect_download() as download:
             page.get_by_role("link", name="Save as page").click()
         assert download.value.suggested_filename == "real-squares.png first.html"
@@ -281,3 +290,17 @@ def test_a_video_on_a_dark_phone_without_a_mouse(explorer):
         assert is_as_wide_as_the_window(page)
         background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         assert max(map(int, background[4:-1].split(","))) < 60
+
+
+def test_files_of_the_server_have_thumbnails(explorer):
+    with explorer() as page:
+        ready(page)
+        page.wait_for_function(
+            """() => {
+              const [image] = document.querySelectorAll(".input img[src*=squares]");
+              const [video] = document.querySelectorAll(".input video[src*=clip]");
+              return image?.naturalWidth === 280 && video?.videoWidth > 0;
+            }"""
+        )
+        # What is neither keeps its name and an empty place.
+        assert page.locator(".input", has_text="text.png").locator("span.thumbnail").count() == 1

@@ -217,6 +217,81 @@ def test_arrows_are_so_many_at_most_and_only_to_what_stands_out(opened, shown, c
         assert "3\u00d7 the even level and more" in page.locator(".nl-looks").inner_text()
 
 
+def even_document():
+    """An image whose block weighs its 49 keys nearly alike: all but one within a hundredth."""
+    made = documents.image()
+    rows = made.rows["nl_1", "affinity"]
+    rows[:] = (1 + 0.01 * np.random.default_rng(0).random(rows.shape)) / 49.3
+    (block,) = made.document["blocks"]
+    block.update(evenly=True, measures=[documents.pack("affinity", rows)])
+    block["summary"]["entropy"] = 0.9987
+    return made
+
+
+def test_even_attention_is_said_and_not_painted_as_a_finding(browser, tmp_path):
+    made = even_document()
+    write_page(made.document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        assert_shows(page, made, "nl_1", "affinity", (14, 14))
+        # A third up the scale, far from the yellow of its end.
+        painted = page.locator("canvas").evaluate(
+            "(one) => [...one.getContext('2d').getImageData(one.width / 2, one.height / 2, 1, 1).data]"
+        )
+        assert painted[0] < 160
+        assert painted[1] < 80
+        assert page.locator(".nl-arrow").count() == 0
+        words = page.locator(".nl-status").inner_text()
+        assert words.startswith("Block nl_1 (embedded Gaussian) attends nearly evenly (entropy 1.00 of 1).")
+        assert re.search(r"No key stands out; the strongest: row \d+, column \d+, with weight 0\.02", words)
+        assert page.locator(".nl-scale-ends span").all_inner_texts() == ["0", "1\u00d7", "3\u00d7"]
+        assert "nearly even" in page.get_by_role("combobox").inner_text()
+        cells = page.get_by_role("table", name="Summary").locator("tbody td").all_inner_texts()
+        assert cells[1] == "0.999, nearly even"
+
+
+def test_a_page_opens_on_the_block_that_says_most(browser, tmp_path):
+    made = documents.video(opens_on="layer2.3")
+    write_page(made.document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        assert state(page)["block"] == page.get_by_role("combobox").input_value() == "layer2.3"
+
+
+def test_the_input_is_shown_in_its_own_resolution_and_shape(browser, tmp_path):
+    made = documents.image()
+    picture = documents.smooth_frames(1, 300, 450)[0]
+    made.document["input"].update(frames=[documents.data_url(picture)], picture_sides=[300, 450])
+    write_page(made.document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        size = page.locator(".nl-strip img").evaluate("(one) => [one.naturalHeight, one.naturalWidth]")
+        assert size == [300, 450]
+        assert page.locator(".nl-coarse").count() == 0
+        box = page.locator(".nl-screen").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(1.5, rel=0.01)
+        # Rows and columns are still those of the network's 28 x 28.
+        page.mouse.move(*place_of(page, made, (3, 22)))
+        rest(page)
+        assert_shows(page, made, "nl_1", "affinity", (3, 22))
+        says = "image of 300 \u00d7 450 pixels, which the network sees as 28 \u00d7 28: rows and columns"
+        assert says in page.locator(".nl-facts").inner_text()
+
+
+@pytest.mark.parametrize("kind", ["video", "image", "sequence"])
+def test_the_whole_picture_and_its_instruction_are_in_view(opened, kind):
+    with opened(kind, viewport={"width": 1280, "height": 800}) as page:
+        for part in (page.locator(".nl-strip .nl-frame").last, page.locator(".nl-hint").first):
+            box = part.bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= 800
+        if kind == "video":
+            # What plays the frames is beside them.
+            player = page.get_by_role("group", name="Frames").bounding_box()
+            gap = page.locator(".nl-strip").bounding_box()["y"] - player["y"] - player["height"]
+            assert 0 <= gap < 24
+
+
 def test_heat_can_be_taken_away(opened):
     with opened("image") as page:
         page.get_by_label("Heat").fill("0")

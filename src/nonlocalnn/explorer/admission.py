@@ -218,16 +218,6 @@ def list_inputs(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def kind_by_name(name: str) -> str:
-    """Return what a listed file is shown as, "image" or "video"; its content is looked at when it is chosen.
-
-    Example:
-        >>> kind_by_name("clips/run.MP4"), kind_by_name("cat.png")
-        ('video', 'image')
-    """
-    return "image" if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else "video"
-
-
 def find_input(folder: Path, name: str) -> Path | None:
     """Return the file that a user names in a folder; None if it is missing or may not be read.
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nonlocalnn._errors import missing_extra
-from nonlocalnn.explorer.admission import find_input, kind_by_name, kinds_of, list_inputs
+from nonlocalnn.explorer.admission import find_input, kinds_of, list_inputs
 from nonlocalnn.explorer.connections import BACKLOG, Connection, ConnectionLimits
 from nonlocalnn.explorer.guard import Guard, allowed_hosts
 from nonlocalnn.explorer.job import Job, Refusal
@@ -138,24 +138,29 @@ class _Explorer:
         )
 
     async def inputs(self, _: Request) -> Response:
-        found = [] if self._inputs is None else await run_in_threadpool(list_inputs, self._inputs)
-        listed = [{"name": name, "kind": kind_by_name(name)} for name in found]
-        return JSONResponse({"inputs": listed})
+        return JSONResponse({"inputs": await run_in_threadpool(self._listed)})
+
+    def _listed(self) -> list[dict[str, str | None]]:
+        """Return the files to choose from, and what each is by its content; None where it is neither."""
+        names = [] if self._inputs is None else list_inputs(self._inputs)
+        kinds = {name: self._find(name)[1] for name in names}
+        return [{"name": name, "kind": kind[0] if kind else None} for name, kind in kinds.items()]
+
+    def _find(self, name: str) -> tuple[Path | None, tuple[str, ...]]:
+        """Return a file of the folder of inputs, and what it can be read as."""
+        path = None if self._inputs is None else find_input(self._inputs, name)
+        try:
+            return path, () if path is None else kinds_of(path)
+        except OSError:
+            # It was there a moment ago.
+            return None, ()
 
     async def input(self, request: Request) -> Response:
         """Send a file as it is, for a thumbnail: only the browser and the worker decode foreign files."""
-        path = await run_in_threadpool(self._listed, request.path_params["name"])
+        path, kinds = await run_in_threadpool(self._find, request.path_params["name"])
+        if path is None or not kinds:
+            raise Refusal(404, "there is no such input")
         return FileResponse(path)
-
-    def _listed(self, name: str) -> Path:
-        path = None if self._inputs is None else find_input(self._inputs, name)
-        try:
-            if path is not None and kinds_of(path):
-                return path
-        except OSError:
-            # It was there a moment ago.
-            pass
-        raise Refusal(404, "there is no such input")
 
     async def submit(self, request: Request) -> Response:
         # The place in the queue is reserved first: uploads without one would fill the disk.
@@ -181,16 +186,12 @@ class _Explorer:
 
     def _path(self, asked: JobRequest, models: tuple[str, ...]) -> Path:
         """Return the file that is asked for, if the models take files of its kind."""
-        path = asked.upload
-        if asked.input is not None and self._inputs is not None:
-            path = find_input(self._inputs, asked.input)
+        if asked.upload is not None:
+            path, kinds = asked.upload, kinds_of(asked.upload)
+        else:
+            path, kinds = self._find(asked.input or "")
         if path is None:
             raise Refusal(404, "there is no such input")
-        try:
-            kinds = kinds_of(path)
-        except OSError:
-            # It was in the folder of inputs, and has just been removed.
-            raise Refusal(404, "there is no such input") from None
         if not kinds:
             raise Refusal(
                 415,

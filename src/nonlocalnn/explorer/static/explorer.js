@@ -109,6 +109,8 @@
 
   /** The browser makes the thumbnails of the files themselves: the server decodes nothing. */
   function thumbnailOf({ name, kind }) {
+    // Neither an image nor a video, whatever its name: the reason is told to who chooses it.
+    if (kind === null) return Object.assign(document.createElement("span"), { className: "thumbnail" });
     const source = `/api/inputs/${name.split("/").map(encodeURIComponent).join("/")}`;
     if (kind === "image") {
       const image = document.createElement("img");

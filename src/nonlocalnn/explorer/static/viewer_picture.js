@@ -5,7 +5,7 @@ NonlocalViewer.Picture = (() => {
   const { element, svgElement } = NonlocalViewer.parts;
   // CSS pixels: between frames, below each, below all; frames that are still large enough to point at, and
   // widths of the page at which it is scrolled anyway.
-  const [GAP, CAPTION, MARGIN, SMALLEST, NARROW] = [8, 42, 20, 88, 560];
+  const [GAP, CAPTION, MARGIN, SMALLEST, NARROW] = [8, 42, 12, 88, 560];
 
   /** A frame, its heat, and the place in the strip that both take. */
   class Surface {
@@ -141,7 +141,9 @@ NonlocalViewer.Picture = (() => {
       const [count, shape] = [this.surfaces.length, this.viewer.data.input.picture_sides];
       if (!shape) return;
       const whole = this.strip.parentElement.clientWidth;
-      const above = this.strip.getBoundingClientRect().top - this.viewer.root.getBoundingClientRect().top;
+      // From the top of what the viewer lies in: a page, or a result to which the page is scrolled.
+      const around = this.viewer.root.parentElement ?? this.viewer.root;
+      const above = this.strip.getBoundingClientRect().top - around.getBoundingClientRect().top;
       const high = window.innerHeight - above - MARGIN;
       const caption = count > 1 ? CAPTION : 0;
       let best = { columns: 1, width: 0 };
