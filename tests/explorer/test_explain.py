@@ -128,6 +128,28 @@ def test_a_large_image_is_kept_as_a_photograph():
     assert Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).size == (64, 96)
 
 
+def test_a_photograph_is_stored_in_its_own_resolution(tmp_path):
+    loaded = digits_classifier()
+    Image.new("L", (140, 90), 90).save(tmp_path / "photo.png")
+    document = explain_file(loaded, tmp_path / "photo.png", title="", model="")
+    assert (document["input"]["sides"], document["input"]["picture_sides"]) == ([28, 28], [90, 140])
+    (address,) = document["input"]["frames"]
+    assert Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).size == (140, 90)
+
+
+def test_a_network_with_fresh_weights_attends_evenly_and_says_so():
+    torch.manual_seed(0)
+    model = nl.create_model("nl2_resnet_tiny", num_classes=10).eval()
+    loaded = Classifier(model, classes=CLASSES, sample_shape=(3, 32, 32), recipe={})
+    image = torch.rand(3, 32, 32)
+    document = explain(loaded, ShownInput("noise", image, image), title="", model="")
+    for block in document["blocks"]:
+        weights = block["measures"][0]
+        assert block["evenly"]
+        # Nothing stands out of any row.
+        assert bool((stored_rows(block, weights).flatten(1).amax(1) < 3 * even_levels(weights)).all())
+
+
 def test_a_sequence_and_a_grey_image():
     model = nn.Sequential(nl.NonLocal1d(3), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
     loaded = Classifier(model, classes=CLASSES[:3], sample_shape=(3, 384), recipe={})
