@@ -35,13 +35,14 @@ def opens_of(path, monkeypatch):
         watched.append("safe_open")
         return original(opened, **settings)
 
-    monkeypatch.setattr(native, "safe_open", safe_open)
-    watched[:] = [str(path)]
-    try:
-        yield found
-    finally:
-        found += watched[1:]
-        watched.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(native, "safe_open", safe_open)
+        watched[:] = [str(path)]
+        try:
+            yield found
+        finally:
+            found += watched[1:]
+            watched.clear()
 
 
 @pytest.fixture

@@ -186,7 +186,9 @@ def test_two_viewers_follow_each_other(opened, shown):
         second.get_by_text("effect", exact=True).click()
         assert page.evaluate("window.viewers.map((viewer) => viewer.state.measure)") == ["affinity", "effect"]
         # Of each viewer's radio buttons one is chosen.
-        assert page.locator("input:checked").evaluate_all("(all) => all.map((one) => one.value)") == [
+        assert page.locator("input[type=radio]:checked").evaluate_all(
+            "(all) => all.map((one) => one.value)"
+        ) == [
             "affinity",
             "effect",
         ]
