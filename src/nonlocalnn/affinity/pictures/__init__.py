@@ -111,12 +111,11 @@ def draw_rows(
 
     Weights are shown as multiples of the **even level**, the mean size of the row's weights (1 / M where
     rows sum to 1): were all keys alike, each would be at 1x. The colours go to the largest weight, but at
-    least to 3x. The arrows, five at most, lead to keys at 3x and above; where there is none the attention
-    is too even to point at anything. The title says when the drawn queries attend nearly evenly.
+    least to 3x; the arrows, five at most, lead to keys at 3x and above. The title says when attention is
+    nearly even.
 
-    Weights lie where their keys do. Those of the two Gaussian forms and of the concatenation form are at
-    least 0 and shown from 0 up; dot products have a sign, and colours with 0 in their middle. Each query has
-    a scale of its own, since the weights of different queries can differ by orders of magnitude.
+    Weights lie where their keys do. Dot products have a sign, and colours with 0 in their middle. Each query
+    has a scale of its own, since the weights of different queries can differ by orders of magnitude.
 
     Args:
         shown: The map of a block.
