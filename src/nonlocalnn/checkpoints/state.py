@@ -31,9 +31,9 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or does not fit the model; the message says what is wrong."""
 
 
-def read_pickle(path: Path) -> State:
+def read_pickle(path: Path, *, refusal: str = "") -> State:
     """Return the state dict of a pickle; see :func:`read_weights`."""
-    return read_weights(path)[0]
+    return read_weights(path, refusal=refusal)[0]
 
 
 def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> tuple[State, object]:

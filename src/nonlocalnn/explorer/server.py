@@ -186,10 +186,11 @@ class _Explorer:
 
     def _path(self, asked: JobRequest, models: tuple[str, ...]) -> Path:
         """Return the file that is asked for, if the models take files of its kind."""
-        if asked.upload is not None:
-            path, kinds = asked.upload, kinds_of(asked.upload)
+        if asked.input is not None:
+            path, kinds = self._find(asked.input)
         else:
-            path, kinds = self._find(asked.input or "")
+            assert asked.upload is not None, "a form has either"
+            path, kinds = asked.upload, kinds_of(asked.upload)
         if path is None:
             raise Refusal(404, "there is no such input")
         if not kinds:

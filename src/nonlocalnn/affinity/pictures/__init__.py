@@ -127,12 +127,11 @@ def draw_rows(
         title: Written above.
 
     Raises:
-        ValueError: A query or the sample does not exist, there is no query, the pixels are not those of
-            the map's input, or the picture has another number of frames.
+        ValueError: A query or the sample does not exist, there is no query, or the pixels or the picture
+            are not those of the map's input.
         ImportError: matplotlib is missing.
 
-    Memory:
-        O(Q M).
+    Memory: O(Q M).
 
     Source:
         Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018, figure 3.
@@ -200,8 +199,7 @@ def draw_attended(
         title: Written above.
 
     Raises:
-        ValueError: The sample does not exist, the pixels are not those of the map's input, or the picture
-            has another number of frames.
+        ValueError: The sample does not exist, or the pixels or the picture are not those of the map's input.
         ImportError: matplotlib is missing.
     """
     pixels = _pixels_of(shown, pixels, sample)
