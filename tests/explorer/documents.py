@@ -116,6 +116,7 @@ def make_block(name, input_sides, sides, key_sides, *, measures, places=None, ce
             "distance_frames": 1.2 if in_time else None,
             "uniform_distance_frames": 1.25 if in_time else None,
         },
+        "stands_out": STANDS_OUT,
         "evenly": False,
         "measures": [pack(measure, rows[measure]) for measure in measures],
     }
@@ -160,7 +161,6 @@ def assemble(kind, input_values, blocks, **other):
             "picture_sides": None if kind == "sequence" else input_values["sides"][-2:],
             **input_values,
         },
-        "stands_out": STANDS_OUT,
         "opens_on": made[0][0]["name"],
         "blocks": [block for block, _ in made],
         **other,

@@ -100,7 +100,7 @@ def test_rows_of_a_clip_are_those_of_the_maps(instantiation):
             assert_near(even_levels(measure), rows[0].abs().flatten(1).mean(1))
     entropies = [block["summary"]["entropy"] for block in document["blocks"]]
     assert document["opens_on"] == document["blocks"][entropies.index(min(entropies))]["name"]
-    assert document["stands_out"] == 3.0
+    assert [block["stands_out"] for block in document["blocks"]] == [3.0, 3.0]
 
 
 def test_frames_of_a_clip_are_the_pixels():

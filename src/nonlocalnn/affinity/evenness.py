@@ -14,9 +14,25 @@ from torch import Tensor
 
 # A key stands out from this many times the even level on. Of 49 keys with random logits at an entropy of 0.98
 # the largest weighs about twice the even level: five arrows to the largest would point at noise.
-STANDS_OUT = 3.0
+_STANDS_OUT = 3.0
 # From this entropy on a block is said to attend evenly.
 EVEN_ENTROPY = 0.97
+
+
+def stands_out(num_keys: int) -> float:
+    """Return from how many times the even level on a key stands out.
+
+    Three times; of fewer than five keys, half-way from all alike to everything on one of them.
+
+    Args:
+        num_keys: How many keys each query sees, M: a weight is M times the even level at most.
+
+    Example:
+        >>> [stands_out(num_keys) for num_keys in (2, 4, 5, 49)]
+        [1.5, 2.5, 3.0, 3.0]
+    """
+    # A single key is no choice, and never stands out.
+    return min(_STANDS_OUT, (1 + num_keys) / 2) if num_keys > 1 else _STANDS_OUT
 
 
 def even_level(rows: Tensor, num_keys: int) -> Tensor:

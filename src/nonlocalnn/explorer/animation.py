@@ -14,9 +14,10 @@ from torch import Tensor
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity import AffinityMap
-from nonlocalnn.affinity.evenness import even_level
+from nonlocalnn.affinity.evenness import even_level, stands_out
 from nonlocalnn.affinity.grids import check_position
-from nonlocalnn.affinity.pictures import check_picture, check_pixels, meaning, panels
+from nonlocalnn.affinity.pictures import check_picture, check_pixels, panels
+from nonlocalnn.affinity.pictures.views import meaning
 from nonlocalnn.affinity.rows import Query
 from nonlocalnn.data.video.writing import write_h264
 from nonlocalnn.explorer.pictures import check_single
@@ -101,8 +102,10 @@ def _drawn(shown: AffinityMap, pixels: Tensor, query: Sequence[int]) -> Iterator
 
     canvas = FigureCanvasAgg(figure)
     weights = shown.of_query(*query)[0]
-    even = float(even_level(weights.flatten(), math.prod(shown.key_shape)))
-    scale = panels.scale_of(weights, signed=shown.is_signed, even=even)
+    num_keys = math.prod(shown.key_shape)
+    even = float(even_level(weights.flatten(), num_keys))
+    least = stands_out(num_keys) * even
+    scale = panels.scale_of(weights, signed=shown.is_signed, even=even, least=least)
     in_time, *in_space = shown.grid.box(*query)
     own = panels.frames_of(in_time, range(num_frames))
     for frame in range(num_frames):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from nonlocalnn._errors import missing_extra
 from nonlocalnn.affinity import AffinityMap, EffectMap, summarise
-from nonlocalnn.affinity.evenness import STANDS_OUT, attends_evenly, even_level, says_most
-from nonlocalnn.affinity.pictures import meaning
+from nonlocalnn.affinity.evenness import attends_evenly, even_level, says_most, stands_out
+from nonlocalnn.affinity.pictures.views import meaning
 from nonlocalnn.affinity.rows import Query
 from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
 from nonlocalnn.inference import Classifier
@@ -82,8 +82,8 @@ def explain(
             class: see :func:`nonlocalnn.affinity.class_effects`.
 
     Returns:
-        Keys ``format``, ``title``, ``model``, ``kind``, ``prediction``, ``truth``, ``input``, ``stands_out``
-        (multiples of the even level), ``opens_on`` (a block's name) and ``blocks``.
+        Keys ``format``, ``title``, ``model``, ``kind``, ``prediction``, ``truth``, ``input``, ``opens_on``
+        (a block's name) and ``blocks``.
 
     Raises:
         ValueError: The network does not take an input of this size, has no such block, or gives no finite
@@ -111,7 +111,6 @@ def explain(
         "prediction": found["top"],
         "truth": given.truth,
         "input": _described_input(given),
-        "stands_out": STANDS_OUT,
         "opens_on": says_most(entropies),
         "blocks": described,
     }
@@ -273,6 +272,7 @@ def _described_block(stored: _Stored, measures: list[dict[str, Any]]) -> dict[st
         "key_grid": {"steps": list(weights.key_grid.steps), "centres": list(weights.key_grid.centres)},
         "query_places": [list(along) for along in places],
         "summary": summary,
+        "stands_out": stands_out(math.prod(weights.key_shape)),
         "evenly": attends_evenly(summary["entropy"]),
         "measures": measures,
     }

@@ -15,26 +15,19 @@ from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path
-from nonlocalnn.affinity.evenness import STANDS_OUT, attends_evenly, entropy_of, even_level
+from nonlocalnn.affinity.evenness import attends_evenly, entropy_of, even_level, stands_out
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures.images import draw_images
 from nonlocalnn.affinity.pictures.sequences import draw_sequences
 from nonlocalnn.affinity.pictures.strips import draw_strips
-from nonlocalnn.affinity.pictures.views import View
+from nonlocalnn.affinity.pictures.views import View, meaning
 from nonlocalnn.affinity.rows import AffinityRows, Query
 from nonlocalnn.affinity.summary import AffinitySummary, summarise
-from nonlocalnn.functional import Instantiation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SUFFIXES = (".png", ".svg")
-_MEANINGS: dict[Instantiation, str] = {
-    "gaussian": "share of the attention (a row sums to 1)",
-    "embedded_gaussian": "share of the attention (a row sums to 1)",
-    "dot_product": "signed weight, dot product / number of keys",
-    "concatenation": "weight, ReLU / number of keys",
-}
 _NUM_ARROWS = 5
 _POOLS: dict[int, Callable[[Tensor, Any], Tensor]] = {
     1: F.adaptive_avg_pool1d,
@@ -42,16 +35,6 @@ _POOLS: dict[int, Callable[[Tensor, Any], Tensor]] = {
     3: F.adaptive_avg_pool3d,
 }
 _DRAW = {1: draw_sequences, 2: draw_images, 3: draw_strips}
-
-
-def meaning(instantiation: Instantiation) -> str:
-    """Return what a weight is, in words.
-
-    Example:
-        >>> meaning("gaussian")
-        'share of the attention (a row sums to 1)'
-    """
-    return _MEANINGS[instantiation]
 
 
 def choose_queries(pixels: Tensor, sides: Sides, num_queries: int = 4) -> list[Sides]:
@@ -111,8 +94,8 @@ def draw_rows(
 
     Weights are shown as multiples of the **even level**, the mean size of the row's weights (1 / M where
     rows sum to 1): were all keys alike, each would be at 1x. The colours go to the largest weight, but at
-    least to 3x; the arrows, five at most, lead to keys at 3x and above. The title says when attention is
-    nearly even.
+    least to 3x; the arrows, five at most, lead to keys at 3x and above, see
+    :func:`~nonlocalnn.affinity.evenness.stands_out`. The title says when attention is nearly even.
 
     Weights lie where their keys do. Dot products have a sign, and colours with 0 in their middle. Each query
     has a scale of its own, since the weights of different queries can differ by orders of magnitude.
@@ -158,13 +141,16 @@ def draw_rows(
 
 
 def _views(shown: AffinityRows, places: Sequence[Sides], rows: Tensor, sample: int) -> list[View]:
-    levels = even_level(rows.flatten(1), math.prod(shown.key_shape)).tolist()
+    num_keys = math.prod(shown.key_shape)
+    levels = even_level(rows.flatten(1), num_keys)
+    least = (stands_out(num_keys) * levels).tolist()
     values, keys = (part[sample].tolist() for part in shown.top(places, min(_NUM_ARROWS, rows[0].numel())))
     return [
         View(
             weights=rows[number],
             signed=shown.is_signed,
-            even=levels[number],
+            even=float(levels[number]),
+            least=least[number],
             label=meaning(shown.instantiation),
             query=place,
             number=str(number + 1),
@@ -172,7 +158,7 @@ def _views(shown: AffinityRows, places: Sequence[Sides], rows: Tensor, sample: i
             top=[
                 (value, tuple(key))
                 for value, key in zip(values[number], keys[number], strict=True)
-                if value != 0 and abs(value) >= STANDS_OUT * levels[number]
+                if value != 0 and abs(value) >= least[number]
             ],
         )
         for number, place in enumerate(places)
@@ -208,7 +194,9 @@ def draw_attended(
     size = "size of the " if shown.is_signed else ""
     label = f"mean over the queries: {size}{meaning(shown.instantiation)}"
     attended = summary.attended[sample]
-    views = [View(weights=attended, signed=False, even=float(attended.mean()), label=label)]
+    even = float(attended.mean())
+    least = stands_out(attended.numel()) * even
+    views = [View(weights=attended, signed=False, even=even, least=least, label=label)]
     drawn = pixels if picture is None else check_picture(picture, pixels)
     entropy = float(summary.entropy[sample])
     return _DRAW[len(shown.grid.sides)](shown, drawn, views, _titled(title, shown, entropy))

@@ -35,7 +35,7 @@ def draw_images(shown: AffinityRows, pixels: Tensor, views: Sequence[View], titl
     axes[0].set_title("input, queries" if views[0].query else "input", fontsize=8)
     for number, (axis, view) in enumerate(zip(axes[1:], views, strict=False), 1):
         panels.show_pixels(axis, pixels, sides)
-        scale = panels.scale_of(view.weights, signed=view.signed, even=view.even)
+        scale = panels.scale_of(view.weights, signed=view.signed, even=view.even, least=view.least)
         layer = panels.show_heat(axis, view.weights, shown.key_grid, scale)
         is_last = number == len(views) or number % columns == columns - 1
         label = view.label if is_last and not is_low else ""

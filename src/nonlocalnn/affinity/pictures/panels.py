@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import missing_extra
-from nonlocalnn.affinity.evenness import STANDS_OUT
 from nonlocalnn.affinity.grids import PositionGrid
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Scale:
     even: float = 0.0
 
 
-def scale_of(weights: Tensor, *, signed: bool, even: float) -> Scale:
+def scale_of(weights: Tensor, *, signed: bool, even: float, least: float) -> Scale:
     """Return colours from 0 up; for weights with a sign, as far down as up, with 0 in the middle.
 
     The last colour is that of the largest weight, but never of less than what stands out: weights that are
@@ -56,14 +55,15 @@ def scale_of(weights: Tensor, *, signed: bool, even: float) -> Scale:
         weights: Of any shape.
         signed: Whether they can be negative.
         even: The size that each would have if they were all alike.
+        least: The size from which one stands out.
 
     Example:
-        >>> scale_of(torch.tensor([0.25, -1.75]), signed=True, even=0.5)
+        >>> scale_of(torch.tensor([0.25, -1.75]), signed=True, even=0.5, least=1.5)
         Scale(colours='RdBu_r', low=-1.75, high=1.75, even=0.5)
-        >>> scale_of(torch.full((4,), 0.25), signed=False, even=0.25)
+        >>> scale_of(torch.full((4,), 0.25), signed=False, even=0.25, least=0.75)
         Scale(colours='inferno', low=0.0, high=0.75, even=0.25)
     """
-    top = max(float(weights.abs().max()), STANDS_OUT * even) or 1.0
+    top = max(float(weights.abs().max()), least) or 1.0
     # The concatenation form has no negative weights: half of a signed scale would stay empty.
     return Scale("RdBu_r", -top, top, even) if signed else Scale("inferno", 0.0, top, even)
 

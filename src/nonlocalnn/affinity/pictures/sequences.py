@@ -33,7 +33,7 @@ def draw_sequences(shown: AffinityRows, pixels: Tensor, views: Sequence[View], t
     )[:, 0]
     edges = _edges(shown)
     for view, above, below in zip(views, axes[::2], axes[1::2], strict=True):
-        scale = panels.scale_of(view.weights, signed=view.signed, even=view.even)
+        scale = panels.scale_of(view.weights, signed=view.signed, even=view.even, least=view.least)
         _draw_channels(above, pixels)
         _shade(above, view, edges, scale)
         _draw_steps(below, view, edges, scale)

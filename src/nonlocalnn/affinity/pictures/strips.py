@@ -37,7 +37,7 @@ def draw_strips(shown: AffinityRows, pixels: Tensor, views: Sequence[View], titl
     grid = figure.subplots(len(views), len(frames), squeeze=False)
     for view, axes in zip(views, grid, strict=True):
         by_frame = dict(zip(frames, axes, strict=True))
-        scale = panels.scale_of(view.weights, signed=view.signed, even=view.even)
+        scale = panels.scale_of(view.weights, signed=view.signed, even=view.even, least=view.least)
         layer = _draw_strip(shown, pixels, view, by_frame, scale)
         panels.add_bar(figure, layer, list(axes), scale, "" if is_low else view.label, inches=high)
         if view.query is not None:

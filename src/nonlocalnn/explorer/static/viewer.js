@@ -275,7 +275,7 @@ class NonlocalViewer {
     const [scale, even] = [rows.scale(row), rows.even(row)];
     // The last colour is that of the largest weight, but never of less than what stands out: weights that are
     // nearly alike must not look like a finding.
-    const top = Math.max(scale, this.data.stands_out * even);
+    const top = Math.max(scale, this.block.stands_out * even);
     const drawn = { levels: rows.levels(row), scale, even, top, signed: this.measure.signed };
     this.picture.draw(drawn);
     this.panel.showScale(drawn);

@@ -169,13 +169,13 @@ NonlocalViewer.Panel = (() => {
 
     #looks() {
       const { viewer } = this;
+      this.arrowsHint = element("p", { class: "nl-hint" });
       const keysBox = element("input", { type: "checkbox", checked: "" });
       viewer.listen(keysBox, "change", () => { viewer.keysAnywhere = keysBox.checked; });
       return element("section", { class: "nl-looks" }, this.#heading("Drawing"),
         this.#slider("Arrows", 20, 1, viewer.arrows, (count) => viewer.setArrows(count)),
         this.#slider("Heat", 1, 0.05, viewer.heat, (opacity) => viewer.setHeat(opacity)),
-        element("p", { class: "nl-hint" },
-          `Arrows lead to keys of ${viewer.data.stands_out}\u00d7 the even level and more, so many at most.`),
+        this.arrowsHint,
         this.#box(keysBox, "Keys work anywhere on the page"));
     }
 
@@ -205,6 +205,8 @@ NonlocalViewer.Panel = (() => {
     #showBlock() {
       const { block, id } = this.viewer;
       this.shownBlock = block;
+      this.arrowsHint.textContent =
+        `Arrows lead to keys of ${block.stands_out}\u00d7 the even level and more, so many at most.`;
       const choices = block.measures.length < 2 ? [] : block.measures.map(({ name }) => {
         const input = element("input", { type: "radio", name: `${id}-measure`, value: name });
         return element("label", {}, input, element("span", {}, name));

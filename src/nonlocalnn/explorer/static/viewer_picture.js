@@ -212,7 +212,7 @@ NonlocalViewer.Picture = (() => {
     #drawArrows(start, { levels, scale, even, signed }) {
       const { block, sides, arrows, pinned, data } = this.viewer;
       const { strongest, keyPosition, centreOf, nearestFrame } = NonlocalViewer.geometry;
-      const least = (data.stands_out * even * (signed ? 127 : 255)) / scale;
+      const least = (block.stands_out * even * (signed ? 127 : 255)) / scale;
       const keys = strongest(levels, arrows).filter((key) => Math.abs(levels[key]) >= least);
       const ends = keys.map((key) => {
         const [time, y, x] = centreOf(block.keyGrid, keyPosition(block, key));

@@ -80,7 +80,7 @@ NonlocalViewer.words = (() => {
       const weight = weights[strongest];
       const largest = `${keyPlace(viewer, strongest)}, with ${kind} ${number(weight)}, ` +
         `${times(weight, even)} the even level`;
-      found = Math.abs(weight) >= viewer.data.stands_out * even
+      found = Math.abs(weight) >= block.stands_out * even
         ? `Its strongest key${inModel}: ${largest}.` : `No key stands out${inModel}; the strongest: ${largest}.`;
     }
     return [`Block ${block.name} (${form}${extent})${spread}.`, asked, found];
