@@ -92,7 +92,7 @@ def shown_size(height: int, width: int, frames: int = 1) -> tuple[int, int]:
 
     Example:
         >>> shown_size(480, 640), shown_size(3000, 4000), shown_size(1080, 1920, 8)
-        ((480, 640), (2449, 3265), (749, 1333))
+        ((480, 640), (2449, 3265), (750, 1333))
     """
     shrink = math.sqrt(min(1.0, MOST_SHOWN / (height * width * frames)))
     # Never less than a pixel, however long and thin it is.
