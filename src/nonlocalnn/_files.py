@@ -1,11 +1,13 @@
 """Atomic writing of files: they are written beside their final place, then renamed."""
 
+import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -60,3 +62,29 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` to ``path`` in UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(value: object, *, encoding: str = "utf-8", **settings: Any) -> str:
+    r"""Return JSON in which names of any language stay as people write them.
+
+    Args:
+        value: What becomes JSON.
+        encoding: Of where the text goes. What it cannot hold, as a file name that is no UTF-8, is escaped.
+        settings: Of :func:`json.dumps`.
+
+    Returns:
+        One line, unless ``settings`` ask for more.
+
+    Example:
+        >>> json_text({"class": "Käse"}), json_text({"class": "Käse"}, encoding="ascii")
+        ('{"class": "Käse"}', '{"class": "K\\u00e4se"}')
+    """
+    text = json.dumps(value, ensure_ascii=False, **settings)
+    # Python's splitlines takes these for ends of lines, and a line of JSON must stay one.
+    for end in "\x85\u2028\u2029":
+        text = text.replace(end, f"\\u{ord(end):04x}")
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value, **settings)
+    return text

@@ -16,16 +16,19 @@ SEQUENCE_KEYS = PositionGrid((4,), (32,), steps=(8.0,), centres=(2.5,))
 GRIDS = {1: (SEQUENCE, SEQUENCE_KEYS), 2: (IMAGE, IMAGE_KEYS), 3: (CLIP, CLIP_KEYS)}
 
 
-def planted(num_axes, *, instantiation="gaussian", batch=1, seed=0, **settings):
-    """A map whose theta gives known weights, and these: (B, \\*sides, \\*key sides)."""
+def planted(num_axes, *, instantiation="gaussian", batch=1, seed=0, peaks=1, **settings):
+    """A map whose theta gives known weights, and these: (B, \\*sides, \\*key sides).
+
+    No key stands out of random weights; a power of them, `peaks`, has a few that do.
+    """
     grid, key_grid = GRIDS[num_axes]
     num_queries, num_keys = np.prod(grid.sides), np.prod(key_grid.sides)
     numbers = torch.rand(batch, num_queries, num_keys, generator=torch.Generator().manual_seed(seed)) + 0.01
     if instantiation == "dot_product":
-        weights = numbers - 0.5
+        weights = (numbers - 0.5) * (numbers - 0.5).abs() ** (peaks - 1)
         theta = weights * num_keys
     else:
-        weights = numbers / numbers.sum(2, keepdim=True)
+        weights = numbers**peaks / (numbers**peaks).sum(2, keepdim=True)
         theta = weights.log()
     phi = torch.eye(num_keys).expand(batch, 1, -1, -1)
     shown = AffinityMap(instantiation, "spacetime", grid, key_grid, theta=theta, phi=phi, **settings)

@@ -1,6 +1,7 @@
 """Pictures of maps: the right numbers at the right places."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from nonlocalnn.affinity.pictures import (
     choose_queries,
     draw_attended,
     draw_rows,
-    meaning,
     queries_to_draw,
 )
+from nonlocalnn.affinity.pictures.views import meaning
 from tolerances import assert_near, near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -37,7 +38,8 @@ def test_the_heat_over_an_image_lies_where_the_keys_do(instantiation):
         # Boxes of 8 x 8 around 2.5: from -1.5 on; the picture ends where the input does.
         assert tuple(heat.get_extent()) == (-1.5, 38.5, 22.5, -1.5)
         assert (axis.get_xlim(), axis.get_ylim()) == ((0, 40), (24, 0))
-        top = float(row.abs().max())
+        # The largest weight, but never less than what stands out: three times the even level.
+        top = max(float(row.abs().max()), 3 * float(row.abs().mean()))
         is_signed = instantiation == "dot_product"
         assert heat.get_clim() == near((-top, top) if is_signed else (0, top))
         assert heat.get_cmap().name == ("RdBu_r" if is_signed else "inferno")
@@ -45,9 +47,17 @@ def test_the_heat_over_an_image_lies_where_the_keys_do(instantiation):
     assert rectangles(second) == [(0, 0, 2.5, 2.5)]
     assert rectangles(whole) == [*rectangles(first), *rectangles(second)]
     assert [text.get_text() for text in whole.texts] == ["1", "2"]
-    assert second.get_title() == "query 2: row 0, column 0"
-    label = second.images[1].colorbar.ax.get_ylabel()
-    assert " ".join(label.split()) == meaning(shown.instantiation)
+    # Rows and columns are pixels of the input, of the position's centre.
+    assert [axis.get_title() for axis in (first, second)] == [
+        "query 1: row 8, column 28", "query 2: row 0, column 0"
+    ]  # fmt: skip
+    bar, even = second.images[1].colorbar.ax, float(weights[0, 0, 0].abs().mean())
+    assert (
+        " ".join(bar.get_ylabel().split())
+        == f"{meaning(shown.instantiation)}; 1x = {even:.3g}, all keys alike"
+    )
+    ticks = dict(zip([text.get_text() for text in bar.get_yticklabels()], bar.get_yticks(), strict=True))
+    assert ticks["1x"] == near(even)
     assert f"nl_1; {instantiation}, keys 3 x 5" in " ".join(figure.get_suptitle().split())
 
 
@@ -73,7 +83,7 @@ def test_many_queries_of_an_image_go_into_several_lines():
     figure = draw_rows(shown, pixels(2), queries=queries)
     panels = figure.axes[:10]
     assert [axis.get_title() for axis in panels[1:7]] == [
-        f"query {row + 1}: row {row}, column 3" for row in range(6)
+        f"query {row + 1}: row {4 * row}, column 12" for row in range(6)
     ]
     assert_near(panels[6].images[1].get_array(), weights[0, 5, 3])
     # Words stand beside the last bar of each line.
@@ -98,7 +108,7 @@ def test_what_is_attended_most_is_the_mean_over_the_queries(num_axes):
         mean = mean if num_axes == 2 else mean[1]
         assert not any(rectangles(axis) for axis in figure.axes[:2])
     assert_near(drawn, mean)
-    assert " ".join(label.split()) == f"mean over the queries: {meaning('gaussian')}"
+    assert " ".join(label.split()).startswith(f"mean over the queries: {meaning('gaussian')}; 1x = ")
     assert not arrows(figure)
 
 
@@ -148,7 +158,7 @@ def test_queries_that_were_recorded_are_drawn():
     with nl.capture_affinity(model, ["nl_2"], recorded) as maps:
         model(torch.rand(1, 1, 28, 28))
     assert queries_to_draw(maps["nl_2"], torch.rand(1, 28, 28)) == recorded[:4]
-    assert draw_rows(maps["nl_2"]).axes[2].get_title() == "query 2: row 3, column 4"
+    assert draw_rows(maps["nl_2"]).axes[2].get_title() == "query 2: row 14, column 18"
 
 
 @pytest.mark.parametrize(
@@ -249,3 +259,68 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     for draw in (draw_rows, draw_attended):
         with pytest.raises(ImportError, match=r"pip install 'nonlocalnn\[plots\]'"):
             draw(shown, pixels(2))
+
+
+@pytest.mark.parametrize("instantiation", ["gaussian", "dot_product", "concatenation"])
+@pytest.mark.parametrize("num_axes", [1, 2, 3], ids=["sequence", "image", "clip"])
+def test_even_attention_is_said_and_not_painted_as_a_finding(num_axes, instantiation):
+    shown = nearly_even(num_axes, instantiation)
+    query = (1,) * num_axes
+    figure = draw_rows(shown, pixels(num_axes), queries=[query])
+    for each in (figure, draw_attended(shown, pixels(num_axes))):
+        words = " ".join(each.get_suptitle().split())
+        assert "attends nearly evenly (entropy 1.00 of 1)" in words
+    assert not arrows(figure)
+    largest = float(shown.of_query(*query).abs().max())
+    # The last colour, or the top of the axis, is that of three times as much; of four keys, 2.5 times.
+    if num_axes == 1:
+        assert figure.axes[1].get_ylim()[1] == pytest.approx(1.08 * 2.5 * largest, rel=0.01)
+    else:
+        layer = figure.axes[num_axes == 2].images[1]
+        assert layer.get_clim()[1] == pytest.approx(3 * largest, rel=0.01)
+
+
+def nearly_even(num_axes, instantiation):
+    """A map whose weights differ by a hundredth of their size; not all of them sum to 1."""
+    base, _ = planted(num_axes)
+    sizes = 1 + 0.01 * torch.rand(base.theta.shape)
+    if instantiation == "concatenation":
+        # ReLU of one number of the query and one of the key, over the number of keys.
+        phi = torch.rand(*base.phi.shape[:3], 1)
+        return replace(base, instantiation=instantiation, theta=sizes[..., :1], phi=0.01 * phi,
+                       w_f=torch.tensor([70.0, 1.0]))  # fmt: skip
+    if instantiation == "dot_product":
+        return replace(base, instantiation=instantiation, theta=-40 * sizes)
+    return replace(base, theta=sizes.log())
+
+
+@pytest.mark.parametrize("num_axes", [1, 2, 3], ids=["sequence", "image", "clip"])
+def test_peaked_attention_is_not_called_even(num_axes):
+    shown, _ = planted(num_axes, peaks=6)
+    assert "evenly" not in draw_rows(shown, pixels(num_axes)).get_suptitle()
+
+
+def test_a_picture_is_drawn_in_its_own_resolution_and_shape():
+    shown, weights = planted(2)
+    picture = torch.rand(3, 90, 60)
+    for figure in (
+        draw_rows(shown, pixels(2), picture=picture, queries=[(2, 7)]),
+        draw_attended(shown, pixels(2), picture=picture),
+    ):
+        for axis in figure.axes[:2]:
+            np.testing.assert_array_equal(axis.images[0].get_array(), picture.permute(1, 2, 0))
+            # In coordinates of the input, 24 x 40, but as high and wide as it is.
+            assert tuple(axis.images[0].get_extent()) == (0, 40, 24, 0)
+            assert axis.get_aspect() == near(90 / 60 * 40 / 24)
+    assert_near(draw_rows(shown, pixels(2), picture=picture, queries=[(2, 7)]).axes[1].images[1].get_array(),
+                weights[0, 2, 7])  # fmt: skip
+    clip, _ = planted(3)
+    frames = torch.rand(3, 5, 16, 30)
+    figure = draw_rows(clip, pixels(3), picture=frames, queries=[(1, 2, 3)])
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), frames[:, 3].permute(1, 2, 0))
+    for wrong in (torch.rand(3, 4, 16, 30), torch.rand(3, 16, 30)):
+        with pytest.raises(ValueError, match="picture must be the image or the clip of pixels"):
+            draw_rows(clip, pixels(3), picture=wrong, queries=[(1, 2, 3)])
+    sequence, _ = planted(1)
+    with pytest.raises(ValueError, match="picture must be"):
+        draw_rows(sequence, pixels(1), picture=pixels(1))

@@ -1,7 +1,9 @@
 """``nonlocalnn explain``: the page of an input, the deletion test, and one line where it can't."""
 
+import io
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -132,3 +134,42 @@ def test_one_missing_input_does_not_cancel_the_others(photo, digits_model, tmp_p
 def test_a_folder_that_is_there_takes_the_page(photo, digits_model, tmp_path):
     assert main(["explain", str(photo), "--model", str(digits_model), "-o", str(tmp_path)]) == 0
     assert (tmp_path / f"{photo.stem}.html").is_file()
+
+
+@pytest.mark.parametrize("command", ["explain", "predict", "maps"])
+def test_names_stay_as_people_write_them(photo, tmp_path, capsys, command):
+    model = tmp_path / "model.safetensors"
+    facts = {"classes": ["K\u00e4se", *CLASSES[1:]], "image_size": [28, 28], "channels": 1}
+    nl.save_checkpoint(nl.create_model("nl_digits"), model, metadata=facts)
+    other = tmp_path / "\u65e5\u672c \u2028.png"
+    other.write_bytes(photo.read_bytes())
+    extra = {
+        "explain": ["-o", str(tmp_path / "page.html"), "--deletion"],
+        "predict": ["--top", "10"],
+        "maps": ["--output", str(tmp_path / "maps"), "--blocks", "nl_2"],
+    }
+    assert main([command, str(other), "--model", str(model), *extra[command]]) == 0
+    out = capsys.readouterr().out
+    text = {
+        "explain": lambda: (tmp_path / "page.html").read_text(encoding="utf-8"),
+        "predict": lambda: out,
+        "maps": lambda: next((tmp_path / "maps").glob("*/summary.json")).read_text(encoding="utf-8"),
+    }[command]()
+    assert "\u65e5\u672c" in text
+    if command != "maps":
+        assert "K\u00e4se" in text
+    # A line of JSON stays one line for all who split lines.
+    if command == "predict":
+        (line,) = out.splitlines()
+        assert json.loads(line)["path"] == str(other)
+
+
+def test_what_a_terminal_cannot_hold_is_escaped(photo, digits_model, tmp_path, monkeypatch):
+    other = tmp_path / "k\u00e4se.png"
+    other.write_bytes(photo.read_bytes())
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["predict", str(other), "--model", str(digits_model)]) == 0
+    sys.stdout.flush()
+    assert b"k\\u00e4se.png" in written.getvalue()
+    assert json.loads(written.getvalue())["path"] == str(other)

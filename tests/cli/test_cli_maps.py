@@ -80,7 +80,9 @@ def test_each_block_has_pictures_rows_and_a_summary(tmp_path, checkpoint, capsys
             f"{expected['distance_pixels']:.2f}",
             f"({expected['uniform_distance_pixels']:.2f})",
             "-",
+            *(["attends", "nearly", "evenly"] if expected["entropy"] >= 0.97 else ()),
         ]
+        assert about["attends_evenly"] == (expected["entropy"] >= 0.97)
 
 
 def test_whole_maps_are_written_when_they_are_asked_for(tmp_path, checkpoint, photo):
@@ -129,9 +131,9 @@ def test_a_video_and_points_of_it(tmp_path, of_clips, video, capsys):
         assert_near(rows, found[name].rows(places)[0])
     expected = summarise(found["layer3.0.nl"]).as_numbers()
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  layer3.0.nl"))
-    assert line.split()[-2:] == [
-        f"{expected['distance_frames']:.2f}", f"({expected['uniform_distance_frames']:.2f})"
-    ]  # fmt: skip
+    # Weights are fresh, so that it attends evenly.
+    distance = f"{expected['distance_frames']:.2f} ({expected['uniform_distance_frames']:.2f})"
+    assert line.endswith(f"{distance}  attends nearly evenly")
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

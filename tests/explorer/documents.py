@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+STANDS_OUT = 3.0
 LABELS = {"affinity": "share of the attention (a row sums to 1)", "effect": "change of the score of class 3"}
 
 
@@ -32,6 +33,10 @@ class Synthetic:
         """The size of one step of the stored weights of a row."""
         signed = measure == "effect"
         return np.abs(self.row(block, measure, point)).max() / (127 if signed else 255)
+
+    def even(self, block, measure, point):
+        """The mean size of a row's weights."""
+        return np.abs(self.row(block, measure, point)).mean()
 
 
 def stored_position(block, point):
@@ -63,6 +68,7 @@ def pack(name, rows):
         "signed": signed,
         "rows": base64.b64encode(zlib.compress(levels.tobytes())).decode(),
         "scales": base64.b64encode(scales.tobytes()).decode(),
+        "even": base64.b64encode(np.abs(rows).mean(1).astype("<f4").tobytes()).decode(),
     }
 
 
@@ -110,6 +116,8 @@ def make_block(name, input_sides, sides, key_sides, *, measures, places=None, ce
             "distance_frames": 1.2 if in_time else None,
             "uniform_distance_frames": 1.25 if in_time else None,
         },
+        "stands_out": STANDS_OUT,
+        "evenly": False,
         "measures": [pack(measure, rows[measure]) for measure in measures],
     }
     return block, {(name, measure): rows[measure] for measure in measures}
@@ -137,7 +145,7 @@ def smooth_frames(count, height, width):
 def assemble(kind, input_values, blocks, **other):
     made = [make_block(input_sides=input_values["sides"], **block) for block in blocks]
     document = {
-        "format": 1,
+        "format": 2,
         "title": f"some {kind} <b>",
         "model": "nl2_c2d_tiny",
         "kind": kind,
@@ -147,7 +155,13 @@ def assemble(kind, input_values, blocks, **other):
             {"class": "5", "probability": 0.02},
         ],
         "truth": "3",
-        "input": {"frame_numbers": None, "seconds": None, "channels": None, "frames": [], **input_values},
+        "input": {
+            **dict.fromkeys(("frame_numbers", "seconds", "channels")),
+            "frames": [],
+            "picture_sides": None if kind == "sequence" else input_values["sides"][-2:],
+            **input_values,
+        },
+        "opens_on": made[0][0]["name"],
         "blocks": [block for block, _ in made],
         **other,
     }

@@ -3,11 +3,27 @@
 import errno
 import os
 import time
+from contextlib import contextmanager
 
+from torch.nn.modules.conv import _ConvNd
+
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.explorer.explain import explain_file
 
 # Held on purpose, until the process ends.
 HELD = []
+
+
+@contextmanager
+def count_passes(model):
+    """A list that grows by one with each forward pass of a network: by each run of one of its layers."""
+    # Of no block: maps are computed by a block's own layers once more.
+    within = {part for block in nonlocal_blocks(model).values() for part in block.modules()}
+    first = next(part for part in model.modules() if isinstance(part, _ConvNd) and part not in within)
+    passes = []
+    handle = first.register_forward_hook(lambda *_: passes.append(1))
+    yield passes
+    handle.remove()
 
 
 def explain(loaded, path, *, title, model):
@@ -34,11 +50,15 @@ def explain(loaded, path, *, title, model):
     elif word == "full":
         raise MemoryError
     elif word == "nan":
-        return {"format": 1, "title": title, "value": float("nan")}
+        return {"format": 2, "title": title, "value": float("nan")}
     elif word == "real":
         return explain_file(loaded, path, title=title, model=model)
+    elif word == "passes":
+        with count_passes(loaded.model) as passes:
+            document = explain_file(loaded, path, title=title, model=model)
+        return {**document, "passes": len(passes)}
     return {
-        "format": 1,
+        "format": 2,
         "title": title,
         "model": model,
         "bytes": len(content),

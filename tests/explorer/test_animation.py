@@ -50,7 +50,8 @@ def test_each_frame_shows_its_pixels_under_the_weights_of_its_time(tmp_path, suf
     assert len(frames) == 5
     assert {frame.shape for frame in frames} == {(8 * SIDE + 36, 12 * SIDE + 120, 3)}
     row = weights[(0, *QUERY)]
-    largest = float(row.abs().max())
+    # The last colour is that of three times the even level, where no weight is larger.
+    largest = max(float(row.abs().max()), 3 * float(row.abs().mean()))
     scale = (row + largest) / (2 * largest) if instantiation == "dot_product" else row / largest
     colours = matplotlib.colormaps["RdBu_r" if instantiation == "dot_product" else "inferno"]
     for number, frame in enumerate(frames):

@@ -21,7 +21,7 @@ from nonlocalnn.explorer.explain import _Stored, explain, explain_file
 from nonlocalnn.functional import INSTANTIATIONS
 from nonlocalnn.inference.classifier import Classifier
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
-from tolerances import near
+from tolerances import assert_near, near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 CLASSES = tuple(map(str, range(10)))
@@ -38,6 +38,10 @@ def clips_classifier(**settings):
         if ".nl.norm" in name:
             nn.init.normal_(parameter)
     return Classifier(model, classes=CLASSES, sample_shape=(3, 8, 32, 32), recipe={})
+
+
+def even_levels(measure):
+    return torch.from_numpy(np.frombuffer(base64.b64decode(measure["even"]), "<f4").copy())
 
 
 def stored_rows(block, measure):
@@ -85,12 +89,18 @@ def test_rows_of_a_clip_are_those_of_the_maps(instantiation):
         assert tuple(block["grid"]["steps"]) == weights.grid.steps
         assert tuple(block["key_grid"]["centres"]) == weights.key_grid.centres
         assert block["summary"] == near(summarise(weights).as_numbers())
+        assert block["evenly"] == (block["summary"]["entropy"] >= 0.97)
         first, second = block["measures"]
         assert (first["name"], first["signed"]) == ("affinity", instantiation == "dot_product")
         assert (second["name"], second["signed"]) == ("effect", True)
         assert document["prediction"][0]["class"] in second["label"]
         assert_rows_equal(stored_rows(block, first), weights.rows(places.tolist())[0])
         assert_rows_equal(stored_rows(block, second), effect.rows(places.tolist())[0])
+        for measure, rows in ((first, weights.rows(places.tolist())), (second, effect.rows(places.tolist()))):
+            assert_near(even_levels(measure), rows[0].abs().flatten(1).mean(1))
+    entropies = [block["summary"]["entropy"] for block in document["blocks"]]
+    assert document["opens_on"] == document["blocks"][entropies.index(min(entropies))]["name"]
+    assert [block["stands_out"] for block in document["blocks"]] == [3.0, 3.0]
 
 
 def test_frames_of_a_clip_are_the_pixels():
@@ -118,6 +128,28 @@ def test_a_large_image_is_kept_as_a_photograph():
     assert Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).size == (64, 96)
 
 
+def test_a_photograph_is_stored_in_its_own_resolution(tmp_path):
+    loaded = digits_classifier()
+    Image.new("L", (140, 90), 90).save(tmp_path / "photo.png")
+    document = explain_file(loaded, tmp_path / "photo.png", title="", model="")
+    assert (document["input"]["sides"], document["input"]["picture_sides"]) == ([28, 28], [90, 140])
+    (address,) = document["input"]["frames"]
+    assert Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).size == (140, 90)
+
+
+def test_a_network_with_fresh_weights_attends_evenly_and_says_so():
+    torch.manual_seed(0)
+    model = nl.create_model("nl2_resnet_tiny", num_classes=10).eval()
+    loaded = Classifier(model, classes=CLASSES, sample_shape=(3, 32, 32), recipe={})
+    image = torch.rand(3, 32, 32)
+    document = explain(loaded, ShownInput("noise", image, image), title="", model="")
+    for block in document["blocks"]:
+        weights = block["measures"][0]
+        assert block["evenly"]
+        # Nothing stands out of any row.
+        assert bool((stored_rows(block, weights).flatten(1).amax(1) < 3 * even_levels(weights)).all())
+
+
 def test_a_sequence_and_a_grey_image():
     model = nn.Sequential(nl.NonLocal1d(3), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
     loaded = Classifier(model, classes=CLASSES[:3], sample_shape=(3, 384), recipe={})
@@ -133,7 +165,7 @@ def test_a_sequence_and_a_grey_image():
 
 def packed_bytes(document):
     measures = [block["measures"][0] for block in document["blocks"]]
-    return sum(len(measure["rows"]) + len(measure["scales"]) for measure in measures) * 3 // 4
+    return sum(len(measure[name]) for measure in measures for name in ("rows", "scales", "even")) * 3 // 4
 
 
 def test_rows_that_do_not_fit_are_thinned_in_space_only(monkeypatch):
@@ -168,8 +200,8 @@ def test_files_and_wrong_inputs(tmp_path):
         [28, 28],
     )
     # This network's last layers fit one size.
-    with pytest.raises(ValueError, match=r"the network does not take an input of shape \(1, 28, 56\)"):
-        explain_file(loaded, path, title="", model="", whole=True)
+    with pytest.raises(ValueError, match=r"the network does not take A seven, of shape \(1, 28, 56\)"):
+        explain_file(loaded, path, title="A seven", model="", whole=True)
     with pytest.raises(ValueError, match="no non-local block 'nl_3'"):
         explain_file(loaded, path, title="", model="", blocks=["nl_3"])
     with pytest.raises(FileNotFoundError):

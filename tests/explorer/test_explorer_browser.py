@@ -84,7 +84,7 @@ def is_as_wide_as_the_window(page):
 
 
 def test_a_file_is_uploaded_explained_and_saved(explorer, folder):
-    with explorer(viewport={"width": 1280, "height": 1000}) as page:
+    with explorer(viewport={"width": 1280, "height": 800}) as page:
         ready(page)
         button = page.get_by_role("button", name="Explain")
         assert button.is_disabled()
@@ -98,6 +98,15 @@ def test_a_file_is_uploaded_explained_and_saved(explorer, folder):
         assert page.evaluate(f"() => ({LIVING})()[0].blocks.map((block) => block.name)") == ["nl_1", "nl_2"]
         page.evaluate(f"() => ({LIVING})()[0].currentRow()")
         assert is_as_wide_as_the_window(page)
+        # The result is scrolled to, with the whole picture and its instruction in view.
+        page.wait_for_function("() => document.querySelector('.result').getBoundingClientRect().top < 30")
+        for part in (page.locator(".nl-hint").first, page.locator(".nl-screen")):
+            box = part.bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= 800
+        # Keys work from where the job was sent.
+        page.keyboard.press("ArrowUp")
+        assert page.evaluate(f"() => ({LIVING})()[0].state.pinned")
         with page.expect_download() as download:
             page.get_by_role("link", name="Save as page").click()
         assert download.value.suggested_filename == "real-squares.png first.html"
@@ -109,13 +118,13 @@ def test_two_models_show_the_same_place(explorer):
         ready(page)
         page.get_by_label("second").check()
         assert page.get_by_label("clips").is_disabled()
-        page.get_by_label("or choose one of the server's").select_option("real-squares.png")
+        page.get_by_label("real-squares.png").check()
         explain(page)
         screens = page.locator(".nl-screen")
         screens.nth(1).wait_for()
         for name in ("first", "second"):
             assert page.get_by_role("link", name=f"Save as page: {name}").is_visible()
-            page.get_by_role("region", name=name).get_by_text(f"Its strongest key in {name}: row").wait_for()
+            page.get_by_role("region", name=name).get_by_text(f" in {name}").first.wait_for()
         levels = page.locator("h1, h2, h3, h4").evaluate_all(
             "(all) => all.map((one) => one.tagName).join('')"
         )
@@ -147,7 +156,7 @@ def test_models_of_unlike_inputs_show_the_same_part_of_them(explorer):
         page.get_by_label("first").uncheck()
         page.get_by_label("clips").check()
         page.get_by_label("wide").check()
-        page.get_by_label("or choose one of the server's").select_option("real-clip.mp4")
+        page.get_by_label("real-clip.mp4").check()
         explain(page)
         screens = page.locator(".nl-strip .nl-screen")
         # Eight frames of 32 x 32 of the one, then four of 48 x 48 of the other.
@@ -219,7 +228,7 @@ def test_what_is_refused_is_said(browser, address, name, words):
     with browser.new_page() as page:
         page.goto(address)
         ready(page)
-        page.get_by_label("or choose one of the server's").select_option(name)
+        page.get_by_label(name).check()
         page.get_by_role("button", name="Explain").click()
         page.get_by_role("status").get_by_text(words).wait_for()
         assert page.get_by_role("status").inner_text().startswith(words)
@@ -252,7 +261,7 @@ def test_a_file_is_dropped_anywhere(explorer):
         assert page.locator("#drop.over").count() == 0
         assert page.get_by_text("dropped.png (1 KiB)").is_visible()
         # What was chosen last counts.
-        page.get_by_label("or choose one of the server's").select_option("text.png")
+        page.get_by_label("text.png").check()
         assert page.get_by_text("dropped.png").count() == 0
 
 
@@ -264,7 +273,8 @@ def test_a_video_on_a_dark_phone_without_a_mouse(explorer):
         page.keyboard.press("Tab")
         assert page.evaluate("() => document.activeElement.id") == "file"
         page.keyboard.press("Tab")
-        page.keyboard.type("real-clip.mp4")
+        page.keyboard.press("Space")
+        assert page.get_by_label("real-clip.mp4").is_checked()
         page.keyboard.press("Tab")
         page.keyboard.press("Space")
         page.keyboard.press("Tab")
@@ -280,3 +290,17 @@ def test_a_video_on_a_dark_phone_without_a_mouse(explorer):
         assert is_as_wide_as_the_window(page)
         background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         assert max(map(int, background[4:-1].split(","))) < 60
+
+
+def test_files_of_the_server_have_thumbnails(explorer):
+    with explorer() as page:
+        ready(page)
+        page.wait_for_function(
+            """() => {
+              const [image] = document.querySelectorAll(".input img[src*=squares]");
+              const [video] = document.querySelectorAll(".input video[src*=clip]");
+              return image?.naturalWidth === 280 && video?.videoWidth > 0;
+            }"""
+        )
+        # What is neither keeps its name and an empty place.
+        assert page.locator(".input", has_text="text.png").locator("span.thumbnail").count() == 1

@@ -88,13 +88,38 @@ def test_keys_of_controls_stay_theirs(opened):
         before = state(page)
         page.get_by_label("Arrows").focus()
         page.keyboard.press("ArrowRight")
+        # A slider keeps its arrows, a box its space, and a list all of its keys.
+        page.get_by_label("Large frame").focus()
+        page.keyboard.press(" ")
+        page.keyboard.press(" ")
+        page.get_by_role("combobox").focus()
         page.keyboard.press("b")
-        page.locator("body").press("b")
         assert state(page) == before
         assert page.get_by_label("Arrows").input_value() == "6"
         page.evaluate(f"{VIEWER}.setQuery([1, 2, 3], true)")
         page.get_by_label("Arrows").press("Escape")
         assert not state(page)["pinned"]
+
+
+def test_keys_work_wherever_the_focus_is(opened):
+    with opened("video") as page:
+        page.keyboard.press("ArrowUp")
+        assert state(page)["position"] == [3, 2, 3]
+        page.get_by_role("button", name="Next").click()
+        page.keyboard.press("ArrowDown")
+        assert state(page)["position"] == [3, 3, 3]
+        page.get_by_text("effect", exact=True).click()
+        page.keyboard.press("b")
+        assert state(page)["block"] == "layer2.3"
+        # Who types by accident keeps the keys to the pictures.
+        box = page.get_by_label("Keys work anywhere")
+        box.uncheck()
+        before = state(page)
+        page.keyboard.press("b")
+        assert state(page) == before
+        page.locator(".nl-strip").focus()
+        page.keyboard.press("b")
+        assert state(page)["block"] == "layer3.4"
 
 
 def test_arrow_keys_of_a_sequence(opened):
@@ -195,7 +220,7 @@ def test_wrong_link_is_ignored_with_a_note(opened, shown, link, says):
 @pytest.mark.parametrize(("kind", "point"), [("video", (5, 20, 40)), ("image", (3, 22)), ("sequence", (11,))])
 def test_phone(opened, shown, kind, point):
     with opened(kind, **PHONE) as page:
-        for text in ("Ten largest weights", "Keys"):
+        for text in ("Largest weights", "Keys"):
             page.locator("summary", has_text=text).click()
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         page.locator(".nl-strip .nl-screen").nth(

@@ -43,9 +43,13 @@ def test_first_query(opened, shown, kind, point):
         assert "Predicted: 3, 87.4 %. True class: 3, as predicted." in page.locator("header").inner_text()
         assert page.locator(".nl-classes li").count() == 3
         assert page.locator(".nl-measures").evaluate("(one) => one.hidden") == (kind != "video")
-        zero, half, most = map(float, page.locator(".nl-scale-ends span").all_inner_texts())
-        assert zero == 0
-        assert [2 * half, most] == pytest.approx([current_row(page).max()] * 2, rel=0.006)
+        row, even = current_row(page), shown[kind].even(block, "affinity", point)
+        *zero, one, most = page.locator(".nl-scale-ends span").all_inner_texts()
+        top = max(row.max() / even, 3)
+        assert zero == (["0"] if top < 10 else [])
+        assert (one, float(most[:-1])) == ("1\u00d7", pytest.approx(top, rel=0.006))
+        unit = re.search(r"1\u00d7 = ([\d.]+): all keys alike", page.locator(".nl-scale").inner_text())
+        assert float(unit[1]) == pytest.approx(even, rel=0.006)
         assert page.get_by_role("button", name="Play").count() == (kind == "video")
 
 
@@ -56,7 +60,7 @@ def test_text_says_the_largest_weights(opened, shown, measure):
         page.evaluate(f"{VIEWER}.selectMeasure({measure!r})")
         page.mouse.move(*place_of(page, made, point))
         rest(page)
-        page.get_by_text("Ten largest weights").click()
+        page.get_by_text("Largest weights").click()
         rows = page.locator("details").first.locator("tbody tr").all()
         cells = [row.locator("td").all_inner_texts() for row in rows]
         sentence = page.locator(".nl-status").inner_text()
@@ -64,20 +68,24 @@ def test_text_says_the_largest_weights(opened, shown, measure):
     step = made.steps("layer3.4", measure, point)
     tenth = np.sort(np.abs(true), axis=None)[-10]
     assert [rank for rank, *_ in cells] == [str(rank) for rank in range(1, 11)]
-    for _, frames, row, column, value in cells:
+    even = made.even("layer3.4", measure, point)
+    for _, frames, row, column, value, times in cells:
         # Keys of this block cover two frames, 14 rows and 28 columns.
         first, last = map(int, frames.split("\u2013"))
         assert last == first + 1
         weight = true[first // 2, int(row) // 14, int(column) // 28]
         assert float(value.replace("\u2212", "-")) == pytest.approx(weight, abs=step, rel=0.006)
         assert abs(weight) >= tenth - 2 * step
-    _, frames, row, column, value = cells[0]
+        assert float(times[:-1].replace("\u2212", "-")) == pytest.approx(
+            weight / even, abs=step / even, rel=0.006
+        )
+    _, frames, row, column, value, times = cells[0]
     word = "weight" if measure == "affinity" else "effect"
     assert (
         sentence
         == "Block layer3.4 (embedded Gaussian, over space and time). Query: frame 2 (file frame 28, 0.93 s), "
         f"row 40, column 10. Its strongest key: frames {frames}, row {row}, column {column}, "
-        f"with {word} {value}."
+        f"with {word} {value}, {times} the even level."
     )
 
 
@@ -89,15 +97,18 @@ def test_signed_measure(opened, shown):
         rest(page)
         assert_shows(page, made, "layer3.4", "effect", point)
         assert current_row(page).min() < 0 < current_row(page).max()
-        low, zero, high = page.locator(".nl-scale-ends span").all_inner_texts()
+        low, one, high = page.locator(".nl-scale-ends span").all_inner_texts()
         assert page.get_by_text("change of the score of class 3").is_visible()
         signs = page.locator(".nl-arrow").evaluate_all(
             "(all) => all.map((one) => one.classList.contains('nl-against'))"
         )
-    assert (low[0], zero) == ("\u2212", "0")
-    true = made.row("layer3.4", "effect", point)
-    assert float(high) == -float(low.replace("\u2212", "-")) == pytest.approx(np.abs(true).max(), rel=0.006)
+    assert (low[0], one) == ("\u2212", "1\u00d7")
+    true, even = made.row("layer3.4", "effect", point), made.even("layer3.4", "effect", point)
+    assert float(high[:-1]) == pytest.approx(np.abs(true).max() / even, rel=0.006)
+    assert high == low.replace("\u2212", "")
     strongest = np.argsort(-np.abs(true))[:5]
+    strongest = strongest[np.abs(true[strongest]) >= 3 * even]
+    assert len(strongest) > 1
     assert signs[::-1] == (true[strongest] < 0).tolist()
 
 
@@ -129,13 +140,15 @@ def key_places(page, block, row, count):
 
 def test_arrows_end_at_the_strongest_keys_in_any_layout(opened, shown):
     made, point = shown["video"], (4, 30, 30)
-    row = made.row("layer3.4", "affinity", point)
+    row, even = made.row("layer3.4", "affinity", point), made.even("layer3.4", "affinity", point)
+    count = min(5, int((row >= 3 * even).sum()))
+    assert count > 1
     with opened("video") as page:
         page.mouse.click(*place_of(page, made, point))
         for width in (1280, 700, 360):
             page.set_viewport_size({"width": width, "height": 900})
             rest(page)
-            expected = key_places(page, made.block("layer3.4"), row, 5)
+            expected = key_places(page, made.block("layer3.4"), row, count)
             np.testing.assert_allclose(tips(page), expected, atol=1)
         page.set_viewport_size({"width": 1440, "height": 900})
         rest(page)
@@ -191,11 +204,92 @@ def test_frames_without_keys_stay_clear(browser, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])
-def test_number_of_arrows(opened, count):
+def test_arrows_are_so_many_at_most_and_only_to_what_stands_out(opened, shown, count):
+    row, even = (
+        part("layer3.4", "affinity", (7, 28, 42)) for part in (shown["video"].row, shown["video"].even)
+    )
+    standing_out = int((row >= 3 * even).sum())
+    assert 1 < standing_out < 20
     with opened("video") as page:
         page.get_by_label("Arrows").fill(str(count))
         rest(page)
-        assert page.locator(".nl-strip .nl-arrow").count() == count
+        assert page.locator(".nl-strip .nl-arrow").count() == min(count, standing_out)
+        assert "3\u00d7 the even level and more" in page.locator(".nl-looks").inner_text()
+
+
+def even_document():
+    """An image whose block weighs its 49 keys nearly alike: all but one within a hundredth."""
+    made = documents.image()
+    rows = made.rows["nl_1", "affinity"]
+    rows[:] = (1 + 0.01 * np.random.default_rng(0).random(rows.shape)) / 49.3
+    (block,) = made.document["blocks"]
+    block.update(evenly=True, measures=[documents.pack("affinity", rows)])
+    block["summary"]["entropy"] = 0.9987
+    return made
+
+
+def test_even_attention_is_said_and_not_painted_as_a_finding(browser, tmp_path):
+    made = even_document()
+    write_page(made.document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        assert_shows(page, made, "nl_1", "affinity", (14, 14))
+        # A third up the scale, far from the yellow of its end.
+        painted = page.locator("canvas").evaluate(
+            "(one) => [...one.getContext('2d').getImageData(one.width / 2, one.height / 2, 1, 1).data]"
+        )
+        assert painted[0] < 160
+        assert painted[1] < 80
+        assert page.locator(".nl-arrow").count() == 0
+        words = page.locator(".nl-status").inner_text()
+        assert words.startswith("Block nl_1 (embedded Gaussian) attends nearly evenly (entropy 1.00 of 1).")
+        assert re.search(r"No key stands out; the strongest: row \d+, column \d+, with weight 0\.02", words)
+        assert page.locator(".nl-scale-ends span").all_inner_texts() == ["0", "1\u00d7", "3\u00d7"]
+        assert "nearly even" in page.get_by_role("combobox").inner_text()
+        cells = page.get_by_role("table", name="Summary").locator("tbody td").all_inner_texts()
+        assert cells[1] == "0.999, nearly even"
+
+
+def test_a_page_opens_on_the_block_that_says_most(browser, tmp_path):
+    made = documents.video(opens_on="layer2.3")
+    write_page(made.document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        assert state(page)["block"] == page.get_by_role("combobox").input_value() == "layer2.3"
+
+
+def test_the_input_is_shown_in_its_own_resolution_and_shape(browser, tmp_path):
+    made = documents.image()
+    picture = documents.smooth_frames(1, 300, 450)[0]
+    made.document["input"].update(frames=[documents.data_url(picture)], picture_sides=[300, 450])
+    write_page(made.document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        size = page.locator(".nl-strip img").evaluate("(one) => [one.naturalHeight, one.naturalWidth]")
+        assert size == [300, 450]
+        assert page.locator(".nl-coarse").count() == 0
+        box = page.locator(".nl-screen").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(1.5, rel=0.01)
+        # Rows and columns are still those of the network's 28 x 28.
+        page.mouse.move(*place_of(page, made, (3, 22)))
+        rest(page)
+        assert_shows(page, made, "nl_1", "affinity", (3, 22))
+        says = "image of 300 \u00d7 450 pixels, which the network sees as 28 \u00d7 28: rows and columns"
+        assert says in page.locator(".nl-facts").inner_text()
+
+
+@pytest.mark.parametrize("kind", ["video", "image", "sequence"])
+def test_the_whole_picture_and_its_instruction_are_in_view(opened, kind):
+    with opened(kind, viewport={"width": 1280, "height": 800}) as page:
+        for part in (page.locator(".nl-strip .nl-frame").last, page.locator(".nl-hint").first):
+            box = part.bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= 800
+        if kind == "video":
+            # What plays the frames is beside them.
+            player = page.get_by_role("group", name="Frames").bounding_box()
+            gap = page.locator(".nl-strip").bounding_box()["y"] - player["y"] - player["height"]
+            assert 0 <= gap < 24
 
 
 def test_heat_can_be_taken_away(opened):

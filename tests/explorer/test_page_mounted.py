@@ -72,8 +72,9 @@ def test_old_browser_gets_a_sentence(opened):
         ("rows", "eJwDAAAAAAE="),
         ("rows", None),
         ("scales", "AACAPw=="),
+        ("even", "AACAPw=="),
     ],
-    ids=["no base64", "too few", "cut", "too few scales"],
+    ids=["no base64", "too few", "cut", "too few scales", "too few levels"],
 )
 def test_damaged_rows_are_told(browser, tmp_path, name, value):
     made = documents.video()
@@ -105,7 +106,7 @@ def test_damaged_rows_are_told(browser, tmp_path, name, value):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"format": 2}, "documents of format 1"), ({"blocks": []}, "holds no non-local block")],
+    [({"format": 1}, "documents of format 2"), ({"blocks": []}, "holds no non-local block")],
     ids=["format", "no blocks"],
 )
 def test_what_can_t_be_shown(browser, tmp_path, change, says):
@@ -185,7 +186,9 @@ def test_two_viewers_follow_each_other(opened, shown):
         second.get_by_text("effect", exact=True).click()
         assert page.evaluate("window.viewers.map((viewer) => viewer.state.measure)") == ["affinity", "effect"]
         # Of each viewer's radio buttons one is chosen.
-        assert page.locator("input:checked").evaluate_all("(all) => all.map((one) => one.value)") == [
+        assert page.locator("input[type=radio]:checked").evaluate_all(
+            "(all) => all.map((one) => one.value)"
+        ) == [
             "affinity",
             "effect",
         ]

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import load
 import pytest
@@ -42,8 +42,32 @@ def test_what_there_is_to_choose(client):
     kinds = {"first": "image", "second": "image", "clips": "video"}
     assert about["models"] == [{"name": name, "kind": kind} for name, kind in kinds.items()]
     assert about["upload_bytes"] == 1 << 20
-    expected = ["cat.png", "deep.mp4", "sub folder/d\u00fcck & dog.png", "zip.mp4"]
-    assert client.get("/api/inputs").json == {"inputs": expected}
+    expected = {"cat.png": "image", "deep.mp4": "video"}
+    expected |= {"sub folder/d\u00fcck & dog.png": "image", "zip.mp4": None}
+    listed = [{"name": name, "kind": kind} for name, kind in expected.items()]
+    assert client.get("/api/inputs").json == {"inputs": listed}
+
+
+def test_files_of_the_list_are_sent_for_thumbnails_and_no_others(client, inputs):
+    for name, kind in (("cat.png", "image/png"), ("deep.mp4", "video/mp4")):
+        sent = client.get(f"/api/inputs/{name}")
+        assert (sent.status, sent.headers["Content-Type"]) == (200, kind)
+        assert sent.body == (inputs / name).read_bytes()
+    name = "sub folder/d\u00fcck & dog.png"
+    assert client.get(f"/api/inputs/{quote(name)}").body == (inputs / name).read_bytes()
+    # A browser asks for parts of a video.
+    assert len(client.get("/api/inputs/deep.mp4", Range="bytes=0-9").body) == 10
+    # No image or video by its content or its name, hidden, elsewhere, or not there.
+    for name in (
+        "zip.mp4",
+        "notes.txt",
+        ".hidden.png",
+        "../cat.png",
+        "%2e%2e/cat.png",
+        "/etc/passwd",
+        "x.png",
+    ):
+        assert client.get(f"/api/inputs/{name}").status == 404, name
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import nn
 
 from nonlocalnn.data import load_dataset, read_image
 from nonlocalnn.inference import Classifier
+from nonlocalnn.tasks import inputs
 from nonlocalnn.tasks.inputs import take_sample
 from tolerances import assert_near
 from videos import RATE, level, write_video
@@ -109,3 +110,30 @@ def test_a_sample_has_its_name_and_its_class():
     for index in (353, -1):
         with pytest.raises(ValueError, match=f"samples are from 0 to 352 for this split; got {index}"):
             take_sample(digits, index, split="test")
+
+
+def test_files_are_shown_in_their_own_resolution(place):
+    shown = classifier(1, 28, 28).show(place / "wide.png")
+    assert torch.equal(shown.picture, read_image(place / "wide.png", image_size=None, channels=1))
+    assert shown.pixels.shape == (1, 28, 28)
+    model = classifier(3, 4, 16, 16, stride=3, test_size=37)
+    # The square that the network sees, of 24 x 72 pixels; and all of it.
+    square = model.show(place / "wide.mp4")
+    assert (square.sample.shape, square.picture.shape) == ((3, 4, 37, 37), (3, 4, 24, 24))
+    assert float(square.picture.min()) > 0.02
+    whole = model.show(place / "wide.mp4", whole=True)
+    assert whole.picture.shape == (3, 4, 24, 72)
+    assert float(whole.picture[..., :18].max()) < 0.1
+    seen = [round((value * 255 - 20) / 5) for value in square.picture.mean((0, 2, 3)).tolist()]
+    assert seen == list(square.frame_numbers)
+    digits = load_dataset("digits", "test")
+    assert take_sample(digits, 7, split="test").picture is None
+
+
+def test_pictures_are_made_smaller_only_where_they_are_too_many_pixels(place, monkeypatch):
+    monkeypatch.setattr(inputs, "MOST_SHOWN", 4 * 12 * 36)
+    model = classifier(3, 4, 16, 16, stride=3)
+    assert model.show(place / "wide.mp4", whole=True).picture.shape == (3, 4, 12, 36)
+    assert classifier(3, 16, 16).show(place / "wide.png").picture.shape == (3, 20, 60)
+    monkeypatch.setattr(inputs, "MOST_SHOWN", 300)
+    assert classifier(3, 16, 16).show(place / "wide.png").picture.shape == (3, 10, 30)

@@ -3,7 +3,7 @@
 from itertools import product
 
 import numpy as np
-from documents import stored_position
+from documents import STANDS_OUT, stored_position
 
 VIEWER = "NonlocalViewer.of(document.querySelector('.nl-viewer'))"
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
@@ -86,7 +86,10 @@ def assert_heat(page, block, true, step, *, signed):
         ]""",
         [signed, *input_geometry(block)],
     )
-    levels = np.rint(true.reshape([1, 1, *block["key_sides"]][-3], -1) / step).astype(int)
+    # The last colour is that of the largest weight, but never of less than what stands out.
+    largest = np.abs(true).max()
+    share = largest / (max(largest, STANDS_OUT * np.abs(true).mean()) or 1)
+    levels = np.rint(np.rint(true.reshape([1, 1, *block["key_sides"]][-3], -1) / step) * share).astype(int)
     expected = faded(np.array(table).reshape(256, 4)[levels + (128 if signed else 0)])
     steps, centres = ([1.0, 1.0, *block["key_grid"][name]][-3] for name in ("steps", "centres"))
     for frame, found in enumerate(frames):

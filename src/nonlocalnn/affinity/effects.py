@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -87,35 +88,83 @@ def class_effects(
         >>> effects["nl_2"].rows([(0, 0), (6, 6)]).shape
         torch.Size([1, 2, 3, 3])
     """
+    with record_effects(model, blocks) as recorded:
+        scores = model(x.detach())
+    return recorded.on(_chosen(scores, target))
+
+
+@dataclass(eq=False)
+class RecordedEffects:
+    """What effects are computed from, of one run of a model.
+
+    Args:
+        maps: The affinity of the blocks, in the order in which they ran.
+        blocks: The blocks by name.
+        inputs: What each block was given: its arguments, and those that were named.
+        outputs: What each block returned, part of the run's graph.
+    """
+
+    maps: Mapping[str, AffinityMap]
+    blocks: Mapping[str, NonLocalNd]
+    inputs: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+    def on(self, score: Tensor) -> dict[str, EffectMap]:
+        """Return the effects on a score that the run gave, of each block that ran.
+
+        Args:
+            score: One number, with its graph, which is used up.
+        """
+        gradients = torch.autograd.grad(score, list(self.outputs.values()), materialize_grads=True)
+        return {
+            name: _effects_of(self.blocks[name], self.maps[name], self.inputs[name], gradient)
+            for name, gradient in zip(self.outputs, gradients, strict=True)
+        }
+
+
+@contextmanager
+def record_effects(model: nn.Module, blocks: Sequence[str] | None = None) -> Iterator[RecordedEffects]:
+    """Record, while the model runs once, what effects are computed from.
+
+    The run's own answer says which score they are wanted for, so that one forward pass gives both.
+
+    Args:
+        model: In eval mode.
+        blocks: Names of the blocks; None is all.
+
+    Raises:
+        ValueError: The model is in train mode, or has no such block.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> model = create_model("nl_digits").eval()
+        >>> with record_effects(model) as recorded:
+        ...     scores = model(torch.rand(1, 1, 28, 28))
+        >>> effects = recorded.on(scores[0, scores.argmax()])
+        >>> list(effects) == list(recorded.maps)
+        True
+    """
     if model.training:
         raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
     found = find_blocks(model, blocks)
-    inputs: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = {}
-    outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor], Tensor]:
         def hook(_block: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any], z: Tensor) -> Tensor:
-            inputs[name], outputs[name] = (given, named), z
+            # A frozen model has no graph before its first block, and needs none.
+            z = z if z.requires_grad else z.detach().requires_grad_()
+            recorded.inputs[name], recorded.outputs[name] = (given, named), z
             # Layers that work in place would turn z into their own output.
             return z.clone()
 
         return hook
 
-    handles = [block.register_forward_hook(keep(name), with_kwargs=True) for name, block in found.items()]
-    try:
-        # A gradient to the input, so that frozen models have one.
-        with capture_affinity(model, blocks) as maps, torch.enable_grad():
-            scores = model(x.detach().requires_grad_())
-    finally:
-        for handle in handles:
-            handle.remove()
-    chosen = _chosen(scores, target)
-    names = list(outputs)
-    gradients = torch.autograd.grad(chosen, [outputs[name] for name in names], materialize_grads=True)
-    return {
-        name: _effects_of(found[name], maps[name], inputs[name], gradient)
-        for name, gradient in zip(names, gradients, strict=True)
-    }
+    with ExitStack() as stack:
+        maps = stack.enter_context(capture_affinity(model, blocks))
+        recorded = RecordedEffects(maps, found)
+        for name, block in found.items():
+            stack.callback(block.register_forward_hook(keep(name), with_kwargs=True).remove)
+        stack.enter_context(torch.enable_grad())
+        yield recorded
 
 
 def _chosen(scores: object, target: int | None) -> Tensor:

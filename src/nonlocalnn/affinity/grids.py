@@ -63,6 +63,17 @@ class PositionGrid:
             for centre, step, side in zip(self.centre(*position), self.steps, self.input_sides, strict=True)
         )
 
+    def pixel(self, *position: int) -> Sides:
+        """Return the pixel (of a frame) of the input in which a position has its centre.
+
+        Raises:
+            ValueError: The position does not exist.
+        """
+        return tuple(
+            min(max(math.floor(centre), 0), side - 1)
+            for centre, side in zip(self.centre(*position), self.input_sides, strict=True)
+        )
+
     def position(self, *pixel: int) -> Sides:
         """Return the position nearest to a pixel (of a frame) of the input.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nonlocalnn.affinity.evenness import entropy_of
 from nonlocalnn.affinity.rows import AffinityRows, Query
 
 
@@ -84,9 +85,9 @@ def summarise(shown: AffinityRows, *, queries: Sequence[Query] | None = None) ->
         attended[:, keys] += weights.abs().sum(1) / len(places)
         sums = weights.abs().sum(2, keepdim=True)
         shares = weights.abs() / sums.clamp(min=torch.finfo(sums.dtype).tiny)
-        most = math.log(len(keys)) if len(keys) > 1 else math.nan
         totals["counted"] += (sums > 0).sum((1, 2))
-        totals["entropy"] += torch.special.entr(shares).sum((1, 2)) / most
+        # Queries that weigh nothing have none; those of a single key make it NaN.
+        totals["entropy"] += torch.where(sums[..., 0] > 0, entropy_of(weights, len(keys)), 0.0).sum(1)
         difference = (from_query[flat[numbers]][:, None] - to_key[keys]).abs()
         parts = {"space": difference[..., 1:] if is_video else difference}
         if is_video:

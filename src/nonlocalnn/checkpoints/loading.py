@@ -205,8 +205,8 @@ def _read_file(
 ) -> tuple[dict[str, Any] | None, dict[str, Any], State, str | None]:
     """Return configuration, metadata, state dict, and what the file says of the kind of its blocks."""
     native = read_native(path)
-    if native is None:
-        state, content = read_weights(path, entry)
+    if isinstance(native, str):
+        state, content = read_weights(path, entry, refusal=native)
         return None, {}, state, kind_named(path.name) or kind_written(content)
     if entry is not None:
         raise ValueError(f"{path} is a safetensors file, which has no entries: leave entry out")

@@ -16,7 +16,7 @@ from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
 from nonlocalnn.checkpoints.description import Description, config_of
 from nonlocalnn.checkpoints.fitting import check_fit, fitted
-from nonlocalnn.checkpoints.state import CheckpointError, State
+from nonlocalnn.checkpoints.state import CheckpointError, State, begins_as_safetensors
 from nonlocalnn.checkpoints.wrapped import plain_model, plain_state
 
 _FORMAT = "nonlocalnn"
@@ -101,17 +101,17 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _from_header(_read_header(Path(path)), "metadata", path) or {}
 
 
-def read_native(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any], State] | None:
+def read_native(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any], State] | str:
     """Return the configuration (None where the header has none), the metadata and the state dict of a file.
 
     The file is opened once, so that all of it is of one file even where another takes its place meanwhile.
 
     Returns:
-        None where it is not of safetensors.
+        The reason, one line, where it cannot be read as safetensors: it is another file, or damaged.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is damaged.
+        CheckpointError: Its header is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
@@ -120,9 +120,7 @@ def read_native(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any], Stat
             header = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        if not is_safetensors(path):
-            return None
-        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
+        return one_line(error)
     return _from_header(header, "config", path), _from_header(header, "metadata", path) or {}, state
 
 
@@ -135,7 +133,7 @@ def is_safetensors(path: Path) -> bool:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+        return begins_as_safetensors(file.read(9))
 
 
 def _read_header(path: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -30,12 +31,12 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or does not fit the model; the message says what is wrong."""
 
 
-def read_pickle(path: Path) -> State:
+def read_pickle(path: Path, *, refusal: str = "") -> State:
     """Return the state dict of a pickle; see :func:`read_weights`."""
-    return read_weights(path)[0]
+    return read_weights(path, refusal=refusal)[0]
 
 
-def read_weights(path: Path, entry: str | None = None) -> tuple[State, object]:
+def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> tuple[State, object]:
     """Read the state dict of a pickle: a file of ``torch.save``, or Python 2's with NumPy arrays.
 
     Objects that a file of ``torch.save`` holds beside its weights are left out; their classes are neither
@@ -44,6 +45,9 @@ def read_weights(path: Path, entry: str | None = None) -> tuple[State, object]:
     Args:
         path: The file.
         entry: The entry that holds the weights; None goes by the names of entries, and leaves others out.
+        refusal: Why it could not be read as safetensors, which it may be nevertheless.
+
+    The file is opened once, so that all of it is of one file even where another takes its place meanwhile.
 
     Returns:
         The state dict, and all that the file holds.
@@ -54,7 +58,13 @@ def read_weights(path: Path, entry: str | None = None) -> tuple[State, object]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    whole = _read_torch(path) if _is_of_torch(path) else _read_arrays(path)
+    with path.open("rb") as file:
+        beginning = file.read(16)
+        file.seek(0)
+        if begins_as_safetensors(beginning):
+            raise CheckpointError(f"{path} is damaged: {refusal}")
+        is_of_torch = beginning.startswith(_TORCH_BEGINS)
+        whole = _read_torch(file, path) if is_of_torch else _read_arrays(file.read(), path)
     try:
         content = weights_in(whole, path, entry)
     except ValueError as error:
@@ -77,41 +87,42 @@ def _kind(content: object) -> str:
     return "single object" if is_left_out else type(content).__name__
 
 
-def _is_of_torch(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(16).startswith(_TORCH_BEGINS)
+def begins_as_safetensors(beginning: bytes) -> bool:
+    """Return whether a file begins as safetensors do: 8 bytes of length, then a JSON object."""
+    return beginning[8:9] == b"{"
 
 
-def _read_torch(path: Path) -> object:
-    check_zip(path)
+def _read_torch(file: BinaryIO, path: Path) -> object:
+    check_zip(path, file)
+    file.seek(0)
     try:
         # weights_only refuses every class but tensors and plain containers: reading runs no code.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: the refusal below says what matters
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        return _read_objects(path)
+        return _read_objects(file, path)
     except Exception as error:  # what a damaged file raises is anybody's guess
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: {one_line(error)}"
         ) from None
 
 
-def _read_objects(path: Path) -> object:
+def _read_objects(file: BinaryIO, path: Path) -> object:
     try:
-        return read_with_placeholders(path)
+        return read_with_placeholders(file)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors, or is damaged, and was not read: {one_line(error)}"
         ) from None
 
 
-def check_zip(path: Path, part: io.BytesIO | None = None) -> None:
+def check_zip(path: Path, part: BinaryIO | None = None) -> None:
     """Refuse a zip file that unpacks to more than it has: ``torch.save`` does not compress.
 
     Args:
         path: The file.
-        part: The bytes in it that ``torch.save`` wrote; None is the whole file.
+        part: The file, open, or the bytes in it that ``torch.save`` wrote; None opens the file.
 
     Raises:
         CheckpointError: It does, or its list of parts is damaged, or it is a program of TorchScript.
@@ -128,7 +139,7 @@ def check_zip(path: Path, part: io.BytesIO | None = None) -> None:
         raise CheckpointError(
             f"{path} is a TorchScript program, which is not run: torch.save its state_dict() instead"
         )
-    size = path.stat().st_size if part is None else part.getbuffer().nbytes
+    size = path.stat().st_size if part is None else part.seek(0, io.SEEK_END)
     if unpacked > size:
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: its {size} bytes "
@@ -136,10 +147,10 @@ def check_zip(path: Path, part: io.BytesIO | None = None) -> None:
         )
 
 
-def _read_arrays(path: Path) -> object:
+def _read_arrays(data: bytes, path: Path) -> object:
     """Return what a pickle of NumPy arrays holds, without what only going on with a training needs."""
     try:
-        content = restricted_pickle.loads(path.read_bytes())
+        content = restricted_pickle.loads(data)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors, or is damaged, and was not read: {one_line(error)}"

@@ -12,7 +12,6 @@ import math
 import sys
 import zipfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -68,21 +67,22 @@ class _Storage:
         return flat.as_strided(size, stride, offset)
 
 
-def read_with_placeholders(path: Path) -> object:
+def read_with_placeholders(file: BinaryIO) -> object:
     """Return what a file of ``torch.save`` holds: tensors on the CPU, plain containers, and placeholders.
 
     Args:
-        path: The file, which unpacks to no more than it has.
+        file: The file, open, which unpacks to no more than it has.
 
     Raises:
         pickle.UnpicklingError: It is damaged, or asks for a function of the system.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
                 return _read_zip(archive)
-        with path.open("rb") as file:
-            return _read_before_zip(file, path.stat().st_size)
+        num_bytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        return _read_before_zip(file, num_bytes)
     except UnpicklingError:
         raise
     except Exception as error:  # what a damaged file raises is anybody's guess

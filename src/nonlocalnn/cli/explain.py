@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nonlocalnn._files import write_text
+from nonlocalnn._files import json_text, write_text
 from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder
@@ -82,7 +81,7 @@ def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, ou
         found = deletion_test(loaded, shown.sample, blocks=args.blocks)
         _report(found, best["class"])
         numbers = [each.as_numbers() for each in found]
-        write_text(output.with_suffix(".deletion.json"), json.dumps(numbers, indent=1) + "\n")
+        write_text(output.with_suffix(".deletion.json"), json_text(numbers, indent=1) + "\n")
 
 
 def _shown(args: argparse.Namespace, loaded: Classifier) -> ShownInput:

@@ -10,19 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nonlocalnn._device import autocast_for
 from nonlocalnn._names import ANIMATIONS
 from nonlocalnn._progress import progress
-from nonlocalnn.affinity import AffinityMap, capture_affinity
+from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
 from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.maps import parser
 from nonlocalnn.cli.outputs import check_folder
+from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.map_files import answer_in_words, write_maps
 from nonlocalnn.inference import Classifier
 from nonlocalnn.tasks.answers import most_probable
@@ -49,22 +48,25 @@ def run(words: Sequence[str]) -> int:
     for read in progress(readers, total=len(readers), label="maps"):
         try:
             shown = read()
-            maps, probabilities = _captured(loaded, shown, args)
+            answer = answer_with_maps(
+                loaded, shown.sample, name=shown.name, blocks=args.blocks, precision=args.precision
+            )
         except (ValueError, FileNotFoundError) as error:
             failed += 1
             print(f"nonlocalnn maps: {' '.join(str(error).split())}", file=sys.stderr)
             continue
         # What one block has and another lacks is refused before anything is written.
         places = {
-            block: _places(f"{shown.name}, {block}", each, shown.pixels, args) for block, each in maps.items()
+            block: _places(f"{shown.name}, {block}", each, shown.pixels, args)
+            for block, each in answer.maps.items()
         }
         folder = args.output / _unused(Path(shown.name).stem, taken)
         facts = write_maps(
             folder,
             shown,
-            maps,
+            answer.maps,
             queries=places,
-            prediction=most_probable(probabilities, loaded.classes, top=3)["top"],
+            prediction=most_probable(answer.probabilities, loaded.classes, top=3)["top"],
             suffix=args.format,
             all_rows=args.all_rows,
         )
@@ -81,25 +83,6 @@ def _readers(args: argparse.Namespace, loaded: Classifier) -> list[Callable[[], 
     dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
     take = partial(take_sample, dataset, split=args.split)
     return [partial(take, index) for index in args.samples]
-
-
-def _captured(
-    loaded: Classifier, shown: ShownInput, args: argparse.Namespace
-) -> tuple[Mapping[str, AffinityMap], Tensor]:
-    """Return the maps of one input, and the class probabilities, (K,)."""
-    x = shown.sample.unsqueeze(0).to(loaded.device)
-    try:
-        with (
-            capture_affinity(loaded.model, args.blocks) as maps,
-            torch.no_grad(),
-            autocast_for(args.precision, loaded.device),
-        ):
-            scores = loaded.model(x)[0].float().cpu()
-    except RuntimeError as error:
-        raise ValueError(
-            f"the network does not take {shown.name}, of shape {tuple(shown.sample.shape)}: {error}"
-        ) from error
-    return maps, scores.sigmoid() if loaded.multi_label else scores.softmax(0)
 
 
 def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namespace) -> list[Sides]:
@@ -148,5 +131,6 @@ def _table(name: str, facts: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  {block:{width}}{about['instantiation']:20}{numbers['entropy']:>8}{distance:>22}"
             f"{'-' if about['summary']['distance_frames'] is None else frames:>20}"
+            f"{'  attends nearly evenly' if about['attends_evenly'] else ''}"
         )
     return lines

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
 from typing import Literal
 
-from nonlocalnn._files import write_text
+from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
 from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.predict import parser
@@ -60,11 +59,12 @@ def _predict_inputs(args: argparse.Namespace) -> int:
         if "error" in answer:
             failed += 1
             print(f"nonlocalnn predict: {answer['error']}", file=sys.stderr)
-        line = json.dumps(answer)
         if args.output is None:
-            print(line, flush=True)
+            # A terminal or a pipe may hold less than UTF-8, and a stream of text alone has no encoding.
+            encoding = "utf-8" if sys.stdout.encoding is None else sys.stdout.encoding
+            print(json_text(answer, encoding=encoding), flush=True)
         else:
-            lines.append(line)
+            lines.append(json_text(answer))
     if args.output is not None:
         write_text(args.output, "".join(f"{line}\n" for line in lines))
     return 1 if failed else 0

@@ -14,8 +14,10 @@ from torch import Tensor
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity import AffinityMap
+from nonlocalnn.affinity.evenness import even_level, stands_out
 from nonlocalnn.affinity.grids import check_position
-from nonlocalnn.affinity.pictures import check_pixels, meaning, panels
+from nonlocalnn.affinity.pictures import check_picture, check_pixels, panels
+from nonlocalnn.affinity.pictures.views import meaning
 from nonlocalnn.affinity.rows import Query
 from nonlocalnn.data.video.writing import write_h264
 from nonlocalnn.explorer.pictures import check_single
@@ -38,12 +40,14 @@ def write_animation(
     path: str | os.PathLike[str],
     *,
     query: Query,
+    picture: Tensor | None = None,
     frames_per_second: float = 4.0,
 ) -> None:
     """Write a clip as an animation, with what one position attends to as heat over the frames.
 
     The query's box has a solid outline in its own frames, and a dashed one in the others. Each pixel of the
-    clip becomes a square of pixels, so that frames are at least 256 pixels wide.
+    clip becomes a square of pixels, so that frames are at least 256 pixels wide. Colours are multiples of
+    the even level, as :func:`~nonlocalnn.affinity.pictures.draw_rows` says.
 
     Args:
         shown: A block's map for this one clip.
@@ -51,6 +55,7 @@ def write_animation(
         path: The file: an animation that starts over (.gif), or a video in H.264 (.mp4); an existing one is
             replaced.
         query: A place (t, y, x) in ``shown.grid.sides``.
+        picture: The same clip in its own resolution, (C, T, h, w), drawn in place of ``pixels``.
         frames_per_second: Above 0, at most 50.
 
     Raises:
@@ -79,10 +84,11 @@ def write_animation(
             f"frames_per_second must be above 0 and at most {_MOST_RATE:g}; got {frames_per_second}"
         )
     check_pixels(shown, pixels)
+    drawn = pixels if picture is None else check_picture(picture, pixels)
     place = check_position(query, shown.grid.sides)
     write = _write_gif if suffix == ".gif" else _write_mp4
     with atomic_path(path) as temporary:
-        write(_drawn(shown, pixels, place), temporary, frames_per_second)
+        write(_drawn(shown, drawn, place), temporary, frames_per_second)
 
 
 def _drawn(shown: AffinityMap, pixels: Tensor, query: Sequence[int]) -> Iterator[Any]:
@@ -96,12 +102,15 @@ def _drawn(shown: AffinityMap, pixels: Tensor, query: Sequence[int]) -> Iterator
 
     canvas = FigureCanvasAgg(figure)
     weights = shown.of_query(*query)[0]
-    scale = panels.scale_of(weights, signed=shown.is_signed)
+    num_keys = math.prod(shown.key_shape)
+    even = float(even_level(weights.flatten(), num_keys))
+    least = stands_out(num_keys) * even
+    scale = panels.scale_of(weights, signed=shown.is_signed, even=even, least=least)
     in_time, *in_space = shown.grid.box(*query)
     own = panels.frames_of(in_time, range(num_frames))
     for frame in range(num_frames):
         axis.clear()
-        panels.show_pixels(axis, pixels[:, frame])
+        panels.show_pixels(axis, pixels[:, frame], shown.grid.input_sides)
         heat = panels.heat_of_frame(weights, shown.key_grid, frame)
         layer = panels.show_heat(axis, heat, shown.key_grid, scale)
         panels.mark_box(axis, in_space, of_this_frame=frame in own)
@@ -109,6 +118,7 @@ def _drawn(shown: AffinityMap, pixels: Tensor, query: Sequence[int]) -> Iterator
         if frame == 0:
             panels.fill_bar(
                 figure.colorbar(layer, cax=bar_axis),
+                scale,
                 meaning(shown.instantiation),
                 inches=height * enlarge / _DPI,
             )

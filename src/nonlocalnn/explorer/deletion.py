@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocalnn.affinity import AffinityMap, PositionGrid, capture_affinity, summarise
+from nonlocalnn.affinity import AffinityMap, PositionGrid, summarise
+from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.inference.classifier import Classifier
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -91,29 +92,27 @@ def deletion_test(
         raise ValueError(f"fractions must be numbers between 0 and 1; got {tuple(fractions)}")
     if num_random < 1:
         raise ValueError(f"num_random must be at least 1; got {num_random}")
-    x = sample.unsqueeze(0)
-    with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
-        loaded.model(x.to(loaded.device))
-    before = loaded.ask(x, batch_size=batch_size)
-    predicted = int(before.argmax())
+    answer = answer_with_maps(loaded, sample, blocks=blocks)
+    predicted = int(answer.probabilities.argmax())
+    before = answer.probabilities[predicted]
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for name, shown in maps.items():
-        order = _by_attention(shown)
+    for name, weights in answer.maps.items():
+        order = _by_attention(weights)
         for fraction in fractions:
             number = max(1, round(fraction * len(order)))
             sets = [order[:number], order[-number:]]
             sets += [torch.randperm(len(order), generator=generator)[:number] for _ in range(num_random)]
-            masked = torch.stack([_without(sample, keys, shown.key_grid) for keys in sets])
-            after = loaded.ask(masked, batch_size=batch_size)[:, predicted] - before[0, predicted]
+            masked = torch.stack([_without(sample, keys, weights.key_grid) for keys in sets])
+            after = loaded.ask(masked, batch_size=batch_size)[:, predicted] - before
             most, least, *drawn = after.tolist()
             found.append(Deletion(name, fraction, most, least, tuple(drawn)))
     return found
 
 
-def _by_attention(shown: AffinityMap) -> Tensor:
+def _by_attention(weights: AffinityMap) -> Tensor:
     """Return the keys, as flat indices, the most attended first."""
-    return summarise(shown).attended[0].flatten().argsort(descending=True)
+    return summarise(weights).attended[0].flatten().argsort(descending=True)
 
 
 def _without(sample: Tensor, keys: Tensor, grid: PositionGrid) -> Tensor:

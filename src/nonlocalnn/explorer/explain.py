@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import missing_extra
-from nonlocalnn.affinity import AffinityMap, EffectMap, capture_affinity, class_effects, summarise
-from nonlocalnn.affinity.pictures import meaning
+from nonlocalnn.affinity import AffinityMap, EffectMap, summarise
+from nonlocalnn.affinity.evenness import attends_evenly, even_level, says_most, stands_out
+from nonlocalnn.affinity.pictures.views import meaning
+from nonlocalnn.affinity.rows import Query
+from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
 from nonlocalnn.inference import Classifier
 from nonlocalnn.tasks.answers import most_probable
 from nonlocalnn.tasks.inputs import ShownInput
@@ -48,13 +51,13 @@ def explain_file(
         FileNotFoundError: There is no such file.
         ValueError: It cannot be read, the model takes another kind or another size, or has no such block.
     """
-    shown = loaded.show(path, whole=whole)
-    return explain(loaded, shown, title=title, model=model, blocks=blocks)
+    given = loaded.show(path, whole=whole)
+    return explain(loaded, given, title=title, model=model, blocks=blocks)
 
 
 def explain(
     loaded: Classifier,
-    shown: ShownInput,
+    given: ShownInput,
     *,
     title: str,
     model: str,
@@ -66,9 +69,12 @@ def explain(
     Rows are stored with 8 bits a weight, each on a scale of its own. Where all rows of all blocks would not
     fit into a page of 10 MB, those of every second, fourth, ... position of the largest maps are stored.
 
+    The network runs once: what is predicted, the maps and the effects are of one forward pass. The page
+    opens on the block that attends least evenly; see :mod:`nonlocalnn.affinity.evenness` for what stands out.
+
     Args:
         loaded: The classifier, in eval mode.
-        shown: Its input.
+        given: Its input.
         title: Heading of the page.
         model: Name of the model.
         blocks: Names of the blocks; None is all.
@@ -76,7 +82,8 @@ def explain(
             class: see :func:`nonlocalnn.affinity.class_effects`.
 
     Returns:
-        Keys ``format``, ``title``, ``model``, ``kind``, ``prediction``, ``truth``, ``input`` and ``blocks``.
+        Keys ``format``, ``title``, ``model``, ``kind``, ``prediction``, ``truth``, ``input``, ``opens_on``
+        (a block's name) and ``blocks``.
 
     Raises:
         ValueError: The network does not take an input of this size, has no such block, or gives no finite
@@ -92,56 +99,43 @@ def explain(
         >>> document["kind"], [block["name"] for block in document["blocks"]]
         ('image', ['nl_1', 'nl_2'])
     """
-    x = shown.sample.unsqueeze(0).to(loaded.device)
-    probabilities = _probabilities(loaded, x)
-    answer = most_probable(probabilities, loaded.classes, top=5)
-    maps: Mapping[str, AffinityMap]
-    found: Mapping[str, EffectMap] = {}
-    if effects:
-        found = class_effects(loaded.model, x, target=int(probabilities.argmax()), blocks=blocks)
-        maps = {name: effect.weights for name, effect in found.items()}
-    else:
-        with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
-            loaded.model(x)
+    answer = answer_with_maps(loaded, given.sample, name=title, blocks=blocks, effects=effects)
+    found = most_probable(answer.probabilities, loaded.classes, top=5)
+    described = _blocks(answer, found["class"])
+    entropies = {block["name"]: block["summary"]["entropy"] for block in described}
     return {
-        "format": 1,
+        "format": 2,
         "title": title,
         "model": model,
-        "kind": kind_of_samples(shown.sample.shape).name,
-        "prediction": answer["top"],
-        "truth": shown.truth,
-        "input": _described_input(shown),
-        "blocks": _blocks(maps, found, answer["class"]),
+        "kind": kind_of_samples(given.sample.shape).name,
+        "prediction": found["top"],
+        "truth": given.truth,
+        "input": _described_input(given),
+        "opens_on": says_most(entropies),
+        "blocks": described,
     }
 
 
-def _probabilities(loaded: Classifier, x: Tensor) -> Tensor:
-    """Return the class probabilities that ``predict`` gives, (K,)."""
-    try:
-        return loaded.ask(x)[0]
-    except RuntimeError as error:
-        raise ValueError(
-            f"the network does not take an input of shape {tuple(x.shape[1:])}: {error}"
-        ) from error
-
-
-def _described_input(shown: ShownInput) -> dict[str, Any]:
-    sides = list(shown.pixels.shape[1:])
+def _described_input(given: ShownInput) -> dict[str, Any]:
+    sides = list(given.pixels.shape[1:])
+    picture = given.pixels if given.picture is None else given.picture
     frames: Sequence[Tensor] = ()
     if len(sides) == 2:
-        frames = [shown.pixels]
+        frames = [picture]
     elif len(sides) == 3:
-        frames = shown.pixels.unbind(1)
+        frames = picture.unbind(1)
     rounded = (
-        [[round(value, 4) for value in channel] for channel in shown.pixels.tolist()]
+        [[round(value, 4) for value in channel] for channel in given.pixels.tolist()]
         if len(sides) == 1
         else None
     )
     return {
         "sides": sides,
+        # Rows and columns are those of ``sides``, what the network sees; pictures have their own resolution.
+        "picture_sides": list(picture.shape[-2:]) if frames else None,
         "frames": [_data_uri(frame) for frame in frames],
-        "frame_numbers": None if shown.frame_numbers is None else list(shown.frame_numbers),
-        "seconds": None if shown.seconds is None else list(shown.seconds),
+        "frame_numbers": None if given.frame_numbers is None else list(given.frame_numbers),
+        "seconds": None if given.seconds is None else list(given.seconds),
         "channels": rounded,
     }
 
@@ -169,13 +163,13 @@ class _Stored:
     """The rows of one block that a page holds: those of every ``stride``-th position in space."""
 
     name: str
-    shown: AffinityMap
+    weights: AffinityMap
     effect: EffectMap | None
     stride: int = 1
 
     @property
     def places(self) -> list[range]:
-        sides = self.shown.grid.sides
+        sides = self.weights.grid.sides
         first = 1 if len(sides) == 3 else 0
         # The first is half a stride in: each stored position is in the middle of those that it stands for.
         return [
@@ -187,25 +181,25 @@ class _Stored:
     def raw_bytes(self) -> int:
         num_queries = math.prod(map(len, self.places))
         num_measures = 1 if self.effect is None else 2
-        return num_queries * math.prod(self.shown.key_grid.sides) * num_measures
+        return num_queries * math.prod(self.weights.key_grid.sides) * num_measures
 
     def can_be_thinned(self) -> bool:
-        first = 1 if len(self.shown.grid.sides) == 3 else 0
+        first = 1 if len(self.weights.grid.sides) == 3 else 0
         return max(map(len, self.places[first:])) > 1
 
     def measures(self, label: str) -> list[dict[str, Any]]:
         queries = list(itertools.product(*self.places))
-        weights = _packed(self.shown, queries, is_signed=self.shown.is_signed)
-        found = [{"name": "affinity", "label": meaning(self.shown.instantiation), **weights}]
+        num_keys = math.prod(self.weights.key_shape)
+        weights = _packed(self.weights.rows, queries, num_keys, is_signed=self.weights.is_signed)
+        found = [{"name": "affinity", "label": meaning(self.weights.instantiation), **weights}]
         if self.effect is not None:
-            found.append({"name": "effect", "label": label, **_packed(self.effect, queries, is_signed=True)})
+            effects = _packed(self.effect.rows, queries, num_keys, is_signed=True)
+            found.append({"name": "effect", "label": label, **effects})
         return found
 
 
-def _blocks(
-    maps: Mapping[str, AffinityMap], effects: Mapping[str, EffectMap], predicted: str
-) -> list[dict[str, Any]]:
-    stored = [_Stored(name, shown, effects.get(name)) for name, shown in maps.items()]
+def _blocks(answer: AnswerWithMaps, predicted: str) -> list[dict[str, Any]]:
+    stored = [_Stored(name, weights, answer.effects.get(name)) for name, weights in answer.maps.items()]
     while sum(each.raw_bytes for each in stored) > _MOST_RAW_BYTES and _thin_largest(stored):
         pass
     label = f"effect on the score of {predicted!r}, to first order"
@@ -231,43 +225,54 @@ def _thin_largest(stored: Sequence[_Stored]) -> _Stored | None:
 
 
 def _num_bytes(measures: Sequence[Mapping[str, Any]]) -> int:
-    return sum(len(measure["rows"]) + len(measure["scales"]) for measure in measures) * 3 // 4
+    packed = ("rows", "scales", "even")
+    return sum(len(measure[name]) for measure in measures for name in packed) * 3 // 4
 
 
 def _packed(
-    source: AffinityMap | EffectMap, queries: Sequence[tuple[int, ...]], *, is_signed: bool
+    rows_of: Callable[[Sequence[Query]], Tensor],
+    queries: Sequence[tuple[int, ...]],
+    num_keys: int,
+    *,
+    is_signed: bool,
 ) -> dict[str, Any]:
-    """Return rows in 8 bits, compressed, and the largest weight of each."""
+    """Return rows in 8 bits, compressed, and of each the largest weight and the even level."""
     # Nothing on a page is read more exactly than a colour: 8 bits are enough.
     top, dtype = (127, torch.int8) if is_signed else (255, torch.uint8)
-    packer, parts, scales = zlib.compressobj(6), [], []
+    packer, parts, scales, levels = zlib.compressobj(6), [], [], []
     for start in range(0, len(queries), 256):
-        rows = source.rows(queries[start : start + 256])[0].flatten(1).float()
+        rows = rows_of(queries[start : start + 256])[0].flatten(1).float()
         scale = rows.abs().amax(1)
         shares = rows / torch.where(scale > 0, scale, 1.0)[:, None]
         parts.append(packer.compress((shares * top).round().to(dtype).numpy().tobytes()))
         scales.append(scale)
+        # Here and not in the browser: of a peaked row 8 bits leave zeros, whose sum says nothing.
+        levels.append(even_level(rows, num_keys))
     packed = b"".join([*parts, packer.flush()])
     return {
         "signed": is_signed,
         "rows": _base64(packed),
         "scales": _base64(torch.cat(scales).numpy().astype("<f4").tobytes()),
+        "even": _base64(torch.cat(levels).numpy().astype("<f4").tobytes()),
     }
 
 
 def _described_block(stored: _Stored, measures: list[dict[str, Any]]) -> dict[str, Any]:
-    shown, places = stored.shown, stored.places
-    num_pairs = math.prod(shown.grid.sides) * math.prod(shown.key_shape)
+    weights, places = stored.weights, stored.places
+    num_pairs = math.prod(weights.grid.sides) * math.prod(weights.key_shape)
     queries = None if num_pairs <= _MOST_PAIRS else list(itertools.product(*places))
+    summary = summarise(weights, queries=queries).as_numbers()
     return {
         "name": stored.name,
-        "instantiation": shown.instantiation,
-        "extent": shown.extent,
-        "sides": list(shown.grid.sides),
-        "grid": {"steps": list(shown.grid.steps), "centres": list(shown.grid.centres)},
-        "key_sides": list(shown.key_grid.sides),
-        "key_grid": {"steps": list(shown.key_grid.steps), "centres": list(shown.key_grid.centres)},
+        "instantiation": weights.instantiation,
+        "extent": weights.extent,
+        "sides": list(weights.grid.sides),
+        "grid": {"steps": list(weights.grid.steps), "centres": list(weights.grid.centres)},
+        "key_sides": list(weights.key_grid.sides),
+        "key_grid": {"steps": list(weights.key_grid.steps), "centres": list(weights.key_grid.centres)},
         "query_places": [list(along) for along in places],
-        "summary": summarise(shown, queries=queries).as_numbers(),
+        "summary": summary,
+        "stands_out": stands_out(math.prod(weights.key_shape)),
+        "evenly": attends_evenly(summary["entropy"]),
         "measures": measures,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from nonlocalnn._files import atomic_path, write_text
+from nonlocalnn._files import atomic_path, json_text, write_text
 from nonlocalnn._names import ANIMATIONS
 from nonlocalnn.affinity import AffinityMap, AffinitySummary, summarise
+from nonlocalnn.affinity.evenness import attends_evenly
 from nonlocalnn.affinity.grids import Sides
 from nonlocalnn.affinity.pictures import Picture, draw_attended, draw_rows
 from nonlocalnn.explorer.animation import write_animation
@@ -51,7 +51,7 @@ def write_maps(
         What is in ``summary.json``: the input's ``input`` (name), ``sides``, ``frame_numbers``, ``seconds``,
         ``prediction`` and ``truth``; and under ``blocks``, for each, ``instantiation``, ``extent``,
         ``sides``, ``key_sides``, ``queries`` (``place``, ``box`` in the input, and the ``top`` five keys
-        with ``weight``, ``place`` and ``box``) and ``summary``.
+        with ``weight``, ``place`` and ``box``), ``summary``, and ``attends_evenly``.
 
     Memory: rows of the queries; with ``all_rows`` the whole map.
     """
@@ -67,19 +67,19 @@ def write_maps(
     for block, each in maps.items():
         summary, places = summarise(each), queries[block]
         title = f"{block}, {answer_in_words(facts)}"
-        Picture(draw_attended(each, shown.pixels, summary=summary, title=title)).save(
-            # A still picture for clips too: it is a mean over all queries, and no query moves.
-            folder / f"{block}-attended.{'png' if suffix in ANIMATIONS else suffix}"
-        )
+        attended = draw_attended(each, shown.pixels, picture=shown.picture, summary=summary, title=title)
+        # A still picture for clips too: it is a mean over all queries, and no query moves.
+        Picture(attended).save(folder / f"{block}-attended.{'png' if suffix in ANIMATIONS else suffix}")
         if suffix in ANIMATIONS:
             for number, place in enumerate(places, 1):
-                write_animation(each, shown.pixels, folder / f"{block}-query-{number}.{suffix}", query=place)
+                path = folder / f"{block}-query-{number}.{suffix}"
+                write_animation(each, shown.pixels, path, picture=shown.picture, query=place)
         else:
-            figure = draw_rows(each, shown.pixels, queries=places, title=title)
+            figure = draw_rows(each, shown.pixels, picture=shown.picture, queries=places, title=title)
             Picture(figure).save(folder / f"{block}.{suffix}")
         _save(folder / f"{block}.npy", _whole(each) if all_rows else each.rows(places)[0])
         facts["blocks"][block] = _described(each, places, summary)
-    write_text(folder / "summary.json", json.dumps(facts, indent=1) + "\n")
+    write_text(folder / "summary.json", json_text(facts, indent=1) + "\n")
     return facts
 
 
@@ -127,4 +127,5 @@ def _described(shown: AffinityMap, places: Sequence[Sides], summary: AffinitySum
             for place, weights, these in zip(places, values, keys, strict=True)
         ],
         "summary": summary.as_numbers(),
+        "attends_evenly": attends_evenly(summary.as_numbers()["entropy"]),
     }

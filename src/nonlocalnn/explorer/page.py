@@ -1,14 +1,13 @@
 """A page that shows what a network attends to, as one self-contained HTML file."""
 
 import html
-import json
 import os
 import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from nonlocalnn._files import write_text
+from nonlocalnn._files import json_text, write_text
 
 # Scripts of the viewer in the order in which a page must run them: the class, its parts, users of the parts.
 SCRIPTS = (
@@ -25,7 +24,7 @@ SCRIPTS = (
     "viewer_panel.js",
 )
 STYLES = "viewer.css"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def build_page(document: Mapping[str, Any]) -> str:
@@ -37,10 +36,10 @@ def build_page(document: Mapping[str, Any]) -> str:
         document: What is shown: title, prediction, frames, and the packed weights of each block.
 
     Raises:
-        ValueError: The document has another format than 1, or holds a number that is not finite.
+        ValueError: The document has another format than 2, or holds a number that is not finite.
 
     Example:
-        >>> page = build_page({"format": 1, "title": "cat & dog.png", "blocks": []})
+        >>> page = build_page({"format": 2, "title": "cat & dog.png", "blocks": []})
         >>> "<title>cat &amp; dog.png</title>" in page
         True
     """
@@ -50,7 +49,7 @@ def build_page(document: Mapping[str, Any]) -> str:
             "this version of nonlocalnn"
         )
     try:
-        data = json.dumps(document, allow_nan=False, separators=(",", ":"))
+        data = json_text(document, allow_nan=False, separators=(",", ":"))
     except ValueError as error:
         raise ValueError(f"the document must hold finite numbers only: {error}") from None
     parts = {

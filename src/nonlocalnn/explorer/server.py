@@ -27,7 +27,7 @@ try:
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
-    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
 except ImportError as error:
@@ -56,6 +56,7 @@ def create_app(queue: JobQueue, *, inputs: Path | None, host: str) -> Guard:
         Route("/static/{name}", explorer.static),
         Route("/api/models", explorer.models),
         Route("/api/inputs", explorer.inputs),
+        Route("/api/inputs/{name:path}", explorer.input),
         Route("/api/jobs", explorer.submit, methods=["POST"]),
         Route("/api/jobs/{id}", explorer.job, methods=["GET"]),
         Route("/api/jobs/{id}", explorer.cancel, methods=["DELETE"]),
@@ -137,8 +138,29 @@ class _Explorer:
         )
 
     async def inputs(self, _: Request) -> Response:
-        found = [] if self._inputs is None else await run_in_threadpool(list_inputs, self._inputs)
-        return JSONResponse({"inputs": found})
+        return JSONResponse({"inputs": await run_in_threadpool(self._listed)})
+
+    def _listed(self) -> list[dict[str, str | None]]:
+        """Return the files to choose from, and what each is by its content; None where it is neither."""
+        names = [] if self._inputs is None else list_inputs(self._inputs)
+        kinds = {name: self._find(name)[1] for name in names}
+        return [{"name": name, "kind": kind[0] if kind else None} for name, kind in kinds.items()]
+
+    def _find(self, name: str) -> tuple[Path | None, tuple[str, ...]]:
+        """Return a file of the folder of inputs, and what it can be read as."""
+        path = None if self._inputs is None else find_input(self._inputs, name)
+        try:
+            return path, () if path is None else kinds_of(path)
+        except OSError:
+            # It was there a moment ago.
+            return None, ()
+
+    async def input(self, request: Request) -> Response:
+        """Send a file as it is, for a thumbnail: only the browser and the worker decode foreign files."""
+        path, kinds = await run_in_threadpool(self._find, request.path_params["name"])
+        if path is None or not kinds:
+            raise Refusal(404, "there is no such input")
+        return FileResponse(path)
 
     async def submit(self, request: Request) -> Response:
         # The place in the queue is reserved first: uploads without one would fill the disk.
@@ -164,16 +186,13 @@ class _Explorer:
 
     def _path(self, asked: JobRequest, models: tuple[str, ...]) -> Path:
         """Return the file that is asked for, if the models take files of its kind."""
-        path = asked.upload
-        if asked.input is not None and self._inputs is not None:
-            path = find_input(self._inputs, asked.input)
+        if asked.input is not None:
+            path, kinds = self._find(asked.input)
+        else:
+            assert asked.upload is not None, "a form has either"
+            path, kinds = asked.upload, kinds_of(asked.upload)
         if path is None:
             raise Refusal(404, "there is no such input")
-        try:
-            kinds = kinds_of(path)
-        except OSError:
-            # It was in the folder of inputs, and has just been removed.
-            raise Refusal(404, "there is no such input") from None
         if not kinds:
             raise Refusal(
                 415,

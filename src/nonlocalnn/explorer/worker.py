@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from nonlocalnn._files import json_text
 from nonlocalnn.explorer.admission import check_size
 from nonlocalnn.inference.classifier import Classifier, load_classifier
 
@@ -94,7 +95,7 @@ def _fill(
             _send(connection, {"step": f"explaining with {name} ({number + 1} of {len(chosen)})"})
             document = explain(loaded[name], path, title=order["title"], model=name)
             try:
-                content = json.dumps(document, allow_nan=False)
+                content = json_text(document, allow_nan=False)
             except ValueError as error:
                 raise RuntimeError("the document is no JSON") from error
             Path(order["folder"], f"{number}.json").write_text(content, encoding="utf-8")

@@ -234,7 +234,11 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scores, shape (B, num_classes)."""
-        return self.fc(self.dropout(self.features(x).flatten(2).mean(2)))
+        return self.scores_of(self.features(x))
+
+    def scores_of(self, maps: Tensor) -> Tensor:
+        """Return the scores that belong to what :meth:`features` gave, shape (B, num_classes)."""
+        return self.fc(self.dropout(maps.flatten(2).mean(2)))
 
     def probabilities(self, x: Tensor, *, window: int | None = None, multi_label: bool = False) -> Tensor:
         r"""Return the mean over all places of the class probabilities there, shape (B, num_classes).
@@ -249,7 +253,12 @@ class ResidualNetwork(nn.Module):
                 network's setting.
             multi_label: Whether an input may show several classes, or none: sigmoid instead of softmax.
         """
-        maps = self.features(x)
+        return self.probabilities_of(self.features(x), window=window, multi_label=multi_label)
+
+    def probabilities_of(
+        self, maps: Tensor, *, window: int | None = None, multi_label: bool = False
+    ) -> Tensor:
+        """Return :meth:`probabilities` of what :meth:`features` gave: who wants scores too runs once."""
         window = self.window if window is None else window
         kernel = [side if window is None else min(window, side) for side in maps.shape[2:]]
         if self.num_sides == 3:

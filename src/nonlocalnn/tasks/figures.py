@@ -118,10 +118,14 @@ class Evaluation(Figures):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-ready values; an undefined recall or precision is None."""
+        """Return everything as JSON-ready values; an undefined recall or precision is None.
+
+        The top-5 accuracy is there for more than five classes: of five it is always 1.
+        """
+        top = {"top5_accuracy": self.top5_accuracy} if len(self.classes) > _TOP else {}
         return {
             "accuracy": self.accuracy,
-            "top5_accuracy": self.top5_accuracy,
+            **top,
             **super().to_dict(),
             "recall": by_class(self.classes, self.recall),
             "precision": by_class(self.classes, self.precision),

@@ -14,7 +14,7 @@ from nonlocalnn.data import IMAGE_SETS, LabelledSamples, load_dataset, read_imag
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.normalization import normalize_image
-from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, shown_size
 from nonlocalnn.tasks.networks import named_network
 from nonlocalnn.tasks.recipe import Recipe
 
@@ -70,9 +70,16 @@ class Images(InputKind):
 
     def show(self, path: Path, facts: Facts, *, whole: bool) -> ShownInput:
         """See :meth:`InputKind.show`: stretched to the network's size, unless it is to be whole."""
-        pixels = read_image(path, image_size=None if whole else facts.image_size, channels=facts.channels)
+        own = read_image(path, image_size=None, channels=facts.channels)
+        height, width = own.shape[1:]
+        size = facts.image_size
         if whole:
-            height, width = pixels.shape[1:]
-            short, size = min(height, width), min(facts.image_size)
-            pixels = resize_image(pixels, (height * size // short, width * size // short))
-        return ShownInput(name=path.name, sample=self.prepare(pixels, facts), pixels=pixels)
+            short, side = min(height, width), min(size)
+            size = height * side // short, width * side // short
+        pixels = resize_image(own, size)
+        return ShownInput(
+            name=path.name,
+            sample=self.prepare(pixels, facts),
+            pixels=pixels,
+            picture=resize_image(own, shown_size(height, width)),
+        )

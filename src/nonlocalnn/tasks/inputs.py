@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from nonlocalnn.tasks.recipe import Recipe
 
 # Height and width of one's own files, in pixels, where neither they nor the network are named.
 _FILES_SIZE = 64
+# Pixels of a picture, or of all frames of a clip, that people are shown: some 3 MB as JPEG.
+MOST_SHOWN = 8_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,9 @@ class ShownInput:
         name: What it is called: a file's name, or a sample's.
         sample: What the network takes, (C, \*sides), float32.
         pixels: The same as it looks, (C, \*sides), in [0, 1]: not normalised.
+        picture: An image or a clip in its own resolution, (C, h, w) or (C, T, h, w), in [0, 1]: the part that
+            the network sees, in its own shape; smaller only where it has more than 8 million pixels. None
+            where there is nothing but ``pixels``.
         frame_numbers: Of a video, which of its frames these are.
         seconds: Of a video, when these are; None where nothing tells its rate.
         truth: Its class, where that is known.
@@ -75,9 +81,22 @@ class ShownInput:
     name: str
     sample: Tensor
     pixels: Tensor
+    picture: Tensor | None = None
     frame_numbers: tuple[int, ...] | None = None
     seconds: tuple[float, ...] | None = None
     truth: str | None = None
+
+
+def shown_size(height: int, width: int, frames: int = 1) -> tuple[int, int]:
+    """Return the size in which a picture is shown: its own, or less where the frames are too many for a page.
+
+    Example:
+        >>> shown_size(480, 640), shown_size(3000, 4000), shown_size(1080, 1920, 8)
+        ((480, 640), (2449, 3265), (750, 1333))
+    """
+    shrink = math.sqrt(min(1.0, MOST_SHOWN / (height * width * frames)))
+    # Never less than a pixel, however long and thin it is.
+    return max(1, int(height * shrink)), max(1, int(width * shrink))
 
 
 class InputKind(ABC):

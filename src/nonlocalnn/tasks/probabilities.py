@@ -56,15 +56,42 @@ def class_probabilities(
     found = []
     for part in views.flatten(0, 1).split(batch_size):
         with autocast_for(precision, device):
-            if everywhere and isinstance(model, ResidualNetwork):
-                found.append(model.probabilities(part.to(device), multi_label=multi_label).cpu().double())
-                continue
-            scores: Tensor = model(part.to(device))
-        if scores.dim() != 2 or len(scores) != len(part):
-            raise ValueError(
-                f"the model's output must be (B, K), one score a class; got {tuple(scores.shape)}"
+            _, probabilities = scores_and_probabilities(
+                model, part.to(device), multi_label=multi_label, everywhere=everywhere
             )
-        # In double precision a probability near 1 still tells by how much it is less.
-        scores = scores.cpu().double()
-        found.append(scores.sigmoid() if multi_label else scores.softmax(1))
+        found.append(probabilities)
     return torch.cat(found).unflatten(0, views.shape[:2]).mean(1)
+
+
+def scores_and_probabilities(
+    model: nn.Module, x: Tensor, *, multi_label: bool = False, everywhere: bool = False
+) -> tuple[Tensor, Tensor]:
+    r"""Return class scores and class probabilities of one view each, from one forward pass.
+
+    Args:
+        model: In eval mode; takes (B, C, \*sides) and returns scores, (B, K).
+        x: What it takes, where the model is.
+        multi_label: See :func:`class_probabilities`.
+        everywhere: See :func:`class_probabilities`.
+
+    Returns:
+        Scores (B, K), which a gradient may be taken of, and probabilities, float64 (B, K), on the CPU.
+
+    Raises:
+        ValueError: The output is no (B, K).
+
+    Example:
+        >>> scores, probabilities = scores_and_probabilities(nn.Linear(3, 2), torch.rand(4, 3))
+        >>> scores.shape, probabilities.shape, probabilities.requires_grad
+        (torch.Size([4, 2]), torch.Size([4, 2]), False)
+    """
+    if everywhere and isinstance(model, ResidualNetwork):
+        maps = model.features(x)
+        probabilities = model.probabilities_of(maps, multi_label=multi_label)
+        return model.scores_of(maps), probabilities.detach().cpu().double()
+    scores: Tensor = model(x)
+    if scores.dim() != 2 or len(scores) != len(x):
+        raise ValueError(f"the model's output must be (B, K), one score a class; got {tuple(scores.shape)}")
+    # In double precision a probability near 1 still tells by how much it is less.
+    exact = scores.detach().cpu().double()
+    return scores, exact.sigmoid() if multi_label else exact.softmax(1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nonlocalnn._names import VIDEO_SETS
@@ -15,8 +16,9 @@ from nonlocalnn.data.video import check_no_image, clips, open_video
 from nonlocalnn.data.video.dataset import VideoClips
 from nonlocalnn.data.video.files import find_videos
 from nonlocalnn.data.video.named import load_video_set
+from nonlocalnn.data.video.reader import VideoReader
 from nonlocalnn.data.video.sampling import CentreClip, RandomClip, Views, WholeFrames, choose_sampling
-from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, shown_size
 from nonlocalnn.tasks.networks import NamedNetwork, named_network
 from nonlocalnn.tasks.recipe import Recipe
 
@@ -123,13 +125,15 @@ class Videos(InputKind):
         frames = facts.sample_shape[1]
         check_no_image(path)
         with open_video(path) as video:
-            taken = sampling.take(video, frames=frames, stride=facts.stride)
+            watched = _WatchedReader(video, frames)
+            taken = sampling.take(watched, frames=frames, stride=facts.stride)
             numbers = clips.centre_indices(video.num_frames, frames=frames, stride=facts.stride)
             rate = video.frames_per_second
         return ShownInput(
             name=path.name,
             sample=self.prepare(taken, facts),
-            pixels=clips.normalize_clip(taken, mean=0.0, standard_deviation=255.0),
+            pixels=_as_it_looks(taken),
+            picture=_as_it_looks(watched.picture(numbers, whole=whole)),
             frame_numbers=tuple(numbers),
             seconds=None if rate is None else tuple(round(number / rate, 3) for number in numbers),
         )
@@ -138,6 +142,38 @@ class Videos(InputKind):
 def _network(recipe: Recipe) -> NamedNetwork:
     assert recipe.model is not None, "a task fills it in"
     return named_network(recipe.model)
+
+
+class _WatchedReader(VideoReader):
+    """A video whose frames, as they are read for a network, are kept for people in their own resolution.
+
+    Args:
+        video: Where frames come from.
+        frames: How many a clip has, which says how large each may be kept.
+    """
+
+    def __init__(self, video: VideoReader, frames: int) -> None:
+        rate = video.frames_per_second
+        super().__init__(video.path, num_frames=video.num_frames, frames_per_second=rate, size=video.size)
+        self._video, self._frames = video, frames
+        self._kept: dict[int, Tensor] = {}
+
+    def decode(self, indices: Sequence[int]) -> list[Tensor]:
+        """See :meth:`VideoReader.decode`; few frames at a time come at their full size."""
+        read = self._video.decode(indices)
+        short = min(shown_size(*self.size, frames=self._frames))
+        self._kept.update(zip(indices, clips.resize_short_side(torch.stack(read), short), strict=True))
+        return read
+
+    def picture(self, numbers: Sequence[int], *, whole: bool) -> Tensor:
+        """Return what was read of a clip, uint8 (T, h, w, 3): its middle square, unless it is to be whole."""
+        kept = torch.stack([self._kept[number] for number in numbers])
+        return kept if whole else clips.even_crops(kept, min(kept.shape[1:3]), num_crops=1)[0]
+
+
+def _as_it_looks(frames: Tensor) -> Tensor:
+    """Return frames, uint8 (T, H, W, 3), as float32 (3, T, H, W) in [0, 1]."""
+    return clips.normalize_clip(frames, mean=0.0, standard_deviation=255.0)
 
 
 def _size(recipe: Recipe) -> int:

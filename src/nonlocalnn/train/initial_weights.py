@@ -73,7 +73,7 @@ def _head_of(model: nn.Module) -> str:
 def _weights_of(path: Path) -> dict[str, Tensor]:
     """Return a state dict as it lies in a file, of safetensors or of ``torch.save``."""
     native = read_native(path)
-    return read_pickle(path) if native is None else native[2]
+    return read_pickle(path, refusal=native) if isinstance(native, str) else native[2]
 
 
 def _inflated(model: nn.Module, path: Path) -> list[str]:

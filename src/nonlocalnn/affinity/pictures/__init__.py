@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,25 +15,19 @@ from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path
+from nonlocalnn.affinity.evenness import attends_evenly, entropy_of, even_level, stands_out
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures.images import draw_images
 from nonlocalnn.affinity.pictures.sequences import draw_sequences
 from nonlocalnn.affinity.pictures.strips import draw_strips
-from nonlocalnn.affinity.pictures.views import View
+from nonlocalnn.affinity.pictures.views import View, meaning
 from nonlocalnn.affinity.rows import AffinityRows, Query
 from nonlocalnn.affinity.summary import AffinitySummary, summarise
-from nonlocalnn.functional import Instantiation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SUFFIXES = (".png", ".svg")
-_MEANINGS: dict[Instantiation, str] = {
-    "gaussian": "share of the attention (a row sums to 1)",
-    "embedded_gaussian": "share of the attention (a row sums to 1)",
-    "dot_product": "signed weight, dot product / number of keys",
-    "concatenation": "weight, ReLU / number of keys",
-}
 _NUM_ARROWS = 5
 _POOLS: dict[int, Callable[[Tensor, Any], Tensor]] = {
     1: F.adaptive_avg_pool1d,
@@ -40,16 +35,6 @@ _POOLS: dict[int, Callable[[Tensor, Any], Tensor]] = {
     3: F.adaptive_avg_pool3d,
 }
 _DRAW = {1: draw_sequences, 2: draw_images, 3: draw_strips}
-
-
-def meaning(instantiation: Instantiation) -> str:
-    """Return what a weight is, in words.
-
-    Example:
-        >>> meaning("gaussian")
-        'share of the attention (a row sums to 1)'
-    """
-    return _MEANINGS[instantiation]
 
 
 def choose_queries(pixels: Tensor, sides: Sides, num_queries: int = 4) -> list[Sides]:
@@ -96,6 +81,7 @@ def draw_rows(
     shown: AffinityRows,
     pixels: Tensor | None = None,
     *,
+    picture: Tensor | None = None,
     queries: Sequence[Query] | None = None,
     sample: int = 0,
     title: str = "",
@@ -103,28 +89,32 @@ def draw_rows(
     r"""Draw what chosen positions attend to, over the input.
 
     An image: the heat of each query's weights over it. A clip: a strip of its frames for each query, with
-    arrows to the five keys that weigh most, as in figure 3 of the paper; of a clip with more than 16 frames,
+    arrows to the keys that stand out, as in figure 3 of the paper; of a clip with more than 16 frames,
     16 at even distances. A sequence: its channels, shaded where they are attended, above the weights.
 
-    Weights lie where their keys do. Those of the two Gaussian forms and of the concatenation form are at
-    least 0 and shown from 0 up; dot products have a sign, and colours with 0 in their middle. Each query has
-    a scale of its own, since the weights of different queries can differ by orders of magnitude.
+    Weights are shown as multiples of the **even level**, the mean size of the row's weights (1 / M where
+    rows sum to 1): were all keys alike, each would be at 1x. The colours go to the largest weight, but at
+    least to 3x; the arrows, five at most, lead to keys at 3x and above, see
+    :func:`~nonlocalnn.affinity.evenness.stands_out`. The title says when attention is nearly even.
+
+    Weights lie where their keys do. Dot products have a sign, and colours with 0 in their middle. Each query
+    has a scale of its own, since the weights of different queries can differ by orders of magnitude.
 
     Args:
         shown: The map of a block.
         pixels: The input as it looks, (C, \*input sides), in [0, 1], in colour if C is 3, else grey; None is
             the input that was recorded, from its smallest value to its largest.
+        picture: The same image or clip in its own resolution, drawn in place of ``pixels``.
         queries: Places in ``shown.grid.sides``; None chooses four with detail.
         sample: Which one of the batch.
         title: Written above.
 
     Raises:
-        ValueError: A query or the sample does not exist, there is no query, or the pixels are not those of
-            the map's input.
+        ValueError: A query or the sample does not exist, there is no query, or the pixels or the picture
+            are not those of the map's input.
         ImportError: matplotlib is missing.
 
-    Memory:
-        O(Q M).
+    Memory: O(Q M).
 
     Source:
         Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018, figure 3.
@@ -136,32 +126,39 @@ def draw_rows(
         ...     _ = model(torch.rand(1, 1, 28, 28))
         >>> figure = draw_rows(maps["nl_1"], queries=[(3, 4)])
         >>> [axis.get_title() for axis in figure.axes[:2]]
-        ['input, queries', 'query 1: row 3, column 4']
+        ['input, queries', 'query 1: row 7, column 9']
     """
     pixels = _pixels_of(shown, pixels, sample)
     chosen = queries_to_draw(shown, pixels) if queries is None else queries
     places = [check_position(place, shown.grid.sides) for place in chosen]
     if not places:
         raise ValueError("queries must name at least one place, or be None; got none")
-    views = _views(shown, places, sample)
-    return _DRAW[len(shown.grid.sides)](shown, pixels, views, _titled(title, shown))
-
-
-def _views(shown: AffinityRows, places: Sequence[Sides], sample: int) -> list[View]:
     rows = shown.rows(places)[sample]
+    views = _views(shown, places, rows, sample)
+    entropy = float(entropy_of(rows.flatten(1), math.prod(shown.key_shape)).nanmean())
+    drawn = pixels if picture is None else check_picture(picture, pixels)
+    return _DRAW[len(shown.grid.sides)](shown, drawn, views, _titled(title, shown, entropy))
+
+
+def _views(shown: AffinityRows, places: Sequence[Sides], rows: Tensor, sample: int) -> list[View]:
+    num_keys = math.prod(shown.key_shape)
+    levels = even_level(rows.flatten(1), num_keys)
+    least = (stands_out(num_keys) * levels).tolist()
     values, keys = (part[sample].tolist() for part in shown.top(places, min(_NUM_ARROWS, rows[0].numel())))
     return [
         View(
             weights=rows[number],
             signed=shown.is_signed,
+            even=float(levels[number]),
+            least=least[number],
             label=meaning(shown.instantiation),
             query=place,
             number=str(number + 1),
-            # Keys of other groups, and those that a ReLU cuts off, are not attended at all.
+            # Of weights that are nearly alike five are always the largest, and say nothing.
             top=[
                 (value, tuple(key))
                 for value, key in zip(values[number], keys[number], strict=True)
-                if value != 0
+                if value != 0 and abs(value) >= least[number]
             ],
         )
         for number, place in enumerate(places)
@@ -172,6 +169,7 @@ def draw_attended(
     shown: AffinityRows,
     pixels: Tensor | None = None,
     *,
+    picture: Tensor | None = None,
     summary: AffinitySummary | None = None,
     sample: int = 0,
     title: str = "",
@@ -181,12 +179,13 @@ def draw_attended(
     Args:
         shown: The map of a block.
         pixels: See :func:`draw_rows`.
+        picture: See :func:`draw_rows`.
         summary: What :func:`~nonlocalnn.affinity.summarise` has given for the map; None computes it.
         sample: Which one of the batch.
         title: Written above.
 
     Raises:
-        ValueError: The sample does not exist, or the pixels are not those of the map's input.
+        ValueError: The sample does not exist, or the pixels or the picture are not those of the map's input.
         ImportError: matplotlib is missing.
     """
     pixels = _pixels_of(shown, pixels, sample)
@@ -194,8 +193,13 @@ def draw_attended(
         summary = summarise(shown)
     size = "size of the " if shown.is_signed else ""
     label = f"mean over the queries: {size}{meaning(shown.instantiation)}"
-    views = [View(weights=summary.attended[sample], signed=False, label=label)]
-    return _DRAW[len(shown.grid.sides)](shown, pixels, views, _titled(title, shown))
+    attended = summary.attended[sample]
+    even = float(attended.mean())
+    least = stands_out(attended.numel()) * even
+    views = [View(weights=attended, signed=False, even=even, least=least, label=label)]
+    drawn = pixels if picture is None else check_picture(picture, pixels)
+    entropy = float(summary.entropy[sample])
+    return _DRAW[len(shown.grid.sides)](shown, drawn, views, _titled(title, shown, entropy))
 
 
 def _pixels_of(shown: AffinityRows, pixels: Tensor | None, sample: int) -> Tensor:
@@ -225,9 +229,25 @@ def check_pixels(shown: AffinityRows, pixels: Tensor) -> None:
         )
 
 
-def _titled(title: str, shown: AffinityRows) -> str:
+def check_picture(picture: Tensor, pixels: Tensor) -> Tensor:
+    """Return a picture of any height and width, where it has the axes and the frames of the pixels.
+
+    Raises:
+        ValueError: It has others.
+    """
+    if picture.dim() != pixels.dim() or picture.dim() < 3 or picture.shape[1:-2] != pixels.shape[1:-2]:
+        raise ValueError(
+            "picture must be the image or the clip of pixels in another height and width; got shape "
+            f"{tuple(picture.shape)} beside {tuple(pixels.shape)}"
+        )
+    return picture
+
+
+def _titled(title: str, shown: AffinityRows, entropy: float) -> str:
     keys = " x ".join(map(str, shown.key_grid.sides))
     form = f"{shown.instantiation}, keys {keys}"
+    if attends_evenly(entropy):
+        form += f"; attends nearly evenly (entropy {entropy:.2f} of 1)"
     return f"{title}; {form}" if title else form
 
 

@@ -36,25 +36,36 @@ class Scale:
         colours: The name of matplotlib's colour map.
         low: What the first colour stands for.
         high: What the last colour stands for.
+        even: The weight of keys that are all alike; 0 where nothing weighs anything.
     """
 
     colours: str
     low: float
     high: float
+    even: float = 0.0
 
 
-def scale_of(weights: Tensor, *, signed: bool) -> Scale:
+def scale_of(weights: Tensor, *, signed: bool, even: float, least: float) -> Scale:
     """Return colours from 0 up; for weights with a sign, as far down as up, with 0 in the middle.
 
+    The last colour is that of the largest weight, but never of less than what stands out: weights that are
+    nearly alike must not look like a finding.
+
+    Args:
+        weights: Of any shape.
+        signed: Whether they can be negative.
+        even: The size that each would have if they were all alike.
+        least: The size from which one stands out.
+
     Example:
-        >>> scale_of(torch.tensor([0.25, -0.5]), signed=True)
-        Scale(colours='RdBu_r', low=-0.5, high=0.5)
-        >>> scale_of(torch.zeros(2), signed=False)
-        Scale(colours='inferno', low=0.0, high=1.0)
+        >>> scale_of(torch.tensor([0.25, -1.75]), signed=True, even=0.5, least=1.5)
+        Scale(colours='RdBu_r', low=-1.75, high=1.75, even=0.5)
+        >>> scale_of(torch.full((4,), 0.25), signed=False, even=0.25, least=0.75)
+        Scale(colours='inferno', low=0.0, high=0.75, even=0.25)
     """
-    top = float(weights.abs().max()) or 1.0
+    top = max(float(weights.abs().max()), least) or 1.0
     # The concatenation form has no negative weights: half of a signed scale would stay empty.
-    return Scale("RdBu_r", -top, top) if signed else Scale("inferno", 0.0, top)
+    return Scale("RdBu_r", -top, top, even) if signed else Scale("inferno", 0.0, top, even)
 
 
 def new_figure(width: float, height: float, *, title: str = "") -> Figure:
@@ -86,13 +97,27 @@ def fitted(text: str, inches: float, size: float) -> str:
     return textwrap.fill(text, max(10, math.floor(inches / (_LETTER_WIDTH * size))))
 
 
-def show_pixels(axis: Any, pixels: Tensor) -> Any:
-    """Show an image, (C, H, W) in [0, 1], such that pixel p lies between p and p + 1; return the layer."""
-    height, width = pixels.shape[1:]
+def show_pixels(axis: Any, pixels: Tensor, input_sides: Sequence[int]) -> Any:
+    """Show an image such that pixel p of the network's input lies between p and p + 1; return the layer.
+
+    Args:
+        axis: Where.
+        pixels: (C, H, W) in [0, 1], of the input's size or in its own resolution and shape.
+        input_sides: Sides of the input, the last two its height and width.
+    """
+    (height, width), own = input_sides[-2:], pixels.shape[1:]
     pixels = pixels.float().clamp(0, 1)
-    shown = pixels.permute(1, 2, 0) if pixels.shape[0] == 3 else pixels.mean(0)
+    image = pixels.permute(1, 2, 0) if pixels.shape[0] == 3 else pixels.mean(0)
     layer = axis.imshow(
-        shown.numpy(), cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest"
+        image.numpy(),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        extent=(0, width, height, 0),
+        # Few pixels stay the squares that they are; of a photograph that shrinks none is left out.
+        interpolation="nearest" if max(own) <= 128 else "antialiased",
+        # What the network sees stretched is shown in its own shape.
+        aspect=(own[0] / own[1]) * (width / height),
     )
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
@@ -116,6 +141,7 @@ def show_heat(axis: Any, heat: Tensor, grid: PositionGrid, scale: Scale) -> Any:
         alpha=torch.full_like(weights, _HEAT_ALPHA).numpy(),
         interpolation="nearest",
         extent=(left, right, bottom, top),
+        aspect=axis.get_aspect(),
     )
     height, width = grid.input_sides[-2:]
     axis.set(xlim=(0, width), ylim=(height, 0))
@@ -128,16 +154,42 @@ def _reach(grid: PositionGrid, axis: int) -> tuple[float, float]:
     return start, start + grid.sides[axis] * grid.steps[axis]
 
 
-def add_bar(figure: Figure, layer: Any, axes: Any, label: str, *, inches: float) -> None:
+def add_bar(figure: Figure, layer: Any, axes: Any, scale: Scale, label: str, *, inches: float) -> None:
     """Put a colour bar beside axes that are so many inches high."""
     bar = figure.colorbar(layer, ax=axes, fraction=0.046, pad=0.02, aspect=inches / _BAR_WIDTH)
-    fill_bar(bar, label, inches=inches)
+    fill_bar(bar, scale, label, inches=inches)
 
 
-def fill_bar(bar: Any, label: str, *, inches: float) -> None:
-    """Write beside a colour bar that is so many inches high."""
+def fill_bar(bar: Any, scale: Scale, label: str, *, inches: float) -> None:
+    """Write beside a colour bar that is so many inches high: multiples of the even level, and its value."""
+    values, names = even_ticks(scale)
+    bar.set_ticks(values, labels=names)
+    bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=6.5)
-    bar.set_label(fitted(label, inches, 6.5), fontsize=6.5)
+    bar.set_label(fitted(label and f"{label}{even_words(scale)}", inches, 6.5), fontsize=6.5)
+
+
+def even_words(scale: Scale) -> str:
+    """Return what the ticks of :func:`even_ticks` count in, to follow a label."""
+    return f"; 1x = {scale.even:.3g}, all keys alike" if scale.even else ""
+
+
+def even_ticks(scale: Scale) -> tuple[list[float], list[str]]:
+    """Return where a colour bar has its ticks, and what stands there: the even level, and the ends.
+
+    Example:
+        >>> even_ticks(Scale("inferno", 0.0, 0.75, 0.25))
+        ([0.0, 0.25, 0.75], ['0', '1x', '3x'])
+        >>> even_ticks(Scale("RdBu_r", -5.0, 5.0, 0.25))
+        ([-5.0, 0.25, 5.0], ['-20x', '1x', '20x'])
+    """
+    if not scale.even:
+        return [0.0], ["0"]
+    values = [scale.low, scale.even, scale.high]
+    # Near to each other two names would cover one another: of 0 and the even level the second says more.
+    if scale.even < 0.1 * (scale.high - scale.low) and scale.low == 0:
+        values = values[1:]
+    return values, [f"{value / scale.even:.3g}x" if value else "0" for value in values]
 
 
 def mark_box(

@@ -33,9 +33,10 @@ def draw_sequences(shown: AffinityRows, pixels: Tensor, views: Sequence[View], t
     )[:, 0]
     edges = _edges(shown)
     for view, above, below in zip(views, axes[::2], axes[1::2], strict=True):
+        scale = panels.scale_of(view.weights, signed=view.signed, even=view.even, least=view.least)
         _draw_channels(above, pixels)
-        _shade(above, view, edges)
-        _draw_steps(below, view, edges)
+        _shade(above, view, edges, scale)
+        _draw_steps(below, view, edges, scale)
         if view.query is None:
             above.set_title("attended by all queries", fontsize=8, loc="left")
             continue
@@ -43,7 +44,10 @@ def draw_sequences(shown: AffinityRows, pixels: Tensor, views: Sequence[View], t
         for axis in (above, below):
             axis.axvspan(start, end, facecolor=_QUERY, alpha=0.45, edgecolor=_QUERY, linewidth=1.2, zorder=4)
         above.set_title(
-            f"query {view.number}: position {view.query[0]}", fontsize=8, loc="left", color=_QUERY
+            f"query {view.number}: position {shown.grid.pixel(*view.query)[0]}",
+            fontsize=8,
+            loc="left",
+            color=_QUERY,
         )
     axes[-1].set_xlim(0, pixels.shape[1])
     axes[-1].set_xlabel("position in the input", fontsize=8)
@@ -74,11 +78,11 @@ def _draw_channels(axis: Any, pixels: Tensor) -> None:
     axis.tick_params(labelsize=6.5)
 
 
-def _shade(axis: Any, view: View, edges: Tensor) -> None:
+def _shade(axis: Any, view: View, edges: Tensor, scale: panels.Scale) -> None:
     """Colour the ground behind the channels, the stronger the more a key weighs."""
     from matplotlib.colors import to_rgb
 
-    shares = view.weights.float() / (float(view.weights.abs().max()) or 1.0)
+    shares = view.weights.float() / scale.high
     colours = torch.empty(1, len(shares), 4)
     colours[0, :, :3] = torch.where(
         (shares > 0)[:, None], torch.tensor(to_rgb(_POSITIVE)), torch.tensor(to_rgb(_NEGATIVE))
@@ -90,16 +94,16 @@ def _shade(axis: Any, view: View, edges: Tensor) -> None:
     axis.set_ylim(bottom, top)
 
 
-def _draw_steps(axis: Any, view: View, edges: Tensor) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _draw_steps(axis: Any, view: View, edges: Tensor, scale: panels.Scale) -> None:
     weights = view.weights.float()
     for part, colour in ((weights.clamp(min=0), _POSITIVE), (weights.clamp(max=0), _NEGATIVE)):
         if bool(part.any()):
             axis.stairs(part.numpy(), edges.numpy(), fill=True, color=colour, zorder=2)
     axis.axhline(0, color="black", linewidth=0.6, zorder=2)
-    scale = panels.scale_of(weights, signed=view.signed)
+    axis.axhline(scale.even, color="black", linewidth=0.6, linestyle=":", zorder=3)
     axis.set_ylim(1.08 * scale.low, 1.08 * scale.high)
-    axis.yaxis.set_major_locator(MaxNLocator(3))
-    axis.set_ylabel(panels.fitted(view.label, _LOW + 0.3, 6.5), fontsize=6.5)
+    values, names = panels.even_ticks(scale)
+    axis.set_yticks(values, names)
+    label = view.label + panels.even_words(scale)
+    axis.set_ylabel(panels.fitted(label, _LOW + 0.6, 6.0), fontsize=6.0)
     axis.tick_params(labelsize=6.5)

@@ -37,11 +37,12 @@ def draw_strips(shown: AffinityRows, pixels: Tensor, views: Sequence[View], titl
     grid = figure.subplots(len(views), len(frames), squeeze=False)
     for view, axes in zip(views, grid, strict=True):
         by_frame = dict(zip(frames, axes, strict=True))
-        layer = _draw_strip(shown, pixels, view, by_frame)
-        panels.add_bar(figure, layer, list(axes), "" if is_low else view.label, inches=high)
+        scale = panels.scale_of(view.weights, signed=view.signed, even=view.even, least=view.least)
+        layer = _draw_strip(shown, pixels, view, by_frame, scale)
+        panels.add_bar(figure, layer, list(axes), scale, "" if is_low else view.label, inches=high)
         if view.query is not None:
-            place = ", ".join(map(str, view.query))
-            axes[0].set_ylabel(f"query {view.number}\n({place})", fontsize=8)
+            frame, row, column = shown.grid.pixel(*view.query)
+            axes[0].set_ylabel(f"query {view.number}: frame {frame},\nrow {row}, column {column}", fontsize=7)
             _draw_arrows(figure, shown, view, by_frame)
     for frame, axis in zip(frames, grid[-1], strict=True):
         axis.set_xlabel(f"frame {frame}", fontsize=8)
@@ -60,11 +61,12 @@ def even_choice(num_frames: int) -> list[int]:
     return torch.linspace(0, num_frames - 1, _MOST_FRAMES).round().long().tolist()
 
 
-def _draw_strip(shown: AffinityRows, pixels: Tensor, view: View, by_frame: Mapping[int, Any]) -> Any:
+def _draw_strip(
+    shown: AffinityRows, pixels: Tensor, view: View, by_frame: Mapping[int, Any], scale: panels.Scale
+) -> Any:
     """Draw the frames of one view and return a layer of its heat."""
-    scale = panels.scale_of(view.weights, signed=view.signed)
     for frame, axis in by_frame.items():
-        panels.show_pixels(axis, pixels[:, frame])
+        panels.show_pixels(axis, pixels[:, frame], shown.grid.input_sides)
         heat = panels.heat_of_frame(view.weights, shown.key_grid, frame)
         layer = panels.show_heat(axis, heat, shown.key_grid, scale)
     if view.query is not None:
@@ -75,7 +77,7 @@ def _draw_strip(shown: AffinityRows, pixels: Tensor, view: View, by_frame: Mappi
 
 
 def _draw_arrows(figure: Figure, shown: AffinityRows, view: View, by_frame: Mapping[int, Any]) -> None:
-    """Draw arrows from a query to the keys that weigh most, the thicker the more these weigh."""
+    """Draw arrows from a query to the keys that stand out, the thicker the more these weigh."""
     from matplotlib.patches import ConnectionPatch
     from matplotlib.patheffects import withStroke
 

@@ -60,7 +60,7 @@
     }
     page.file = file;
     page.input = "";
-    element("input").value = "";
+    for (const box of element("inputs").querySelectorAll("input:checked")) box.checked = false;
     element("chosen").textContent = `${file.name} (${sizeOf(file.size)})`;
     say("");
     update();
@@ -68,11 +68,9 @@
 
   function chooseInput(name) {
     page.input = name;
-    if (name) {
-      page.file = null;
-      element("file").value = "";
-    }
-    if (name || !page.file) element("chosen").textContent = name || "Nothing is chosen yet.";
+    page.file = null;
+    element("file").value = "";
+    element("chosen").textContent = name;
     update();
   }
 
@@ -93,7 +91,7 @@
     element("progress").hidden = !isBusy;
     // Who works by keyboard must not lose the place with what goes: Enter works in a model's box, too.
     if (isBusy && focused?.disabled) cancelButton.focus();
-    if (!isBusy && focused === cancelButton) explainButton.focus();
+    if (!isBusy && focused === cancelButton) explainButton.focus({ preventScroll: true });
   }
 
   function listModels(models) {
@@ -109,9 +107,41 @@
     }
   }
 
+  /** The browser makes the thumbnails of the files themselves: the server decodes nothing. */
+  function thumbnailOf({ name, kind }) {
+    // Neither an image nor a video, whatever its name: the reason is told to who chooses it.
+    if (kind === null) return Object.assign(document.createElement("span"), { className: "thumbnail" });
+    const source = `/api/inputs/${name.split("/").map(encodeURIComponent).join("/")}`;
+    if (kind === "image") {
+      const image = document.createElement("img");
+      Object.assign(image, { loading: "lazy", alt: "", className: "thumbnail" });
+      // What this browser cannot read keeps its name and an empty place.
+      image.addEventListener("error", () => image.removeAttribute("src"));
+      image.src = source;
+      return image;
+    }
+    const video = document.createElement("video");
+    Object.assign(video, { muted: true, preload: "metadata", className: "thumbnail", tabIndex: -1 });
+    // Not the first frame, which is often black.
+    inView.observe(Object.assign(video, { later: `${source}#t=0.5` }));
+    return video;
+  }
+
+  // Videos, unlike images, have no lazy loading of their own.
+  const inView = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting && !target.src) target.src = target.later;
+    }
+  });
+
   function listInputs(inputs) {
     element("listed").hidden = inputs.length === 0;
-    element("input").append(...inputs.map((name) => new Option(name, name)));
+    element("inputs").append(...inputs.map((input) => {
+      const label = Object.assign(document.createElement("label"), { className: "input" });
+      const box = Object.assign(document.createElement("input"), { type: "radio", name: "input", value: input.name });
+      label.append(box, thumbnailOf(input), input.name);
+      return label;
+    }));
   }
 
   // A job, from the button to its result.
@@ -198,6 +228,7 @@
       element("results").append(section);
       mount(section.querySelector(".viewer"), documents[number], number, models.length > 1);
     }
+    element("results").scrollIntoView();
   }
 
   function mount(root, shown, number, isOneOfTwo) {
@@ -227,7 +258,7 @@
 
   function listen() {
     element("file").addEventListener("change", (event) => chooseFile(event.target.files[0]));
-    element("input").addEventListener("change", (event) => chooseInput(event.target.value));
+    element("inputs").addEventListener("change", (event) => chooseInput(event.target.value));
     element("form").addEventListener("submit", (event) => {
       event.preventDefault();
       if (!element("explain").disabled) explain();

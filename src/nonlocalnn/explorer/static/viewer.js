@@ -8,7 +8,8 @@
  */
 class NonlocalViewer {
   static #made = 0;
-  static #mounted = new WeakMap();
+  // In the order in which they were made: keys that nobody else takes go to the first.
+  static #mounted = new Map();
   #cache = new Map();
   #stopped = new AbortController();
   #observer = null;
@@ -21,7 +22,7 @@ class NonlocalViewer {
 
   /**
    * @param {Element} root Emptied and filled; it gets the class nl-viewer.
-   * @param {object} data The document, of format 1.
+   * @param {object} data The document, of format 2.
    * @param {object} options deepLinks: read and write the address's fragment. onQuery: called with
    *   (point, pinned) when the user changes either, but not for setQuery(), so that two can follow each other.
    *   level: of the title among the page's headings. named: what is said names the model.
@@ -34,12 +35,12 @@ class NonlocalViewer {
     }
     const { geometry, Panel, Picture } = NonlocalViewer;
     Object.assign(this, { root, data, deepLinks, onQuery, level, named });
-    Object.assign(this, { arrows: 5, heat: 0.7, pinned: false, large: false });
+    Object.assign(this, { arrows: 5, heat: 0.7, pinned: false, large: false, keysAnywhere: true });
     this.id = `nl-viewer-${NonlocalViewer.#made++}`;
     NonlocalViewer.#mounted.set(root, this);
     this.sides = geometry.padded(data.input.sides, 1);
     this.blocks = data.blocks.map(geometry.prepared);
-    this.block = this.blocks[0];
+    this.block = this.blocks.find(({ name }) => name === data.opens_on) ?? this.blocks[0];
     this.measure = this.block.measures[0];
     this.query = [this.sides[0] - 1, Math.floor(this.sides[1] / 2), Math.floor(this.sides[2] / 2)];
     this.frame = this.query[0];
@@ -49,6 +50,8 @@ class NonlocalViewer {
     NonlocalViewer.listenToKeys(this);
     this.#observer = new ResizeObserver(() => this.refresh({ layout: true }));
     this.#observer.observe(this.panel.strip);
+    // The pictures are made to fit into the window's height, too.
+    this.listen(window, "resize", () => this.refresh({ layout: true }));
     if (deepLinks) {
       this.listen(window, "hashchange", () => this.#followLink());
       // Whoever listens to this viewer does not have it yet.
@@ -62,6 +65,11 @@ class NonlocalViewer {
   /** The viewer in an element, or undefined. */
   static of(root) {
     return NonlocalViewer.#mounted.get(root);
+  }
+
+  /** The first viewer that is on the page, or undefined. */
+  static first() {
+    return [...NonlocalViewer.#mounted.values()].find(({ root }) => root.isConnected);
   }
 
   /** What is shown: names of block and measure, the point and its position in the block, the large frame. */
@@ -202,7 +210,7 @@ class NonlocalViewer {
   // Its own affairs.
 
   static #problemOf(data) {
-    if (data.format !== 1) return `This viewer shows documents of format 1; this one is of ${data.format}.`;
+    if (data.format !== 2) return `This viewer shows documents of format 2; this one is of ${data.format}.`;
     return data.blocks.length ? "" : "There is nothing to show: the document holds no non-local block.";
   }
 
@@ -264,16 +272,20 @@ class NonlocalViewer {
       return;
     }
     const { row } = this.place;
-    const shown = { levels: rows.levels(row), scale: rows.scale(row), signed: this.measure.signed };
-    this.picture.draw(shown);
-    this.panel.showScale(shown);
+    const [scale, even] = [rows.scale(row), rows.even(row)];
+    // The last colour is that of the largest weight, but never of less than what stands out: weights that are
+    // nearly alike must not look like a finding.
+    const top = Math.max(scale, this.block.stands_out * even);
+    const drawn = { levels: rows.levels(row), scale, even, top, signed: this.measure.signed };
+    this.picture.draw(drawn);
+    this.panel.showScale(drawn);
     // A screen reader should hear where the pointer came to rest, and browsers limit changes of the address.
-    this.#talking = setTimeout(() => this.#tell(rows.weights(row)), 150);
+    this.#talking = setTimeout(() => this.#tell(rows.weights(row), even), 150);
   }
 
-  #tell(weights) {
+  #tell(weights, even) {
     this.#talking = 0;
-    this.panel.tell(weights);
+    this.panel.tell(weights, even);
     if (this.deepLinks && this.#linkDue) NonlocalViewer.links.write(this.state);
     this.#linkDue = false;
   }

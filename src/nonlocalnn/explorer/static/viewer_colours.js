@@ -35,11 +35,12 @@ NonlocalViewer.colours = (() => {
     return rgb(low.map((value, axis) => value + (along - before) * (high[axis] - value)));
   }
 
-  // What is not attended to stays recognisable: the dark colours cover less than the bright ones.
+  // What is not attended to stays recognisable, and so does the picture under even attention, which is a third
+  // up the scale: the dark colours cover less than the bright ones.
   function sequentialTable() {
     const table = new Uint8ClampedArray(4 * 256);
     for (let level = 0; level < 256; level++) {
-      table.set([...colourAt(SEQUENTIAL, level / 255), 255 * (0.45 + (0.55 * level) / 255)], 4 * level);
+      table.set([...colourAt(SEQUENTIAL, level / 255), 255 * (0.3 + (0.7 * level) / 255)], 4 * level);
     }
     return table;
   }

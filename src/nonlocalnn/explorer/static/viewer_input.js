@@ -18,7 +18,8 @@ NonlocalViewer.listenToPointer = (viewer) => {
   }
 };
 
-// Keyboard: only while the focus is inside the viewer, so that letters typed elsewhere are safe.
+// Keyboard: anywhere on the page, but what a control or another viewer uses stays its own. Who dictates, or
+// types by accident, can keep the keys to the pictures: a box beside them says so.
 NonlocalViewer.listenToKeys = (viewer) => {
   const STEPS = {
     ArrowUp: [1, -1], ArrowDown: [1, 1], ArrowLeft: [2, -1], ArrowRight: [2, 1],
@@ -64,10 +65,27 @@ NonlocalViewer.listenToKeys = (viewer) => {
     return COMMANDS[key]?.() ?? false;
   }
 
-  viewer.listen(viewer.root, "keydown", (event) => {
-    if (event.ctrlKey || event.altKey || event.metaKey) return;
-    // Selects, sliders and buttons have keys of their own, and so has a table that scrolls.
-    if (event.target.closest("select, input, button, summary, .nl-wide") && event.key !== "Escape") return;
-    if (obey(event.key)) event.preventDefault();
+  function isOurs(target) {
+    const around = target.closest(".nl-viewer");
+    if (around ? around !== viewer.root : NonlocalViewer.first() !== viewer) return false;
+    return viewer.keysAnywhere || viewer.panel.strip.contains(target);
+  }
+
+  /** Whether what has the focus has a use of its own for a key. */
+  function isTaken(target, key) {
+    const within = (selector) => target.closest(selector) !== null;
+    if (key === "Escape") return false;
+    // These take letters, too.
+    if (within("select, textarea, [contenteditable], input:not([type=range], [type=radio], [type=checkbox])")) {
+      return true;
+    }
+    if (key === " ") return within("input, button, summary, a");
+    return /^(Arrow|Page)/.test(key) && within("input[type=range], input[type=radio], .nl-wide");
+  }
+
+  viewer.listen(document, "keydown", (event) => {
+    if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey) return;
+    const { target, key } = event;
+    if (isOurs(target) && !isTaken(target, key) && obey(key)) event.preventDefault();
   });
 };

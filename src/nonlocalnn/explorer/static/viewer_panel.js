@@ -28,14 +28,15 @@ NonlocalViewer.Panel = (() => {
       });
       const hint = element("p", { class: "nl-hint", id: `${id}-hint` },
         `Point at ${target} to ask what that ${place} attends to; click or tap to pin it. ` +
-        "By keyboard: the arrow keys; ? lists all keys below.");
+        "The arrow keys move it; ? lists all keys below.");
       const side = element("div", { class: "nl-side" }, this.#looks());
       if (data.prediction.length) {
         const list = predictionList(data.prediction);
         side.prepend(element("section", {}, this.#heading("Prediction"), list));
       }
+      const player = data.kind === "video" ? [this.#player()] : [];
       const main = element("div", { class: "nl-main" },
-        this.#choices(), this.status, this.note, this.#scale(), this.stage, this.strip, hint);
+        this.#choices(), hint, this.status, this.note, this.#scale(), ...player, this.stage, this.strip);
       root.classList.add("nl-viewer");
       root.replaceChildren(
         this.#header(), element("div", { class: "nl-columns" }, main, side), this.#tables());
@@ -57,22 +58,36 @@ NonlocalViewer.Panel = (() => {
       this.note.hidden = !note;
     }
 
-    /** The colour bar of the row that is drawn. */
-    showScale({ scale, signed }) {
-      const { number } = NonlocalViewer.words;
-      this.scaleLabel.textContent = this.viewer.measure.label;
+    /** The colour bar of the row that is drawn, in multiples of the even level. */
+    showScale({ even, top, signed }) {
+      const { number, times } = NonlocalViewer.words;
+      const unit = even ? `1\u00d7 = ${number(even)}: all keys alike.` : "Nothing weighs anything.";
+      this.scaleLabel.textContent = `${this.viewer.measure.label}. ${unit}`;
       this.scaleBar.style.background = NonlocalViewer.colours.gradient(signed);
-      const ends = signed ? [-scale, 0, scale] : [0, scale / 2, scale];
-      this.scaleEnds.replaceChildren(...ends.map((value) => element("span", {}, number(value))));
+      const low = signed ? -top : 0;
+      const places = even ? [[low, 0], [0, -low / (top - low)], [even, (even - low) / (top - low)], [top, 1]] : [];
+      // Names that would cover one another: the even level says more than 0, and 0 is an end already.
+      const named = places.filter(([value, at], place) =>
+        value !== 0 || (signed ? even > 0.2 * top : place === 0 && even > 0.1 * top));
+      this.scaleMark.hidden = !even;
+      this.scaleMark.style.left = `${100 * (places[2]?.[1] ?? 0)}%`;
+      this.scaleEnds.replaceChildren(...named.map(([value, at]) => {
+        const name = element("span", {}, value === 0 ? "0" : times(value, even));
+        name.style.left = `${100 * at}%`;
+        name.style.translate = `${-100 * at}%`;
+        return name;
+      }));
     }
 
     /** Say what is shown, and write the largest weights down. */
-    tell(weights) {
+    tell(weights, even) {
       const { words, geometry } = NonlocalViewer;
       const keys = geometry.strongest(weights, 10);
-      this.#say(words.status(this.viewer, weights, keys[0]));
-      this.weights.body.replaceChildren(...keys.map((key, rank) =>
-        row("td", [String(rank + 1), ...words.keyCells(this.viewer, key), words.number(weights[key])])));
+      this.#say(words.status(this.viewer, weights, keys[0], even));
+      this.weights.body.replaceChildren(...keys.map((key, rank) => row("td", [
+        String(rank + 1), ...words.keyCells(this.viewer, key), words.number(weights[key]),
+        words.times(weights[key], even),
+      ])));
     }
 
     /** Take back what was said of another block. */
@@ -98,12 +113,11 @@ NonlocalViewer.Panel = (() => {
     }
 
     #header() {
-      const { title, model, kind, input } = this.viewer.data;
-      const facts = `${model} \u00b7 ${kind} of ${input.sides.join(" \u00d7 ")}`;
+      const { data, level } = this.viewer;
+      const facts = `${data.model} \u00b7 ${NonlocalViewer.words.sizes(data)}`;
       const head = element("header", { class: "nl-head" },
-        element(`h${this.viewer.level}`, { class: "nl-title" }, title),
-        element("p", { class: "nl-facts" }, facts));
-      const words = verdict(this.viewer.data);
+        element(`h${level}`, { class: "nl-title" }, data.title), element("p", { class: "nl-facts" }, facts));
+      const words = verdict(data);
       if (words) head.append(element("p", { class: "nl-verdict" }, words));
       return head;
     }
@@ -112,15 +126,14 @@ NonlocalViewer.Panel = (() => {
       const { viewer } = this;
       this.blockSelect = element("select", {}, ...viewer.data.blocks.map((block) => {
         const [queries, keys] = [block.sides, block.key_sides].map((sides) => sides.join("\u00d7"));
-        return element("option", { value: block.name }, `${block.name} (${queries} \u2192 ${keys})`);
+        const even = block.evenly ? ", nearly even" : "";
+        return element("option", { value: block.name }, `${block.name} (${queries} \u2192 ${keys}${even})`);
       }));
       viewer.listen(this.blockSelect, "change", () => viewer.selectBlock(this.blockSelect.value));
       this.measures = element("fieldset", { class: "nl-measures" });
       viewer.listen(this.measures, "change", (event) => viewer.selectMeasure(event.target.value));
-      const bar = element("div", { class: "nl-choices" },
+      return element("div", { class: "nl-choices" },
         element("label", {}, "Block ", this.blockSelect), this.measures);
-      if (viewer.data.kind === "video") bar.append(this.#player());
-      return bar;
     }
 
     #player() {
@@ -133,8 +146,14 @@ NonlocalViewer.Panel = (() => {
       this.playButton = button("Play", () => viewer.togglePlay());
       const previous = button("Previous", () => viewer.stepFrame(-1));
       const next = button("Next", () => viewer.stepFrame(1));
+      this.largeBox = element("input", { type: "checkbox" });
+      viewer.listen(this.largeBox, "change", () => viewer.setLarge(this.largeBox.checked));
       return element("div", { class: "nl-player", role: "group", "aria-label": "Frames" },
-        previous, this.playButton, next);
+        previous, this.playButton, next, this.#box(this.largeBox, "Large frame"));
+    }
+
+    #box(input, name) {
+      return element("label", { class: "nl-check" }, input, name);
     }
 
     #slider(name, most, step, value, act) {
@@ -150,20 +169,20 @@ NonlocalViewer.Panel = (() => {
 
     #looks() {
       const { viewer } = this;
-      const made = element("section", { class: "nl-looks" }, this.#heading("Drawing"),
+      this.arrowsHint = element("p", { class: "nl-hint" });
+      const keysBox = element("input", { type: "checkbox", checked: "" });
+      viewer.listen(keysBox, "change", () => { viewer.keysAnywhere = keysBox.checked; });
+      return element("section", { class: "nl-looks" }, this.#heading("Drawing"),
         this.#slider("Arrows", 20, 1, viewer.arrows, (count) => viewer.setArrows(count)),
-        this.#slider("Heat", 1, 0.05, viewer.heat, (opacity) => viewer.setHeat(opacity)));
-      if (viewer.data.kind === "video") {
-        this.largeBox = element("input", { type: "checkbox" });
-        viewer.listen(this.largeBox, "change", () => viewer.setLarge(this.largeBox.checked));
-        made.append(element("label", { class: "nl-check" }, this.largeBox, "Large frame"));
-      }
-      return made;
+        this.#slider("Heat", 1, 0.05, viewer.heat, (opacity) => viewer.setHeat(opacity)),
+        this.arrowsHint,
+        this.#box(keysBox, "Keys work anywhere on the page"));
     }
 
     #scale() {
       this.scaleLabel = element("span", { class: "nl-scale-label" });
-      this.scaleBar = element("div", { class: "nl-scale-bar" });
+      this.scaleMark = element("span", { class: "nl-scale-mark" });
+      this.scaleBar = element("div", { class: "nl-scale-bar" }, this.scaleMark);
       this.scaleEnds = element("div", { class: "nl-scale-ends" });
       return element("div", { class: "nl-scale" }, this.scaleLabel, this.scaleBar, this.scaleEnds);
     }
@@ -172,19 +191,22 @@ NonlocalViewer.Panel = (() => {
       const { data } = this.viewer;
       const places = { video: ["frames", "row", "column"], image: ["row", "column"], sequence: ["position"] };
       this.weights = table(
-        "Ten largest weights",
+        "Largest weights",
         "Places are those of a key's centre. Values are stored in steps of the largest over 255, signed " +
-        "ones over 127.", ["rank", ...places[data.kind], "value"]);
+        "ones over 127; beside them, how many times the even level that is.",
+        ["rank", ...places[data.kind], "value", "of even"]);
       this.summary = summaryTable(data);
       this.help = details("Keys", false, keyList(data.kind));
       return element("div", { class: "nl-tables" },
-        details("Ten largest weights as text", false, this.weights.whole),
+        details("Largest weights as text", false, this.weights.whole),
         details("Summary of the blocks", true, this.summary.whole), this.help);
     }
 
     #showBlock() {
       const { block, id } = this.viewer;
       this.shownBlock = block;
+      this.arrowsHint.textContent =
+        `Arrows lead to keys of ${block.stands_out}\u00d7 the even level and more, so many at most.`;
       const choices = block.measures.length < 2 ? [] : block.measures.map(({ name }) => {
         const input = element("input", { type: "radio", name: `${id}-measure`, value: name });
         return element("label", {}, input, element("span", {}, name));

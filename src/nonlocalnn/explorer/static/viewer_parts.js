@@ -78,9 +78,9 @@ NonlocalViewer.parts = (() => {
       "Means over the queries of this input. Entropy: 0 = one key, 1 = all keys alike. Distance from a " +
       "query to what it attends to; in brackets, what it would be if all keys counted alike.",
       ["block", "entropy", `distance in ${unit}`, ...inTime]);
-    for (const { name, summary } of data.blocks) {
+    for (const { name, summary, evenly } of data.blocks) {
       const inSpace = distance(summary.distance_pixels, summary.uniform_distance_pixels);
-      const cells = [name, figure(summary.entropy), inSpace];
+      const cells = [name, `${figure(summary.entropy)}${evenly ? ", nearly even" : ""}`, inSpace];
       if (inTime.length) cells.push(distance(summary.distance_frames, summary.uniform_distance_frames));
       made.body.append(row("td", cells));
     }

@@ -3,15 +3,18 @@
 // Drawing: the frames (or the curves of a sequence), the heat on them, and the arrows over all of them.
 NonlocalViewer.Picture = (() => {
   const { element, svgElement } = NonlocalViewer.parts;
+  // CSS pixels: between frames, below each, below all; frames that are still large enough to point at, and
+  // widths of the page at which it is scrolled anyway.
+  const [GAP, CAPTION, MARGIN, SMALLEST, NARROW] = [8, 42, 12, 88, 560];
 
   /** A frame, its heat, and the place in the strip that both take. */
   class Surface {
-    constructor(content, sides, caption) {
+    constructor(content, sides, caption, shape) {
       this.frame = 0;
       this.canvas = element("canvas", { class: "nl-heat", "aria-hidden": "true" });
       this.screen = element("div", { class: "nl-screen" }, content, this.canvas);
       // A sequence has no height of its own: the style sheet gives it one.
-      if (content.tagName === "IMG") this.screen.style.aspectRatio = `${sides[2]} / ${sides[1]}`;
+      if (shape) this.screen.style.aspectRatio = `${shape[1]} / ${shape[0]}`;
       this.content = content;
       this.caption = element("figcaption", {}, caption);
       this.figure = element("figure", { class: "nl-frame" }, this.screen, this.caption);
@@ -82,8 +85,8 @@ NonlocalViewer.Picture = (() => {
   }
 
   /** An empty picture; few pixels are shown as the squares they are. */
-  function pictureOf(sides, attributes) {
-    const kind = Math.max(sides[1], sides[2]) < 100 ? { class: "nl-coarse" } : {};
+  function pictureOf(shape, attributes) {
+    const kind = Math.max(...shape) < 100 ? { class: "nl-coarse" } : {};
     return element("img", { draggable: "false", ...kind, ...attributes });
   }
 
@@ -97,8 +100,8 @@ NonlocalViewer.Picture = (() => {
     return input.frames.map((source, frame) => {
       const name = NonlocalViewer.words.frame(viewer, frame);
       const alt = kind === "video" ? `${name}, of ${input.frames.length}` : viewer.data.title;
-      const image = pictureOf(viewer.sides, { src: source, alt });
-      const surface = new Surface(image, viewer.sides, kind === "video" ? name : "");
+      const image = pictureOf(input.picture_sides, { src: source, alt });
+      const surface = new Surface(image, viewer.sides, kind === "video" ? name : "", input.picture_sides);
       surface.frame = frame;
       return surface;
     });
@@ -113,7 +116,8 @@ NonlocalViewer.Picture = (() => {
       this.arrows = new NonlocalViewer.Arrows(strip);
       this.sheet = document.createElement("canvas");
       if (viewer.data.kind === "video") {
-        this.large = new Surface(pictureOf(viewer.sides, { alt: "" }), viewer.sides, "");
+        const shape = viewer.data.input.picture_sides;
+        this.large = new Surface(pictureOf(shape, { alt: "" }), viewer.sides, "", shape);
         this.stage = stage;
         stage.append(this.large.figure);
         this.largeArrows = new NonlocalViewer.Arrows(stage);
@@ -126,15 +130,37 @@ NonlocalViewer.Picture = (() => {
     }
 
     layout() {
-      const count = this.surfaces.length;
-      const width = this.strip.clientWidth;
-      const most = Math.max(Math.floor(width / (width < 600 || count > 12 ? 140 : 200)), 1);
-      // As many in the last row as in the others, where that can be.
-      const columns = Math.ceil(count / Math.ceil(count / most));
-      this.strip.style.setProperty("--nl-columns", columns);
+      this.#fit();
       const origin = this.strip.getBoundingClientRect();
       for (const surface of this.surfaces) surface.layout(origin);
       if (this.viewer.large) this.large.layout(this.stage.getBoundingClientRect());
+    }
+
+    /** Make the frames as large as they can be where all of them are in view with what is said of them. */
+    #fit() {
+      const [count, shape] = [this.surfaces.length, this.viewer.data.input.picture_sides];
+      if (!shape) return;
+      const whole = this.strip.parentElement.clientWidth;
+      // From the top of what the viewer lies in: a page, or a result to which the page is scrolled.
+      const around = this.viewer.root.parentElement ?? this.viewer.root;
+      const above = this.strip.getBoundingClientRect().top - around.getBoundingClientRect().top;
+      const high = window.innerHeight - above - MARGIN;
+      const caption = count > 1 ? CAPTION : 0;
+      let best = { columns: 1, width: 0 };
+      for (let columns = 1; columns <= count; columns++) {
+        const height = (high + GAP) / Math.ceil(count / columns) - GAP - caption;
+        const width = Math.min((whole + GAP) / columns - GAP, (height * shape[1]) / shape[0]);
+        // A little more is no reason to leave the last row shorter than the others.
+        if (width > best.width + 1) best = { columns, width };
+      }
+      if (best.width < SMALLEST || whole < NARROW) {
+        const most = Math.max(Math.floor(whole / 140), 1);
+        // As many in the last row as in the others, where that can be.
+        const columns = Math.ceil(count / Math.ceil(count / most));
+        best = { columns, width: (whole + GAP) / columns - GAP };
+      }
+      this.strip.style.setProperty("--nl-columns", best.columns);
+      this.strip.style.maxWidth = `${Math.floor(best.columns * (best.width + GAP) - GAP)}px`;
     }
 
     clear() {
@@ -143,20 +169,20 @@ NonlocalViewer.Picture = (() => {
       this.largeArrows?.clear();
     }
 
-    draw({ levels, signed }) {
+    draw(row) {
       const { block, large, frame } = this.viewer;
-      this.#paintSheet(block, levels, signed);
+      this.#paintSheet(block, row);
       for (const surface of this.surfaces) {
         surface.draw(block, this.sheet);
         surface.figure.classList.toggle("nl-staged", large && surface.frame === frame);
       }
       const start = this.#queryBox();
-      this.#drawArrows(start, levels, signed);
+      this.#drawArrows(start, row);
       if (large) this.#drawLarge(block, start);
     }
 
     /** One pixel a key, the times below each other: the frames are cut out of it. */
-    #paintSheet(block, levels, signed) {
+    #paintSheet(block, { levels, scale, top, signed }) {
       const [times, rows, columns] = block.keySides;
       this.sheet.width = columns;
       this.sheet.height = times * rows;
@@ -164,7 +190,10 @@ NonlocalViewer.Picture = (() => {
       const first = signed ? 128 : 0;
       const image = new ImageData(columns, times * rows);
       const pixels = new Uint32Array(image.data.buffer);
-      for (let key = 0; key < levels.length; key++) pixels[key] = colours[levels[key] + first];
+      const share = scale / (top || 1);
+      for (let key = 0; key < levels.length; key++) {
+        pixels[key] = colours[Math.round(levels[key] * share) + first];
+      }
       this.sheet.getContext("2d").putImageData(image, 0, 0);
     }
 
@@ -179,10 +208,12 @@ NonlocalViewer.Picture = (() => {
       return { frame: covered ? query[0] : nearestFrame(centre[0], sides[0]), rows, columns, centre };
     }
 
-    #drawArrows(start, levels, signed) {
+    /** Arrows lead to keys that stand out: of weights that are nearly alike some are always the largest. */
+    #drawArrows(start, { levels, scale, even, signed }) {
       const { block, sides, arrows, pinned, data } = this.viewer;
       const { strongest, keyPosition, centreOf, nearestFrame } = NonlocalViewer.geometry;
-      const keys = strongest(levels, arrows);
+      const least = (block.stands_out * even * (signed ? 127 : 255)) / scale;
+      const keys = strongest(levels, arrows).filter((key) => Math.abs(levels[key]) >= least);
       const ends = keys.map((key) => {
         const [time, y, x] = centreOf(block.keyGrid, keyPosition(block, key));
         const tip = this.surfaces[nearestFrame(time, sides[0])].at(y, x);

@@ -5,12 +5,14 @@ NonlocalViewer.decodeRows = (() => {
   class Rows {
     #levels;
     #scales;
+    #even;
     #keys;
     #most;
 
-    constructor(levels, scales, keys, signed) {
+    constructor(levels, scales, even, keys, signed) {
       this.#levels = signed ? new Int8Array(levels.buffer) : levels;
       this.#scales = scales;
+      this.#even = even;
       this.#keys = keys;
       this.#most = signed ? 127 : 255;
     }
@@ -23,6 +25,11 @@ NonlocalViewer.decodeRows = (() => {
     /** The weight that the largest byte stands for. */
     scale(row) {
       return this.#scales[row];
+    }
+
+    /** The weight that each key of a row would have if all were alike. */
+    even(row) {
+      return this.#even[row];
     }
 
     weights(row) {
@@ -39,7 +46,8 @@ NonlocalViewer.decodeRows = (() => {
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
-  function scalesOf(bytes) {
+  function floatsOf(base64) {
+    const bytes = bytesOf(base64);
     const view = new DataView(bytes.buffer);
     return Float32Array.from({ length: bytes.length / 4 }, (_, row) => view.getFloat32(4 * row, true));
   }
@@ -54,9 +62,11 @@ NonlocalViewer.decodeRows = (() => {
     const keys = product(block.keySides);
     try {
       const levels = await inflated(bytesOf(measure.rows));
-      const scales = scalesOf(bytesOf(measure.scales));
-      if (levels.length !== queries * keys || scales.length !== queries) throw new RangeError("wrong length");
-      return new Rows(levels, scales, keys, measure.signed);
+      const [scales, even] = [floatsOf(measure.scales), floatsOf(measure.even)];
+      if (levels.length !== queries * keys || scales.length !== queries || even.length !== queries) {
+        throw new RangeError("wrong length");
+      }
+      return new Rows(levels, scales, even, keys, measure.signed);
     } catch {
       throw new Error(`The weights of block ${block.name} are damaged: have this page written anew.`);
     }

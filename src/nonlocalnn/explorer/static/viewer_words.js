@@ -16,6 +16,19 @@ NonlocalViewer.words = (() => {
     return String(Number(value.toPrecision(3))).replace("-", "\u2212");
   }
 
+  /** A weight as a multiple of the even level. */
+  function times(weight, even) {
+    return even ? `${number(weight / even)}\u00d7` : "\u2013";
+  }
+
+  /** What the input is, and in which pixels its rows and columns count: those that the network sees. */
+  function sizes({ kind, input: { sides, picture_sides: own } }) {
+    const [seen, shape] = [sides, own ?? []].map((some) => some.join(" \u00d7 "));
+    const isOwn = own && own.join() !== sides.slice(-2).join();
+    if (!isOwn) return `${kind} of ${seen}`;
+    return `${kind} of ${shape} pixels, which the network sees as ${seen}: rows and columns are counted there`;
+  }
+
   /** A frame with its number and time in the file. */
   function frame(viewer, index) {
     const { frame_numbers: numbers, seconds } = viewer.data.input;
@@ -53,19 +66,25 @@ NonlocalViewer.words = (() => {
   }
 
   /** Three sentences: the block and its form, the query, the strongest key. */
-  function status(viewer, weights, strongest) {
+  function status(viewer, weights, strongest, even) {
     const { block, measure, query, pinned } = viewer;
     const form = FORMS[block.instantiation] ?? block.instantiation;
     // Images and sequences have no space apart from time.
     const extent = viewer.data.kind === "video" ? `, ${EXTENTS[block.extent] ?? block.extent}` : "";
     const kind = measure.name === "affinity" ? "weight" : measure.name;
     const inModel = viewer.named ? ` in ${viewer.data.model}` : "";
-    const largest = () => `${keyPlace(viewer, strongest)}, with ${kind} ${number(weights[strongest])}`;
-    const found = strongest === undefined
-      ? `No key counts at all${inModel}.` : `Its strongest key${inModel}: ${largest()}.`;
+    const spread = block.evenly ? ` attends nearly evenly (entropy ${block.summary.entropy.toFixed(2)} of 1)` : "";
     const asked = `Query${pinned ? ", pinned" : ""}: ${place(viewer, query)}.`;
-    return [`Block ${block.name} (${form}${extent}).`, asked, found];
+    let found = `No key counts at all${inModel}.`;
+    if (strongest !== undefined) {
+      const weight = weights[strongest];
+      const largest = `${keyPlace(viewer, strongest)}, with ${kind} ${number(weight)}, ` +
+        `${times(weight, even)} the even level`;
+      found = Math.abs(weight) >= block.stands_out * even
+        ? `Its strongest key${inModel}: ${largest}.` : `No key stands out${inModel}; the strongest: ${largest}.`;
+    }
+    return [`Block ${block.name} (${form}${extent})${spread}.`, asked, found];
   }
 
-  return { number, frame, place, keyCells, status };
+  return { number, times, sizes, frame, place, keyCells, status };
 })();

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nonlocalnn._device import Precision, autocast_for, resolve_device
+from nonlocalnn._files import json_text
 from nonlocalnn.inference.classifier import load_classifier
 from nonlocalnn.tasks.answers import answer_files, files_a_batch
 
@@ -94,4 +94,4 @@ class AnswerPaths:
             precision=self.precision,
             top=self.top,
         )
-        return map(json.dumps, found)
+        return map(json_text, found)
