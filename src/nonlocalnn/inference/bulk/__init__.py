@@ -140,17 +140,17 @@ def predict_list(
         "precision": precision,
     }
     # With Ray it is loaded here to check its settings, and never asked.
-    asker = AnswerPaths(**settings, device=device if engine == "loop" else "cpu")
+    answerer = AnswerPaths(**settings, device=device if engine == "loop" else "cpu")
     listed = read_list(list_path)
     with (
-        nullcontext(_Loop(asker, num_workers))
+        nullcontext(_Loop(answerer, num_workers))
         if engine == "loop"
         else ray_workers(settings, workers=workers, device=device)
     ) as answering:
-        run = _describe_run(listed, weights, asker, part_size, answering.device)
+        run = _describe_run(listed, weights, answerer, part_size, answering.device)
         folder = OutputFolder(Path(output_folder), len(listed.names), part_size, run)
         folder.open()
-        units = folder.missing(_unit_size(asker.files_a_batch, len(listed.names)))
+        units = folder.missing(_unit_size(answerer.files_a_batch, len(listed.names)))
         done = folder.write(answering.answers(listed.names, units))
         for _ in done if watch is None else watch(done, len(listed.names)):
             pass
@@ -160,7 +160,7 @@ def predict_list(
         repeated=listed.repeated,
         failed=folder.finish(),
         failures=folder.failures,
-        assumptions=asker.classifier.assumptions,
+        assumptions=answerer.classifier.assumptions,
     )
 
 
@@ -168,16 +168,16 @@ def predict_list(
 class _Loop:
     """This process, which answers in the order of the list."""
 
-    asker: AnswerPaths
+    answerer: AnswerPaths
     num_workers: int
 
     @property
     def device(self) -> str:
-        return self.asker.classifier.device.type
+        return self.answerer.classifier.device.type
 
     def answers(self, names: Sequence[str], units: Sequence[range]) -> Iterator[tuple[int, str]]:
         groups = ([names[line] for line in unit] for unit in units)
-        answers = self.asker.answers(groups, num_workers=self.num_workers)
+        answers = self.answerer.answers(groups, num_workers=self.num_workers)
         return zip(chain.from_iterable(units), answers, strict=True)
 
 
@@ -187,7 +187,7 @@ def _unit_size(files_a_batch: int, num_files: int) -> int:
 
 
 def _describe_run(
-    listed: PathList, weights: Path, asker: AnswerPaths, part_size: int, device: str
+    listed: PathList, weights: Path, answerer: AnswerPaths, part_size: int, device: str
 ) -> dict[str, Any]:
     """Return what the results depend on, but for the files themselves and the last bits of a processor."""
     with weights.open("rb") as opened:
@@ -195,7 +195,7 @@ def _describe_run(
     return {
         "list": {
             "sha256": listed.sha256,
-            "root": str(asker.root),
+            "root": str(answerer.root),
             "lines": len(listed.names),
             "blank": listed.blank,
             "repeated": listed.repeated,
@@ -203,10 +203,10 @@ def _describe_run(
         "model": {"sha256": sha256},
         "settings": {
             "part_size": part_size,
-            "top": asker.top,
-            "views": asker.views,
-            "batch_size": asker.batch_size,
-            "precision": asker.precision,
+            "top": answerer.top,
+            "views": answerer.views,
+            "batch_size": answerer.batch_size,
+            "precision": answerer.precision,
             "device": device,
         },
         "nonlocalnn": {"version": nonlocalnn.__version__},
