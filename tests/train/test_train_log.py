@@ -3,11 +3,15 @@ import json
 import re
 import sys
 import types
+from dataclasses import replace
 
 import pytest
+from tiny_task import TinyTask, tiny_recipe
 
 from nonlocalnn._progress import progress
+from nonlocalnn.train import train
 from nonlocalnn.train.log import progress_bar, write_log
+from tolerances import near
 
 ROWS = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
 
@@ -80,3 +84,30 @@ def test_what_iteration_raises_is_not_the_bars(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with pytest.raises(ZeroDivisionError):
         list(progress((1 / number for number in (1, 0)), total=2, label="files"))
+
+
+def test_tensorboard_shows_the_log_once(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = tiny_recipe(tmp_path, epochs=3, tensorboard=True, schedule="constant")
+    train(replace(recipe, epochs=2), task=TinyTask())
+    train(recipe, task=TinyTask(), resume=True)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for tag, name in (
+        ("loss/train", "train_loss"),
+        ("accuracy/validation", "validation_accuracy"),
+        ("run/lr", "lr"),
+    ):
+        found = [(each.step, each.value) for each in events.Scalars(tag)]
+        assert [step for step, _ in found] == [row["step"] for row in rows] == [6, 12, 18]
+        assert [value for _, value in found] == near([row[name] for row in rows])
+    assert not (tmp_path / "tensorboard.new").exists()
+
+
+def test_without_tensorboard_nothing_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"logs for TensorBoard.*nonlocalnn\[tensorboard\]"):
+        train(tiny_recipe(tmp_path / "run", tensorboard=True), task=TinyTask())
+    assert not (tmp_path / "run" / "log.csv").exists()

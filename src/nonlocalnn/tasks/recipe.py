@@ -20,7 +20,7 @@ from nonlocalnn.tasks.settings import (
 _FREE_FIELDS = frozenset(
     {
         *("data_dir", "num_workers", "decoder", "device", "output"),
-        *("epochs", "iterations", "checkpoint_every", "activation_checkpointing", "parallel"),
+        *("epochs", "iterations", "checkpoint_every", "tensorboard", "activation_checkpointing", "parallel"),
     }
 )
 # Fields of which None means: what fits the data.

@@ -268,6 +268,7 @@ class RunSettings(Settings):
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: Seed of the weights, the order of the data, augmentation and dropout.
         checkpoint_every: Optimiser steps between saves inside an epoch; None saves at each epoch's end only.
+        tensorboard: Whether the folder of the run also has the log for TensorBoard.
         output: Folder of the run.
     """
 
@@ -282,6 +283,7 @@ class RunSettings(Settings):
     device: str = "auto"
     seed: int = 0
     checkpoint_every: int | None = None
+    tensorboard: bool = False
     output: Path = Path("runs/train")
 
     def __post_init__(self) -> None:

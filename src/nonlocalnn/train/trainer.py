@@ -24,7 +24,7 @@ from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.train.few_samples import fitted_recipe
 from nonlocalnn.train.initial_weights import start_from_
 from nonlocalnn.train.learner import Learner, Part
-from nonlocalnn.train.log import progress_bar
+from nonlocalnn.train.log import check_tensorboard, progress_bar
 from nonlocalnn.train.opening import opening_lines
 from nonlocalnn.train.optimizer import learning_rate
 from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix, steps_per_epoch
@@ -85,6 +85,8 @@ def _train(
     progress: bool | None,
 ) -> TrainResult:
     _check_device(recipe, group)
+    if recipe.tensorboard:
+        check_tensorboard()
     asked = recipe
     state = state_to_resume(recipe.output, group, resume)
     if state is not None:

@@ -24,7 +24,7 @@ from nonlocalnn.checkpoints import save_checkpoint
 from nonlocalnn.tasks.contract import Samples, Task
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.train.learner import Learner
-from nonlocalnn.train.log import write_log
+from nonlocalnn.train.log import write_log, write_tensorboard
 from nonlocalnn.train.parallel.distributed import Group
 from nonlocalnn.train.parallel.layout import Sharded
 from nonlocalnn.train.state import checkpoint as names
@@ -221,6 +221,8 @@ class RunSaver:
     def _write(self, position: Position, weights: nn.Module) -> None:
         folder = self._recipe.output
         write_log(folder, position.rows)
+        if self._recipe.tensorboard and position.rows:
+            write_tensorboard(folder, position.rows)
         metadata = {
             **self._task.metadata(self._samples),
             "recipe": self._recipe.to_dict(),
