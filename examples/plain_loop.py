@@ -1,8 +1,8 @@
 """A training loop of your own that goes on bit for bit after it was stopped, in the middle of an epoch too.
 
-``python examples/plain_loop.py runs/plain.pt`` trains; called again it goes on from the file. The order of the
-samples, the random numbers of augmentation and those of dropout follow from the seed and the step alone, so the
-file needs the step, the weights and the optimiser, and no state of any generator.
+``python examples/plain_loop.py runs/plain.pt`` trains; called again it goes on from the file. The order of
+the samples, the random numbers of augmentation and those of dropout follow from the seed and the step alone,
+so the file needs the step, the weights and the optimiser, and no state of any generator.
 """
 
 import os
