@@ -18,6 +18,7 @@ from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.functional.norms import name_of
 from nonlocalnn.models.bottleneck import Bottleneck
+from nonlocalnn.surgery.detectors import follow_padding_
 from nonlocalnn.surgery.insertion_report import InsertedBlock, InsertionReport, describe, summarize
 from nonlocalnn.surgery.insertion_sites import CHILD, certain_map, find_sites, observe_maps, sites
 from nonlocalnn.surgery.matching import matching_norm
@@ -59,6 +60,9 @@ def insert_nonlocal_(
     The block becomes the child ``nl`` of the module that it follows: ``layer3.4`` gets ``layer3.4.nl``, and
     all other state-dict keys stay as they are, so that pretrained weights load before and after. At
     ``zero_init`` the network's outputs do not change. The block has the device, type and mode of the module.
+
+    Detectors of torchvision pad the images of a batch: blocks in their backbones weigh real positions only,
+    see :func:`nonlocalnn.real_positions`.
 
     Insert before the optimiser is made, or make it of :func:`nonlocalnn.param_groups` again: it does not
     know of parameters that come later.
@@ -139,6 +143,7 @@ def insert_nonlocal_(
         blocks[name] = block.to(like.device, like.dtype).train(site.training)
     for name, block in blocks.items():
         _attach(found[name], block)
+    follow_padding_(model)
     return summarize(entries)
 
 
@@ -233,6 +238,7 @@ def insert_again_(model: nn.Module, inserted: Mapping[str, Mapping[str, Any]]) -
             **{each: value for each, value in settings.items() if each != "num_sides"}
         )
         _attach(modules[name], block.to(like.device, like.dtype).train(modules[name].training))
+    follow_padding_(model)
 
 
 def _check_site(name: str, site: nn.Module) -> None:
