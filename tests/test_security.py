@@ -59,6 +59,7 @@ ALLOWED_IMPORTS = {
     ("tarfile", "data/archives/writing.py"): "writes archives",
     ("multiprocessing", "explorer/worker.py"): "spawns the process that decodes files; it sends JSON",
     ("multiprocessing", "cli/data.py"): "spawns processes that check and shrink videos",
+    ("importlib", "__init__.py"): "imports the rooms of this library, of a fixed list, on first use",
     ("importlib", "_moved.py"): "imports a module of this library, of a fixed list, under its old name",
     ("importlib", "cli/__init__.py"): "imports a command of this library, of a fixed list",
     ("zipfile", "checkpoints/state.py"): "adds up declared sizes; nothing is unpacked to disk",
@@ -235,5 +236,5 @@ def test_a_recipe_of_aliases_is_not_unpacked(tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text("\n".join([*lines, "data: *a8"]))
     assert main(["train", "--config", str(tmp_path / "recipe.yaml"), "--print-config"]) == 2
     words = capsys.readouterr().err
-    assert words.endswith("aliases, such as *a0 on line 2, must be written out\n")
+    assert "aliases, such as *a0 on line 2, must be written out" in words
     assert len(words) < 10_000

@@ -26,7 +26,7 @@ def cue_recipe(folder, **changes):
 
 
 def test_plan_differs_in_the_variant_and_the_seed_only(tmp_path):
-    base = Recipe(epochs=3, seed=5, model_overrides={"zero_init": False}, output=tmp_path)
+    base = Recipe(model="nl_digits", epochs=3, seed=5, model_overrides={"zero_init": False}, output=tmp_path)
     runs = list(plan(base, num_seeds=2))
     assert [variant.name for variant, _ in runs[:5]] == [
         "no block", "gaussian", "embedded_gaussian", "dot_product", "concatenation"

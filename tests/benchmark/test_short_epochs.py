@@ -12,4 +12,4 @@ def test_a_quick_run_makes_a_table():
     assert running["train_loss"] == anew["train_loss"]
     assert running["accuracy"] != anew["accuracy"]
     lines = short_epochs.markdown(report).splitlines()
-    assert lines[-2].startswith(f"| 200 | {running['steps']} | running | {running['accuracy'][0]:.2f} | ")
+    assert lines[-2].startswith(f"| 80 | {running['steps']} | running | {running['accuracy'][0]:.2f} | ")

@@ -57,7 +57,10 @@ def test_training_and_test_see_the_same_pixels(run):
     assert own[0][0].min() < 0
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict", "maps", "explain", "export"])
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate", "predict", "maps", "explain", pytest.param("export", marks=pytest.mark.slow)],
+)
 def test_every_command_takes_it(run, command, tmp_path, capsys):
     recipe, _ = run
     model = str(recipe.output / "best.safetensors")

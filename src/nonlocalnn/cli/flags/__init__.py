@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn._names import DATASETS, PRECISIONS, SPLITS
+from nonlocalnn._names import DATASETS, INSTANTIATIONS, PRECISIONS, SPLITS
 
 
 class Formatter(argparse.HelpFormatter):
@@ -114,10 +114,12 @@ def spelled_as_typed(text: str, parser: argparse.ArgumentParser) -> str:
         '--max-broken must be at least 0; got -1'
     """
     flags = {each.lstrip("-").replace("-", "_") for each in parser._option_string_actions}
+    # A form of the block is a value, though an old flag of convert is called so.
+    flags -= set(INSTANTIATIONS)
     # A single word, such as views, reads the same either way; what lies in a path is no setting.
     names = "|".join(sorted((each for each in flags if "_" in each), key=len, reverse=True))
     return re.sub(
-        rf"(?<![\w/.-])({names})(?![\w/-]|\.\w)" if names else r"(?!)",
+        rf"(?<![\w/.'-])({names})(?![\w/-]|\.\w)" if names else r"(?!)",
         lambda found: f"--{found[0].replace('_', '-')}",
         text,
     )
