@@ -37,7 +37,7 @@ def run(
 
     Returns:
         The report, as JSON can hold it: "about", and "rows", one a training: images, steps of an epoch, way,
-        seed, the validation accuracy and training loss of each epoch, and the seconds of all.
+        seed, the validation accuracy and both losses of each epoch, and the seconds of all.
     """
     report: dict[str, Any] = {"about": about(device="cpu", dtype="float32", quick=quick), "rows": []}
     for each in (8,) if quick else _IMAGES_EACH:
@@ -81,6 +81,7 @@ def _trained(recipe: Recipe) -> dict[str, Any]:
     return {
         "steps": int(rows[0]["step"]),
         "accuracy": [float(row["validation_accuracy"]) for row in rows],
+        "validation_loss": [float(row["validation_loss"]) for row in rows],
         "train_loss": [float(row["train_loss"]) for row in rows],
         "seconds": seconds,
     }
