@@ -13,21 +13,25 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nonlocalnn.blocks import SubSample
 from nonlocalnn.functional.layers import Convolution
 from nonlocalnn.surgery.conversion.layers import (
     NotConvertibleError,
-    check_pointwise,
     named_leaves,
     norm_of,
-    pointwise,
     pool_size_of,
     window_of,
 )
 from nonlocalnn.surgery.conversion.parts import FoundNorm, Parts
+from nonlocalnn.surgery.conversion.projections import (
+    as_convolution,
+    is_linear,
+    scaled_output,
+    thirds,
+    widths,
+)
 
 # The library, and the names of queries, keys and values, or of one layer for all three.
 _PROJECTIONS = (
@@ -49,6 +53,7 @@ _PROJECTIONS = (
 )
 # Of a class of such a name, layers of any names are tried.
 _CALLED_ATTENTION = re.compile(r"attention|attn|non_?local|^pam|sagan", re.IGNORECASE)
+_UNKNOWN = "custom"
 _HEADS = ("num_heads", "heads", "n_heads", "num_head")
 
 
@@ -112,39 +117,27 @@ def read_attention(module: nn.Module, ranks: Sequence[int]) -> Iterator[Parts]:
 
 def _orders(module: nn.Module) -> list[tuple[str, tuple[str, ...], str | None]]:
     """Return the names of projections and output, in every order to try; none where it is no attention."""
-    names = [name for name, leaf in named_leaves(module).items() if _is_linear(leaf)]
+    names = [name for name, leaf in named_leaves(module).items() if is_linear(leaf)]
     for source, row in _PROJECTIONS:
         found = [next((each for each in names if f"{each}.".startswith(f"{name}.")), None) for name in row]
         projections = tuple(name for name in found if name is not None)
         if len(projections) == len(row):
             rest = [name for name in names if name not in projections]
+            # Of several the last that gives as many channels as x has; what is left over becomes the reason.
+            width = widths(module.get_submodule(projections[0]))[0]
+            rest = [name for name in rest if widths(module.get_submodule(name))[1] == width] or rest
             return [(source, projections, rest[-1] if rest else None)]
     if not looks_like_attention(module):
         return []
-    if len(names) in (1, 2) and _num_outputs(module, names[0]) % 3 == 0:
-        return [("custom", (names[0],), names[1] if len(names) == 2 else None)]
+    if len(names) in (1, 2) and widths(module.get_submodule(names[0]))[1] % 3 == 0:
+        return [(_UNKNOWN, (names[0],), names[1] if len(names) == 2 else None)]
     if len(names) not in (3, 4):
         return []
     # Both orders of the first two are tried for all modules.
     orders = [
         order for order in itertools.permutations(names) if names.index(order[0]) < names.index(order[1])
     ]
-    return [("custom", order[:3], order[3] if len(names) == 4 else None) for order in orders]
-
-
-def _num_outputs(module: nn.Module, name: str) -> int:
-    return next(iter(module.get_submodule(name).parameters())).shape[0]
-
-
-def _is_linear(leaf: nn.Module) -> bool:
-    """Return whether a layer is linear over channels, with one weight matrix."""
-    return isinstance(leaf, Convolution | nn.Linear) or _is_nin(leaf)
-
-
-def _is_nin(leaf: nn.Module) -> bool:
-    """Return whether a layer is DDPM's own, with a matrix W (in, out)."""
-    weights = leaf._parameters
-    return set(weights) == {"W", "b"} and weights["W"] is not None and weights["W"].dim() == 2
+    return [(_UNKNOWN, order[:3], order[3] if len(names) == 4 else None) for order in orders]
 
 
 def _held(module: nn.Module, source: str, projections: tuple[str, ...], output: str | None) -> _Held:
@@ -161,7 +154,7 @@ def _held(module: nn.Module, source: str, projections: tuple[str, ...], output: 
         if not name.startswith(tuple(f"{place}." for place in places))
     }
     factors = [name for name, parameter in others.items() if parameter.numel() == 1]
-    width = _num_outputs(module, output or projections[-1])
+    width = widths(module.get_submodule(output or projections[-1]))[1]
     factors = factors or [name for name in others if "gamma" in name and others[name].numel() == width]
     unknown = [name for name in others if name not in factors[:1]]
     if unknown:
@@ -208,7 +201,15 @@ def _layers_in_order(module: nn.Module, held: _Held, rank: int) -> Iterator[Part
     """Yield the layers as our block's, in every order of theta, phi and g, and of the norms."""
     num_heads = _num_heads(module)
     for theta, phi, g in _triples(held, rank, num_heads):
-        base = Parts(held.source, "embedded_gaussian", theta, phi, g, _output(held, g), num_heads=num_heads)
+        base = Parts(
+            held.source,
+            "embedded_gaussian",
+            theta,
+            phi,
+            g,
+            scaled_output(held.output, held.factor, g),
+            num_heads=num_heads,
+        )
         if len(held.norms) == 2:
             yield replace(base, pre_norm=held.norms[0], norm=held.norms[1])
         elif held.norms:
@@ -222,67 +223,25 @@ def _triples(
     held: _Held, rank: int, num_heads: int
 ) -> Iterator[tuple[Convolution, Convolution, Convolution]]:
     if len(held.projections) == 3:
-        q, k, v = (_convolution(layer, rank) for layer in held.projections)
+        q, k, v = (as_convolution(layer, rank) for layer in held.projections)
         # SAGAN's first code and fastai's take the softmax over what others call the queries.
         yield from ((q, k, v), (k, q, v))
         return
-    made = _convolution(held.projections[0], rank)
+    made = as_convolution(held.projections[0], rank)
     if made.out_channels % (3 * num_heads):
         raise NotConvertibleError(
             f"one layer must give 3 equal parts to each of {num_heads} heads; it is {made}"
         )
     for groups in dict.fromkeys((1, num_heads)):
-        yield _thirds(made, groups)
-
-
-def _thirds(fused: Convolution, num_heads: int) -> tuple[Convolution, Convolution, Convolution]:
-    """Return queries, keys and values of one layer, in which each head has its three side by side."""
-
-    def third(tensor: Tensor, index: int) -> Tensor:
-        # Memory of their own, so that each can be saved and trained by itself.
-        part = tensor.detach().unflatten(0, (num_heads, 3, -1))[:, index].flatten(0, 1).clone()
-        return part.requires_grad_(tensor.requires_grad)
-
-    rank, bias = fused.weight.dim() - 2, fused.bias
-    made = [
-        pointwise(third(fused.weight, index), None if bias is None else third(bias, index), rank)
-        for index in range(3)
-    ]
-    return made[0], made[1], made[2]
-
-
-def _convolution(layer: nn.Module, rank: int) -> Convolution:
-    """Return a layer over channels as a convolution over maps of this rank."""
-    if _is_nin(layer):
-        return pointwise(layer.get_parameter("W").T, layer.get_parameter("b"), rank)
-    if isinstance(layer, nn.Linear):
-        return pointwise(layer.weight, layer.bias, rank)
-    assert isinstance(layer, Convolution)
-    check_pointwise(layer, "a projection")
-    return layer if layer.weight.dim() == rank + 2 else pointwise(layer.weight, layer.bias, rank)
-
-
-def _output(held: _Held, g: Convolution) -> Convolution:
-    """Return W_z, with the factor of the output in it."""
-    rank, factor = g.weight.dim() - 2, held.factor
-    if held.output is None:
-        # The values themselves are the output: W_z is the identity, and trained only where a factor is.
-        W_z = pointwise(torch.eye(g.out_channels).to(g.weight), None, rank)
-    else:
-        W_z = _convolution(held.output, rank)
-    if factor is None:
-        return W_z
-    column = factor.detach().to(W_z.weight.dtype).flatten()
-    trained = factor.requires_grad or W_z.weight.requires_grad
-    weight = W_z.weight.detach() * column.view(-1, *[1] * (rank + 1))
-    bias = None if W_z.bias is None else (W_z.bias.detach() * column).requires_grad_(trained)
-    return pointwise(weight.requires_grad_(trained), bias, rank)
+        yield thirds(made, groups)
 
 
 def _computed_with(parts: Parts, module: nn.Module, window: tuple[int, ...] | None) -> Iterator[Parts]:
     """Yield the places of pooling, the pairwise functions and the scales that such modules use."""
-    # BigGAN pools by a function, which no layer shows, of 2 x 2: our usual window.
-    places: tuple[SubSample, ...] = (None, "after", "before") if window is None else ("after", "before", None)
+    # BigGAN pools by a function, which no layer shows, of 2 x 2: our usual window. Layers of unknown names
+    # have readings enough without.
+    places: tuple[SubSample, ...] = (None,) if parts.source == _UNKNOWN else (None, "after", "before")
+    places = places if window is None else ("after", "before", None)
     scales = [1.0, (parts.inner / parts.num_heads) ** -0.5, parts.g.in_channels**-0.5]
     told = getattr(module, "scale", None)
     if isinstance(told, int | float) and told > 0:

@@ -54,8 +54,8 @@ class CalledAs(nn.Module):
             raise ValueError(
                 "the block that was put here takes the map alone"
                 + (f" and passes over {', '.join(self.ignored)}" if self.ignored else "")
-                + f"; got {', '.join(refused) or f'{len(args)} arguments'} too: call its .block for a context "
-                "or a mask, or leave this module out of the conversion"
+                + f"; got {', '.join(refused) or f'{len(args)} arguments'} too: call its .block for a "
+                "context or a mask, or leave this module out of the conversion"
             )
         out: Tensor = self.block(x)
         return out
@@ -78,8 +78,8 @@ def as_called(block: NonLocalNd, module: nn.Module, probe: nn.Module, x: Tensor)
     names = [
         each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
     ]
-    # A switch, as for returning the map too, is no reason for another signature; our block's second argument is
-    # a context, for which it must not take whatever the other module's was.
+    # A switch, as for returning the map too, is no reason for another signature. The second argument of our
+    # block is a context, and what the other module took there must not become one.
     if all(isinstance(each.default, bool) for each in parameters[1:]):
         return block
     more = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
