@@ -23,9 +23,10 @@ class Converted:
     """What a module was and what it is now.
 
     Args:
-        source: The library whose layout it had, such as "mmcv" or "diffusers"; "custom" where nobody's is known.
+        source: The library whose layout it had, such as "mmcv" or "diffusers"; "custom" for an unknown one.
         class_name: Its class.
-        block: Our class. Where the module took more than a map it is the child ``block`` of what stands there.
+        block: Our class. Where the module took more than a map, the block is the child ``block`` of what
+            stands there.
         settings: The arguments that make such a block.
     """
 
@@ -61,18 +62,20 @@ class ConversionReport:
 
 
 def convert_nonlocal_(model: nn.Module) -> ConversionReport:
-    """Replace the non-local and attention modules of other libraries by ours, in place; outputs stay the same.
+    """Replace other libraries' non-local and attention modules by ours, in place; outputs stay the same.
 
     Known are the modules of AlexHex7/Non-local_pytorch, mmcv, SlowFast, pytorchvideo and timm, and the
     self-attention of diffusers, VAEs, DDPMs, MONAI, SAGAN, BigGAN, fastai and DANet, by class name or by the
-    names and shapes of their layers, so that copies of their files are found as well. No library is imported. Each module is first run on a copy with random weights, next to a block of ours: only what
-    computes the same, in train and in eval mode, is replaced.
+    names and shapes of their layers, so that copies of their files are found as well. No library is imported.
+    Each module is first run on a copy with random weights, next to a block of ours: only what computes the
+    same, in train and in eval mode, is replaced.
 
     Parameters, norms and statistics are built as the same objects, with their types, devices, modes and
     ``requires_grad``. New are the weight and bias of theta where a scale is folded into them (timm), w_f of
-    the concatenation form, W_z where a factor (gamma) goes into it, what spectral norm and the like computed in
-    eval mode, the parts of one layer for queries, keys and values, and zeros where a bias is missing, which
-    are not trained: make the optimiser after the conversion. State-dict keys become ours: load a checkpoint of the other library before.
+    the concatenation form, W_z where a factor (gamma) goes into it, weights that spectral norm and the like
+    compute (in eval mode only), the parts of one layer for queries, keys and values, and zeros where a bias
+    is missing, which are not trained: make the optimiser after the conversion. State-dict keys become ours:
+    load a checkpoint of the other library before.
 
     Args:
         model: Anything that holds such modules; without any, nothing happens.
