@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from nonlocalnn.blocks import NonLocalNd
-from nonlocalnn.surgery.conversion.building import build_block
+from nonlocalnn.functional.layers import Convolution
+from nonlocalnn.surgery.conversion.attentions import looks_like_attention
+from nonlocalnn.surgery.conversion.building import Built, build_block
 from nonlocalnn.surgery.conversion.layers import NotConvertibleError
-from nonlocalnn.surgery.conversion.layouts import is_candidate
+from nonlocalnn.surgery.conversion.layouts import is_candidate, unknown_layers
 
 __all__ = ["ConversionReport", "Converted", "convert_nonlocal_"]
 
@@ -20,9 +23,10 @@ class Converted:
     """What a module was and what it is now.
 
     Args:
-        source: "AlexHex7", "mmcv", "SlowFast", "pytorchvideo" or "timm", whose layout it had.
+        source: The library whose layout it had, such as "mmcv" or "diffusers"; "custom" for an unknown one.
         class_name: Its class.
-        block: Our class.
+        block: Our class. Where the module took more than a map, the block is the child ``block`` of what
+            stands there.
         settings: The arguments that make such a block.
     """
 
@@ -58,17 +62,20 @@ class ConversionReport:
 
 
 def convert_nonlocal_(model: nn.Module) -> ConversionReport:
-    """Replace the non-local modules of other libraries by ours, in place; outputs stay the same.
+    """Replace other libraries' non-local and attention modules by ours, in place; outputs stay the same.
 
-    Known are the modules of AlexHex7/Non-local_pytorch, mmcv, SlowFast, pytorchvideo and timm, by class name
-    or by the names and shapes of their layers, so that copies of their files are found as well. No library is
-    imported. Each module is first run on a copy with random weights, next to a block of ours: only what
-    computes the same, in train and in eval mode, is replaced.
+    Known are the modules of AlexHex7/Non-local_pytorch, mmcv, SlowFast, pytorchvideo and timm, and the
+    self-attention of diffusers, VAEs, DDPMs, MONAI, SAGAN, BigGAN, fastai and DANet, by class name or by the
+    names and shapes of their layers, so that copies of their files are found as well. No library is imported.
+    Each module is first run on a copy with random weights, next to a block of ours: only what computes the
+    same, in train and in eval mode, is replaced.
 
     Parameters, norms and statistics are built as the same objects, with their types, devices, modes and
     ``requires_grad``. New are the weight and bias of theta where a scale is folded into them (timm), w_f of
-    the concatenation form, and zeros where a bias is missing, which are not trained: make the optimiser after
-    the conversion. State-dict keys become ours: load a checkpoint of the other library before.
+    the concatenation form, W_z where a factor (gamma) goes into it, weights that spectral norm and the like
+    compute (in eval mode only), the parts of one layer for queries, keys and values, and zeros where a bias
+    is missing, which are not trained: make the optimiser after the conversion. State-dict keys become ours:
+    load a checkpoint of the other library before.
 
     Args:
         model: Anything that holds such modules; without any, nothing happens.
@@ -103,14 +110,14 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
         True
     """
     # A module that is in two places has two names, and becomes one block in both.
-    candidates = {
-        name: module for name, module in model.named_modules(remove_duplicate=False) if is_candidate(module)
-    }
-    built: dict[nn.Module, tuple[str, NonLocalNd]] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    candidates = {name: module for name, module in modules.items() if is_candidate(module)}
+    ranks = _ranks(model, candidates.values())
+    built: dict[nn.Module, Built] = {}
     reasons: dict[nn.Module, str] = {}
     for module in dict.fromkeys(candidates.values()):
         try:
-            built[module] = build_block(module)
+            built[module] = build_block(module, ranks)
         except NotConvertibleError as reason:
             reasons[module] = str(reason)
     if model in built:
@@ -118,24 +125,32 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
             f"the model itself is a {type(model).__name__}, which cannot be replaced in place: put it into "
             "torch.nn.Sequential and convert that"
         )
-    converted = {}
+    # What lies within a module that is replaced goes with it.
+    gone = {part for module in built for part in module.modules()}
+    for module in modules.values():
+        parts = list(module.modules())
+        if looks_like_attention(module) and not any(
+            is_candidate(part) or isinstance(part, NonLocalNd) for part in parts
+        ):
+            reasons[module] = unknown_layers(module)
+    converted: dict[str, Converted] = {}
     for name, module in candidates.items():
-        if module in built:
-            source, block = built[module]
+        if module in built and not name.startswith(tuple(f"{outer}." for outer in converted)):
+            each = built[module]
             owner, _, last = name.rpartition(".")
-            setattr(model.get_submodule(owner), last, block)
-            converted[name] = _describe(source, module, block)
-    left = {name: reasons[module] for name, module in candidates.items() if module in reasons}
+            setattr(model.get_submodule(owner), last, each.module)
+            block = type(each.block).__name__
+            converted[name] = Converted(each.source, type(module).__name__, block, each.settings)
+    left = {name: reasons[each] for name, each in modules.items() if each in reasons and each not in gone}
     return ConversionReport(converted, left)
 
 
-def _describe(source: str, module: nn.Module, block: NonLocalNd) -> Converted:
-    settings = {
-        "in_channels": block.in_channels,
-        "inter_channels": block.inter_channels,
-        "instantiation": block.instantiation,
-        "sub_sample": block.sub_sample,
-        "use_scale": block.use_scale,
-        "norm": None if block.norm is None else "batch",
-    }
-    return Converted(source, type(module).__name__, type(block).__name__, settings)
+def _ranks(model: nn.Module, candidates: Iterable[nn.Module]) -> list[int]:
+    """Return the ranks of maps, those of most of a model's own convolutions first, and images before others.
+
+    A candidate's layers say nothing of its maps where it flattens them.
+    """
+    theirs = {part for module in candidates for part in module.modules()}
+    convolutions = (part for part in model.modules() if isinstance(part, Convolution) and part not in theirs)
+    counts = Counter(len(each.kernel_size) for each in convolutions)
+    return sorted((2, 1, 3), key=lambda rank: -counts[rank])

@@ -4,74 +4,161 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nonlocalnn.blocks import NonLocalNd
-from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS, Instantiation
+from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS
 from nonlocalnn.functional.layers import BatchNorm, Convolution
+from nonlocalnn.functional.norms import Norm, name_of
+from nonlocalnn.surgery.conversion.calling import as_called
+from nonlocalnn.surgery.conversion.folding import folded, private_copy
 from nonlocalnn.surgery.conversion.layers import NotConvertibleError
-from nonlocalnn.surgery.conversion.layouts import Parts, read
+from nonlocalnn.surgery.conversion.layouts import read
+from nonlocalnn.surgery.conversion.parts import FoundNorm, Parts
 
 # Different primes, so that no two sides are confused, and odd, so that pools floor.
 _SIDES = {1: (11,), 2: (5, 7), 3: (3, 5, 7)}
 _TOLERANCE = 1e-5
 
 
-def build_block(module: nn.Module) -> tuple[str, NonLocalNd]:
-    """Return the library that a module comes from, and a block of ours with its parameters.
+@dataclass(frozen=True)
+class Built:
+    """What is put into a module's place.
+
+    Args:
+        source: The library that the module is of.
+        block: Our block.
+        module: The block, or what calls it by the signature of the module that was there.
+        settings: The arguments that make such a block.
+    """
+
+    source: str
+    block: NonLocalNd
+    module: nn.Module
+    settings: dict[str, object]
+
+
+@dataclass(frozen=True)
+class GroupNormOf:
+    """Make group norms of this many groups: what our blocks take for ``norm`` and ``pre_norm``."""
+
+    num_groups: int
+    eps: float
+
+    def __call__(self, num_channels: int) -> nn.GroupNorm:
+        """Return one for this many channels."""
+        return nn.GroupNorm(self.num_groups, num_channels, self.eps)
+
+
+def build_block(module: nn.Module, ranks: Sequence[int]) -> Built:
+    """Return a block of ours with a module's parameters, proved to compute what the module does.
 
     Names of layers do not prove what is computed with them. So a copy with random weights, in float64, and a
     block made of the copy are run side by side; a zero-initialised module would equal any block.
+
+    Args:
+        module: A candidate.
+        ranks: Sides of its maps, the likeliest first, where its layers do not say.
 
     Raises:
         NotConvertibleError: A block of ours has no place for one of its layers or settings, or computes
             something else.
     """
-    parts = read(module)
-    for instantiation in parts.instantiations:
-        probe = _randomized(module)
-        if _agree(probe, build(read(probe), instantiation)):
-            block = build(parts, instantiation)
+    plain = folded(module)
+    found = read(plain, ranks)
+    probe = _randomized(plain)
+    runs, lacks_sum = {}, False
+    for parts, trial in zip(found, read(probe, ranks), strict=True):
+        if parts.block not in runs:
+            runs[parts.block] = _run(private_copy(probe), trial)
+        run = runs[parts.block]
+        if not isinstance(run, _Run):
+            continue
+        trial_block = build(_with_own_norms(trial))
+        # Eval mode first: most readings are wrong, and that tells.
+        if all(_is_near(_output(run, trial_block, mode), each) for mode, each in run.outputs.items()):
+            block = build(parts)
             for layer in (block, block.theta, block.phi, block.g, block.W_z):
                 if layer is not None:
                     layer.training = module.training
-            return parts.source, block
-    tried = " or ".join(repr(each) for each in parts.instantiations)
+            return Built(parts.source, block, as_called(block, module, probe, run.x), settings_of(block))
+        lacks_sum = lacks_sum or _is_near(_output(run, trial_block, False), run.outputs[False] + run.x)
+    if lacks_sum:
+        raise NotConvertibleError("it does not add its input to what it returns, and a block of ours does")
+    failure = next(iter(runs.values()))
+    if all(isinstance(run, NotConvertibleError) for run in runs.values()):
+        assert isinstance(failure, NotConvertibleError)
+        raise failure
+    tried = " or ".join(repr(name) for name in dict.fromkeys(each.instantiation for each in found))
     raise NotConvertibleError(f"it has the layers of {tried} and computes something else")
 
 
-def build(parts: Parts, instantiation: Instantiation) -> NonLocalNd:
-    """Return a block whose parameters and norm are those of ``parts``, the same objects wherever possible."""
-    inter_channels = parts.g.out_channels
-    is_scaled = instantiation in SOFTMAX_INSTANTIATIONS and parts.scale != 1
+def build(parts: Parts) -> NonLocalNd:
+    """Return a block whose parameters and norms are those of ``parts``, where possible the same objects."""
+    is_scaled = parts.instantiation in SOFTMAX_INSTANTIATIONS and parts.scale != 1
     # On the meta device nothing is drawn: neither time nor the state of the random numbers is spent.
     with torch.device("meta"):
         block = parts.block(
             parts.g.in_channels,
-            inter_channels=inter_channels,
-            instantiation=instantiation,
+            inter_channels=parts.inner,
+            value_channels=parts.g.out_channels,
+            num_heads=parts.num_heads,
+            instantiation=parts.instantiation,
             sub_sample=parts.sub_sample,
+            pool_size=parts.pool_size,
             use_scale=is_scaled,
-            norm=None if parts.norm is None else "batch",
+            norm=_kind_of(parts.norm),
+            pre_norm=_kind_of(parts.pre_norm),
         )
-    # Our block scales by inter_channels**-0.5. Logits are linear in theta, which takes what is left over.
-    factor = parts.scale * math.sqrt(inter_channels) if is_scaled else 1.0
+    # Our block has a scale of its own. Logits are linear in theta, which takes what is left over.
+    factor = 1.0 if block.scale is None else parts.scale / block.scale
     # The same Parameter objects keep their type, device, tying and requires_grad without further code.
     if parts.theta is not None and parts.phi is not None:
         block.theta = _filled(block.theta, parts.theta, 1.0 if math.isclose(factor, 1) else factor)
         block.phi = _filled(block.phi, parts.phi)
     block.g = _filled(block.g, parts.g)
     block.W_z = _filled(block.W_z, parts.W_z)
-    if parts.norm is not None:
-        block.norm = _with_weight(parts.norm, block)
+    for name in ("norm", "pre_norm"):
+        norm = getattr(parts, name)
+        if norm is not None:
+            setattr(block, name, _with_weight(norm, block))
     if parts.w_f is not None:
         w_f = parts.w_f.weight
         block.w_f = nn.Parameter(w_f.detach().flatten().clone(), requires_grad=w_f.requires_grad)
     return block
+
+
+def settings_of(block: NonLocalNd) -> dict[str, object]:
+    """Return the arguments that make such a block; of those added later only what is not as usual."""
+    settings: dict[str, object] = {
+        "in_channels": block.in_channels,
+        "inter_channels": block.inter_channels,
+        "instantiation": block.instantiation,
+        "sub_sample": block.sub_sample,
+        "use_scale": block.use_scale,
+        "norm": _kind_of(block.norm),
+    }
+    if block.value_channels != block.inter_channels:
+        settings["value_channels"] = block.value_channels
+    if block.num_heads != 1:
+        settings["num_heads"] = block.num_heads
+    if block.pool_size is not None:
+        settings["pool_size"] = block.pool_size
+    if block.pre_norm is not None:
+        settings["pre_norm"] = _kind_of(block.pre_norm)
+    return settings
+
+
+def _kind_of(norm: nn.Module | None) -> Norm:
+    """Return the setting of our block that makes such a norm."""
+    if isinstance(norm, nn.GroupNorm) and (name_of(norm) != "group" or norm.eps != 1e-5):
+        return GroupNormOf(norm.num_groups, norm.eps)
+    return cast(Norm, name_of(norm))
 
 
 def _filled(ours: Convolution | None, theirs: Convolution, factor: float = 1.0) -> Convolution:
@@ -94,20 +181,21 @@ def _times(parameter: Tensor, factor: float) -> nn.Parameter:
     return nn.Parameter(parameter.detach() * factor, requires_grad=parameter.requires_grad)
 
 
-def _with_weight(norm: _BatchNorm, block: NonLocalNd) -> BatchNorm:
+def _with_weight(norm: FoundNorm, block: NonLocalNd) -> nn.Module:
     """Return the norm itself; where it has no weight and bias, one of ours with 1 and 0, which stay."""
     if norm.affine:
-        return cast(BatchNorm, norm)  # or a synchronised one, which has the same parameters
-    weight = block.W_z.weight
-    ours = block._batch_norm(
-        norm.num_features,
-        norm.eps,
-        norm.momentum,
-        track_running_stats=norm.track_running_stats,
-        device=weight.device,
-        dtype=weight.dtype,
-    )
-    ours.requires_grad_(False).train(norm.training)
+        return norm
+    ours: nn.GroupNorm | BatchNorm
+    if isinstance(norm, nn.GroupNorm):
+        ours = nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps)
+    else:
+        ours = block._batch_norm(
+            norm.num_features,
+            norm.eps,
+            norm.momentum,
+            track_running_stats=norm.track_running_stats,
+        )
+    ours.to(block.W_z.weight).requires_grad_(False).train(norm.training)
     for name, statistic in norm.named_buffers():
         setattr(ours, name, statistic)
     return ours
@@ -116,7 +204,7 @@ def _with_weight(norm: _BatchNorm, block: NonLocalNd) -> BatchNorm:
 def _randomized(module: nn.Module) -> nn.Module:
     """Return a copy on the CPU in float64 with random weights and statistics."""
     try:
-        probe = copy.deepcopy(module).to_empty(device="cpu").double()
+        probe = private_copy(module).to_empty(device="cpu").double()
     except Exception as error:
         raise NotConvertibleError(f"it cannot be copied: {error}") from error
     generator = torch.Generator().manual_seed(0)
@@ -124,6 +212,8 @@ def _randomized(module: nn.Module) -> nn.Module:
         for name, value in probe.state_dict().items():
             if name.endswith("running_var"):
                 value.uniform_(0.5, 1.5, generator=generator)
+            elif value.is_floating_point() and value.numel() == 1:
+                value.uniform_(0.5, 1.5, generator=generator)  # a factor near 0 would hide the rest
             elif value.is_floating_point():
                 # Logits then have a deviation of about 4 at any width: no softmax is one-hot or uniform.
                 value.normal_(0, max(value.shape[0], 1) ** -0.25 if value.dim() else 1.0, generator=generator)
@@ -132,25 +222,43 @@ def _randomized(module: nn.Module) -> nn.Module:
     return probe
 
 
-def _agree(probe: nn.Module, block: NonLocalNd) -> bool:
-    """Return whether both give the same for random maps, in eval and in train mode."""
+class _Run(NamedTuple):
+    """A map, and what a module makes of it in eval mode and, where it can be run, in train mode."""
+
+    x: Tensor
+    outputs: dict[bool, Tensor]
+
+
+@torch.no_grad()
+def _run(probe: nn.Module, trial: Parts) -> _Run | NotConvertibleError:
+    """Return what a module with random weights makes of a random map, or why it makes nothing."""
     generator = torch.Generator().manual_seed(1)
-    sides = _SIDES[block._num_sides]
-    x = torch.randn(2, block.in_channels, *sides, generator=generator, dtype=torch.float64, device="cpu")
-    x *= 2 * block.in_channels**-0.5
+    width, sides = trial.g.in_channels, _SIDES[trial.block._num_sides]
+    x = torch.randn(2, width, *sides, generator=generator, dtype=torch.float64, device="cpu")
+    x *= 2 * width**-0.5
     # A synchronised batch norm in train mode would wait for the other processes.
-    trains = not isinstance(block.norm, nn.SyncBatchNorm)
-    with torch.no_grad():
-        for mode in (False, True) if trains else (False,):
-            try:
-                theirs = probe.train(mode)(x.clone())
-            except Exception as error:
-                raise NotConvertibleError(
-                    f"it fails on an input of shape {tuple(x.shape)}: {error}"
-                ) from error
-            if not isinstance(theirs, Tensor) or theirs.shape != x.shape:
-                raise NotConvertibleError("it does not return one map of the shape of its input")
-            ours = block.train(mode)(x)
-            if not torch.allclose(ours, theirs.to(ours.dtype), rtol=_TOLERANCE, atol=_TOLERANCE):
-                return False
-    return True
+    trains = not any(isinstance(part, nn.SyncBatchNorm) for part in probe.modules())
+    outputs = {}
+    for mode in (False, True) if trains else (False,):
+        try:
+            theirs = probe.train(mode)(x.clone())
+        except Exception as error:
+            return NotConvertibleError(f"it fails on an input of shape {tuple(x.shape)}: {error}")
+        if not isinstance(theirs, Tensor) or theirs.shape != x.shape:
+            return NotConvertibleError("it does not return one map of the shape of its input")
+        outputs[mode] = theirs.double()
+    return _Run(x, outputs)
+
+
+def _with_own_norms(parts: Parts) -> Parts:
+    """Return the parts with copies of the norms, whose statistics a run in train mode changes."""
+    return replace(parts, norm=copy.deepcopy(parts.norm), pre_norm=copy.deepcopy(parts.pre_norm))
+
+
+@torch.no_grad()
+def _output(run: _Run, block: NonLocalNd, mode: bool) -> Tensor:
+    return block.train(mode)(run.x)
+
+
+def _is_near(ours: Tensor, theirs: Tensor) -> bool:
+    return torch.allclose(ours, theirs, rtol=_TOLERANCE, atol=_TOLERANCE)
