@@ -1,5 +1,6 @@
 """The server's pages and errors, and what other sites must not do."""
 
+import logging
 import re
 
 import pytest
@@ -62,6 +63,9 @@ def test_an_unexpected_error_is_answered_in_general_words(client, queue, monkeyp
         raise RuntimeError("no such file: /etc/secret")
 
     monkeypatch.setattr(queue, "find", broken)
+    # Some versions of uvicorn hand their records to no logger above.
+    logger = logging.getLogger("uvicorn.error")
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers, caplog.handler])
     answer = client.get("/api/jobs/x")
     assert (answer.status, answer.error) == (500, "an unexpected error, which the server's log tells of")
     wait_until(lambda: "/etc/secret" in caplog.text)

@@ -18,6 +18,7 @@ from nonlocalnn.tasks.recipe import Recipe
 
 try:
     import yaml
+    from docstring_parser import parse as parse_docstring
     from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 except ImportError:
     raise missing_extra("jsonargparse", "train", "training from the command line") from None
@@ -75,7 +76,9 @@ class RecipeParser(ArgumentParser):
             help=f"YAML or JSON file of the fields below, or a recipe's name: {', '.join(_RECIPES)}",
         )
         self.add_class_arguments(Recipe)
+        meanings = _meanings()
         for action in self._actions:
+            action.help = meanings.get(action.dest, action.help)
             _say_plainly(action)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -104,6 +107,15 @@ class RecipeParser(ArgumentParser):
         names = {field.name for field in dataclasses.fields(Recipe)}
         given: dict[str, Any] = {key: value for key, value in parsed.as_dict().items() if key in names}
         return Recipe.from_dict(given), parsed
+
+
+def _meanings() -> dict[str, str]:
+    """Return what the docstrings of a recipe's parts say of each field; older parsers read no parent's."""
+    return {
+        field.arg_name: field.description or ""
+        for part in Recipe.__mro__
+        for field in parse_docstring(part.__doc__ or "").params
+    }
 
 
 def _say_plainly(action: Action) -> None:
