@@ -355,7 +355,7 @@ def test_copies_pickles_fx_compile_and_export(instantiation, masked):
     assert_near(program.module()(x, key_mask=mask), expected)
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True], ids=["eval", "train"])
 def test_compile_in_one_graph_with_a_mask_and_a_context(train):
     """And the backward pass of both, also where one map is masked and one norm serves both maps."""
     torch.compiler.reset()

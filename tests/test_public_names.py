@@ -78,6 +78,7 @@ def test_the_package_is_there_at_once_and_the_names_when_they_are_asked_for():
         "from nonlocalnn import blocks, checkpoints; import nonlocalnn.insertion",
     ],
 )
+@pytest.mark.slow  # a new process each
 def test_every_way_to_import_what_is_public(words):
     in_a_new_process(words)
 

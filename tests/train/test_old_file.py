@@ -104,6 +104,7 @@ def test_goes_on_bit_for_bit(tmp_path, optimizer):
     assert_identical(final_state(parts.output), final_state(whole.output))
 
 
+@pytest.mark.slow
 def test_goes_on_in_shards(ranks, tmp_path):
     smooth = {"plain": True, "double": True}
     whole, parts = (tiny_recipe(tmp_path / name) for name in "ab")

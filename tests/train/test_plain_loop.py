@@ -7,7 +7,11 @@ import pytest
 from tolerances import assert_same
 
 
-@pytest.mark.parametrize("stops", [(3, 5), (20,)], ids=["inside an epoch", "in the second epoch"])
+@pytest.mark.parametrize(
+    "stops",
+    [(3, 5), pytest.param((20,), marks=pytest.mark.slow)],
+    ids=["inside an epoch", "in the second epoch"],
+)
 def test_goes_on_bit_for_bit(tmp_path, monkeypatch, stops):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     import plain_loop
