@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d
+from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d, convert_nonlocal_
 
 BLOCKS = {1: NonLocal1d, 2: NonLocal2d, 3: NonLocal3d}
 # Every axis has its own size, still distinct after pooling and odd enough to test the floor.
@@ -21,6 +21,15 @@ def randomize_(module: nn.Module) -> nn.Module:
         elif value.is_floating_point():
             value.normal_(0, 0.5)
     return module
+
+
+def left(module):
+    """Return why conversion leaves a module; it must be the very same afterwards."""
+    model = nn.Sequential(module)
+    report = convert_nonlocal_(model)
+    assert not report.converted
+    assert model[0] is module
+    return report.left["0"]
 
 
 def slow_affinity(block, x):

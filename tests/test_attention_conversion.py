@@ -32,7 +32,7 @@ from foreign_attention import (
     SpatialAttentionBlock,
 )
 from foreign_blocks import Nonlocal
-from helpers import BLOCKS, SIDES, randomize_
+from helpers import BLOCKS, SIDES, left, randomize_
 from tolerances import NETWORK, assert_near
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs/guides/conversion.md"
@@ -65,15 +65,6 @@ def converted(model):
     report = nl.convert_nonlocal_(model)
     assert not report.left
     return report
-
-
-def left(module):
-    """Return why a module was left; it must be the very same afterwards."""
-    model = nn.Sequential(module)
-    report = nl.convert_nonlocal_(model)
-    assert not report.converted
-    assert model[0] is module
-    return report.left["0"]
 
 
 def gradient(model, x):

@@ -16,7 +16,7 @@ import foreign_blocks
 import nonlocalnn as nl
 from alexhex7 import TheirNetwork, randomized
 from foreign_blocks import CASES, ConvModule, Nonlocal, NonLocalAttn, alexhex7, mmcv, pytorchvideo
-from helpers import BLOCKS, SIDES, randomize_
+from helpers import BLOCKS, SIDES, left, randomize_
 from tolerances import NETWORK, assert_near
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs/guides/conversion.md"
@@ -33,15 +33,6 @@ def converted(model):
     report = nl.convert_nonlocal_(model)
     assert not report.left
     return model, report
-
-
-def left(module):
-    """Return why a module was left; it must be the very same afterwards."""
-    model = nn.Sequential(module)
-    report = nl.convert_nonlocal_(model)
-    assert not report.converted
-    assert model[0] is module
-    return report.left["0"]
 
 
 def step(model, x):

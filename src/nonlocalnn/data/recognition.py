@@ -8,7 +8,7 @@ from nonlocalnn.data.folder_files import walk
 from nonlocalnn.data.images import IMAGE_SUFFIXES
 from nonlocalnn.data.video.source import VIDEO_SUFFIXES
 
-_SPLIT_FOLDERS = frozenset((*SPLITS, "val"))
+_SPLIT_NAMES = (*SPLITS, "val")
 
 
 def recognised_data(folder: Path) -> str:
@@ -24,7 +24,7 @@ def recognised_data(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of images or videos")
-    archives = [path for split in (*SPLITS, "val") for path in find_archives(folder, split).values()]
+    archives = [path for split in _SPLIT_NAMES for path in find_archives(folder, split).values()]
     if archives:
         return _of_archive(archives[0])
     files = [path.relative_to(folder) for path in walk(folder)]
@@ -39,7 +39,7 @@ def recognised_data(folder: Path) -> str:
     if len(videos) >= len(images):
         return "videos"
     # class/image, or train/class/image; the folders of frames are one further down.
-    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0] in _SPLIT_FOLDERS)]
+    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0] in _SPLIT_NAMES)]
     return "videos" if 2 * len(deep) > len(images) else "images"
 
 

@@ -45,15 +45,14 @@ def opening_lines(
         f"{sizes[0] // recipe.batch_size} steps an epoch"
     )
     before, after = asked.to_dict(), recipe.to_dict()
+    chosen = {name: value for name, value in after.items() if before[name] is None and value is not None}
     # Without batch normalisation there is nothing that its batches are for.
-    is_idle = {"norm_batches": not recipe.norm_batches or not _has_statistics(model)}
-    chosen = [
-        f"{name} {after[name]}"
-        for name in after
-        if before[name] is None and after[name] is not None and not is_idle.get(name, False)
-    ]
+    if not recipe.norm_batches or not _has_statistics(model):
+        chosen.pop("norm_batches", None)
     if chosen:
-        lines.append(f"chosen, and yours to set: {', '.join(chosen)}")
+        lines.append(
+            f"chosen, and yours to set: {', '.join(f'{name} {value}' for name, value in chosen.items())}"
+        )
     if recipe.lr_batch_size not in (None, recipe.batch_size):
         lines.append(
             f"learning rate {recipe.scaled_lr:g}: {recipe.lr:g} is meant for batches of "

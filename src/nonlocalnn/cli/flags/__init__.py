@@ -101,6 +101,16 @@ def add_data(parser: argparse.ArgumentParser, *, purpose: str) -> None:
     parser.add_argument("--split", default="test", choices=SPLITS, help="default: test")
 
 
+def add_whole(parser: argparse.ArgumentParser) -> None:
+    """Add ``--whole``, of commands that draw an input."""
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="keep the aspect ratio and show all of it, instead of stretching an image and cutting a square "
+        "out of a video",
+    )
+
+
 def spelled_as_typed(text: str, parser: argparse.ArgumentParser) -> str:
     """Return a message with settings spelled as the flags that set them, where a command has those.
 

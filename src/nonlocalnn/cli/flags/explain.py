@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nonlocalnn.cli.flags import CommandParser, add_data, add_model, command_parser
+from nonlocalnn.cli.flags import CommandParser, add_data, add_model, add_whole, command_parser
 
 
 def parser() -> CommandParser:
@@ -27,12 +27,7 @@ def parser() -> CommandParser:
     add_data(parser, purpose="take the input from a data set instead")
     parser.add_argument("--sample", type=int, default=0, help="place in the split (default: 0)")
     parser.add_argument("--blocks", nargs="+", help="names of blocks (default: all)")
-    parser.add_argument(
-        "--whole",
-        action="store_true",
-        help="keep the aspect ratio and show all of it, instead of stretching an image and cutting a square "
-        "out of a video",
-    )
+    add_whole(parser)
     parser.add_argument(
         "--no-effects",
         action="store_true",

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from nonlocalnn._names import ANIMATIONS
-from nonlocalnn.cli.flags import CommandParser, add_data, add_model, command_parser
+from nonlocalnn.cli.flags import CommandParser, add_data, add_model, add_whole, command_parser
 
 _PLACE = re.compile(r"-?\d+(,-?\d+){0,2}")
 
@@ -49,12 +49,7 @@ def parser() -> CommandParser:
         choices=("png", "svg", *ANIMATIONS),
         help="of the pictures; gif and mp4 are videos that move, a file a query (default: png)",
     )
-    parser.add_argument(
-        "--whole",
-        action="store_true",
-        help="keep the aspect ratio and show all of it, instead of stretching an image and cutting a square "
-        "out of a video",
-    )
+    add_whole(parser)
     parser.add_argument(
         "--all-rows", action="store_true", help="write the rows of all queries, not of those drawn only"
     )
