@@ -13,6 +13,7 @@ from nonlocalnn.data.recognition import recognised_data
         (["cat/1.jpg", "dog/2.PNG"], "images"),
         (["train/cat/1.jpg", "train/dog/2.jpg", "test/cat/3.jpg"], "images"),
         (["cat/1.gif", "dog/2.gif"], "images"),
+        (["cat/1.GIF", "dog/2.GIF"], "images"),
         (["wave/1.mp4", "clap/2.mov"], "videos"),
         (["val/wave/1.mp4", "train/clap/2.mov", "train/clap/2.jpg"], "videos"),
         (["train.txt", "1.avi", "2.avi"], "videos"),

@@ -8,6 +8,7 @@ from nonlocalnn.data.folder_files import walk
 from nonlocalnn.data.images import IMAGE_SUFFIXES
 from nonlocalnn.data.video.source import VIDEO_SUFFIXES
 
+_ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 _SPLIT_NAMES = (*SPLITS, "val")
 
 
@@ -29,7 +30,7 @@ def recognised_data(folder: Path) -> str:
         return _of_archive(archives[0])
     files = [path.relative_to(folder) for path in walk(folder)]
     # GIFs are both; among photographs they are photographs.
-    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES and path.suffix != ".gif"]
+    videos = [path for path in files if path.suffix.lower() in _ONLY_VIDEOS]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not videos and not images:
         raise ValueError(
