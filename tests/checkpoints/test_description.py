@@ -1,6 +1,9 @@
 """What a checkpoint says of its network is enough to make it again, and can do nothing else."""
 
+import functools
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,12 +201,20 @@ def test_dropout_is_no_other_network():
     assert describe(model).name == "vgg11"
 
 
+@functools.cache
+def weights_and_config():
+    """What a file of resnet18 with a block holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        nl.save_checkpoint(with_blocks(models.resnet18(num_classes=3), ["layer3"]), path)
+        return load_file(path), nl.load_checkpoint(path).config
+
+
 def rewritten(tmp_path, **changes):
     """Write a file of resnet18 whose description has other parts."""
     path = tmp_path / "model.safetensors"
-    nl.save_checkpoint(with_blocks(models.resnet18(num_classes=3), ["layer3"]), path)
-    config = {**nl.load_checkpoint(path).config, **changes}
-    save_file(load_file(path), path, metadata={"format": "nonlocalnn", "config": json.dumps(config)})
+    weights, config = weights_and_config()
+    save_file(weights, path, metadata={"format": "nonlocalnn", "config": json.dumps({**config, **changes})})
     return path
 
 

@@ -14,10 +14,10 @@ from nonlocalnn.explorer.page import write_page
 @pytest.mark.parametrize(
     ("kind", "block", "point"),
     [
-        ("video", "layer3.4", (0, 0, 0)),
+        pytest.param("video", "layer3.4", (0, 0, 0), marks=pytest.mark.slow),
         ("video", "layer3.4", (5, 20, 40)),
-        ("video", "layer3.4", (6, 55, 83)),
-        ("video", "layer2.3", (3, 30, 61)),
+        pytest.param("video", "layer3.4", (6, 55, 83), marks=pytest.mark.slow),
+        pytest.param("video", "layer2.3", (3, 30, 61), marks=pytest.mark.slow),
         ("video", "layer2.3", (7, 55, 83)),
         ("image", "nl_1", (3, 22)),
         ("sequence", "nl_1", (101,)),

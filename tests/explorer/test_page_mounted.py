@@ -68,11 +68,11 @@ def test_old_browser_gets_a_sentence(opened):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("rows", "!!!"),
+        pytest.param("rows", "!!!", marks=pytest.mark.slow),
         ("rows", "eJwDAAAAAAE="),
-        ("rows", None),
+        pytest.param("rows", None, marks=pytest.mark.slow),
         ("scales", "AACAPw=="),
-        ("even", "AACAPw=="),
+        pytest.param("even", "AACAPw==", marks=pytest.mark.slow),
     ],
     ids=["no base64", "too few", "cut", "too few scales", "too few levels"],
 )

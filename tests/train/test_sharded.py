@@ -184,7 +184,11 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("ways", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    "ways",
+    [WAYS["ddp, fsdp, one, ddp"], pytest.param(WAYS["fsdp, ddp"], marks=pytest.mark.slow)],
+    ids=WAYS,
+)
 def test_goes_on_in_the_other_way(ranks, one_process, tmp_path, ways):
     whole, changes = one_process
     for number, (parallel, num_ranks) in enumerate(ways):

@@ -34,6 +34,15 @@ def group(request):
         yield group
 
 
+# What is written is the same in both ways, so reading it is tried often in one of them.
+mostly_one_process = pytest.mark.parametrize(
+    "group",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["one process", "a group of one"],
+    indirect=True,
+)
+
+
 @pytest.fixture
 def writer(tmp_path, group):
     writer = StateWriter(tmp_path, group, in_background=group.is_joined)
@@ -140,6 +149,7 @@ def empty_the_description(folder):
     (folder / ".metadata").write_bytes(b"")
 
 
+@mostly_one_process
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -165,6 +175,7 @@ def test_falls_back_to_the_state_before(tmp_path, group, writer, damage, message
         read_state(tmp_path, group)
 
 
+@mostly_one_process
 def test_refuses_another_format(tmp_path, group, writer):
     write(writer, 3)
     path = tmp_path / "last" / "manifest.json"
@@ -181,6 +192,7 @@ class Harm:
         return (os.mkdir, (str(self.path),))
 
 
+@mostly_one_process
 def test_runs_nothing_that_a_description_names(tmp_path, group, writer):
     write(writer, 3)
     description, manifest = tmp_path / "last" / ".metadata", tmp_path / "last" / "manifest.json"
@@ -239,6 +251,7 @@ def repack(folder, compression):
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
+@mostly_one_process
 def test_a_tensor_that_unpacks_to_more_than_it_is_is_refused(tmp_path, writer):
     write(writer, 3)
     repack(tmp_path / "last", zipfile.ZIP_STORED)

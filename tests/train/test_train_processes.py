@@ -26,7 +26,7 @@ def pair(ranks):
     return run
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_two_ranks_stop_together_and_resume_bit_for_bit(pair, tmp_path, num_workers):
     whole = tiny_recipe(tmp_path / "whole", accumulate=2, epochs=2, num_workers=num_workers)
     parts = tiny_recipe(tmp_path / "parts", accumulate=2, epochs=2, num_workers=num_workers)

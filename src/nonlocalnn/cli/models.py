@@ -10,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from nonlocalnn.cli.flags.models import parser
-from nonlocalnn.models import clip_stride, create_model, list_models, sample_shape
+from nonlocalnn.models import clip_stride, create_model, list_models, preset_settings, sample_shape
 from nonlocalnn.models.cost import cost
 
 # What the paper counts: 32 frames of 224 pixels (released code pads no pooling, its successors do).
@@ -38,7 +38,11 @@ def run(words: Sequence[str]) -> int:
     if not groups:
         asked = " ".join([*args.words, *([] if args.of is None else [f"--of {args.of}"])])
         raise ValueError(f"no network's name fits {asked}: nonlocalnn models lists all")
-    print("\n\n".join(f"{use}\n" + "\n".join(map(_line, groups[use])) for use in sorted(groups, key=_order)))
+    known: dict[str, int] = {}
+    listed = [
+        "\n".join([use, *(_line(name, known) for name in groups[use])]) for use in sorted(groups, key=_order)
+    ]
+    print("\n\n".join(listed))
     if not args.words:
         print(
             "\nnl1_, nl5_, nl10_: with so many non-local blocks; nl2_: with two. r50, r101: the depth. 8x8: "
@@ -65,12 +69,28 @@ def _order(use: str) -> tuple[int, str]:
     return (0 if "small" in use else 1, use)
 
 
-def _line(name: str) -> str:
-    with torch.device("meta"), _WithoutValues():
-        count = sum(parameter.numel() for parameter in create_model(name).parameters())
+def _line(name: str, known: dict[str, int]) -> str:
     shape = "x".join(map(str, sample_shape(name)))
     stride = f", stride {clip_stride(name)}" if clip_stride(name) > 1 else ""
-    return f"  {name:<24}{count:>12,} parameters  sample {shape}{stride}"
+    return f"  {name:<24}{_num_parameters(name, known):>12,} parameters  sample {shape}{stride}"
+
+
+# Of networks that differ in these alone the layers are the same.
+_OF_CLIPS = ("halves_time_early", "layer2_extent")
+
+
+def _num_parameters(name: str, known: dict[str, int]) -> int:
+    """Return the number of parameters; it goes into ``known``, because making a network takes long."""
+    layers = str([item for item in preset_settings(name).items() if item[0] not in _OF_CLIPS])
+    if layers not in known:
+        known[layers] = sum(parameter.numel() for parameter in _sketch(name).parameters())
+    return known[layers]
+
+
+def _sketch(name: str, **overrides: Any) -> torch.nn.Module:
+    """Return a network without memory and without values."""
+    with torch.device("meta"), _WithoutValues():
+        return create_model(name, **overrides)
 
 
 class _WithoutValues(TorchFunctionMode):
@@ -110,8 +130,7 @@ def count_network(name: str) -> tuple[float, float, float]:
     """Return a video network's parameters without norms, 10^6, and multiply-adds, 10^9, padded and not."""
     found = []
     for pads_pool1 in (True, False):
-        with torch.device("meta"):
-            model = create_model(name, pads_pool1=pads_pool1)
+        model = _sketch(name, pads_pool1=pads_pool1)
         found.append(cost(model, (1, *sample_shape(name))).materialised_flops / 2e9)
     parameters = sum(
         parameter.numel()
