@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import maps, models, models_report, ops, plan, ranks, report, short_epochs, training
+from benchmarks import maps, models, models_report, ops, plan, ranks, report, settings, short_epochs, training
 from nonlocalnn._files import write_text
 from nonlocalnn.cli import call
 from nonlocalnn.functional import INSTANTIATIONS
@@ -21,6 +21,7 @@ _SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[st
     "ops": ("Speed and memory of the blocks", ops.run, report.markdown),
     "models": ("Speed and memory of the networks", models.run, models_report.markdown),
     "maps": ("Looking at large maps", maps.run, maps.markdown),
+    "settings": ("What masks, heads and a second input cost", settings.run, settings.markdown),
     "ranks": ("Positions split over processes", ranks.run, ranks.markdown),
     "training": ("Training on one process and on two", training.run, training.markdown),
     "short-epochs": ("Short epochs and batch normalisation", short_epochs.run, short_epochs.markdown),
@@ -82,10 +83,11 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         prog=_PROGRAM,
         description="Time and peak memory of the blocks beside other ways to compute them, each checked "
         "against the reference first (ops); of whole video networks and of reading clips (models); of "
-        "looking at a map too large to hold (maps); of a block whose positions are split over processes "
-        "(ranks); of trainings on one process and on two (training); and what averaging the statistics of "
-        "norms anew gives and costs (short-epochs). 'ops', called again with the same "
-        "output, goes on where it was stopped; its full grid takes an hour on a CPU.",
+        "looking at a map too large to hold (maps); of masks, heads and a second input (settings); of a "
+        "block whose positions are split over processes (ranks); of trainings on one process and on two "
+        "(training); and what averaging the statistics of norms anew gives and costs (short-epochs). "
+        "'ops', called again with the same output, goes on where it was stopped; its full grid takes an hour "
+        "on a CPU.",
         epilog=f"example: {_PROGRAM} ops --output runs/bench. Whether blocks help is a question for another "
         f"command, which trains networks without blocks and with them: {_PROGRAM} ablation --help",
     )
