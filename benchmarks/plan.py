@@ -3,7 +3,8 @@
 ``python -m benchmarks plan [--package DIR] [--journeys] [--json]``. A *room* is a folder or a file directly
 in the package. A room's *floor* is the longest chain of rooms below it, imports inside functions included
 and those for type checkers left out. A *circle* is a group of files that import each other. A *journey* is a
-thing that users do; it is run, and the package's files are counted in which a function ran.
+thing that users do; it is run, and the package's files are counted in which a function ran, but for what
+ran because a module was imported.
 """
 
 from __future__ import annotations
@@ -65,13 +66,16 @@ JOURNEYS = {
     ),
 }
 _TRACED = """
-import sys
-seen = set()
+import sys, threading
+seen, importing = set(), threading.local()
 def note(frame, event, argument):
-    # Modules that are imported on the way run "<module>", which is no step of the journey.
-    if event == "call" and frame.f_code.co_name != "<module>":
-        seen.add(frame.f_code.co_filename)
-import threading
+    code = frame.f_code
+    # What an import runs on the way, such as the bodies of classes, is no step of the journey.
+    if code.co_name == "_find_and_load" and "importlib" in code.co_filename:
+        depth = getattr(importing, "depth", 0)
+        importing.depth = depth + (1 if event == "call" else -1 if event == "return" else 0)
+    elif event == "call" and not getattr(importing, "depth", 0):
+        seen.add(code.co_filename)
 threading.setprofile(note); sys.setprofile(note)
 try:
     exec(compile({journey!r}, "journey", "exec"))

@@ -46,3 +46,16 @@ def test_a_journey_counts_the_files_in_which_a_function_runs():
     files = plan.visited(plan._PACKAGE, "a tensor through a block")
     assert {"blocks.py", "functional/geometry.py"} <= set(files)
     assert not any(each.startswith(("train", "data", "explorer")) for each in files)
+
+
+def test_what_an_import_runs_is_no_step_of_a_journey(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").touch()
+    (tmp_path / "nonlocalnn.py").touch()
+    folder = package(
+        tmp_path,
+        start="def go():\n    from pack.late import later\n    later()",
+        late="from pack.never import Never\ndef later():\n    pass",
+        never="class Never:\n    pass\nNever()\n(lambda: None)()",
+    )
+    monkeypatch.setitem(plan.JOURNEYS, "a start", ("from pack.start import go", "go()"))
+    assert plan.visited(folder, "a start") == ["late.py", "start.py"]
