@@ -98,11 +98,11 @@ def deletion_test(
     generator = torch.Generator().manual_seed(seed)
     found = []
     for name, weights in answer.maps.items():
-        order = _by_attention(weights)
+        ranked = _by_attention(weights)
         for fraction in fractions:
-            number = max(1, round(fraction * len(order)))
-            sets = [order[:number], order[-number:]]
-            sets += [torch.randperm(len(order), generator=generator)[:number] for _ in range(num_random)]
+            number = max(1, round(fraction * len(ranked)))
+            sets = [ranked[:number], ranked[-number:]]
+            sets += [torch.randperm(len(ranked), generator=generator)[:number] for _ in range(num_random)]
             masked = torch.stack([_without(sample, keys, weights.key_grid) for keys in sets])
             after = loaded.ask(masked, batch_size=batch_size)[:, predicted] - before
             most, least, *drawn = after.tolist()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nonlocalnn.explorer.job import Job, Limits
-from nonlocalnn.explorer.worker import UNKNOWN_FAULT, Explain, Worker
+from nonlocalnn.explorer.worker import UNKNOWN_FAULT, Explain, run_worker
 
 # Seconds between two checks of a running job: is it cancelled, over its time, over its memory?
 _TICK = 0.05
 _START_SECONDS = 300.0
+_LONGEST_MESSAGE = 1 << 16
 _DEATH = (
     "the process that explains ended before it was done: the file may be damaged, or need more memory than "
     "there is"
@@ -33,7 +39,7 @@ class Runner:
 
     Args:
         models: The checkpoint, or the run's folder, of each model.
-        explain: Makes a document; a function of a module.
+        explain: Makes a document; a function of a module, which the worker process imports.
         limits: Limits of jobs.
         is_closing: Returns whether the server is stopping.
 
@@ -52,19 +58,21 @@ class Runner:
         self.kinds: dict[str, str] = {}
         self._models, self._explain = dict(models), explain
         self._limits, self._is_closing = limits, is_closing
-        self._worker: Worker | None = None
+        # The process and our end of its pipe.
+        self._process: Any = None
+        self._connection: Any = None
 
     def prepare(self) -> str | None:
         """Make sure that a worker runs and has loaded the models; return the reason if it cannot."""
-        if self._worker is not None and self._worker.is_alive():
+        if self._process is not None and self._process.is_alive():
             return None
         self.close()
-        self._worker = Worker(self._models, self._explain)
+        self._start()
         deadline = time.monotonic() + _START_SECONDS
         message = None
         try:
             while message is None and time.monotonic() < deadline and not self._is_closing():
-                message = self._worker.receive(_TICK)
+                message = self._receive()
         except (EOFError, OSError):
             message = {"unusable": "the process that holds the models ended while it loaded them"}
         if message is not None and "ready" in message:
@@ -87,23 +95,59 @@ class Runner:
                 return outcome
         return Outcome(500, _DEATH)
 
+    def close(self) -> int | None:
+        """Kill the worker, if there is one, and return its exit status."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        process.join()
+        self._connection.close()
+        return int(process.exitcode)
+
+    def _start(self) -> None:
+        # A process that is forked may wait for ever for locks that this one's threads held.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        process = context.Process(
+            target=run_worker,
+            args=(theirs, self._models, self._explain),
+            name="explorer-worker",
+            daemon=True,
+        )
+        # Ctrl-C while the process imports its libraries would print a traceback.
+        resource_tracker.ensure_running()  # it unblocks signals when it starts
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._process = process
+        # If their end stayed open here too, the death of the process would go unnoticed.
+        theirs.close()
+
+    def _receive(self) -> dict[str, Any] | None:
+        """Return the next message, None if none arrives soon; EOFError or OSError if the process died."""
+        if not self._connection.poll(_TICK):
+            return None
+        # Of a limited length, since a file may have taken the worker over.
+        message: dict[str, Any] = json.loads(self._connection.recv_bytes(_LONGEST_MESSAGE))
+        return message
+
     def _try(self, job: Job) -> Outcome | None:
         """Run a job; None if the worker died before it started the job."""
-        worker = self._worker
-        assert worker is not None
         deadline = time.monotonic() + self._limits.seconds
         try:
-            worker.send(
-                {"path": str(job.path), "title": job.title, "models": job.models, "folder": str(job.folder)}
-            )
+            asked = {"path": str(job.path), "title": job.title, "models": job.models}
+            self._connection.send_bytes(json.dumps({**asked, "folder": str(job.folder)}).encode())
             while True:
-                message = worker.receive(_TICK) or {}
+                message = self._receive() or {}
                 job.step = message.get("step", job.step)
                 if "done" in message:
                     return Outcome()
                 if "failed" in message:
                     return Outcome(422 if message["expected"] else 500, message["failed"])
-                fault = self._fault(worker, job, deadline)
+                fault = self._fault(job, deadline)
                 if fault is not None:
                     self.close()
                     return fault
@@ -116,7 +160,7 @@ class Runner:
             self.close()
             return Outcome(500, UNKNOWN_FAULT)
 
-    def _fault(self, worker: Worker, job: Job, deadline: float) -> Outcome | None:
+    def _fault(self, job: Job, deadline: float) -> Outcome | None:
         """Return why a running job must stop."""
         if self._is_closing():
             return Outcome(503, "the server was stopped")
@@ -126,12 +170,15 @@ class Runner:
             return Outcome(
                 504, f"it took longer than the {self._limits.seconds:g} seconds that a job may take"
             )
-        if worker.memory() > self._limits.memory_bytes:
+        if self._memory() > self._limits.memory_bytes:
             mebibytes = self._limits.memory_bytes >> 20
             return Outcome(422, f"it needs more than the {mebibytes} MiB of memory that a job may take")
         return None
 
-    def close(self) -> int | None:
-        """Kill the worker, if there is one, and return its exit status."""
-        worker, self._worker = self._worker, None
-        return None if worker is None else worker.kill()
+    def _memory(self) -> int:
+        """Return the bytes of memory that the process holds; 0 where the system has no ``/proc``."""
+        try:
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        except OSError:
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""The worker process, which holds the models and explains one input at a time, and the server's end of it.
+"""The worker process, which holds the models and explains one input at a time.
 
 Only this process decodes foreign files. It sends JSON and not pickles, so that even a worker that a file has
 taken over cannot run anything in the server. Documents are written to files.
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
-import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
-from multiprocessing import resource_tracker
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +22,7 @@ from nonlocalnn.explorer.admission import check_size
 from nonlocalnn.inference.classifier import Classifier, load_classifier
 
 UNKNOWN_FAULT = "it could not be explained: an unexpected error, which the server's log tells of"
-_LONGEST_MESSAGE, _LONGEST_REASON = 1 << 16, 500
+_LONGEST_REASON = 500
 # The start of a path of this machine in a message: a slash that does not follow a word, or a drive.
 _MACHINE_PATH = re.compile(r"(?<![\w.)])/\w|\b[A-Za-z]:\\")
 
@@ -41,27 +38,31 @@ def run_worker(connection: Connection, models: Mapping[str, Path], explain: Expl
     """Load the models, then explain inputs until the other end closes the connection.
 
     Each message is a JSON object. First comes ``{"ready": {model: "image" or "video"}}``, or
-    ``{"unusable": reason}`` and the end; for each order any number of ``{"step": text}`` and then
+    ``{"unusable": reason}`` and the end; for each job any number of ``{"step": text}`` and then
     ``{"done": true}`` or ``{"failed": reason, "expected": whether the input is to blame}``.
 
     Args:
-        connection: Where orders come from: ``{"path", "title", "models", "folder"}``; the document of model
+        connection: Where jobs come from: ``{"path", "title", "models", "folder"}``; the document of model
             number n is written to ``folder/n.json``.
         models: The checkpoint, or the run's folder, of each model.
         explain: Makes a document.
     """
     # Ctrl-C reaches the whole process group. The server kills this process when it has finished its own work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def send(message: Mapping[str, Any]) -> None:
+        connection.send_bytes(json.dumps(message).encode())
+
     try:
         try:
             loaded = {name: _load(path) for name, path in models.items()}
         except (OSError, ValueError, ImportError) as error:
-            _send(connection, {"unusable": _one_line(error)})
+            send({"unusable": _one_line(error)})
             return
-        _send(connection, {"ready": {name: each.kind.name for name, each in loaded.items()}})
+        send({"ready": {name: each.kind.name for name, each in loaded.items()}})
         while True:
-            order = json.loads(connection.recv_bytes())
-            _send(connection, _fill(connection, order, loaded, models, explain))
+            job = json.loads(connection.recv_bytes())
+            send(_fill(send, job, loaded, models, explain))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -79,26 +80,26 @@ def _load(path: Path) -> Classifier:
 
 
 def _fill(
-    connection: Connection,
-    order: Mapping[str, Any],
+    send: Callable[[Mapping[str, Any]], None],
+    job: Mapping[str, Any],
     loaded: Mapping[str, Classifier],
     models: Mapping[str, Path],
     explain: Explain,
 ) -> dict[str, Any]:
-    """Write the documents of one order, and return its last message."""
-    path, chosen = Path(order["path"]), order["models"]
+    """Write the documents of one job, and return its last message."""
+    path, chosen = Path(job["path"]), job["models"]
     try:
-        _send(connection, {"step": "checking the file"})
+        send({"step": "checking the file"})
         for kind in sorted({loaded[name].kind.name for name in chosen}):
             check_size(path, kind=kind)
         for number, name in enumerate(chosen):
-            _send(connection, {"step": f"explaining with {name} ({number + 1} of {len(chosen)})"})
-            document = explain(loaded[name], path, title=order["title"], model=name)
+            send({"step": f"explaining with {name} ({number + 1} of {len(chosen)})"})
+            document = explain(loaded[name], path, title=job["title"], model=name)
             try:
                 content = json_text(document, allow_nan=False)
             except ValueError as error:
                 raise RuntimeError("the document is no JSON") from error
-            Path(order["folder"], f"{number}.json").write_text(content, encoding="utf-8")
+            Path(job["folder"], f"{number}.json").write_text(content, encoding="utf-8")
     except (BrokenPipeError, ConnectionResetError):
         raise
     except MemoryError:
@@ -108,7 +109,7 @@ def _fill(
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             print(f"nonlocalnn explore: {message}", file=sys.stderr)
             return {"failed": "the server has no room for the result: try again later", "expected": False}
-        names = {str(path): order["title"], **{str(place): name for name, place in models.items()}}
+        names = {str(path): job["title"], **{str(place): name for name, place in models.items()}}
         expected = isinstance(error, ValueError | FileNotFoundError | ImportError)
         reason = without_paths(message, names) if expected else None
         if reason is None:
@@ -144,62 +145,3 @@ def without_paths(message: str, names: Mapping[str, str]) -> str | None:
     for number, path in enumerate(sorted(names, key=len, reverse=True)):
         message = message.replace(f"\0{number}\0", names[path])
     return message
-
-
-def _send(connection: Connection, message: Mapping[str, Any]) -> None:
-    connection.send_bytes(json.dumps(message).encode())
-
-
-class Worker:
-    """The server's end of the worker process, which starts when this object is made.
-
-    Args:
-        models: See :func:`run_worker`.
-        explain: A function of a module, which the worker process imports.
-    """
-
-    def __init__(self, models: Mapping[str, Path], explain: Explain) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=run_worker, args=(theirs, dict(models), explain), name="explorer-worker", daemon=True
-        )
-        # Ctrl-C while the process imports its libraries would print a traceback.
-        resource_tracker.ensure_running()  # it unblocks signals when it starts
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        # If their end stayed open here too, the death of the process would go unnoticed.
-        theirs.close()
-
-    def send(self, order: Mapping[str, Any]) -> None:
-        """Send an order; OSError if the process has died."""
-        _send(self._connection, order)
-
-    def receive(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next message, None if none arrives in time; EOFError or OSError if the process died."""
-        if not self._connection.poll(seconds):
-            return None
-        message: dict[str, Any] = json.loads(self._connection.recv_bytes(_LONGEST_MESSAGE))
-        return message
-
-    def is_alive(self) -> bool:
-        """Return whether the process runs."""
-        return self._process.is_alive()
-
-    def memory(self) -> int:
-        """Return the bytes of memory that the process holds; 0 where the system has no ``/proc``."""
-        try:
-            pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
-        except OSError:
-            return 0
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-    def kill(self) -> int | None:
-        """Kill the process if it still runs, and return its exit status."""
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
-        return self._process.exitcode

@@ -2,39 +2,20 @@
 
 // Decoding: a measure's rows are packed until somebody looks at them.
 NonlocalViewer.decodeRows = (() => {
-  class Rows {
-    #levels;
-    #scales;
-    #even;
-    #keys;
-    #most;
-
-    constructor(levels, scales, even, keys, signed) {
-      this.#levels = signed ? new Int8Array(levels.buffer) : levels;
-      this.#scales = scales;
-      this.#even = even;
-      this.#keys = keys;
-      this.#most = signed ? 127 : 255;
-    }
-
-    /** The bytes of a row, one a key: -127..127 or 0..255. */
-    levels(row) {
-      return this.#levels.subarray(row * this.#keys, (row + 1) * this.#keys);
-    }
-
-    /** The weight that the largest byte stands for. */
-    scale(row) {
-      return this.#scales[row];
-    }
-
-    /** The weight that each key of a row would have if all were alike. */
-    even(row) {
-      return this.#even[row];
-    }
-
-    weights(row) {
-      return Float32Array.from(this.levels(row), (level) => (level / this.#most) * this.#scales[row]);
-    }
+  /** What is asked of unpacked rows, each by its number. */
+  function rowsOf(levels, scales, even, keys, signed) {
+    const all = signed ? new Int8Array(levels.buffer) : levels;
+    const most = signed ? 127 : 255;
+    const levelsOf = (row) => all.subarray(row * keys, (row + 1) * keys);
+    return {
+      // The bytes of a row, one a key: -127..127 or 0..255.
+      levels: levelsOf,
+      // The weight that the largest byte stands for.
+      scale: (row) => scales[row],
+      // The weight that each key of a row would have if all were alike.
+      even: (row) => even[row],
+      weights: (row) => Float32Array.from(levelsOf(row), (level) => (level / most) * scales[row]),
+    };
   }
 
   function bytesOf(base64) {
@@ -66,7 +47,7 @@ NonlocalViewer.decodeRows = (() => {
       if (levels.length !== queries * keys || scales.length !== queries || even.length !== queries) {
         throw new RangeError("wrong length");
       }
-      return new Rows(levels, scales, even, keys, measure.signed);
+      return rowsOf(levels, scales, even, keys, measure.signed);
     } catch {
       throw new Error(`The weights of block ${block.name} are damaged: have this page written anew.`);
     }
