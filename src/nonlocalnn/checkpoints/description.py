@@ -109,7 +109,8 @@ class Description:
     def _completed(self, model: nn.Module) -> nn.Module:
         if self.removed:
             remove_nonlocal_(model, self.removed)
-        insert_again_(model, self.inserted)
+        if self.inserted:
+            insert_again_(model, self.inserted)
         model.config = self.to_config()  # type: ignore[assignment]  # see create_model
         return model
 

@@ -18,7 +18,7 @@ _COMPUTED = ("_orig", "_g", "_v", "parametrizations.")
 
 
 def load_state(
-    model: nn.Module, state: Mapping[str, Tensor], source: str, *, allow_partial: bool = False
+    model: nn.Module, state: Mapping[str, Tensor], file: str, *, allow_partial: bool = False
 ) -> list[str]:
     """Copy ``state`` into ``model``, whole or, unless ``allow_partial``, not at all.
 
@@ -28,7 +28,7 @@ def load_state(
     Args:
         model: Receives the tensors, in its own types and on its own devices.
         state: Names and tensors; names that end in ``num_batches_tracked`` may be absent.
-        source: What the error calls the checkpoint.
+        file: What the error calls the checkpoint.
         allow_partial: Missing and unexpected keys are no error; those of another shape are.
 
     Returns:
@@ -38,9 +38,9 @@ def load_state(
         CheckpointError: Keys are missing, unexpected or of another shape, or there is nothing to fill what
             is on the meta device with; the message names them.
     """
-    gaps = check_fit(model, state, source, allow_partial=allow_partial)
+    gaps = check_fit(model, state, file, allow_partial=allow_partial)
     fitting = fitted(model, state)
-    _check_filled(model, fitting, source)
+    _check_filled(model, fitting, file)
     _give_memory_(model)
     # With the versions of the model's own layers, which some of torchvision's ask for.
     whole = model.state_dict()
@@ -50,7 +50,7 @@ def load_state(
 
 
 def check_fit(
-    model: nn.Module, state: Mapping[str, Tensor], source: str, *, allow_partial: bool = False
+    model: nn.Module, state: Mapping[str, Tensor], file: str, *, allow_partial: bool = False
 ) -> list[str]:
     """Check that ``state`` fits ``model``, which may be without memory; see :func:`load_state`."""
     own, names = _own(model, state)
@@ -79,7 +79,7 @@ def check_fit(
     if problems and (misshaped or not allow_partial):
         problems += _advice(missing, unexpected)
         raise CheckpointError(
-            f"{source} does not fit {type(unwrapped(model)).__name__}: " + "; ".join(problems)
+            f"{file} does not fit {type(unwrapped(model)).__name__}: " + "; ".join(problems)
         )
     return problems
 
@@ -120,7 +120,7 @@ def _advice(missing: list[str], unexpected: list[str]) -> list[str]:
     return []
 
 
-def _check_filled(model: nn.Module, given: State, source: str) -> None:
+def _check_filled(model: nn.Module, given: State, file: str) -> None:
     """Check that whatever is on the meta device is in the file."""
     tensors = _tensors(model)
     filled = {id(value) for key, value in tensors.items() if key in given}
@@ -131,7 +131,7 @@ def _check_filled(model: nn.Module, given: State, source: str) -> None:
     ]
     if empty:
         raise CheckpointError(
-            f"{source} has nothing for {listed(empty)}, which the model has on the meta device: make the "
+            f"{file} has nothing for {listed(empty)}, which the model has on the meta device: make the "
             "model in memory, then load"
         )
 

@@ -179,25 +179,29 @@ def import_checkpoint(
 def _read(path: Path, clip: str | None, entry: str | None, model: nn.Module | None) -> _Content:
     config, metadata, state, said = _read_file(path, entry)
     check_numbers(state, str(path))
-    if model is not None and _has_names(model, state):
-        if clip is not None:
-            raise ValueError("clip chooses a model: leave it out where one is given")
-        return _Content(OURS, state, config, len(state), metadata=metadata, said=said)
+    ours = _Content(OURS, state, config, len(state), metadata=metadata, said=said)
+    # A file that says how its network is made is ours, and a model that has its names needs no translation.
+    if config is not None or (model is not None and _has_names(model, state)):
+        _refuse_clip(clip, path)
+        return ours
     for variant in variants(state):
         source = next((source for source in SOURCES if source.recognises(variant)), None)
         if source is not None:
             return _read_network(path, source, variant, clip, said, needs_config=model is None)
         if alexhex7.recognises(variant):
-            break
+            _refuse_clip(clip, path)
+            try:
+                config, renamed = alexhex7.translate(variant)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path} looks like AlexHex7's digit network, but {error}") from None
+            return _Content(_ALEXHEX7, renamed, config, len(state), said=said)
+    _refuse_clip(clip, path)
+    return ours
+
+
+def _refuse_clip(clip: str | None, path: Path) -> None:
     if clip is not None:
         raise ValueError(f"clip is for video networks of other code bases; {path} holds none: leave it out")
-    if not alexhex7.recognises(variant):
-        return _Content(OURS, state, config, len(state), metadata=metadata, said=said)
-    try:
-        config, renamed = alexhex7.translate(variant)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} looks like AlexHex7's digit network, but {error}") from None
-    return _Content(_ALEXHEX7, renamed, config, len(state), said=said)
 
 
 def _read_file(
@@ -281,7 +285,7 @@ def _build(content: _Content, path: Path, instantiation: str | None, *, allow_pa
         )
     try:
         description = Description.from_config(config)
-        if are_alike(content.state) and content.name != OURS:
+        if content.name != OURS and are_alike(content.state):
             check_said(content.said, instantiation, path)
         if instantiation is not None:
             kind = {"instantiation": _chosen(description.overrides, instantiation, path)}

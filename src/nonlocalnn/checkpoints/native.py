@@ -98,7 +98,12 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if not is_safetensors(Path(path)):
         return {}
-    return _from_header(_read_header(Path(path)), "metadata", path) or {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
+    return _from_header(header, "metadata", path) or {}
 
 
 def read_native(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any], State] | str:
@@ -134,14 +139,6 @@ def is_safetensors(path: Path) -> bool:
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with path.open("rb") as file:
         return begins_as_safetensors(file.read(9))
-
-
-def _read_header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
 
 
 def _from_header(header: dict[str, str], field: str, path: str | os.PathLike[str]) -> dict[str, Any] | None:

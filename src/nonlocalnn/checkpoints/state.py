@@ -31,11 +31,6 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or does not fit the model; the message says what is wrong."""
 
 
-def read_pickle(path: Path, *, refusal: str = "") -> State:
-    """Return the state dict of a pickle; see :func:`read_weights`."""
-    return read_weights(path, refusal=refusal)[0]
-
-
 def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> tuple[State, object]:
     """Read the state dict of a pickle: a file of ``torch.save``, or Python 2's with NumPy arrays.
 
@@ -161,7 +156,7 @@ def _read_arrays(data: bytes, path: Path) -> object:
     return {key: value for key, value in blobs.items() if not _OF_TRAINING.search(str(key))}
 
 
-def check_numbers(state: Mapping[str, Tensor], source: str) -> None:
+def check_numbers(state: Mapping[str, Tensor], file: str) -> None:
     """Check that tensors are what weights are: numbers in memory, one a place, and real.
 
     Raises:
@@ -171,7 +166,7 @@ def check_numbers(state: Mapping[str, Tensor], source: str) -> None:
         # Copying a complex tensor into a real one drops half of it, with no more than a warning.
         if value.is_meta or value.is_complex() or value.is_quantized or value.layout != torch.strided:
             raise CheckpointError(
-                f"{source} must hold plain tensors of real numbers; {key} is {value.layout}, "
+                f"{file} must hold plain tensors of real numbers; {key} is {value.layout}, "
                 f"{value.dtype}, on {value.device}"
             )
 

@@ -163,10 +163,10 @@ def _changed(
         "_parameters": dict(module._parameters),
         "_buffers": dict(module._buffers),
     }
-    for name, (value, sources) in computed.items():
-        for source in (name, *sources):
+    for name, (value, others) in computed.items():
+        for part in (name, *others):
             for group in (vars(copied), copied._parameters, copied._buffers):
-                group.pop(source, None)
+                group.pop(part, None)
         copied._parameters[name] = nn.Parameter(value.detach(), requires_grad=False)
     return copied
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.checkpoints.native import is_safetensors, read_native
-from nonlocalnn.checkpoints.state import read_pickle
+from nonlocalnn.checkpoints.state import read_weights
 from nonlocalnn.checkpoints.wrapped import nearest
 from nonlocalnn.functional.layers import fold_norm
 from nonlocalnn.models import DigitsNetwork, ResidualNetwork, inflate_
@@ -73,12 +73,12 @@ def _head_of(model: nn.Module) -> str:
 def _weights_of(path: Path) -> dict[str, Tensor]:
     """Return a state dict as it lies in a file, of safetensors or of ``torch.save``."""
     native = read_native(path)
-    return read_pickle(path, refusal=native) if isinstance(native, str) else native[2]
+    return read_weights(path, refusal=native)[0] if isinstance(native, str) else native[2]
 
 
 def _inflated(model: nn.Module, path: Path) -> list[str]:
     try:
-        return inflate_(model, nearest(read_pickle(path), model.state_dict()))
+        return inflate_(model, nearest(read_weights(path)[0], model.state_dict()))
     except CheckpointError:
         raise
     except ValueError as error:
