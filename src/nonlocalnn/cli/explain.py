@@ -10,7 +10,7 @@ from pathlib import Path
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.explain import parser
-from nonlocalnn.cli.outputs import check_file, check_folder
+from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.page import write_page
@@ -37,26 +37,16 @@ def run(words: Sequence[str]) -> int:
     if len(args.inputs) < 2:
         _explain(args, loaded, _shown(args, loaded), args.output)
         return 0
-    failed, taken = 0, set[Path]()
+    failed, taken = 0, set[str]()
     for path in args.inputs:
         try:
             shown = loaded.show(path, whole=args.whole)
-            _explain(args, loaded, shown, _unused(args.output or Path(), shown.name, taken))
+            page = (args.output or Path()) / f"{unused(Path(shown.name).stem, taken)}.html"
+            _explain(args, loaded, shown, page)
         except (ValueError, FileNotFoundError) as error:
             failed += 1
             print(f"nonlocalnn explain: {' '.join(str(error).split())}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _unused(folder: Path, name: str, taken: set[Path]) -> Path:
-    """Return where a page goes: inputs of one name must not overwrite one another."""
-    stem, number = Path(name).stem, 1
-    page = folder / f"{stem}.html"
-    while page in taken:
-        number += 1
-        page = folder / f"{stem}-{number}.html"
-    taken.add(page)
-    return page
 
 
 def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, output: Path | None) -> None:

@@ -20,7 +20,7 @@ from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
 from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.maps import parser
-from nonlocalnn.cli.outputs import check_folder
+from nonlocalnn.cli.outputs import check_folder, unused
 from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.map_files import answer_in_words, write_maps
 from nonlocalnn.inference import Classifier
@@ -60,7 +60,7 @@ def run(words: Sequence[str]) -> int:
             block: _places(f"{shown.name}, {block}", each, shown.pixels, args)
             for block, each in answer.maps.items()
         }
-        folder = args.output / _unused(Path(shown.name).stem, taken)
+        folder = args.output / unused(Path(shown.name).stem, taken)
         facts = write_maps(
             folder,
             shown,
@@ -105,16 +105,6 @@ def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namesp
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return queries_to_draw(shown, pixels)
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    """Return a name for a folder: inputs of one name must not overwrite one another."""
-    unused, number = name, 1
-    while unused in taken:
-        number += 1
-        unused = f"{name}-{number}"
-    taken.add(unused)
-    return unused
 
 
 def _table(name: str, facts: Mapping[str, Any]) -> list[str]:

@@ -47,6 +47,22 @@ def check_folder(output: Path, *, flag: str = "--output") -> None:
     _check_way(output, output, flag)
 
 
+def unused(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken yet, and take it: inputs of one name must not overwrite one another.
+
+    Example:
+        >>> taken = set()
+        >>> unused("cat", taken), unused("cat", taken)
+        ('cat', 'cat-2')
+    """
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}-{number}"
+    taken.add(found)
+    return found
+
+
 def _is(output: Path, flag: str) -> Path:
     """Return the path; a name that no file can have is refused by the system's own words."""
     try:
