@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from archives import pack
-from nonlocalnn.data.video import ArchivedVideo, VideoDecodeError, open_video
+from nonlocalnn.data.video import ArchivedFile, ArchivedVideo, VideoDecodeError, open_video
 from nonlocalnn.data.video.lists import VideoList
 from nonlocalnn.data.video.named import archived_files
 from nonlocalnn.data.video.source import VideoSource
@@ -18,6 +18,10 @@ from videos import NUM_FRAMES, cut, damaged, noise, write_video
 
 OTHERS = ("plain.mkv", "vp9.webm", "slow.flv", "mpeg4.avi", "vp8.webm", "h264.avi", "fragments.mp4")
 EDITED = ("early.mp4", "late.mp4", "turned.mp4", "uneven.mp4", "one.mp4", "faststart.mp4")
+
+
+def test_what_it_was_called_when_only_videos_lay_in_archives():
+    assert ArchivedVideo is ArchivedFile
 
 
 def one_video(folder, path):
@@ -127,7 +131,7 @@ def test_an_archive_that_was_cut_while_in_use(videos, tmp_path):
         open_video(part)
     # Nothing so large may be reserved before it is known to be there.
     with pytest.raises(VideoDecodeError, match="it should end at byte"):
-        ArchivedVideo(part.archive, "a.mp4", start=0, size=1 << 60).read()
+        open_video(ArchivedFile(part.archive, "a.mp4", start=0, size=1 << 60))
 
 
 def test_an_archive_that_is_gone_or_may_not_be_read(videos, tmp_path, monkeypatch):

@@ -227,6 +227,18 @@ def test_an_image_that_cannot_be_read_is_named(root):
         data[0]
 
 
+def test_an_archive_that_was_cut_while_in_use(root):
+    path = pack(root / "test-0.tar", GOOD)
+    data = load_archives(root, "test", image_size=5)
+    end = read_index(path, kind="images")[0].within(path)
+    os.truncate(path, end.start + end.size - 1)
+    with pytest.raises(ValueError, match=r"cannot read image .*test-0\.tar/a: it should end at byte"):
+        data[0]
+    path.unlink()
+    with pytest.raises(ValueError, match=r"cannot read image .*test-0\.tar/b: its archive is not there"):
+        data[1]
+
+
 def test_the_index_saves_reading_the_archive(root, monkeypatch):
     path = pack(root / "test-0.tar", GOOD)
     first = read_index(path, kind="images")

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from nonlocalnn.data.video.benchmarks import (
+from nonlocalnn.data.video.lists import Span
+from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
     read_hmdb51_split,
     read_kinetics_csv,
     read_ucf101_split,
 )
-from nonlocalnn.data.video.lists import Span
 
 KINETICS = """\
 label,youtube_id,time_start,time_end,split

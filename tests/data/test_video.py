@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nonlocalnn.data.video import VideoDecodeError, open_video
+from nonlocalnn.data.video import ArchivedFile, VideoDecodeError, open_video
 from nonlocalnn.data.video import source as video_source
 from videos import HEIGHT, NUM_FRAMES, WIDTH, cut, damaged, level, numbers, write_video
 
@@ -363,7 +363,7 @@ def test_a_list_of_files_opens_none_of_them(tmp_path, monkeypatch, text, known, 
     path = tmp_path / "a.m3u8"
     path.write_text(text.format(other if in_archive else other.name))
     size = path.stat().st_size
-    video = video_source.ArchivedVideo(path, "a.m3u8", start=0, size=size) if in_archive else path
+    video = ArchivedFile(path, "a.m3u8", start=0, size=size) if in_archive else path
     says = "it is a list of other files" if known else "cannot read video"
     with pytest.raises(VideoDecodeError, match=says):
         open_video(video)

@@ -158,16 +158,16 @@ def _watch_samples(trigger):
 
 
 def _watch_validation(trigger):
-    from nonlocalnn.data.image_folders import ImageFolder
+    from nonlocalnn.data.stored_images import StoredImages
 
-    read = ImageFolder.read
+    read = StoredImages.read
 
     def watched(self, index):
         if "/validation/" in self.sample_id(index):
             trigger("validation")
         return read(self, index)
 
-    ImageFolder.read = watched
+    StoredImages.read = watched
 
 
 def _poison(bad):

@@ -11,13 +11,13 @@ from fuzz_watch import ran_out_of_memory, watched
 from hypothesis import strategies as st
 
 from nonlocalnn.cli.recipe_parser import RecipeParser
-from nonlocalnn.data.video.benchmarks import (
+from nonlocalnn.data.video.lists import VideoList, read_video_list
+from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
     read_hmdb51_split,
     read_kinetics_csv,
     read_ucf101_split,
 )
-from nonlocalnn.data.video.lists import VideoList, read_video_list
 from nonlocalnn.train import Recipe
 
 READERS = ("recipe.yaml", "recipe.json", "own", "indices", "kinetics", "ucf101", "hmdb51", "charades")

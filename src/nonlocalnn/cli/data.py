@@ -18,10 +18,11 @@ from nonlocalnn._names import SPLITS
 from nonlocalnn._progress import progress
 from nonlocalnn.cli.flags.data import parser
 from nonlocalnn.cli.outputs import check_folder
+from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.archives.writing import write_archives
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.file_check import check_file, files_to_check
-from nonlocalnn.data.video import VideoDecodeError, VideoPath
+from nonlocalnn.data.video import VideoDecodeError
 from nonlocalnn.data.video.files import find_videos, shrink_video, write_clip
 
 Item = TypeVar("Item")
@@ -41,7 +42,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    items: list[tuple[str, VideoPath]] = []
+    items: list[tuple[str, Path | ArchivedFile]] = []
     broken = 0
     for path in args.inputs:
         try:

@@ -9,8 +9,9 @@ from nonlocalnn.data.archives.images import load_archives
 from nonlocalnn.data.archives.writing import write_archives
 from nonlocalnn.data.cue import load_cue
 from nonlocalnn.data.digits import load_digits
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES
 from nonlocalnn.data.image_folders import load_image_folder
-from nonlocalnn.data.images import IMAGE_SUFFIXES, read_image
+from nonlocalnn.data.images import read_image
 from nonlocalnn.data.labelled import LabelledImages, LabelledSamples, augmentation
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 from nonlocalnn.data.video.dataset import load_videos

@@ -92,12 +92,12 @@ class CueSamples(LabelledSamples):
         )
         self._name = f"{name}/{split}"
         self._augment = augment
-        source = load_digits(split, image_size=digit_side)
-        images = torch.cat([source.read(index) for index in range(len(source))])
+        digits = load_digits(split, image_size=digit_side)
+        images = torch.cat([digits.read(index) for index in range(len(digits))])
         # Whole numbers make a sample the same, bit for bit, on every processor.
         self._digits = (images * _WHITE).round().to(torch.uint8)
         self._members = [
-            [index for index, target in enumerate(source.targets) if target == digit]
+            [index for index, target in enumerate(digits.targets) if target == digit]
             for digit in range(len(_CLASSES))
         ]
 

@@ -64,10 +64,10 @@ def load_digits(
         from sklearn import datasets
     except ImportError as error:
         raise missing_extra("scikit-learn", "data", "the data set 'digits'") from error
-    source = datasets.load_digits()
-    targets = [int(target) for target in source.target]
+    found = datasets.load_digits()
+    targets = [int(target) for target in found.target]
     indices = split_indices(targets, split)
-    images = torch.from_numpy(source.images).to(torch.uint8)[:, None]
+    images = torch.from_numpy(found.images).to(torch.uint8)[:, None]
     return InMemoryImages(
         images[indices],
         white=16,

@@ -1,15 +1,13 @@
 """Which files there are to check, and what is wrong with one: videos, images, and archives of either."""
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nonlocalnn.data.archives.index import KINDS
-from nonlocalnn.data.folder_files import walk
+from nonlocalnn.data.archives.index import KINDS, ArchivedFile
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, walk
 from nonlocalnn.data.image_folders import find_images
-from nonlocalnn.data.images import IMAGE_SUFFIXES, decode_image, read_image
-from nonlocalnn.data.video import ArchivedVideo, VideoPath
+from nonlocalnn.data.images import decode_image
 from nonlocalnn.data.video.files import check_video, find_videos
 from nonlocalnn.data.video.frame_names import frame_paths, is_frame
 from nonlocalnn.data.video.lists import is_video_file
@@ -19,7 +17,7 @@ from nonlocalnn.data.video.named import archived_files
 _SIZES_READ = 8
 
 
-def files_to_check(path: Path, *, kind: str | None = None) -> list[tuple[str, VideoPath]]:
+def files_to_check(path: Path, *, kind: str | None = None) -> list[tuple[str, Path | ArchivedFile]]:
     """Return the videos and images at a path, each after its kind, "videos" or "images".
 
     Folders of pictures are videos where the folder holds video files too, or where most of them look like
@@ -44,7 +42,7 @@ def files_to_check(path: Path, *, kind: str | None = None) -> list[tuple[str, Vi
     return [(kind, each) for each in found]
 
 
-def check_file(item: tuple[str, VideoPath], *, backend: str = "pyav") -> str | None:
+def check_file(item: tuple[str, Path | ArchivedFile], *, backend: str = "pyav") -> str | None:
     """Decode a file whole and return why that fails; ``None`` when it does not.
 
     Args:
@@ -59,16 +57,13 @@ def check_file(item: tuple[str, VideoPath], *, backend: str = "pyav") -> str | N
     if kind == "videos":
         return check_video(path, backend=backend)
     try:
-        if isinstance(path, ArchivedVideo):
-            decode_image(io.BytesIO(path.read()), name=str(path), image_size=None, channels=3)
-        else:
-            read_image(path, image_size=None, channels=3)
+        decode_image(path, name=str(path), image_size=None, channels=3)
     except (ValueError, OSError) as error:
         return str(error)
     return None
 
 
-def _archived(path: Path, kinds: Sequence[str]) -> list[tuple[str, VideoPath]]:
+def _archived(path: Path, kinds: Sequence[str]) -> list[tuple[str, Path | ArchivedFile]]:
     """Return what an archive holds, of the first kind that fits; none fits where it is damaged."""
     first: ValueError | None = None
     for kind in kinds:

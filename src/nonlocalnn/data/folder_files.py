@@ -1,11 +1,24 @@
-"""What in a folder of data is no data: known leftovers of systems are ignored, and all else is named once."""
+"""Which files of a folder are data, by their endings; leftovers of systems are ignored, all else is named."""
 
 import hashlib
+import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+# Of the formats that Pillow reads those of photographs, drawings and scans; none that starts a program.
+IMAGE_SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
+    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+)
+# Of the files that FFmpeg decodes: those that cameras, editors and sites write. A GIF is one too.
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".gif"),
+    *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".vob", ".ts", ".mts", ".m2t", ".m2ts"),
+    *(".tod", ".mod", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".3gpp", ".ogv", ".ogm"),
+    *(".mxf", ".dv", ".rm", ".rmvb", ".mjpg", ".mjpeg", ".h264", ".264", ".hevc", ".265", ".y4m"),
+)
 # What Windows, macOS and storage boxes leave in folders; hidden files are their leftovers too.
 _LEFTOVERS = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
@@ -32,14 +45,83 @@ def walk(folder: Path) -> list[Path]:
     )
 
 
-def warn_of_passed_over(folder: Path, entries: Iterable[Path], *, kind: str, stacklevel: int = 3) -> None:
+def class_folders(root: Path) -> list[Path]:
+    """Return the folders in a folder, one for each class, sorted.
+
+    Raises:
+        ValueError: There is none.
+    """
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_ignored(entry))
+    if not folders:
+        raise ValueError(f"{root} must hold one folder per class; it holds no folder")
+    return folders
+
+
+def files_by_class(
+    root: Path, is_data: Callable[[Path], bool], *, what: str
+) -> tuple[list[tuple[Path, int]], list[Path]]:
+    """Return what lies in the class folders of a folder, and what is passed over there.
+
+    Args:
+        root: The folder of the class folders.
+        is_data: Whether a file or folder in a class folder is one of the class.
+        what: What a class folder must hold, for errors.
+
+    Returns:
+        Each file and the number of its class, sorted; and all else.
+
+    Raises:
+        ValueError: There is no class folder, or one holds nothing.
+    """
+    found: list[tuple[Path, int]] = []
+    # Files beside the class folders have no class.
+    passed_over = sorted(entry for entry in root.iterdir() if entry.is_file() and is_data(entry))
+    for target, folder in enumerate(class_folders(root)):
+        inside: list[Path] = []
+        for entry in sorted(folder.iterdir()):
+            (inside if is_data(entry) else passed_over).append(entry)
+        if not inside:
+            raise ValueError(f"the class folder {folder} holds {what}: fill or remove it")
+        found += [(entry, target) for entry in inside]
+    return found, passed_over
+
+
+def find_files(
+    inputs: Iterable[str | os.PathLike[str]], is_data: Callable[[Path], bool], *, kind: str
+) -> list[Path]:
+    """Return the files that are named, and those in the folders that are named, at any depth.
+
+    What is named is taken whatever its ending. All else in folders is passed over with one warning that
+    counts it, hidden files and leftovers of systems without. What is not there, and a folder without such a
+    file, are taken as they are named: reading them says what is wrong, and the others can be read.
+
+    Args:
+        inputs: Files and folders.
+        is_data: Whether a file is wanted, or a folder as a whole.
+        kind: What is wanted, such as "images".
+    """
+    found: list[Path] = []
+    for path in map(Path, inputs):
+        if not path.is_dir() or is_data(path):
+            found.append(path)
+            continue
+        entries = walk(path)
+        inside = [entry for entry in entries if is_data(entry)]
+        # A folder on the way to data is none itself, and what lies in a folder that is taken belongs to it.
+        taken = set(inside)
+        left = [entry for entry in entries if not entry.is_dir() and taken.isdisjoint((entry, entry.parent))]
+        warn_of_passed_over(path, left, kind=kind)
+        found += inside or [path]
+    return found
+
+
+def warn_of_passed_over(folder: Path, entries: Iterable[Path], *, kind: str) -> None:
     """Warn once of everything in a folder that is passed over; of nothing where nothing is.
 
     Args:
         folder: The folder that was looked through.
         entries: What is not taken; what is to be ignored may be among them.
         kind: What is taken, such as "images".
-        stacklevel: Of the warning; 3 names the caller's caller.
 
     Example:
         >>> with warnings.catch_warnings(record=True) as caught:
@@ -61,7 +143,7 @@ def warn_of_passed_over(folder: Path, entries: Iterable[Path], *, kind: str, sta
         f"{several} of {folder} {'is' if len(left) == 1 else 'are'} passed over, not being {kind} by ending "
         f"and place: {named}{more}; first {left[0]}",
         UserWarning,
-        stacklevel=stacklevel,
+        stacklevel=3,
     )
 
 

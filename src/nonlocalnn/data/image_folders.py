@@ -14,76 +14,33 @@ warning that counts them; hidden files and leftovers of systems, such as ``Thumb
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from torch import Tensor
-
 from nonlocalnn._names import SPLITS
-from nonlocalnn.data.folder_files import is_ignored, split_of, walk, warn_of_passed_over
-from nonlocalnn.data.images import IMAGE_SUFFIXES, read_image
-from nonlocalnn.data.labelled import augmentation
+from nonlocalnn.data.folder_files import (
+    IMAGE_SUFFIXES,
+    class_folders,
+    files_by_class,
+    find_files,
+    is_ignored,
+    split_of,
+    warn_of_passed_over,
+)
 from nonlocalnn.data.stored_images import StoredImages, check_reading
 
 
-class ImageFolder(StoredImages):
-    """Images that are read from their files one at a time; see :class:`StoredImages`.
-
-    Args:
-        paths: The file of each image; also its ``sample_id``.
-        targets, classes, channels, image_size, transform, max_broken, replace_broken: As there.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        *,
-        targets: Sequence[int],
-        classes: Sequence[str],
-        channels: int,
-        image_size: tuple[int, int],
-        transform: Callable[[Tensor], Tensor] | None = None,
-        max_broken: int = 0,
-        replace_broken: bool = False,
-    ) -> None:
-        super().__init__(
-            classes=classes,
-            channels=channels,
-            image_size=image_size,
-            targets=targets,
-            transform=transform,
-            max_broken=max_broken,
-            replace_broken=replace_broken,
-        )
-        self._paths = list(paths)
-
-    def read(self, index: int) -> Tensor:
-        """See :meth:`LabelledImages.read`; raises as :func:`read_image` does."""
-        return read_image(self._paths[index], image_size=self.image_size, channels=self.channels)
-
-    def sample_id(self, index: int) -> str:
-        """Return the path of the file: ``data_dir`` as it was given, and the place below it."""
-        return str(self._paths[index])
+def _is_image(entry: Path) -> bool:
+    """Return whether a file has an image's ending; a link that leads nowhere has it too."""
+    return entry.suffix.lower() in IMAGE_SUFFIXES and not is_ignored(entry) and not entry.is_dir()
 
 
-def _class_names(folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_ignored(entry))
-    if not names:
-        raise ValueError(f"{folder} must hold one folder per class; it holds no folder")
-    return names
+def _is_readable(entry: Path) -> bool:
+    return _is_image(entry) and entry.is_file()
 
 
-def _image_paths(folder: Path, passed_over: list[Path]) -> list[Path]:
-    """Return the images of a class, sorted, and add what else lies there to a list."""
-    paths: list[Path] = []
-    for entry in sorted(folder.iterdir()):
-        is_image = entry.suffix.lower() in IMAGE_SUFFIXES and not is_ignored(entry) and entry.is_file()
-        (paths if is_image else passed_over).append(entry)
-    if not paths:
-        raise ValueError(
-            f"the class folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): fill or remove it"
-        )
-    return paths
+def _class_names(root: Path) -> list[str]:
+    return [folder.name for folder in class_folders(root)]
 
 
 def _check_same_classes(root: Path, splits: list[str]) -> None:
@@ -115,7 +72,7 @@ def load_image_folder(
     channels: int = 3,
     augment: bool = False,
     max_broken: int = 0,
-) -> ImageFolder:
+) -> StoredImages:
     """Load a split of a folder of images; the module describes the folder.
 
     Args:
@@ -148,15 +105,13 @@ def load_image_folder(
     if split_folders:
         _check_same_classes(root, split_folders)
     base = root / split if split_folders else root
-    classes = _class_names(base)
-    # Images beside the class folders have no class, and folders beside those of the splits are no split.
-    passed_over = [entry for entry in sorted(base.iterdir()) if entry.suffix.lower() in IMAGE_SUFFIXES]
+    found, passed_over = files_by_class(base, _is_readable, what=f"no image ({', '.join(IMAGE_SUFFIXES)})")
     if split_folders:
+        # Folders beside those of the splits are no split.
         passed_over += [root / name for name in _class_names(root) if name not in SPLITS]
     samples = [
         (path, target)
-        for target, name in enumerate(classes)
-        for path in _image_paths(base / name, passed_over)
+        for path, target in found
         if split_folders or split_of(path.relative_to(root).as_posix()) == split
     ]
     warn_of_passed_over(root, passed_over, kind="images")
@@ -165,35 +120,19 @@ def load_image_folder(
             f"none of the images in {root} falls to {split!r}: add images, or make the folders "
             f"{', '.join(SPLITS)} and divide them yourself"
         )
-    return ImageFolder(
+    return StoredImages(
         [path for path, _ in samples],
+        ids=[str(path) for path, _ in samples],
         targets=[target for _, target in samples],
-        classes=classes,
+        classes=_class_names(base),
+        split=split,
         channels=channels,
         image_size=size,
-        transform=augmentation("objects", size) if augment else None,
+        augment=augment,
         max_broken=max_broken,
-        replace_broken=split == "train",
     )
 
 
 def find_images(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the image files that are named, and those in the folders that are named, at any depth.
-
-    Files that are named are taken whatever their ending; in folders those with an image's ending, sorted. All
-    else in them is passed over with one warning that counts it, hidden files and leftovers of systems
-    without. What is not there, and a folder without an image, are taken as they are named: reading them says
-    what is wrong, and the others can be read.
-    """
-    found: list[Path] = []
-    for name in inputs:
-        path = Path(name)
-        if not path.is_dir():
-            found.append(path)
-            continue
-        files = [entry for entry in walk(path) if not entry.is_dir()]
-        inside = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-        left = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
-        warn_of_passed_over(path, left, kind="images")
-        found += inside or [path]
-    return found
+    """Return the images that are named, and those in the folders that are named; see ``find_files``."""
+    return find_files(inputs, _is_image, kind="images")

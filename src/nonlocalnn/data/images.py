@@ -1,5 +1,6 @@
 """Reading image files, whatever their format, size, orientation and colours."""
 
+import io
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -7,16 +8,13 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn.data.archives.index import ArchivedFile
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES
 from nonlocalnn.data.labelled import check_image_size, resize_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# Of the formats that Pillow reads those of photographs, drawings and scans; none that starts a program.
-IMAGE_SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
-    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
-)
 # Pillow hands these to Ghostscript, or to Windows, whatever the file's name: a file never runs code.
 _STARTS_PROGRAMS = ("EPS", "WMF")
 # A pipe has no end until its writer closes it, and reading one in a folder would wait for ever.
@@ -65,13 +63,17 @@ def read_image(
 
 
 def decode_image(
-    source: str | os.PathLike[str] | BinaryIO,
+    file: str | os.PathLike[str] | ArchivedFile,
     *,
     name: str,
     image_size: tuple[int, int] | None,
     channels: int,
 ) -> Tensor:
-    """Return an image as :func:`read_image` does, from a path or an open file that errors call ``name``."""
+    """Return an image as :func:`read_image` does, of a file or a part of an archive; errors say ``name``."""
+    try:
+        source = io.BytesIO(file.read()) if isinstance(file, ArchivedFile) else file
+    except OSError as error:
+        raise _unreadable(name, error.strerror or str(error)) from error
     image, file_format = _decode(source, name)
     try:
         tensor = _to_tensor(image, file_format, channels)

@@ -4,9 +4,7 @@ from pathlib import Path
 
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.archives.index import find_archives, read_index
-from nonlocalnn.data.folder_files import walk
-from nonlocalnn.data.images import IMAGE_SUFFIXES
-from nonlocalnn.data.video.source import VIDEO_SUFFIXES
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 _SPLIT_NAMES = (*SPLITS, "val")

@@ -1,13 +1,16 @@
 """Images that are read from where they are stored, one at a time, some of which may be broken."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS
-from nonlocalnn.data.labelled import LabelledImages, check_image_size
+from nonlocalnn.data.archives.index import ArchivedFile
+from nonlocalnn.data.images import decode_image
+from nonlocalnn.data.labelled import LabelledImages, augmentation, check_image_size
 from nonlocalnn.data.left_out import UNREADABLE, LeftOut
 
 
@@ -33,43 +36,62 @@ def check_reading(split: str, *, channels: int, image_size: int | tuple[int, int
 
 
 class StoredImages(LabelledImages):
-    """Labelled images of which a subclass reads one at a time.
+    """Labelled images that are read one at a time from where they are stored: files, or parts of archives.
 
     **Images that cannot be read** are warned of and listed in :attr:`broken`; more than ``max_broken`` are an
-    error, and so is a data set of which none can be read. Until then another image stands in where
-    ``replace_broken``, always the same one for the same of torch's global random numbers. Otherwise the item
-    is a black image with the target :data:`~nonlocalnn.data.left_out.UNREADABLE`: leave it out of every
-    figure.
+    error, and so is a data set of which none can be read. Until then, in training, another image stands in,
+    always the same one for the same of torch's global random numbers. Otherwise the item is a black image
+    with the target :data:`~nonlocalnn.data.left_out.UNREADABLE`: leave it out of every figure.
 
     Args:
-        classes: See :class:`~nonlocalnn.data.labelled.LabelledImages`.
+        files: Where each image is.
+        ids: What each is called, in :meth:`sample_id` and in errors.
+        targets: See :class:`~nonlocalnn.data.labelled.LabelledImages`, and so ``classes``.
+        classes: Names of the classes.
+        split: "train", whose broken images are replaced, or another.
         channels: 3 for RGB or 1 for grey.
         image_size: (H, W) to which images are stretched, in pixels.
-        targets: See :class:`~nonlocalnn.data.labelled.LabelledImages`.
-        transform: See :class:`~nonlocalnn.data.labelled.LabelledImages`.
+        augment: Mirror and shift each image at random when it is read.
         max_broken: Up to how many images that cannot be read are left out.
-        replace_broken: Whether another image stands in, as in training.
 
     Raises:
         ValueError: ``max_broken`` is negative; on reading, too many images are broken.
+        ImportError: torchvision is missing, which ``augment`` needs.
     """
 
     def __init__(
         self,
+        files: Sequence[Path | ArchivedFile],
         *,
+        ids: Sequence[str],
+        targets: Sequence[int],
         classes: Sequence[str],
+        split: str,
         channels: int,
         image_size: tuple[int, int],
-        targets: Sequence[int],
-        transform: Callable[[Tensor], Tensor] | None,
+        augment: bool,
         max_broken: int,
-        replace_broken: bool,
     ) -> None:
         super().__init__(
-            classes=classes, channels=channels, image_size=image_size, targets=targets, transform=transform
+            classes=classes,
+            channels=channels,
+            image_size=image_size,
+            targets=targets,
+            transform=augmentation("objects", image_size) if augment else None,
         )
+        self._files, self._ids = list(files), list(ids)
         self._left_out = LeftOut(len(targets), max_broken=max_broken, kind="images")
-        self._replace_broken = replace_broken
+        # A figure must be of the images that it is said of; a training step may take any.
+        self._replace_broken = split == "train"
+
+    def read(self, index: int) -> Tensor:
+        """See :meth:`LabelledImages.read`; raises as :func:`~nonlocalnn.data.images.read_image` does."""
+        file, name = self._files[index], self._ids[index]
+        return decode_image(file, name=name, image_size=self.image_size, channels=self.channels)
+
+    def sample_id(self, index: int) -> str:
+        """Return the path of the file; in an archive, that of the archive and the sample's key there."""
+        return self._ids[index]
 
     @property
     def broken(self) -> list[str]:

@@ -121,8 +121,7 @@ def _download(name: str, data_dir: Path) -> None:
     try:
         download(str(data_dir), download=True)
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise _not_found(name, data_dir, f"the download failed ({reason})") from error
+        raise _not_found(name, data_dir, f"the download failed ({one_line(error)})") from error
 
 
 def _not_found(name: str, data_dir: Path, why: str) -> FileNotFoundError:
@@ -132,7 +131,7 @@ def _not_found(name: str, data_dir: Path, why: str) -> FileNotFoundError:
     )
 
 
-def _locate(name: str, source: str, data_dir: str | os.PathLike[str] | None) -> tuple[Path, Path]:
+def _locate(name: str, file: str, data_dir: str | os.PathLike[str] | None) -> tuple[Path, Path]:
     """Return the paths of the images and the labels, downloading them if they are nowhere.
 
     Raises:
@@ -143,7 +142,7 @@ def _locate(name: str, source: str, data_dir: str | os.PathLike[str] | None) -> 
     data_dirs = [home]
     if data_dir is None and name == "fashion-mnist":
         data_dirs.append(DEBIAN_FASHION_MNIST)
-    paths = _find(name, _FILES[source], data_dirs)
+    paths = _find(name, _FILES[file], data_dirs)
     if paths is None:
         # That folder belongs to the system's package manager.
         if home == DEBIAN_FASHION_MNIST:
@@ -152,13 +151,13 @@ def _locate(name: str, source: str, data_dir: str | os.PathLike[str] | None) -> 
                 "data_dir"
             )
         _download(name, home)
-        paths = _find(name, _FILES[source], data_dirs)
+        paths = _find(name, _FILES[file], data_dirs)
     if paths is None:
         raise _not_found(name, home, "the download left no such files there")
     return paths[0], paths[1]
 
 
-def _check_labels(name: str, source: str, labels: list[int], path: Path) -> None:
+def _check_labels(name: str, file: str, labels: list[int], path: Path) -> None:
     """Check that ``labels`` are class indices, and not those of the other data set.
 
     Raises:
@@ -167,7 +166,7 @@ def _check_labels(name: str, source: str, labels: list[int], path: Path) -> None
     if max(labels) > 9:
         raise ValueError(f"{path} must hold labels from 0 to 9; it holds {max(labels)}")
     for other in _FOLDERS:
-        if other != name and labels[:10] == _FIRST_LABELS[other, source]:
+        if other != name and labels[:10] == _FIRST_LABELS[other, file]:
             raise ValueError(f"{path} belongs to {other!r}, not to {name!r}: correct the name or data_dir")
 
 
@@ -222,17 +221,17 @@ def load_torchvision_set(
     check_choice("name", name, tuple(_FOLDERS))
     check_choice("split", split, SPLITS)
     size = check_image_size(28 if image_size is None else image_size)
-    source = "test" if split == "test" else "train"
-    images_path, labels_path = _locate(name, source, data_dir)
-    images = read_idx(images_path, (_NUM_IMAGES[source], 28, 28))
-    labels: list[int] = read_idx(labels_path, (_NUM_IMAGES[source],)).tolist()
-    _check_labels(name, source, labels, labels_path)
+    file = "test" if split == "test" else "train"
+    images_path, labels_path = _locate(name, file, data_dir)
+    images = read_idx(images_path, (_NUM_IMAGES[file], 28, 28))
+    labels: list[int] = read_idx(labels_path, (_NUM_IMAGES[file],)).tolist()
+    _check_labels(name, file, labels, labels_path)
     indices = split_indices(split)
     kind = "characters" if name == "mnist" else "objects"
     return InMemoryImages(
         images[indices, None],
         white=255,
-        ids=[f"{name}/{source}/{index}" for index in indices],
+        ids=[f"{name}/{file}/{index}" for index in indices],
         classes=_CLASSES[name],
         image_size=size,
         targets=[labels[index] for index in indices],

@@ -7,16 +7,10 @@ read from their places into memory, in any order. Videos in archives belong to t
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
-from nonlocalnn.data.archives.index import Member, read_split
-from nonlocalnn.data.images import decode_image
-from nonlocalnn.data.labelled import augmentation
+from nonlocalnn.data.archives.index import read_split
 from nonlocalnn.data.stored_images import StoredImages, check_reading
 
 
@@ -28,7 +22,7 @@ def load_archives(
     channels: int = 3,
     augment: bool = False,
     max_broken: int = 0,
-) -> ArchivedImages:
+) -> StoredImages:
     """Load a split of a folder of archives, see :mod:`nonlocalnn.data.archives.index`.
 
     Args:
@@ -52,61 +46,14 @@ def load_archives(
     """
     size = check_reading(split, channels=channels, image_size=image_size)
     classes, samples = read_split(Path(data_dir), split, kind="images")
-    return ArchivedImages(
-        samples,
+    return StoredImages(
+        [member.within(path) for path, member, _ in samples],
+        ids=[f"{path}/{member.key}" for path, member, _ in samples],
+        targets=[target for _, _, target in samples],
         classes=classes,
+        split=split,
         channels=channels,
         image_size=size,
-        transform=augmentation("objects", size) if augment else None,
+        augment=augment,
         max_broken=max_broken,
-        replace_broken=split == "train",
     )
-
-
-class ArchivedImages(StoredImages):
-    """Images that are read out of archives one at a time, in any order; see :class:`StoredImages`.
-
-    Args:
-        samples: The archive of each image, its place there, and its class.
-        classes, channels, image_size, transform, max_broken, replace_broken: As there.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[tuple[Path, Member, int]],
-        *,
-        classes: Sequence[str],
-        channels: int,
-        image_size: tuple[int, int],
-        transform: Callable[[Tensor], Tensor] | None = None,
-        max_broken: int = 0,
-        replace_broken: bool = False,
-    ) -> None:
-        super().__init__(
-            classes=classes,
-            channels=channels,
-            image_size=image_size,
-            targets=[target for _, _, target in samples],
-            transform=transform,
-            max_broken=max_broken,
-            replace_broken=replace_broken,
-        )
-        self._members = [(path, member) for path, member, _ in samples]
-
-    def read(self, index: int) -> Tensor:
-        """See :meth:`LabelledImages.read`."""
-        path, member = self._members[index]
-        with path.open("rb") as file:
-            file.seek(member.start)
-            content = file.read(member.size)
-        return decode_image(
-            io.BytesIO(content),
-            name=self.sample_id(index),
-            image_size=self.image_size,
-            channels=self.channels,
-        )
-
-    def sample_id(self, index: int) -> str:
-        """Return the path of the archive and the key of the sample in it."""
-        path, member = self._members[index]
-        return f"{path}/{member.key}"

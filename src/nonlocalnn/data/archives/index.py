@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from nonlocalnn._errors import near_miss
 from nonlocalnn._files import write_text
-from nonlocalnn.data.images import IMAGE_SUFFIXES
-from nonlocalnn.data.video import VIDEO_SUFFIXES
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 CLASSES = "classes.txt"
 # What archives may hold, and how the names of such files end.
@@ -35,6 +35,59 @@ _FORMAT = 1
 _LABELS = (".cls", ".json")
 _LARGEST_LABEL = 1 << 20
 _BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedFile:
+    """A file that lies in an archive as it is: some bytes of a larger file.
+
+    It stands where a path may; as text it is the archive's path and its name there.
+
+    Args:
+        archive: The larger file.
+        name: Name of the file in it.
+        start: Its first byte.
+        size: Its bytes.
+
+    Example:
+        >>> str(ArchivedFile(Path("clips/train-000000.tar"), "00000003.mp4", start=1536, size=40960))
+        'clips/train-000000.tar/00000003.mp4'
+    """
+
+    archive: Path
+    name: str
+    start: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.name}"
+
+    def exists(self) -> bool:
+        """Return whether its archive is there."""
+        return self.archive.exists()
+
+    def read(self) -> bytes:
+        """Return its bytes, in one reading.
+
+        Raises:
+            OSError: The archive is not there, cannot be read, or is shorter than it was.
+
+        Memory: ``size`` bytes.
+        """
+        try:
+            with self.archive.open("rb") as file:
+                length = file.seek(0, os.SEEK_END)
+                # Asked first: memory is reserved for what is to be read before it is.
+                if length < self.start + self.size:
+                    raise OSError(
+                        f"it should end at byte {self.start + self.size} of its archive, which has {length}: "
+                        "the archive is cut, or was changed while it was in use; write or fetch it again"
+                    )
+                # All at once: a clip is a few MB, and one sequential read suits network file systems.
+                file.seek(self.start)
+                return file.read(self.size)
+        except FileNotFoundError as error:
+            raise OSError("its archive is not there") from error
 
 
 @dataclass(frozen=True)
@@ -54,6 +107,10 @@ class Member:
     start: int
     size: int
     label: int | str
+
+    def within(self, archive: Path) -> ArchivedFile:
+        """Return it as a file of an archive."""
+        return ArchivedFile(archive, f"{self.key}{self.suffix}", self.start, self.size)
 
 
 def find_archives(root: Path, split: str) -> dict[int, Path]:

@@ -14,9 +14,9 @@ from typing import BinaryIO
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path, remove_parts, write_text
 from nonlocalnn._names import SPLITS
-from nonlocalnn.data.archives.index import CLASSES, KINDS, read_index
+from nonlocalnn.data.archives.index import CLASSES, KINDS, ArchivedFile, read_index
+from nonlocalnn.data.folder_files import VIDEO_SUFFIXES
 from nonlocalnn.data.image_folders import load_image_folder
-from nonlocalnn.data.video import VIDEO_SUFFIXES, ArchivedVideo, VideoPath
 from nonlocalnn.data.video.named import load_own_splits
 
 # Stands in the folder while archives are written, and says which.
@@ -110,8 +110,8 @@ def _videos(source: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, i
     return classes.pop(), splits
 
 
-def _file(path: VideoPath) -> Path:
-    if isinstance(path, ArchivedVideo):
+def _file(path: Path | ArchivedFile) -> Path:
+    if isinstance(path, ArchivedFile):
         raise ValueError(f"videos must be files of their own; {path} lies in an archive already")
     if path.is_dir():
         raise ValueError(f"videos must be files; {path} is a folder of frames: encode it, or leave it out")

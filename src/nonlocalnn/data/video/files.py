@@ -11,12 +11,13 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_positive
 from nonlocalnn._files import atomic_path
-from nonlocalnn.data.folder_files import walk, warn_of_passed_over
+from nonlocalnn.data.archives.index import ArchivedFile
+from nonlocalnn.data.folder_files import find_files
 from nonlocalnn.data.video.lists import is_video
 from nonlocalnn.data.video.opening import open_video
 from nonlocalnn.data.video.pyav import PyAVReader
 from nonlocalnn.data.video.reader import VideoReader
-from nonlocalnn.data.video.source import ArchivedVideo, VideoDecodeError
+from nonlocalnn.data.video.source import VideoDecodeError
 from nonlocalnn.data.video.writing import write_h264
 
 # Frames that are held at a time, at their full size.
@@ -26,12 +27,7 @@ _KEYFRAME_EVERY = 32
 
 
 def find_videos(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the videos that are named, and those in the folders that are named, at any depth.
-
-    A file that is named is taken whatever its ending. In a folder a video is a file with a video's ending, or
-    a folder of frame images; all else is passed over with one warning that counts it, hidden files and
-    leftovers of systems without. What is not there, and a folder without a video, are taken as they are
-    named: opening them says what is wrong, and the others can be read.
+    """Return the videos, or folders of frames, that are named or lie in named folders; see ``find_files``.
 
     Example:
         >>> import tempfile
@@ -41,23 +37,10 @@ def find_videos(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
         >>> [path.name for path in find_videos([folder])]
         ['a.webm', 'b.mp4']
     """
-    found: list[Path] = []
-    for name in inputs:
-        path = Path(name)
-        if not path.is_dir() or is_video(path):
-            found.append(path)
-            continue
-        entries = walk(path)
-        inside = [entry for entry in entries if is_video(entry)]
-        # A folder on the way to videos is none of them, and what lies among frames belongs to them.
-        taken = set(inside)
-        left = [entry for entry in entries if not entry.is_dir() and taken.isdisjoint((entry, entry.parent))]
-        warn_of_passed_over(path, left, kind="videos or folders of frames")
-        found += inside or [path]
-    return found
+    return find_files(inputs, is_video, kind="videos or folders of frames")
 
 
-def check_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "pyav") -> str | None:
+def check_video(path: str | os.PathLike[str] | ArchivedFile, *, backend: str = "pyav") -> str | None:
     """Decode every frame of a video and return why that fails; ``None`` when it does not.
 
     Args:

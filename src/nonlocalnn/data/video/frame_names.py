@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median_low
 
-from nonlocalnn.data.video.source import VIDEO_SUFFIXES
+from nonlocalnn.data.folder_files import VIDEO_SUFFIXES
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Pictures of optical flow, as denseflow and its like call them: flow_x_00001.jpg, x_0001.jpg.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nonlocalnn.data.video.source import VIDEO_SUFFIXES
+from nonlocalnn.data.folder_files import VIDEO_SUFFIXES
 
 _LONGEST_REASON = 500
 # What the columns of a list may be called in its first line.

@@ -1,4 +1,4 @@
-"""Lists of labelled videos: a folder per class, or a text file; for known data sets see ``video_benchmarks``.
+"""Lists of labelled videos: a folder per class, or a text file; ``public_lists`` reads those of known sets.
 
 Making a list opens no video. A row that cannot be understood is an error that names the file and the line.
 """
@@ -10,10 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn.data.folder_files import is_ignored, warn_of_passed_over
+from nonlocalnn.data.folder_files import (
+    VIDEO_SUFFIXES,
+    class_folders,
+    files_by_class,
+    is_ignored,
+    warn_of_passed_over,
+)
 from nonlocalnn.data.video.frame_names import is_frame
 from nonlocalnn.data.video.list_rows import bad_row, read_rows
-from nonlocalnn.data.video.source import VIDEO_SUFFIXES, VideoPath
+from nonlocalnn.data.video.source import VideoPath
 
 # Indices give classes their names, up to the largest: a slip of the pen must not make a million million.
 _MOST_CLASSES = 1_000_000
@@ -190,24 +196,12 @@ def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder of videos: {root}")
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_ignored(entry))
-    if not folders:
-        raise ValueError(f"{root} must hold one folder per class; it holds no folder")
-    paths, targets = [], []
-    passed_over = sorted(entry for entry in root.iterdir() if entry.is_file() and is_video_file(entry))
-    for target, folder in enumerate(folders):
-        videos: list[Path] = []
-        for entry in sorted(folder.iterdir()):
-            (videos if is_video(entry) else passed_over).append(entry)
-        if not videos:
-            raise ValueError(
-                f"the class folder {folder} holds no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of "
-                "frames: fill or remove it"
-            )
-        paths += videos
-        targets += [target] * len(videos)
+    found, passed_over = files_by_class(
+        root, is_video, what=f"no video ({', '.join(VIDEO_SUFFIXES)}) and no folder of frames"
+    )
     warn_of_passed_over(root, passed_over, kind="videos or folders of frames")
-    return VideoList(tuple(paths), tuple(targets), tuple(folder.name for folder in folders))
+    paths, targets = zip(*found, strict=True)
+    return VideoList(paths, targets, tuple(folder.name for folder in class_folders(root)))
 
 
 def is_video(entry: Path) -> bool:

@@ -7,16 +7,15 @@ from pathlib import Path
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS, VIDEO_SETS
-from nonlocalnn.data.archives.index import Member, find_archives, read_index, read_split
+from nonlocalnn.data.archives.index import ArchivedFile, find_archives, read_index, read_split
 from nonlocalnn.data.folder_files import is_ignored, split_of
-from nonlocalnn.data.video.benchmarks import (
+from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
+from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
     read_hmdb51_split,
     read_kinetics_csv,
     read_ucf101_split,
 )
-from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
-from nonlocalnn.data.video.source import ArchivedVideo
 
 # Of one's own videos: what a split may be called, and which others serve where it is missing.
 _OWN_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
@@ -196,7 +195,7 @@ def _check_one_form(folder: Path, split_names: tuple[str, ...]) -> None:
             )
 
 
-def archived_files(archive: Path, *, kind: str) -> list[ArchivedVideo]:
+def archived_files(archive: Path, *, kind: str) -> list[ArchivedFile]:
     """Return the files of an archive in the order in which they lie there.
 
     Args:
@@ -207,20 +206,16 @@ def archived_files(archive: Path, *, kind: str) -> list[ArchivedVideo]:
         ValueError: The archive is damaged, or holds something else; see
             :func:`~nonlocalnn.data.archives.index.read_index`.
     """
-    return [_part(archive, member) for member in read_index(archive, kind=kind)]
+    return [member.within(archive) for member in read_index(archive, kind=kind)]
 
 
 def _archived(folder: Path, split: str) -> VideoList:
     classes, samples = read_split(folder, split, kind="videos")
     return VideoList(
-        tuple(_part(archive, member) for archive, member, _ in samples),
+        tuple(member.within(archive) for archive, member, _ in samples),
         tuple(target for _, _, target in samples),
         classes,
     )
-
-
-def _part(archive: Path, member: Member) -> ArchivedVideo:
-    return ArchivedVideo(archive, f"{member.key}{member.suffix}", start=member.start, size=member.size)
 
 
 def _check_same_classes(videos: VideoList, train: VideoList, folder: Path) -> None:

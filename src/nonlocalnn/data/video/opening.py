@@ -5,15 +5,16 @@ from pathlib import Path
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import BACKENDS
+from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.video.frame_folder import FrameFolder
 from nonlocalnn.data.video.frame_names import FRAME_SUFFIXES
 from nonlocalnn.data.video.pyav import PyAVReader
 from nonlocalnn.data.video.reader import VideoReader
-from nonlocalnn.data.video.source import ArchivedVideo, VideoDecodeError, find_source
+from nonlocalnn.data.video.source import VideoDecodeError, find_source
 from nonlocalnn.data.video.torchcodec import TorchCodecReader
 
 
-def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "pyav") -> VideoReader:
+def open_video(path: str | os.PathLike[str] | ArchivedFile, *, backend: str = "pyav") -> VideoReader:
     """Open a video file, by itself or in an archive, or a folder of frame images.
 
     ==============  =======================================================================================
@@ -57,7 +58,7 @@ def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "
         12 (5, 7) tensor([11,  2], dtype=torch.uint8)
     """
     check_choice("backend", backend, BACKENDS)
-    if not isinstance(path, ArchivedVideo):
+    if not isinstance(path, ArchivedFile):
         path = Path(path)
         if path.is_dir():
             return FrameFolder(path)
@@ -65,7 +66,7 @@ def open_video(path: str | os.PathLike[str] | ArchivedVideo, *, backend: str = "
     return (TorchCodecReader if backend == "torchcodec" else PyAVReader)(source)
 
 
-def check_no_image(path: str | os.PathLike[str] | ArchivedVideo) -> None:
+def check_no_image(path: str | os.PathLike[str] | ArchivedFile) -> None:
     """Check that a path names no single image: a decoder would read it, as a video of one frame.
 
     Raises:

@@ -6,94 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.images import NO_FILE
 from nonlocalnn.data.video.containers import count_dropped, is_cut, may_leave_frames_out
 from nonlocalnn.data.video.orientation import is_mirrored
-
-# Of the files that FFmpeg decodes: those that cameras, editors and sites write. A GIF is one too.
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".gif"),
-    *(
-        ".mpg",
-        ".mpeg",
-        ".mpe",
-        ".m1v",
-        ".m2v",
-        ".mpv",
-        ".vob",
-        ".ts",
-        ".mts",
-        ".m2t",
-        ".m2ts",
-        ".tod",
-        ".mod",
-    ),
-    *(".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".3gpp", ".ogv", ".ogm", ".mxf", ".dv", ".rm", ".rmvb"),
-    *(".mjpg", ".mjpeg", ".h264", ".264", ".hevc", ".265", ".y4m"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedVideo:
-    """A video file that lies in an archive as it is: some bytes of a larger file.
-
-    It stands where a path may; as text it is the archive's path and its name there.
-
-    Args:
-        archive: The larger file.
-        name: Name of the video in it.
-        start: Its first byte.
-        size: Its bytes.
-
-    Example:
-        >>> str(ArchivedVideo(Path("clips/train-000000.tar"), "00000003.mp4", start=1536, size=40960))
-        'clips/train-000000.tar/00000003.mp4'
-    """
-
-    archive: Path
-    name: str
-    start: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.archive}/{self.name}"
-
-    def exists(self) -> bool:
-        """Return whether its archive is there."""
-        return self.archive.exists()
-
-    def read(self) -> bytes:
-        """Return its bytes, in one reading.
-
-        Raises:
-            VideoDecodeError: The archive is not there, cannot be read, or is shorter than it was.
-
-        Memory: ``size`` bytes.
-        """
-        try:
-            with self.archive.open("rb") as file:
-                length = file.seek(0, os.SEEK_END)
-                # Asked first: memory is reserved for what is to be read before it is.
-                if length < self.start + self.size:
-                    raise unreadable(
-                        self,
-                        f"it should end at byte {self.start + self.size} of its archive, which has {length}: "
-                        "the archive is cut, or was changed while it was in use; write or fetch it again",
-                    )
-                # All at once: a clip is a few MB, and one sequential read suits network file systems.
-                file.seek(self.start)
-                return file.read(self.size)
-        except FileNotFoundError as error:
-            raise unreadable(self, "its archive is not there") from error
-        except OSError as error:
-            raise unreadable(self, error.strerror or str(error)) from error
-
 
 # How files begin that are no videos, but name others which FFmpeg would open: ffconcat, and playlists of HLS.
 _LIST_STARTS = (b"ffconcat", b"#EXTM3U")
 
 # What names a video: a file, a folder of frame images, or a part of an archive.
-VideoPath = Path | ArchivedVideo
+VideoPath = Path | ArchivedFile
 
 
 class VideoDecodeError(ValueError):
@@ -206,12 +128,12 @@ def find_source(path: VideoPath) -> VideoSource:
         FileNotFoundError: There is no such file.
         VideoDecodeError: It is empty, cut or cannot be read, is no regular file, or is a list of others.
     """
-    content = path.read() if isinstance(path, ArchivedVideo) else None
     if isinstance(path, Path) and not path.exists():
         raise FileNotFoundError(f"no such video: {path}")
     if isinstance(path, Path) and not path.is_file():
         raise unreadable(path, NO_FILE)
     try:
+        content = path.read() if isinstance(path, ArchivedFile) else None
         with _opened(path, content) as file:
             if file.seek(0, os.SEEK_END) == 0:
                 raise unreadable(path, "the file is empty")
