@@ -48,6 +48,7 @@ def network_config(state: State, source: Source, told: Mapping[str, Any], clip: 
     stem = _shape(state, "conv1.weight")
     lengths = tuple(_length(state, stage) for stage in STAGES)
     inflation = _inflation(state, stem)
+    # Stages of other lengths have no name: the nearest is taken, and the lengths are a setting.
     depth = _DEPTHS.get(lengths)
     name = f"{_KINDS[inflation]}_r{depth or 50}_{clip}"
     places = _places(state)
@@ -74,6 +75,7 @@ def network_config(state: State, source: Source, told: Mapping[str, Any], clip: 
     else:
         for setting in ("sub_sample", "use_scale", "layer2_extent"):
             wanted.pop(setting, None)
+    # Only what differs is written down, so that files say what is special about them.
     own = preset_settings(name)
     overrides = {setting: value for setting, value in wanted.items() if value != own[setting]}
     # Without its last layer, of which a partial file may lack both, it is one for Kinetics.
@@ -143,6 +145,7 @@ def _paper_number(places: dict[str, list[int]], depth: int | None, lengths: tupl
 
 
 def _instantiation(state: State, places: dict[str, list[int]]) -> str:
+    # All blocks of these code bases are of one kind.
     stage, (place, *_) = next(iter(places.items()))
     block = f"{stage}.{place}.nl."
     if f"{block}w_f" in state:

@@ -108,6 +108,7 @@ def _as_mapping(value: object, path: object) -> object:
     if not _is_module(value):
         return value
     found: dict[str, Any] = {}
+    # A stack of our own: modules may lie deeper than Python calls functions.
     stack: list[tuple[str, Any]] = [("", value)]
     for _ in range(_MOST_PARTS):
         if not stack:
@@ -117,6 +118,7 @@ def _as_mapping(value: object, path: object) -> object:
             break
         if not _is_module(module):
             continue
+        # Buffers that state_dict() leaves out: the model makes them anew.
         left_out = module.state.get("_non_persistent_buffers_set")
         left_out = left_out if isinstance(left_out, set) else set()
         for kind in ("_parameters", "_buffers"):

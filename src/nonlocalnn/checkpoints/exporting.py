@@ -63,12 +63,14 @@ def export_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, to: str
         theirs = target.from_ours(state, pools)
     except CheckpointError as error:
         raise CheckpointError(f"these weights are none for {target.name}: {error}") from None
+    # Their own format, which their code loads: a pickle, but of tensors alone.
     with atomic_path(path) as temporary:
         torch.save({**target.beside, target.container: theirs}, temporary)
     return _differences(model, blocks, target)
 
 
 def _differences(model: ResidualNetwork, blocks: list[NonLocalNd], target: Source) -> list[str]:
+    # What no key says: a network that computes otherwise would load there without a word.
     own: dict[str, Any] = {
         "pads_pool1": model.pads_pool1,
         "halves_time_early": model.halves_time_early,

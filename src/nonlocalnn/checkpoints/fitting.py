@@ -40,6 +40,7 @@ def load_state(
     """
     gaps = check_fit(model, state, file, allow_partial=allow_partial)
     fitting = fitted(model, state)
+    # Nothing of the model has changed up to here: it is loaded whole or not at all.
     _check_filled(model, fitting, file)
     _give_memory_(model)
     # With the versions of the model's own layers, which some of torchvision's ask for.
@@ -62,6 +63,7 @@ def check_fit(
             raise CheckpointError(f"{key} of the model is sharded over ranks: load first, then shard")
         if is_lazy(own[key]):
             raise CheckpointError(f"{key} of the model has no shape yet: run the model once, then load")
+    # A counter of batches changes nothing in eval mode, and older files lack it.
     missing = [
         name
         for key, name in names.items()

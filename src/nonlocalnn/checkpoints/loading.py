@@ -178,12 +178,14 @@ def import_checkpoint(
 
 def _read(path: Path, clip: str | None, entry: str | None, model: nn.Module | None) -> _Content:
     config, metadata, state, said = _read_file(path, entry)
+    # Before anything is renamed or computed with them.
     check_numbers(state, str(path))
     ours = _Content(OURS, state, config, len(state), metadata=metadata, said=said)
     # A file that says how its network is made is ours, and a model that has its names needs no translation.
     if config is not None or (model is not None and _has_names(model, state)):
         _refuse_clip(clip, path)
         return ours
+    # Wrappers put words before keys: the names are looked for with fewer and fewer of them.
     for variant in variants(state):
         source = next((source for source in SOURCES if source.recognises(variant)), None)
         if source is not None:
@@ -296,6 +298,7 @@ def _build(content: _Content, path: Path, instantiation: str | None, *, allow_pa
     except CheckpointError:
         raise
     except ImportError as error:
+        # Not a fault of the file: what makes its network is not installed here.
         raise ImportError(f"{path} cannot be loaded: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
         raise CheckpointError(f"{path} has a configuration that builds no model: {one_line(error)}") from None

@@ -70,6 +70,7 @@ def save_checkpoint(
             reason = one_line(error)
             warnings.warn(f"{path} will load into a model that you give only: {reason}", stacklevel=2)
             config, state = None, plain_state(model)
+    # A header of safetensors holds texts only, so that its values are JSON once more.
     header = {"format": _FORMAT, "config": json.dumps(config), "metadata": facts}
     with atomic_path(path) as temporary:
         try:
@@ -142,6 +143,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _from_header(header: dict[str, str], field: str, path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    # Files of other libraries have headers too, and other meanings in them.
     if header.get("format") != _FORMAT:
         return None
     try:

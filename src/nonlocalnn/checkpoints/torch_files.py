@@ -95,6 +95,7 @@ def _read_zip(archive: zipfile.ZipFile) -> object:
     order = f"{folder}byteorder"
     if order in archive.namelist() and archive.read(order) != sys.byteorder.encode():
         raise UnpicklingError("its numbers have their bytes in the other order")
+    # Tensors may share one storage, which is read once.
     storages: dict[str, _Storage] = {}
 
     def storage(identifier: Any) -> object:

@@ -30,7 +30,8 @@ COMMANDS = {
     "models": "list the networks that can be made by name",
     "cost": "parameters, FLOPs and the memory of the blocks",
 }
-_USAGE_ERROR, _FAILURE = 2, 1
+# As argparse and the shells have them; 130 is 128 and the number of SIGINT.
+_USAGE_ERROR, _FAILURE, _STOPPED = 2, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the command's name; None is ``sys.argv``.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Every command takes it, before or after its own flags, so that no parser has to know it.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help"):
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run,
         words[1:],
         debug=debug,
+        # The library says max_broken; who typed --max-broken looks for that.
         say=lambda text: spelled_as_typed(text, parser()),
     )
 
@@ -100,7 +103,7 @@ def call(
     except SystemExit as stop:  # argparse has said what is wrong
         return stop.code if isinstance(stop.code, int) else _FAILURE
     except KeyboardInterrupt:
-        return _complain(f"{program}: stopped", 130)
+        return _complain(f"{program}: stopped", _STOPPED)
     except BrokenPipeError:
         # The reader of a pipe has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

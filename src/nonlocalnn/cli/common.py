@@ -35,6 +35,7 @@ def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:
     Raises:
         ValueError: It has others.
     """
+    # Converted checkpoints know how many classes there are, and not what they are called.
     numbers = tuple(map(str, range(len(loaded.classes))))
     if loaded.classes == numbers != tuple(classes) and len(classes) == len(numbers):
         return f"the model has numbers for classes: 0 to {numbers[-1]} are those of {name} in its order, " + (

@@ -42,6 +42,7 @@ def run(words: Sequence[str]) -> int:
             print(f"{args.target}: tell {args.to} what no key says: {difference}")
         print(f"{args.target}: keys of {args.to}")
         return 0
+    # What is implied by the name now is written down, so that the file stays what it is when names change.
     metadata = {**implied_facts(found.model, found.metadata), **found.metadata}
     if args.classes is not None:
         metadata = {**metadata, "classes": _read_classes(args.classes, len(metadata["classes"]))}
@@ -66,6 +67,7 @@ def _description(found: Imported) -> str:
 def _network(model: ResidualNetwork) -> list[str]:
     stages = (model.layer1, model.layer2, model.layer3, model.layer4)
     lengths = [len(stage) for stage in stages]
+    # As in ResNet-50: three convolutions a bottleneck, the stem and the last layer.
     depth = 3 * sum(lengths) + 2
     kernel = "x".join(str(side) for side in model.conv1.kernel_size)
     blocks = nonlocal_blocks(model)

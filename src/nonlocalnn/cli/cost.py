@@ -38,6 +38,7 @@ def _model_and_input(name: str, given: tuple[int, ...] | None) -> tuple[nn.Modul
             f"{name!r} is neither a network (see nonlocalnn models) nor a file"
             f"{near_miss(name, list_models())}"
         )
+    # With a shape given nothing has to be known of the samples: any file that builds its network will do.
     if given is not None and path.is_file():
         return load_checkpoint(path), given
     loaded = load_model("cost", path)

@@ -56,6 +56,7 @@ def _check(args: argparse.Namespace) -> int:
     ):
         if reason is not None:
             broken += 1
+            # At once: a check of a large folder takes hours.
             print(reason, flush=True)
     kinds = Counter(kind for kind, _ in items)
     counted = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items(), reverse=True))
@@ -68,11 +69,13 @@ def _shrink(args: argparse.Namespace) -> int:
     source, target = args.source.resolve(), args.target.resolve()
     if not source.is_dir():
         raise FileNotFoundError(f"there is no folder {args.source}")
+    # Else the next call would find the small copies too, and copy those.
     if target.is_relative_to(source):
         raise ValueError(f"TARGET must lie outside of SOURCE, {source}; got {target}")
     pairs = [(path, _place(path, source, target)) for path in find_videos([source]) if path.is_file()]
     if not pairs:
         raise ValueError(f"{source} holds no video file; folders of frames are not shrunk")
+    # All become .mp4: a.avi and a.mov of one folder would be one file.
     counts: Counter[str] = Counter(str(made) for _, made in pairs)
     twice = sorted(made for made, number in counts.items() if number > 1)
     if twice:
@@ -163,4 +166,5 @@ def _in_processes(
 
 
 def _take_one_thread() -> None:
+    # There is a process for each core already.
     torch.set_num_threads(1)

@@ -71,6 +71,7 @@ def run(words: Sequence[str]) -> int:
 
 def _beside(model: Path, name: str) -> Path:
     """Return a folder in a run's, or beside a checkpoint and named after it as well."""
+    # Several checkpoints may lie in one folder, and their results must not overwrite one another.
     return model / name if model.is_dir() else model.with_name(f"{model.stem}-{name}")
 
 
@@ -118,6 +119,7 @@ def _resolved(path: str | None) -> Path | None:
 
 def _given(args: argparse.Namespace, data: str) -> dict[str, Any]:
     """Return the settings of reading that were given; videos are looked at by 30 views unless told."""
+    # So many make the figures that the paper and its successors report.
     given = {name: getattr(args, name) for name in ("views", "decoder", "max_broken")}
     if data in VIDEO_SETS and args.views is None:
         given["views"] = 30

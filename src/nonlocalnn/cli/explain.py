@@ -44,6 +44,7 @@ def run(words: Sequence[str]) -> int:
             page = (args.output or Path()) / f"{unused(Path(shown.name).stem, taken)}.html"
             _explain(args, loaded, shown, page)
         except (ValueError, FileNotFoundError) as error:
+            # One input that cannot be read must not keep the others from their pages.
             failed += 1
             print(f"nonlocalnn explain: {' '.join(str(error).split())}", file=sys.stderr)
     return 1 if failed else 0

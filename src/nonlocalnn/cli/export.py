@@ -15,6 +15,7 @@ from nonlocalnn.inference.classifier import weights_file
 def run(words: Sequence[str]) -> int:
     """Write a trained network as a file that runs without this package."""
     args = parser().parse_args(words)
+    # Resolved, since a run may be named by a dot.
     name = args.model.resolve().name if args.model.is_dir() else args.model.stem
     suffix = ".onnx" if args.format == "onnx" else ".pt2"
     output = Path(name + suffix) if args.output is None else args.output

@@ -42,6 +42,7 @@ def run(words: Sequence[str]) -> int:
     loaded = load_model("maps", args.model, device=args.device)
     if args.format in ANIMATIONS and loaded.kind.name != "video":
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
+    # Before any input is read: a mistyped name would fail for each of them.
     find_blocks(loaded.model, args.blocks)
     readers = _readers(args, loaded)
     failed, taken = 0, set[str]()

@@ -118,6 +118,7 @@ def cost_table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     base: tuple[float, ...] = ()
+    # Each C2D stands before the networks that are compared with it.
     for name in _COUNTED:
         counts = count_network(name)
         base = counts if name.startswith("c2d") else base

@@ -49,6 +49,7 @@ def _predict_inputs(args: argparse.Namespace) -> int:
         check_file(args.output)
     loaded = load_model("predict", args.model, device=args.device)
     paths = loaded.find(args.inputs)
+    # Only now is it known what is read: folders were named, and files are found in them.
     if args.output is not None:
         check_file(args.output, read=(weights_file(args.model), *paths))
     answers = loaded.predict_many(
@@ -59,6 +60,7 @@ def _predict_inputs(args: argparse.Namespace) -> int:
         if "error" in answer:
             failed += 1
             print(f"nonlocalnn predict: {answer['error']}", file=sys.stderr)
+        # Lines on standard output come at once, for whoever reads a pipe; a file comes whole or not at all.
         if args.output is None:
             # A terminal or a pipe may hold less than UTF-8, and a stream of text alone has no encoding.
             encoding = "utf-8" if sys.stdout.encoding is None else sys.stdout.encoding
@@ -72,6 +74,7 @@ def _predict_inputs(args: argparse.Namespace) -> int:
 
 def _predict_list(args: argparse.Namespace) -> int:
     engine: Literal["loop", "ray"] = "loop" if args.engine is None else args.engine
+    # Processes of Ray are started by Ray itself; a loop that was started twice would do all of it twice.
     if engine == "loop":
         _check_alone()
     found = predict_list(

@@ -40,6 +40,7 @@ def _with_flags_of_folder(words: Sequence[str]) -> list[str]:
 def run(words: Sequence[str]) -> int:
     """Train by a recipe; the exit status of an interrupted run is 128 and the signal's number."""
     recipe, parsed = parser().parse_words(_with_flags_of_folder(words))
+    # Before data and networks are loaded: a wrong path is said in the first second.
     check_folder(recipe.output)
     result = train(recipe, resume="if any" if parsed.resume_if_any else parsed.resume)
     if result.signal_number is not None:

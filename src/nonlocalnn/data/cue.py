@@ -148,10 +148,7 @@ class CueClips(CueSamples):
 
     ``dataset[i]`` is ``(clip, target)``: float32 (3, 8, H, W) in [0, 1] and the answer, 0 to 9.
 
-    Args:
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        image_size: (H, W) of the frames, in pixels. They are drawn at 32 x 32 and stretched.
-        augment: See :class:`CueSamples`.
+    Frames are drawn at 32 x 32 pixels and stretched to ``image_size``, (H, W).
     """
 
     def __init__(self, split: str, *, image_size: tuple[int, int], augment: bool = False) -> None:
@@ -189,10 +186,6 @@ class CueSequences(CueSamples):
 
     ``dataset[i]`` is ``(sequence, target)``: float32 (3, 384) in [0, 1] and the answer, 0 to 9. Positions 0
     to 15 are the cue, 16 to 127 noise, and four times 64 positions the rows of the digits.
-
-    Args:
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        augment: See :class:`CueSamples`.
     """
 
     def __init__(self, split: str, *, augment: bool = False) -> None:
@@ -231,11 +224,7 @@ def load_cue(
 ) -> CueSamples:
     """Load a split of the generated clips or sequences: 4000 train, 500 validation, 1000 test.
 
-    Args:
-        name: ``"cue"`` for clips or ``"cue-sequence"``.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        image_size: Side, or (height, width), of the frames of a clip, in pixels; default 32.
-        augment: Draw all but the class of a sample anew each time it is read.
+    Args: See :func:`nonlocalnn.data.load_dataset`.
 
     Returns:
         The split; ``sample_id`` is such as ``"cue/train/17"``.

@@ -40,10 +40,7 @@ def load_digits(
     writers**: the file lists the digits writer by writer, 13 people in all, so nearly every writer is in all
     three splits. Accuracy here is accuracy on new drawings by known hands, not on new hands.
 
-    Args:
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        image_size: Side, or (height, width), in pixels; default 28.
-        augment: Turn, shift and scale each image at random when it is read.
+    Args: See :func:`nonlocalnn.data.load_dataset`.
 
     Returns:
         The split; ``sample_id`` is ``"digits/N"``, where N is the index in scikit-learn's array.

@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 # Of the formats that Pillow reads those of photographs, drawings and scans; none that starts a program.
@@ -55,6 +55,27 @@ def class_folders(root: Path) -> list[Path]:
     if not folders:
         raise ValueError(f"{root} must hold one folder per class; it holds no folder")
     return folders
+
+
+def check_same_classes(root: Path, splits: Sequence[str]) -> None:
+    """Check that the folders of splits have the same classes; a target would mean different things otherwise.
+
+    Raises:
+        ValueError: They differ; the message says where.
+    """
+    first, *others = splits
+    expected = {folder.name for folder in class_folders(root / first)}
+    for other in others:
+        found = {folder.name for folder in class_folders(root / other)}
+        if found != expected:
+            differences = [
+                f"only in {owner!r}: {', '.join(map(repr, sorted(extra)))}"
+                for owner, extra in ((first, expected - found), (other, found - expected))
+                if extra
+            ]
+            raise ValueError(
+                f"the splits of {root} must have the same class folders; {'; '.join(differences)}"
+            )
 
 
 def files_by_class(

@@ -20,6 +20,7 @@ from pathlib import Path
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.folder_files import (
     IMAGE_SUFFIXES,
+    check_same_classes,
     class_folders,
     files_by_class,
     find_files,
@@ -43,27 +44,6 @@ def _class_names(root: Path) -> list[str]:
     return [folder.name for folder in class_folders(root)]
 
 
-def _check_same_classes(root: Path, splits: list[str]) -> None:
-    """Check that every split's folder has the same classes; a target would mean different things otherwise.
-
-    Raises:
-        ValueError: They differ; the message says where.
-    """
-    first, *others = splits
-    expected = _class_names(root / first)
-    for other in others:
-        found = _class_names(root / other)
-        if found != expected:
-            differences = [
-                f"only in {owner!r}: {', '.join(map(repr, sorted(extra)))}"
-                for owner, extra in ((first, set(expected) - set(found)), (other, set(found) - set(expected)))
-                if extra
-            ]
-            raise ValueError(
-                f"the splits of {root} must have the same class folders; {'; '.join(differences)}"
-            )
-
-
 def load_image_folder(
     data_dir: str | os.PathLike[str],
     split: str,
@@ -73,20 +53,9 @@ def load_image_folder(
     augment: bool = False,
     max_broken: int = 0,
 ) -> StoredImages:
-    """Load a split of a folder of images; the module describes the folder.
+    """Load a split of a folder of images, which the module describes.
 
-    Args:
-        data_dir: The folder.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        image_size: Side, or (height, width), in pixels; default 224. Images are stretched to it.
-        channels: 3 for RGB or 1 for grey.
-        augment: Mirror and shift each image at random when it is read.
-        max_broken: Up to how many images that cannot be read are left out; in training another image stands
-            in, see :class:`~nonlocalnn.data.stored_images.StoredImages`.
-
-    Returns:
-        The split. Reading an image raises as :func:`~nonlocalnn.data.images.read_image` does, where more than
-        ``max_broken`` of them do.
+    Args: See :func:`nonlocalnn.data.load_dataset`.
 
     Raises:
         FileNotFoundError: ``data_dir`` is not a folder.
@@ -103,7 +72,7 @@ def load_image_folder(
     if split_folders and split not in split_folders:
         raise ValueError(f"{root} has no folder {split!r}; it has {', '.join(map(repr, _class_names(root)))}")
     if split_folders:
-        _check_same_classes(root, split_folders)
+        check_same_classes(root, split_folders)
     base = root / split if split_folders else root
     found, passed_over = files_by_class(base, _is_readable, what=f"no image ({', '.join(IMAGE_SUFFIXES)})")
     if split_folders:

@@ -196,14 +196,8 @@ def load_torchvision_set(
     The four files, plain or ``.gz``, may lie in ``data_dir`` itself or where torchvision puts them
     (``data_dir/MNIST/raw``, ``data_dir/FashionMNIST/raw``).
 
-    Args:
-        name: ``"mnist"`` or ``"fashion-mnist"``.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        data_dir: The folder; downloaded to when it lacks the files. Default ``data``; ``fashion-mnist`` then
-            also looks in the folder of Debian's package ``dataset-fashion-mnist``.
-        image_size: Side, or (height, width), in pixels; default 28.
-        augment: Change each image at random when it is read: ``mnist`` as ``"characters"`` and
-            ``fashion-mnist`` as ``"objects"`` in :func:`~nonlocalnn.data.labelled.augmentation`.
+    Args: See :func:`nonlocalnn.data.load_dataset`. ``mnist`` is augmented as ``"characters"`` and
+        ``fashion-mnist`` as ``"objects"`` of :func:`~nonlocalnn.data.labelled.augmentation`.
 
     Returns:
         The split; ``sample_id`` is such as ``"mnist/train/17"``: the file it comes from, which for validation

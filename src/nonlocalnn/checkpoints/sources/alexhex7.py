@@ -54,6 +54,7 @@ def translate(state: State) -> tuple[dict[str, Any], State]:
             raise CheckpointError(f"missing keys: {key}")
     overrides: dict[str, Any] = {key: value for key, value in kinds[0].items() if value != _DEFAULTS[key]}
     in_channels = state["conv_1.0.weight"].shape[1:2].numel()
+    # The network by that name takes one channel; what differs is written down.
     if in_channels != 1:
         overrides["in_channels"] = in_channels
     config = {"name": "nl_digits", "num_classes": state["fc.3.bias"].numel(), "overrides": overrides}

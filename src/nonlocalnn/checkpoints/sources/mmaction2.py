@@ -67,6 +67,7 @@ def to_ours(state: State) -> tuple[State, dict[str, Any]]:
     for block in blocks_in(ours):
         weight = ours.get(f"{block}W_z.weight")
         if weight is not None:
+            # Ours has a bias before its norm; a zero changes nothing.
             ours.setdefault(f"{block}W_z.bias", weight.new_zeros(len(weight)))
         if f"{block}w_f" in ours:
             ours[f"{block}w_f"] = ours[f"{block}w_f"].flatten()

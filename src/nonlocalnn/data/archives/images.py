@@ -25,17 +25,7 @@ def load_archives(
 ) -> StoredImages:
     """Load a split of a folder of archives, see :mod:`nonlocalnn.data.archives.index`.
 
-    Args:
-        data_dir: The folder.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        image_size: Side, or (height, width), in pixels; default 224. Images are stretched to it.
-        channels: 3 for RGB or 1 for grey.
-        augment: Mirror and shift each image at random when it is read.
-        max_broken: Up to how many images that cannot be read are left out; in training another image stands
-            in, see :class:`~nonlocalnn.data.stored_images.StoredImages`.
-
-    Returns:
-        The split. Reading an image raises a ``ValueError`` where it is damaged or its archive was changed.
+    Args: See :func:`nonlocalnn.data.load_dataset`.
 
     Raises:
         FileNotFoundError: ``data_dir``, its ``classes.txt`` or an archive is missing.

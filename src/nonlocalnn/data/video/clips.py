@@ -114,9 +114,6 @@ test_indices.__test__ = False  # type: ignore[attr-defined]
 def centre_indices(num_frames: int, *, frames: int, stride: int) -> list[int]:
     """Return the frames of the clip in the middle, half-way among the starts of :func:`train_indices`.
 
-    Raises:
-        ValueError: A number is below 1.
-
     Example:
         >>> centre_indices(20, frames=3, stride=4)
         [4, 8, 12]

@@ -46,11 +46,7 @@ def is_cut(file: BinaryIO) -> bool | None:
 
 
 def may_leave_frames_out(file: BinaryIO) -> bool:
-    """Return whether a file is of a kind, mp4 or mov, whose edit list may skip frames that it holds.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Return whether a file is of a kind, mp4 or mov, whose edit list may skip frames that it holds."""
     return _start(file)[4:8] in _ISO_BOXES
 
 
@@ -121,19 +117,9 @@ def _avi_frame_lists(file: BinaryIO, size: int) -> Iterator[tuple[int | None, in
 
 
 def count_dropped(file: BinaryIO, stream: int) -> int:
-    """Return how many frames an avi file counts and leaves empty, as cameras do that lost them.
+    """Return how many frames of a stream an avi file counts and leaves empty, as cameras do that lost them.
 
-    Counting ends where the list of frames is damaged.
-
-    Args:
-        file: The file, open, or its bytes as one.
-        stream: Number of the video's stream in the file.
-
-    Returns:
-        0 in files of other kinds.
-
-    Raises:
-        OSError: The file cannot be read.
+    Counting ends where the list of frames is damaged; other kinds of files have none.
     """
     start = _start(file)
     if start[:4] != b"RIFF" or start[8:12] != b"AVI ":

@@ -191,19 +191,9 @@ def load_videos(
     decoder: str = "pyav",
     max_broken: int = 0,
 ) -> VideoClips:
-    """Load a split of a set of videos as clips, see :func:`nonlocalnn.data.load_dataset`.
+    """Load a split of a set of videos as clips.
 
-    Args:
-        name: One of ``VIDEO_SETS``; see :func:`~nonlocalnn.data.video.named.load_video_set`.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        data_dir: Where the videos and their lists are.
-        image_size: Side of the squares, in pixels; None is 256, of random clips 224.
-        augment: Take clips and squares at random places, mirrored half of the time.
-        frames: Frames of a clip.
-        stride: Frames from one of a clip to the next.
-        views: Without ``augment``: 1, the clip in the middle, or 30, 10 clips x 3 crops.
-        decoder: "pyav" or "torchcodec".
-        max_broken: Up to how many videos that cannot be read are left out.
+    Args: See :func:`nonlocalnn.data.load_dataset`; ``image_size`` is 256 by default, of random clips 224.
 
     Raises:
         ValueError: A setting is out of range, or a list cannot be understood.

@@ -8,7 +8,7 @@ from pathlib import Path
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS, VIDEO_SETS
 from nonlocalnn.data.archives.index import ArchivedFile, find_archives, read_index, read_split
-from nonlocalnn.data.folder_files import is_ignored, split_of
+from nonlocalnn.data.folder_files import check_same_classes, is_ignored, split_of
 from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
 from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
@@ -147,10 +147,9 @@ def _first_of(folder: Path, names: tuple[str, ...]) -> VideoList | None:
     _check_one_form(folder, names)
     for name in names:
         if (folder / name).is_dir():
-            videos = load_video_folder(folder / name)
-            if name != "train" and (folder / "train").is_dir():
-                _check_same_classes(videos, load_video_folder(folder / "train"), folder / name)
-            return videos
+            if (folder / "train").is_dir():
+                check_same_classes(folder, ("train", name))
+            return load_video_folder(folder / name)
         for suffix in _LIST_SUFFIXES:
             if (folder / f"{name}{suffix}").is_file():
                 classes = None if name == "train" else _own(folder, "train").classes
@@ -216,15 +215,6 @@ def _archived(folder: Path, split: str) -> VideoList:
         tuple(target for _, _, target in samples),
         classes,
     )
-
-
-def _check_same_classes(videos: VideoList, train: VideoList, folder: Path) -> None:
-    if videos.classes != train.classes:
-        differing = sorted(set(videos.classes) ^ set(train.classes))
-        raise ValueError(
-            f"{folder} must have the class folders of the training split; only one of the two has "
-            f"{', '.join(differing[:5])}"
-        )
 
 
 def _kinetics(folder: Path, split: str) -> VideoList:

@@ -40,17 +40,7 @@ def oriented(pixels: Tensor, matrix: Sequence[float]) -> Tensor:
 
 
 def is_mirrored(file: BinaryIO) -> bool:
-    """Return whether the first video track of an mp4 or mov file has a matrix that mirrors.
-
-    Args:
-        file: The file, open, or its bytes as one.
-
-    Returns:
-        ``False`` in files of other kinds too.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Return whether the first video track of an mp4 or mov file has a matrix that mirrors; others have none."""
     for movie in _boxes(file, 0, file.seek(0, os.SEEK_END), b"moov"):
         for track in _boxes(file, *movie, b"trak"):
             for header, _ in _boxes(file, *track, b"tkhd") if _holds_video(file, track) else ():

@@ -22,10 +22,7 @@ class VideoReader(ABC):
         size: (H, W) of its frames in pixels, upright.
 
     Attributes:
-        path: As given.
-        num_frames: As given.
-        frames_per_second: As given.
-        size: As given.
+        path, num_frames, frames_per_second, size: As given.
     """
 
     def __init__(
