@@ -84,12 +84,7 @@ def network_config(state: State, source: Source, told: Mapping[str, Any], clip: 
 
 
 def network_facts(config: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """Return the metadata with which a converted network's file is asked about videos.
-
-    Args:
-        config: Of :func:`network_config`.
-        source: Where it is from.
-    """
+    """Return the metadata with which a converted network's file is asked about videos."""
     name = config["name"]
     _, frames, *sides = sample_shape(name)
     mean, deviation = source.mean, source.standard_deviation

@@ -78,10 +78,6 @@ def _beside(model: Path, name: str) -> Path:
 def _check_own(output: Path, about: dict[str, Any]) -> None:
     """Check that a folder holds no result but an earlier one of the same evaluation.
 
-    Args:
-        output: The folder.
-        about: What the evaluation is of, and tells it from others.
-
     Raises:
         ValueError: It holds the metrics of a training, or of another evaluation.
     """

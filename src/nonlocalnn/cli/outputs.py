@@ -34,10 +34,6 @@ def check_file(output: Path, *, flag: str = "--output", read: tuple[Path, ...] =
 def check_folder(output: Path, *, flag: str = "--output") -> None:
     """Check that a folder can be filled at a path.
 
-    Args:
-        output: The folder; it is made where it is missing.
-        flag: What is typed before it, for errors.
-
     Raises:
         ValueError: A file is there, or on the way to it.
         OSError: It cannot be written.

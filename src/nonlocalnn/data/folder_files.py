@@ -169,10 +169,7 @@ def warn_of_passed_over(folder: Path, entries: Iterable[Path], *, kind: str) -> 
 
 
 def split_of(relative_path: str) -> str:
-    """Return the split of a file in a folder that has no split folders.
-
-    Args:
-        relative_path: The path below ``data_dir``, with forward slashes.
+    """Return the split of a file, by its path in a folder without split folders, with forward slashes.
 
     Example:
         >>> split_of("cat/1.png")

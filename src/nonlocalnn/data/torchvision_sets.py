@@ -54,10 +54,6 @@ _DAMAGES = (AssertionError, EOFError, KeyError, RuntimeError, ValueError, gzip.B
 def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Tensor:
     """Read a file of unsigned bytes in MNIST's IDX format with torchvision, plain or compressed (``.gz``).
 
-    Args:
-        path: The file.
-        shape: The shape it must have.
-
     Returns:
         uint8, of ``shape``.
 

@@ -41,9 +41,6 @@ _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 def kinds_of(path: Path) -> tuple[str, ...]:
     r"""Return what a file can be read as; its first bytes decide, and its name does not.
 
-    Args:
-        path: A file.
-
     Returns:
         ``("image",)``, ``("video",)``, both for a GIF, or nothing.
 
@@ -85,10 +82,6 @@ def check_size(path: Path, *, kind: str) -> None:
     """Check by its headers, before it is decoded, that a file is not too large to be explained.
 
     Images may have 50 megapixels; videos 4096 pixels a side, 20,000 frames and 10 minutes.
-
-    Args:
-        path: The file.
-        kind: ``"image"`` or ``"video"``.
 
     Raises:
         ValueError: It is too large, damaged or of another kind; the message names the file.
@@ -189,9 +182,6 @@ def list_inputs(folder: Path) -> list[str]:
 
     Hidden files, links that lead out of the folder and names that are not UTF-8 are left out.
 
-    Args:
-        folder: The folder.
-
     Returns:
         Their paths below ``folder``, with forward slashes, sorted; at most 1,000.
 
@@ -220,10 +210,6 @@ def list_inputs(folder: Path) -> list[str]:
 
 def find_input(folder: Path, name: str) -> Path | None:
     """Return the file that a user names in a folder; None if it is missing or may not be read.
-
-    Args:
-        folder: The folder.
-        name: A path below it, as :func:`list_inputs` gives it.
 
     Example:
         >>> find_input(Path("."), "../secret.png") is None

@@ -34,9 +34,6 @@ def allowed_hosts(host: str) -> tuple[tuple[str, ...], bool]:
     A page on the web can let a name of its own point to this machine, and so reach the server (DNS
     rebinding). An IP address cannot be made to point elsewhere.
 
-    Args:
-        host: What the server listens on.
-
     Example:
         >>> allowed_hosts("127.0.0.1")
         (('localhost', '127.0.0.1', '::1'), False)

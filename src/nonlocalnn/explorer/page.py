@@ -32,9 +32,6 @@ def build_page(document: Mapping[str, Any]) -> str:
 
     The page holds its scripts, styles and pictures, opens from a disk, and asks no server for anything.
 
-    Args:
-        document: What is shown: title, prediction, frames, and the packed weights of each block.
-
     Raises:
         ValueError: The document has another format than 2, or holds a number that is not finite.
 
@@ -64,11 +61,7 @@ def build_page(document: Mapping[str, Any]) -> str:
 
 
 def write_page(document: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the page of :func:`build_page` to a file.
-
-    Args:
-        document: What is shown.
-        path: The file, ending in .html; missing folders are made.
+    """Write the page of :func:`build_page` to a file; missing folders are made.
 
     Raises:
         ValueError: As for :func:`build_page`; nothing is written.

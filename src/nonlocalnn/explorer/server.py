@@ -75,10 +75,6 @@ def create_app(queue: JobQueue, *, inputs: Path | None, host: str) -> Guard:
 def make_server(app: Guard, *, limits: ConnectionLimits | None = None) -> uvicorn.Server:
     """Return a server of the application, whose ``run(sockets=[...])`` serves until a signal arrives.
 
-    Args:
-        app: See :func:`create_app`.
-        limits: Limits on connections.
-
     Raises:
         OSError: This process may have too few file handles.
     """

@@ -182,9 +182,6 @@ def _copy(source: IO[bytes], target: Path) -> None:
 def title_of(name: str) -> str:
     """Return the title of an uploaded file: its name without folders and unprintable characters.
 
-    Args:
-        name: As the browser gave it.
-
     Example:
         >>> title_of("C:/holidays/cat.png"), title_of("..")
         ('cat.png', '..')

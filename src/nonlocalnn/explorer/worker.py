@@ -127,10 +127,6 @@ def _one_line(error: Exception) -> str:
 def without_paths(message: str, names: Mapping[str, str]) -> str | None:
     """Return a message with known paths replaced by names; None where another path of the machine is left.
 
-    Args:
-        message: For users.
-        names: What to show instead of each path.
-
     Example:
         >>> without_paths("cannot read /tmp/x1/upload.png: cut", {"/tmp/x1/upload.png": "cat.png"})
         'cannot read cat.png: cut'

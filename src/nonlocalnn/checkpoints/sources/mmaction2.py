@@ -78,10 +78,6 @@ def to_ours(state: State) -> tuple[State, dict[str, Any]]:
 def from_ours(state: State, pools: bool) -> State:
     """Return a state dict of ours under its names; a bias of W_z becomes part of the norm's mean.
 
-    Args:
-        state: Of a network of ours.
-        pools: Whether its blocks sub-sample.
-
     Raises:
         CheckpointError: A tensor has no place in its networks.
     """

@@ -114,10 +114,6 @@ def add_whole(parser: argparse.ArgumentParser) -> None:
 def spelled_as_typed(text: str, parser: argparse.ArgumentParser) -> str:
     """Return a message with settings spelled as the flags that set them, where a command has those.
 
-    Args:
-        text: A message of the library, which says ``max_broken``.
-        parser: The command's.
-
     Example:
         >>> from nonlocalnn.cli.flags.evaluate import parser
         >>> spelled_as_typed("max_broken must be at least 0; got -1", parser())

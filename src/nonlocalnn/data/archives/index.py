@@ -165,10 +165,6 @@ def read_index(path: Path, *, kind: str) -> list[Member]:
 
     Where the folder cannot be written the index is made each time.
 
-    Args:
-        path: The archive.
-        kind: One of ``KINDS``.
-
     Raises:
         ValueError: The archive is cut, damaged or compressed, a sample lacks its file or its label, or it
             holds the other kind.

@@ -20,9 +20,6 @@ def is_cut(file: BinaryIO) -> bool | None:
     The sizes that are written in the file are added up; nothing is decoded. Known are mp4, mov and their
     relatives (boxes), avi (the list of frames) and Matroska and webm (the segment).
 
-    Args:
-        file: The file, open, or its bytes as one.
-
     Returns:
         ``None`` where the container is of another kind, or leaves its size open as a live recording does.
 

@@ -43,10 +43,6 @@ def find_videos(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def check_video(path: str | os.PathLike[str] | ArchivedFile, *, backend: str = "pyav") -> str | None:
     """Decode every frame of a video and return why that fails; ``None`` when it does not.
 
-    Args:
-        path: The file or folder, or the part of an archive.
-        backend: See :func:`~nonlocalnn.data.video.open_video`.
-
     Raises:
         ValueError: ``backend`` is unknown.
         ImportError: The backend's library is missing.

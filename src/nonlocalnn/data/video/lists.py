@@ -176,9 +176,6 @@ def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
     else is passed over with one warning that counts it; hidden files and leftovers of systems without.
     Classes are the names of the folders, sorted, and so are videos within them.
 
-    Args:
-        root: The folder, such as the training part of a data set.
-
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It holds no folder, or a class folder holds no video.

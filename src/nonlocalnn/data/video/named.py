@@ -197,10 +197,6 @@ def _check_one_form(folder: Path, split_names: tuple[str, ...]) -> None:
 def archived_files(archive: Path, *, kind: str) -> list[ArchivedFile]:
     """Return the files of an archive in the order in which they lie there.
 
-    Args:
-        archive: The archive.
-        kind: "videos" or "images".
-
     Raises:
         ValueError: The archive is damaged, or holds something else; see
             :func:`~nonlocalnn.data.archives.index.read_index`.

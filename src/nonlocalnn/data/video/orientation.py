@@ -40,7 +40,7 @@ def oriented(pixels: Tensor, matrix: Sequence[float]) -> Tensor:
 
 
 def is_mirrored(file: BinaryIO) -> bool:
-    """Return whether the first video track of an mp4 or mov file has a matrix that mirrors; others have none."""
+    """Return whether the first video track of an mp4 or mov file has a matrix that mirrors."""
     for movie in _boxes(file, 0, file.seek(0, os.SEEK_END), b"moov"):
         for track in _boxes(file, *movie, b"trak"):
             for header, _ in _boxes(file, *track, b"tkhd") if _holds_video(file, track) else ():

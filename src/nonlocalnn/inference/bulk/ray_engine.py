@@ -41,10 +41,6 @@ class RayWorkers:
     def answers(self, names: Sequence[str], units: Iterable[range]) -> Iterator[tuple[int, str]]:
         """Yield the number of each path in a list and its answer, each once, in the order in which they come.
 
-        Args:
-            names: The list.
-            units: Which paths a worker takes at a time.
-
         Raises:
             ChildProcessError: A worker failed, or was killed again and again.
             ValueError: Machines have left the cluster, and it has no room for all workers any more.
