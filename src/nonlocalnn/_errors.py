@@ -1,7 +1,8 @@
 """Wording of errors that several rooms share."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 _MOST_LISTED = 12
 _LONGEST_VALUE = 200
@@ -63,6 +64,23 @@ def one_line(error: BaseException) -> str:
         'first second'
     """
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def needs(library: str | None, extra: str, purpose: str) -> Iterator[None]:
+    """Let imports of an optional library fail with the extra to install; None takes the name of what fails.
+
+    Example:
+        >>> with needs(None, "data", "a page"):
+        ...     import no_such_library
+        Traceback (most recent call last):
+            ...
+        ImportError: a page needs the library 'no_such_library', which is not installed: ...
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise missing_extra(library or error.name or extra, extra, purpose) from error
 
 
 def missing_extra(library: str, extra: str, purpose: str) -> ImportError:

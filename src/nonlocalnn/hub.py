@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nonlocalnn._errors import missing_extra
+from nonlocalnn._errors import needs
 from nonlocalnn._files import write_text
 from nonlocalnn.checkpoints import read_metadata, save_checkpoint
 from nonlocalnn.inference.classifier import Classifier, load_classifier, weights_file
@@ -182,8 +182,6 @@ def _figures(metrics: dict[str, Any]) -> list[str]:
 
 
 def _library() -> Any:
-    try:
+    with needs("huggingface_hub", "hub", "the Hugging Face Hub"):
         import huggingface_hub
-    except ImportError:
-        raise missing_extra("huggingface_hub", "hub", "the Hugging Face Hub") from None
     return huggingface_hub

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import nonlocalnn
-from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn._errors import check_choice, needs
 from nonlocalnn._names import DATASETS
 from nonlocalnn.cli.flags import Formatter, check_flags, complaint
 from nonlocalnn.tasks.recipe import Recipe
 
-try:
+with needs("jsonargparse", "train", "training from the command line"):
     import yaml
     from docstring_parser import parse as parse_docstring
     from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
-except ImportError:
-    raise missing_extra("jsonargparse", "train", "training from the command line") from None
 
 
 def _load_without_aliases(text: str) -> Any:

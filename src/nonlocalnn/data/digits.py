@@ -2,7 +2,7 @@
 
 import torch
 
-from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn._errors import check_choice, needs
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.labelled import InMemoryImages, LabelledImages, augmentation, check_image_size
 
@@ -57,10 +57,8 @@ def load_digits(
     """
     check_choice("split", split, SPLITS)
     size = check_image_size(28 if image_size is None else image_size)
-    try:
+    with needs("scikit-learn", "data", "the data set 'digits'"):
         from sklearn import datasets
-    except ImportError as error:
-        raise missing_extra("scikit-learn", "data", "the data set 'digits'") from error
     found = datasets.load_digits()
     targets = [int(target) for target in found.target]
     indices = split_indices(targets, split)

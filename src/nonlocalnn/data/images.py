@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn._errors import check_choice, needs
 from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES
 from nonlocalnn.data.labelled import check_image_size, resize_image
@@ -94,10 +94,8 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Imag
         ValueError: It is not an image, or is a folder, a pipe, damaged, cut or too large.
         ImportError: Pillow is missing.
     """
-    try:
+    with needs("pillow", "data", "reading images"):
         from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise missing_extra("pillow", "data", "reading images") from error
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
         raise _unreadable(name, f"it is a folder, and holds no image ({', '.join(IMAGE_SUFFIXES)})")
     if isinstance(source, str | os.PathLike) and os.path.exists(source) and not os.path.isfile(source):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn._errors import check_choice, needs
 from nonlocalnn.data.normalization import ChannelValues, check_normalization, normalize_image, pixels_of
 
 
@@ -79,10 +79,8 @@ def augmentation(kind: str, image_size: tuple[int, int]) -> Callable[[Tensor], T
         torch.Size([1, 20, 24])
     """
     check_choice("kind", kind, ("characters", "objects"))
-    try:
+    with needs("torchvision", "data", "augmentation"):
         from torchvision.transforms import InterpolationMode, v2
-    except ImportError as error:
-        raise missing_extra("torchvision", "data", "augmentation") from error
     height, width = image_size
     if kind == "characters":
         return v2.RandomAffine(

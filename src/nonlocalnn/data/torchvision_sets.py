@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import check_choice, missing_extra, one_line
+from nonlocalnn._errors import check_choice, needs, one_line
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.labelled import InMemoryImages, LabelledImages, augmentation, check_image_size
 
@@ -61,10 +61,8 @@ def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Tensor:
         ValueError: It is cut, damaged, not IDX, not of bytes, or of another shape; the message names it.
         ImportError: torchvision is missing.
     """
-    try:
+    with needs("torchvision", "data", "reading IDX files"):
         from torchvision import datasets
-    except ImportError as error:
-        raise missing_extra("torchvision", "data", "reading IDX files") from error
     path = Path(path)
     try:
         with TemporaryDirectory() as folder:
@@ -109,10 +107,8 @@ def _download(name: str, data_dir: Path) -> None:
         FileNotFoundError: It could not; the message says which files to put where.
         ImportError: torchvision is missing.
     """
-    try:
+    with needs("torchvision", "data", f"downloading {name!r}"):
         from torchvision import datasets
-    except ImportError as error:
-        raise missing_extra("torchvision", "data", f"downloading {name!r}") from error
     download = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
     try:
         download(str(data_dir), download=True)

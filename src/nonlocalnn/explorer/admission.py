@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nonlocalnn._errors import missing_extra
+from nonlocalnn._errors import needs
 from nonlocalnn.data import IMAGE_SUFFIXES
 from nonlocalnn.data.video import VIDEO_SUFFIXES
 from nonlocalnn.data.video.pyav import import_av, open_container
@@ -104,10 +104,8 @@ def check_size(path: Path, *, kind: str) -> None:
 
 
 def _check_image(path: Path) -> None:
-    try:
+    with needs("pillow", "data", "reading images"):
         from PIL import Image
-    except ImportError:
-        raise missing_extra("pillow", "data", "reading images") from None
     limit = f"up to {_MAX_IMAGE_PIXELS // 1_000_000} are explained here: make it smaller"
     try:
         # Pillow warns of sizes that are refused below anyway.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn._errors import check_choice, needs
 from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.evenness import even_level, stands_out
@@ -140,10 +140,8 @@ def _canvas(height: int, width: int) -> tuple[Figure, Any, Any]:
 
 
 def _write_gif(frames: Iterator[Any], path: Path, rate: float) -> None:
-    try:
+    with needs("pillow", "data", "writing a GIF"):
         from PIL import Image
-    except ImportError:
-        raise missing_extra("pillow", "data", "writing a GIF") from None
 
     def with_few_colours(frame: Any) -> Any:
         # A GIF has 256 colours a frame. Chosen evenly and dithered they leave the colour bar smooth.

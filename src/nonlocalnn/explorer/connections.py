@@ -7,12 +7,10 @@ import resource
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from nonlocalnn._errors import missing_extra
+from nonlocalnn._errors import needs
 
-try:
+with needs("uvicorn", "explorer", "the explorer"):
     from uvicorn.protocols.http.h11_impl import H11Protocol
-except ImportError:
-    raise missing_extra("uvicorn", "explorer", "the explorer") from None
 
 # Connections that the event loop accepts in one turn. They hold file handles for two more turns before they
 # are counted.

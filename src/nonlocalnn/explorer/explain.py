@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import missing_extra
+from nonlocalnn._errors import needs
 from nonlocalnn.affinity import AffinityMap, EffectMap, summarise
 from nonlocalnn.affinity.evenness import attends_evenly, even_level, says_most, stands_out
 from nonlocalnn.affinity.pictures.views import meaning
@@ -142,10 +142,8 @@ def _described_input(given: ShownInput) -> dict[str, Any]:
 
 def _data_uri(frame: Tensor) -> str:
     """Return an image (C, H, W) in [0, 1] as a data URI."""
-    try:
+    with needs("pillow", "data", "a page"):
         from PIL import Image
-    except ImportError:
-        raise missing_extra("pillow", "data", "a page") from None
     values = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = values[0] if len(values) == 1 else values.permute(1, 2, 0)
     image, file = Image.fromarray(pixels.contiguous().numpy()), io.BytesIO()

@@ -7,14 +7,12 @@ import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from nonlocalnn._errors import missing_extra
+from nonlocalnn._errors import needs
 
-try:
+with needs("starlette", "explorer", "the explorer"):
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.responses import JSONResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-except ImportError:
-    raise missing_extra("starlette", "explorer", "the explorer") from None
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _HEADERS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nonlocalnn._errors import missing_extra
+from nonlocalnn._errors import needs
 from nonlocalnn.explorer.admission import find_input, kinds_of, list_inputs
 from nonlocalnn.explorer.connections import BACKLOG, Connection, ConnectionLimits
 from nonlocalnn.explorer.guard import Guard, allowed_hosts
@@ -21,7 +21,7 @@ from nonlocalnn.explorer.jobs import JobQueue
 from nonlocalnn.explorer.page import SCRIPTS, STYLES, build_page
 from nonlocalnn.explorer.uploads import JobRequest, receive_job, refuse_without_room
 
-try:
+with needs(None, "explorer", "the explorer"):
     import uvicorn
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -30,8 +30,6 @@ try:
     from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
-except ImportError as error:
-    raise missing_extra(error.name or "starlette", "explorer", "the explorer") from None
 
 _MOST_MODELS = 2
 _MOST_UNACCEPTED = 1024

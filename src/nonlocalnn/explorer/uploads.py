@@ -12,17 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from nonlocalnn._errors import missing_extra
+from nonlocalnn._errors import needs
 from nonlocalnn.explorer.job import Job, Limits, Refusal, gave_way
 
-try:
+with needs(None, "explorer", "the explorer"):
     from python_multipart.exceptions import FormParserError  # Starlette imports it only when a form arrives
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import FormData, UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
     from starlette.requests import ClientDisconnect, Request
-except ImportError as error:
-    raise missing_extra(error.name or "starlette", "explorer", "the explorer") from None
 
 # Bytes of a form besides its file: names of models, headers, boundaries.
 _FORM_BYTES = 1 << 16

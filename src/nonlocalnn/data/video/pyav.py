@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import missing_extra
+from nonlocalnn._errors import needs
 from nonlocalnn.data.video.orientation import oriented
 from nonlocalnn.data.video.reader import VideoReader, check_frame_size
 from nonlocalnn.data.video.source import VideoPath, VideoSource, unreadable
@@ -29,10 +29,8 @@ def import_av() -> Any:
     Raises:
         ImportError: PyAV is not installed.
     """
-    try:
+    with needs("av", "video", "reading videos"):
         import av
-    except ImportError as error:
-        raise missing_extra("av", "video", "reading videos") from error
     return av
 
 

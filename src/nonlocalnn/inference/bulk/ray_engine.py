@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from nonlocalnn._errors import check_choice, check_positive, missing_extra, one_line
+from nonlocalnn._errors import check_choice, check_positive, needs, one_line
 from nonlocalnn.inference.bulk.answers import AnswerPaths
 
 # Ray's actor pool and not Ray Data: paths go in and answers come out, so that nothing is to be streamed, and
@@ -89,11 +89,9 @@ def ray_workers(settings: Mapping[str, Any], *, workers: int | None, device: str
     check_choice("device", device, ("auto", "cpu", "cuda"))
     if workers is not None:
         check_positive(workers=workers)
-    try:
+    with needs("ray", "ray", "engine 'ray'"):
         import ray
         from ray.util import ActorPool
-    except ImportError:
-        raise missing_extra("ray", "ray", "engine 'ray'") from None
     is_ours = not ray.is_initialized()
     if is_ours:
         ray.init(logging_level=logging.WARNING)
