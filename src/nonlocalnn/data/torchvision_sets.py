@@ -70,10 +70,9 @@ def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...]) -> Tensor:
             plain = datasets.utils.extract_archive(path, folder) if path.suffix == ".gz" else path
             values: Tensor = datasets.mnist.read_sn3_pascalvincent_tensor(plain)
     except _DAMAGES as error:
-        reason = one_line(error) or type(error).__name__
         raise ValueError(
-            f"{path} must be a whole IDX file of shape {shape}, and torchvision cannot read it ({reason}): "
-            "delete it and fetch it again"
+            f"{path} must be a whole IDX file of shape {shape}, and torchvision cannot read it "
+            f"({one_line(error)}): delete it and fetch it again"
         ) from error
     if (values.dtype, values.shape) != (torch.uint8, shape):
         raise ValueError(
@@ -88,15 +87,11 @@ def _find(name: str, file_names: tuple[str, ...], data_dirs: list[Path]) -> list
     for data_dir in data_dirs:
         for folder in (data_dir, data_dir / _FOLDERS[name] / "raw"):
             found = [
-                next(
-                    (path for path in (folder / file_name, folder / f"{file_name}.gz") if path.is_file()),
-                    None,
-                )
-                for file_name in file_names
+                [path for path in (folder / each, folder / f"{each}.gz") if path.is_file()]
+                for each in file_names
             ]
-            paths = [path for path in found if path is not None]
-            if len(paths) == len(file_names):
-                return paths
+            if all(found):
+                return [paths[0] for paths in found]
     return None
 
 

@@ -55,7 +55,7 @@ class JobQueue:
         """What each model takes, "image" or "video"; empty until the queue is started."""
         return self._runner.kinds
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         """Start the worker process and wait until it has loaded the models.
 
         Raises:
@@ -69,9 +69,10 @@ class JobQueue:
             if not self.kinds:
                 raise ValueError(self._unusable)
         except BaseException:
-            # Ctrl-C among others. The block of the context manager has not begun and cannot close the queue.
+            # Ctrl-C among others: the block that would close the queue has not begun.
             self.close()
             raise
+        return self
 
     def close(self) -> None:
         """End the worker process and delete every file; a second call does nothing."""
@@ -80,10 +81,6 @@ class JobQueue:
             self._changed.notify_all()
         self._thread.join()
         shutil.rmtree(self._root, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -129,17 +129,8 @@ class VideoClips(LabelledSamples):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         index = range(len(self))[index]  # its IndexError is what ends iteration
-        if isinstance(self.sampling, RandomClip):
-            return self._random_item(index)
-        if not self._left_out.holds(index):
-            try:
-                return self.read(index), self._target(index)
-            except (VideoDecodeError, FileNotFoundError) as error:
-                self._leave_out(index, error)
-        return self._stand_in()
-
-    def _random_item(self, index: int) -> tuple[Tensor, int | Tensor]:
-        seed = int(torch.randint(1 << 62, ()))
+        is_random = isinstance(self.sampling, RandomClip)
+        seed = int(torch.randint(1 << 62, ())) if is_random else 0
         while True:
             # A generator an attempt: the next one must not depend on how far this one came.
             generator = torch.Generator().manual_seed(seed)
@@ -148,6 +139,9 @@ class VideoClips(LabelledSamples):
                     return self.read(index, generator), self._target(index)
                 except (VideoDecodeError, FileNotFoundError) as error:
                     self._leave_out(index, error)
+            # A figure must be of the videos that it is said of; a training step may take any.
+            if not is_random:
+                return self._stand_in()
             seed += 1
             index = int(torch.randint(len(self), (), generator=generator.manual_seed(seed)))
 

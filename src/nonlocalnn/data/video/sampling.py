@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,19 +63,12 @@ class CentreClip:
     """
 
     size: int = 256
+    # As of :class:`Views`: views of a video, and what to call them beside a figure.
+    num_views: ClassVar[int] = 1
+    name: ClassVar[str] = "1 clip"
 
     def __post_init__(self) -> None:
         check_positive(size=self.size)
-
-    @property
-    def num_views(self) -> int:
-        """V, views of a video: 1."""
-        return 1
-
-    @property
-    def name(self) -> str:
-        """What to call it beside a figure."""
-        return "1 clip"
 
     def take(self, video: VideoReader, *, frames: int, stride: int) -> Tensor:
         """Return a clip, uint8 (T, H, W, 3)."""
