@@ -80,11 +80,7 @@ def save_checkpoint(
 
 
 def _as_made(config: dict[str, Any], state: State) -> State:
-    """Return a state dict under the keys of the network that a configuration builds.
-
-    Raises:
-        ValueError: It is not of that network.
-    """
+    """Return a state dict under the keys of the network that a configuration builds."""
     sketch = Description.from_config(config).sketch()
     check_fit(sketch, state, "it")
     return fitted(sketch, state)

@@ -91,11 +91,7 @@ def _kind(model: ResidualNetwork) -> str:
 
 
 def _read_classes(path: Path, number: int) -> list[str]:
-    """Return the names in a file, one a line.
-
-    Raises:
-        ValueError: There are not as many as the model has outputs, or two are equal.
-    """
+    """Return the names in a file, one a line."""
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(names) != number or len(set(names)) != number:
         raise ValueError(

@@ -144,11 +144,7 @@ def _archives(args: argparse.Namespace) -> int:
 def _in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, label: str
 ) -> Iterator[Result]:
-    """Yield the function of each item in order, under a progress bar; one worker is this process.
-
-    Raises:
-        OSError: A process was ended from outside.
-    """
+    """Yield the function of each item in order, under a progress bar; one worker is this process."""
     if workers == 1:
         yield from progress(map(function, items), total=len(items), label=label)
         return

@@ -76,11 +76,7 @@ def _beside(model: Path, name: str) -> Path:
 
 
 def _check_own(output: Path, about: dict[str, Any]) -> None:
-    """Check that a folder holds no result but an earlier one of the same evaluation.
-
-    Raises:
-        ValueError: It holds the metrics of a training, or of another evaluation.
-    """
+    """Check that a folder holds no result but an earlier one of the same evaluation."""
     report = output / _REPORT
     there = [name for name in (_REPORT, _PICTURE) if (output / name).exists()]
     if not there:

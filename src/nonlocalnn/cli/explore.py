@@ -90,11 +90,7 @@ def _serve(models: dict[str, Path], inputs: Path | None, host: str, port: int, l
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Raises:
-        OSError: The port is taken, or the address is none of this machine's.
-    """
+    """Return a socket that listens."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=128)

@@ -87,11 +87,7 @@ def _readers(args: argparse.Namespace, loaded: Classifier) -> list[Callable[[], 
 
 
 def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namespace) -> list[Sides]:
-    """Return the queries to draw of a block.
-
-    Raises:
-        ValueError: The block has no such query, or too many rows to write them all.
-    """
+    """Return the queries to draw of a block."""
     num_numbers = math.prod(shown.grid.sides) * math.prod(shown.key_shape)
     if args.all_rows and num_numbers > _MOST_NUMBERS:
         raise ValueError(

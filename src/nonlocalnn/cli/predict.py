@@ -111,11 +111,7 @@ def _predict_list(args: argparse.Namespace) -> int:
 
 
 def _check_alone() -> None:
-    """Check that this process was not started together with others.
-
-    Raises:
-        ValueError: It was: each would do the whole list.
-    """
+    """Check that this process was not started together with others, each of which would do the whole list."""
     for name in _COPIES:
         if int(os.environ.get(name, 1)) > 1:
             raise ValueError(

@@ -161,11 +161,7 @@ def _with_recipes(words: list[str]) -> list[str]:
 
 
 def _find_recipe(given: str) -> str:
-    """Return the file to read; fields written out in place of a file, which have a colon, stay as they are.
-
-    Raises:
-        ValueError: There is neither such a file nor such a recipe.
-    """
+    """Return the file to read; fields in place of a file, which have a colon, stay as they are."""
     # A folder of data may well have a recipe's name.
     if given in _RECIPES and not os.path.isfile(given):
         return str(_RECIPES[given])

@@ -20,12 +20,7 @@ def _samples(test: dict[str, Any]) -> str:
 
 
 def _with_flags_of_folder(words: Sequence[str]) -> list[str]:
-    """Return the words with flags in place of a folder, which stands before all flags.
-
-    Raises:
-        ValueError: Two folders are named, or it holds neither images nor videos.
-        FileNotFoundError: There is no such folder.
-    """
+    """Return the words with flags in place of a folder, which stands before all flags."""
     folder, flags = words[:1], list(words[1:])
     if not folder or folder[0].startswith("-"):
         return list(words)

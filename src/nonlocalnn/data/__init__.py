@@ -161,11 +161,7 @@ def load_dataset(
 
 
 def _check_effects(name: str, **settings: object) -> None:
-    """Check that no setting is given that has no effect on a data set.
-
-    Raises:
-        ValueError: One is; the message says for which data sets it is.
-    """
+    """Check that no setting is given that has no effect on a data set."""
     applies = {
         "channels": (IMAGE_SETS, "'images' and 'archives'"),
         "max_broken": ((*IMAGE_SETS, *VIDEO_SETS), "'images', 'archives' and videos"),

@@ -87,13 +87,7 @@ def _unreadable(name: str, reason: str) -> ValueError:
 
 
 def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Image.Image", str | None]:
-    """Return the image, upright, and the name that Pillow has for its file format.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not an image, or is a folder, a pipe, damaged, cut or too large.
-        ImportError: Pillow is missing.
-    """
+    """Return the image, upright, and the name that Pillow has for its file format."""
     with needs("pillow", "data", "reading images"):
         from PIL import Image, ImageOps, UnidentifiedImageError
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):

@@ -96,12 +96,7 @@ def _find(name: str, file_names: tuple[str, ...], data_dirs: list[Path]) -> list
 
 
 def _download(name: str, data_dir: Path) -> None:
-    """Let torchvision put the files into ``data_dir``.
-
-    Raises:
-        FileNotFoundError: It could not; the message says which files to put where.
-        ImportError: torchvision is missing.
-    """
+    """Let torchvision put the files into ``data_dir``."""
     with needs("torchvision", "data", f"downloading {name!r}"):
         from torchvision import datasets
     download = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
@@ -119,12 +114,7 @@ def _not_found(name: str, data_dir: Path, why: str) -> FileNotFoundError:
 
 
 def _locate(name: str, file: str, data_dir: str | os.PathLike[str] | None) -> tuple[Path, Path]:
-    """Return the paths of the images and the labels, downloading them if they are nowhere.
-
-    Raises:
-        FileNotFoundError: They are nowhere and the download failed.
-        ImportError: A download is needed and torchvision is missing.
-    """
+    """Return the paths of the images and the labels, downloading them if they are nowhere."""
     home = Path("data" if data_dir is None else data_dir)
     data_dirs = [home]
     if data_dir is None and name == "fashion-mnist":
@@ -145,11 +135,7 @@ def _locate(name: str, file: str, data_dir: str | os.PathLike[str] | None) -> tu
 
 
 def _check_labels(name: str, file: str, labels: list[int], path: Path) -> None:
-    """Check that ``labels`` are class indices, and not those of the other data set.
-
-    Raises:
-        ValueError: They are not.
-    """
+    """Check that ``labels`` are class indices, and not those of the other data set."""
     if max(labels) > 9:
         raise ValueError(f"{path} must hold labels from 0 to 9; it holds {max(labels)}")
     for other in _FOLDERS:

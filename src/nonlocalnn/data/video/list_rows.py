@@ -149,11 +149,7 @@ def _last_columns(path: Path, row: Row, counted: bool, root: Path) -> tuple[int,
 
 
 def _check_one_label(path: Path, row: Row, video: str, label: str) -> None:
-    """Check that a row does not end in several labels, such as ``0,1``: the last would count, or all as one.
-
-    Raises:
-        ValueError: It does.
-    """
+    """Check that a row does not end in several labels, as ``0,1``: the last would count, or all as one."""
     several = re.fullmatch(r"\d+(?:[\s,;|+]+\d+)+", label)
     # What follows a video's file name before the last divider: nothing has such a path.
     after = re.match(rf"(.*?{_ENDINGS})[\s,;|]+(?!.*{_ENDINGS}$)(.+)", video, re.I)

@@ -136,11 +136,7 @@ class OutputFolder:
 
 
 def _check_same(path: Path, found: dict[str, Any], run: dict[str, Any]) -> None:
-    """Check that a manifest is of a run.
-
-    Raises:
-        ValueError: It is of another; the message names the first thing that differs.
-    """
+    """Check that a manifest is of a run."""
     for group, values in run.items():
         for name, value in values.items():
             other = found.get(group, {}).get(name)

@@ -120,11 +120,7 @@ def _room(device: str, there: Mapping[str, float]) -> int:
 
 
 def _check_room(workers: int, device: str, there: Mapping[str, float]) -> None:
-    """Check that there is room for so many workers: Ray would wait for it for ever.
-
-    Raises:
-        ValueError: There is not.
-    """
+    """Check that there is room for so many workers: Ray would wait for it for ever."""
     if workers > (room := _room(device, there)):
         takes = "a CPU and a GPU" if device == "cuda" else "a CPU"
         raise ValueError(
