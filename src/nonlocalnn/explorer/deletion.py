@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocalnn.affinity import AffinityMap, PositionGrid, summarise
+from nonlocalnn.affinity import PositionGrid, summarise
 from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.inference.classifier import Classifier
 
@@ -98,7 +98,8 @@ def deletion_test(
     generator = torch.Generator().manual_seed(seed)
     found = []
     for name, weights in answer.maps.items():
-        ranked = _by_attention(weights)
+        # The keys as flat indices, the most attended first.
+        ranked = summarise(weights).attended[0].flatten().argsort(descending=True)
         for fraction in fractions:
             number = max(1, round(fraction * len(ranked)))
             sets = [ranked[:number], ranked[-number:]]
@@ -108,11 +109,6 @@ def deletion_test(
             most, least, *drawn = after.tolist()
             found.append(Deletion(name, fraction, most, least, tuple(drawn)))
     return found
-
-
-def _by_attention(weights: AffinityMap) -> Tensor:
-    """Return the keys, as flat indices, the most attended first."""
-    return summarise(weights).attended[0].flatten().argsort(descending=True)
 
 
 def _without(sample: Tensor, keys: Tensor, grid: PositionGrid) -> Tensor:

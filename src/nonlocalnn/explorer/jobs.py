@@ -256,13 +256,12 @@ class JobQueue:
         else:
             shutil.rmtree(job.folder, ignore_errors=True)
         self._ended.append(job)
-        while self._keeps_too_much():
+        most, most_bytes = self.limits.kept, self.limits.kept_bytes
+        # The last one stays, however large it is: somebody has just waited for it.
+        while len(self._ended) > 1 and (
+            len(self._ended) > most or sum(each.size for each in self._ended) > most_bytes
+        ):
             oldest = self._ended.popleft()
             del self._jobs[oldest.id]
             self._dropped.append(oldest.id)
             shutil.rmtree(oldest.folder, ignore_errors=True)
-
-    def _keeps_too_much(self) -> bool:
-        size = sum(job.size for job in self._ended)
-        is_over = len(self._ended) > self.limits.kept or size > self.limits.kept_bytes
-        return is_over and len(self._ended) > 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,9 +12,6 @@ from nonlocalnn.affinity.grids import Sides
 from nonlocalnn.affinity.pictures import Picture, draw_rows, queries_to_draw
 from nonlocalnn.affinity.pictures.panels import new_figure
 from nonlocalnn.affinity.rows import Query
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def draw_affinity(
@@ -47,7 +43,7 @@ def draw_affinity(
     """
     check_single(shown)
     places = queries_to_draw(shown, pixels) if queries is None else [tuple(query) for query in queries]
-    _save(draw_rows(shown, pixels, queries=places, title=title), path)
+    Picture(draw_rows(shown, pixels, queries=places, title=title)).save(path)
     return places
 
 
@@ -91,8 +87,4 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: str | os.Pat
             count = str(int(confusion[row, column]))
             colour = "white" if dark else "black"
             axis.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Picture(figure).save(path)

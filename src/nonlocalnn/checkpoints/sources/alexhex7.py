@@ -58,7 +58,11 @@ def translate(state: State) -> tuple[dict[str, Any], State]:
     if in_channels != 1:
         overrides["in_channels"] = in_channels
     config = {"name": "nl_digits", "num_classes": state["fc.3.bias"].numel(), "overrides": overrides}
-    return config, {_rename(key): _reshape(key, value) for key, value in state.items()}
+    # Its w_f is the weight of a convolution.
+    return config, {
+        _rename(key): value.flatten() if key.endswith(_CONCATENATION) else value
+        for key, value in state.items()
+    }
 
 
 _DEFAULTS: dict[str, str | None] = {
@@ -88,7 +92,3 @@ def _rename(key: str) -> str:
     for pattern, ours in _RENAMED:
         key = pattern.sub(ours, key)
     return key.replace(_CONCATENATION, "w_f")
-
-
-def _reshape(key: str, value: Any) -> Any:
-    return value.flatten() if key.endswith(_CONCATENATION) else value

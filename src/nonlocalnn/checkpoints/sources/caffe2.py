@@ -60,15 +60,11 @@ def to_ours(state: State) -> tuple[State, dict[str, Any]]:
         add_identity_norms_(ours)
         return ours, {"norm": "batch"}
     for norm in [key.removesuffix("bias") for key in ours if key.endswith("bias")]:
-        if _is_norm(norm):
+        if re.search(r"(bn\d|downsample\.1|norm)\.$", norm):
             complete_norm_(ours, norm)
     for block in blocks_in(ours):
         fold_norm_(ours, block)
     return ours, {"norm": "frozen"}
-
-
-def _is_norm(prefix: str) -> bool:
-    return re.search(r"(bn\d|downsample\.1|norm)\.$", prefix) is not None
 
 
 def _reshaped(key: str, value: Tensor) -> Tensor:
