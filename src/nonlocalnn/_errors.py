@@ -66,6 +66,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says first, where it goes on for pages; else its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def needs(library: str | None, extra: str, purpose: str) -> Iterator[None]:
     """Let imports of an optional library fail with the extra to install; None takes the name of what fails.

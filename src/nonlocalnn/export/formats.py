@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as fx_config
 
+from nonlocalnn._errors import first_line
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.export.sizes import dimension_names
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS
@@ -110,9 +111,3 @@ def computed_by(model: nn.Module, operators: set[str]) -> dict[str, str]:
         ways = _SOFTMAX if form in SOFTMAX_INSTANTIATIONS else of_sums
         found[form] = next((", ".join(way) for way in ways if operators.issuperset(way)), "unknown")
     return found
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says first: PyTorch's go on for pages."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn._errors import check_choice, missing_extra
+from nonlocalnn._errors import check_choice, first_line, missing_extra
 from nonlocalnn._files import atomic_path
 from nonlocalnn._names import EXPORT_FORMATS
-from nonlocalnn.export.formats import Run, computed_by, first_line, trace, write_aoti, write_onnx, write_pt2
+from nonlocalnn.export.formats import Run, computed_by, trace, write_aoti, write_onnx, write_pt2
 from nonlocalnn.export.sizes import SIDES, dimension_names, other_shapes
 from nonlocalnn.inference.classifier import Classifier
 from nonlocalnn.surgery.fusion import fuse_

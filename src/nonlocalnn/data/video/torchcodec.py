@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nonlocalnn._errors import first_line
 from nonlocalnn.data.video.reader import VideoReader, check_frame_size
 from nonlocalnn.data.video.source import VideoSource, unreadable
 
@@ -37,7 +38,7 @@ def _open(source: VideoSource) -> Any:
                 "the decoder 'torchcodec' finds no FFmpeg, or was built for another torch: install FFmpeg "
                 "and the torchcodec that fits torch, or use the decoder 'pyav'"
             ) from error
-        raise unreadable(source.path, f"torchcodec says: {_first_line(error)}") from error
+        raise unreadable(source.path, f"torchcodec says: {first_line(error)}") from error
 
 
 class TorchCodecReader(VideoReader):
@@ -66,9 +67,7 @@ class TorchCodecReader(VideoReader):
         try:
             height, width, _ = self._decoder.get_frame_at(0).data.shape
         except _ERRORS as error:
-            raise unreadable(
-                path, f"no frame of it decodes, torchcodec says: {_first_line(error)}"
-            ) from error
+            raise unreadable(path, f"no frame of it decodes, torchcodec says: {first_line(error)}") from error
         about = self._decoder.metadata
         # It would report a file that was cut as a shorter one.
         declared, seconds = about.num_frames_from_header or 0, about.duration_seconds_from_header or 0.0
@@ -89,7 +88,7 @@ class TorchCodecReader(VideoReader):
         try:
             frames = list(self._decoder.get_frames_at(indices=list(indices)).data)
         except _ERRORS as error:
-            reason = f"torchcodec says: {_first_line(error)}"
+            reason = f"torchcodec says: {first_line(error)}"
             raise unreadable(self.path, reason, frame=self._first_failing(indices)) from error
         return [check_frame_size(self, frame, index) for frame, index in zip(frames, indices, strict=True)]
 
@@ -101,7 +100,3 @@ class TorchCodecReader(VideoReader):
             except _ERRORS:
                 return index
         return indices[0]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

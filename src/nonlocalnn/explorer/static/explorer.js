@@ -6,6 +6,7 @@
   // Milliseconds between two looks at a job: soon at first, then at ease.
   const [FIRST_WAIT, LONGEST_WAIT] = [200, 1500];
   const element = (id) => document.getElementById(id);
+  const make = NonlocalViewer.parts.element;
   const page = {
     uploadBytes: Infinity,
     file: null,
@@ -97,31 +98,26 @@
   function listModels(models) {
     if (models.length > 1) element("models-legend").textContent = "Models, one or two";
     for (const [number, { name, kind }] of models.entries()) {
-      const label = document.createElement("label");
-      const box = Object.assign(document.createElement("input"), { type: "checkbox", value: name });
+      const box = make("input", { type: "checkbox", value: name });
       box.checked = number === 0;
       box.addEventListener("change", update);
-      const about = Object.assign(document.createElement("span"), { className: "quiet", textContent: `${kind}s` });
-      label.append(box, name, about);
-      element("models").append(label);
+      element("models").append(make("label", {}, box, name, make("span", { class: "quiet" }, `${kind}s`)));
     }
   }
 
   /** The browser makes the thumbnails of the files themselves: the server decodes nothing. */
   function thumbnailOf({ name, kind }) {
     // Neither an image nor a video, whatever its name: the reason is told to who chooses it.
-    if (kind === null) return Object.assign(document.createElement("span"), { className: "thumbnail" });
+    if (kind === null) return make("span", { class: "thumbnail" });
     const source = `/api/inputs/${name.split("/").map(encodeURIComponent).join("/")}`;
     if (kind === "image") {
-      const image = document.createElement("img");
-      Object.assign(image, { loading: "lazy", alt: "", className: "thumbnail" });
+      const image = make("img", { loading: "lazy", alt: "", class: "thumbnail" });
       // What this browser cannot read keeps its name and an empty place.
       image.addEventListener("error", () => image.removeAttribute("src"));
       image.src = source;
       return image;
     }
-    const video = document.createElement("video");
-    Object.assign(video, { muted: true, preload: "metadata", className: "thumbnail", tabIndex: -1 });
+    const video = make("video", { muted: "", preload: "metadata", class: "thumbnail", tabindex: -1 });
     // Not the first frame, which is often black.
     inView.observe(Object.assign(video, { later: `${source}#t=0.5` }));
     return video;
@@ -136,12 +132,8 @@
 
   function listInputs(inputs) {
     element("listed").hidden = inputs.length === 0;
-    element("inputs").append(...inputs.map((input) => {
-      const label = Object.assign(document.createElement("label"), { className: "input" });
-      const box = Object.assign(document.createElement("input"), { type: "radio", name: "input", value: input.name });
-      label.append(box, thumbnailOf(input), input.name);
-      return label;
-    }));
+    element("inputs").append(...inputs.map((input) => make("label", { class: "input" },
+      make("input", { type: "radio", name: "input", value: input.name }), thumbnailOf(input), input.name)));
   }
 
   // A job, from the button to its result.
@@ -192,10 +184,7 @@
     const { job } = page;
     if (!job) return;
     job.cancelled = true;
-    if (job.id === null) {
-      job.upload.abort();
-      return;
-    }
+    if (job.id === null) return job.upload.abort();
     try {
       say(wordsOf(await ask(`/api/jobs/${job.id}`, { method: "DELETE" })));
     } catch (error) {
