@@ -46,7 +46,7 @@ _MOVED = {
     "data.video_sets": "data.video.dataset",
     "data.clips": "data.video.clips",
     "data.containers": "data.video.containers",
-    "data.orientation": "data.video.orientation",
+    "data.orientation": "data.video.containers",
     "data.frame_names": "data.video.frame_names",
     "data.video_writing": "data.video.writing",
     "data.shard_index": "data.archives.index",

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nonlocalnn.data.video import VideoDecodeError, open_video
-from nonlocalnn.data.video.orientation import is_mirrored, oriented
+from nonlocalnn.data.video.containers import is_mirrored
+from nonlocalnn.data.video.pyav import oriented
 from videos import write_video
 
 # Of each matrix (a b c d): what players show.

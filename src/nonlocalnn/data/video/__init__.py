@@ -8,9 +8,8 @@ decode, is an error, never a shorter video or a repeated frame.
 from nonlocalnn._names import BACKENDS
 from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.folder_files import VIDEO_SUFFIXES
-from nonlocalnn.data.video.frame_folder import FrameFolder
 from nonlocalnn.data.video.frame_names import FRAME_SUFFIXES, frame_paths
-from nonlocalnn.data.video.opening import check_no_image, open_video
+from nonlocalnn.data.video.opening import FrameFolder, check_no_image, open_video
 from nonlocalnn.data.video.reader import VideoReader, check_frame_size
 from nonlocalnn.data.video.source import VideoDecodeError, VideoPath
 

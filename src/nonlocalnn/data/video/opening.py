@@ -1,16 +1,20 @@
-"""A path becomes an open video, by the backend that is asked for."""
+"""A path becomes an open video: a file, by the backend that is asked for, or a folder of images."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import BACKENDS
 from nonlocalnn.data.archives.index import ArchivedFile
-from nonlocalnn.data.video.frame_folder import FrameFolder
-from nonlocalnn.data.video.frame_names import FRAME_SUFFIXES
+from nonlocalnn.data.images import read_image
+from nonlocalnn.data.video.frame_names import FRAME_SUFFIXES, frame_paths
 from nonlocalnn.data.video.pyav import PyAVReader
-from nonlocalnn.data.video.reader import VideoReader
-from nonlocalnn.data.video.source import VideoDecodeError, find_source
+from nonlocalnn.data.video.reader import VideoReader, check_frame_size
+from nonlocalnn.data.video.source import VideoDecodeError, VideoPath, find_source, unreadable
 from nonlocalnn.data.video.torchcodec import TorchCodecReader
 
 
@@ -74,3 +78,36 @@ def check_no_image(path: str | os.PathLike[str] | ArchivedFile) -> None:
     """
     if str(path).lower().endswith(FRAME_SUFFIXES) and not os.path.isdir(str(path)):
         raise VideoDecodeError(f"{path} is an image, and the model takes videos, or folders of frame images")
+
+
+class FrameFolder(VideoReader):
+    """A video as a folder of images, one a frame; its rate is not known.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        VideoDecodeError: It holds no image, or those of several videos, one is missing from their numbers
+            (:func:`~nonlocalnn.data.video.frame_names.frame_paths`), or the first cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._paths = frame_paths(path)
+        except ValueError as error:
+            raise unreadable(path, str(error)) from error
+        if not self._paths:
+            raise unreadable(path, f"the folder holds no video and no frame ({', '.join(FRAME_SUFFIXES)})")
+        height, width, _ = self._frame(path, 0).shape
+        super().__init__(path, num_frames=len(self._paths), frames_per_second=None, size=(height, width))
+
+    def decode(self, indices: Sequence[int]) -> list[Tensor]:
+        """See :meth:`VideoReader.decode`."""
+        return [check_frame_size(self, self._frame(self.path, index), index) for index in indices]
+
+    def _frame(self, path: VideoPath, index: int) -> Tensor:
+        try:
+            image = read_image(self._paths[index], image_size=None, channels=3)
+        except (ValueError, FileNotFoundError) as error:
+            raise unreadable(path, str(error), frame=index) from error
+        return (image * 255).round().to(torch.uint8).permute(1, 2, 0)

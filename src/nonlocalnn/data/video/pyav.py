@@ -1,5 +1,6 @@
 """Videos through PyAV, which brings FFmpeg's libraries with it."""
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import needs
-from nonlocalnn.data.video.orientation import oriented
 from nonlocalnn.data.video.reader import VideoReader, check_frame_size
 from nonlocalnn.data.video.source import VideoPath, VideoSource, unreadable
 
@@ -255,3 +255,33 @@ def _upright(frame: Any) -> Tensor:
         if side_data.type.name == "DISPLAYMATRIX":
             return oriented(pixels, struct.unpack("=9i", bytes(side_data)))
     return pixels
+
+
+def oriented(pixels: Tensor, matrix: Sequence[float]) -> Tensor:
+    """Turn and mirror a picture as a display matrix says, to the nearest of the eight orientations.
+
+    A point (x, y) is shown at (a x + c y, b x + d y). Scales are left aside, and so are shifts.
+
+    Args:
+        pixels: (H, W, 3).
+        matrix: a, b, u, c, d, v, x, y, w, as mp4 and mov write them.
+
+    Returns:
+        (H, W, 3), or (W, H, 3) where rows become columns.
+
+    Example:
+        >>> import torch
+        >>> quarter_turn = (0, 1, 0, -1, 0, 0, 0, 0, 1)
+        >>> oriented(torch.tensor([[[1], [2]]]), quarter_turn).flatten(1)
+        tensor([[1],
+                [2]])
+    """
+    a, b, _, c, d, *_ = matrix
+    # Each of the two axes counts alike, whatever its scale.
+    wide, high = math.hypot(a, b) or 1.0, math.hypot(c, d) or 1.0
+    if abs(a) / wide + abs(d) / high >= abs(b) / wide + abs(c) / high:
+        x, y = a, d
+    else:
+        pixels, x, y = pixels.transpose(0, 1), c, b
+    mirrored = [axis for axis, sign in ((0, y), (1, x)) if sign < 0]
+    return (pixels.flip(mirrored) if mirrored else pixels).contiguous()

@@ -8,8 +8,7 @@ from typing import BinaryIO
 
 from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.images import NO_FILE
-from nonlocalnn.data.video.containers import count_dropped, is_cut, may_leave_frames_out
-from nonlocalnn.data.video.orientation import is_mirrored
+from nonlocalnn.data.video.containers import count_dropped, is_cut, is_mirrored, may_leave_frames_out
 
 # How files begin that are no videos, but name others which FFmpeg would open: ffconcat, and playlists of HLS.
 _LIST_STARTS = (b"ffconcat", b"#EXTM3U")
