@@ -1,7 +1,7 @@
 """What a video file's container says and decoders do not: whether all of it is there, and which way up it is.
 
-A file that was cut while it was copied often opens, declares its whole length or a shorter one, and ends early
-without an error.
+A file that was cut while it was copied often opens, declares its whole length or a shorter one, and ends
+early without an error.
 """
 
 import os
