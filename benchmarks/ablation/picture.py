@@ -9,18 +9,21 @@ from nonlocalnn.affinity.pictures import Picture
 from nonlocalnn.affinity.pictures.panels import new_figure
 
 
-def draw_accuracies(scores: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> None:
-    """Draw the accuracy of each variant, a row each: a point a seed, and their mean, to a PNG or SVG file.
+def draw_accuracies(
+    scores: Mapping[str, Sequence[float]], path: str | os.PathLike[str], *, score: str = "accuracy"
+) -> None:
+    """Draw the score of each variant, a row each: a point a seed, and their mean, to a PNG or SVG file.
 
     Args:
-        scores: For each variant, from the top down, the accuracies of its seeds, 0 to 1.
+        scores: For each variant, from the top down, the scores of its seeds, 0 to 1.
         path: The file; an existing one is replaced.
+        score: What the scores are.
 
     Raises:
         ImportError: matplotlib is missing.
     """
     percent = {name: [100 * value for value in values] for name, values in scores.items()}
-    draw_points(percent, path, label="test accuracy, %", each="one seed")
+    draw_points(percent, path, label=f"test {score}, %", each="one seed")
 
 
 def draw_points(
