@@ -574,3 +574,53 @@ def test_the_functions_heads_and_masks_are_the_blocks():
     assert weights.shape == (2, 2, 7, 7)
     assert not weights[1, :, :, 4:].any()
     assert_near(weights.sum(3), torch.ones(2, 2, 7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("pre_norm", ["batch", "group", nn.InstanceNorm2d])
+@forms
+def test_the_gradient_of_one_sample_is_that_of_finite_differences(instantiation, pre_norm):
+    """PyTorch's norms on the CPU misread some strides of gradients, which only a batch of one has."""
+    for sides in ((6, 6), (1, 6)):
+        block = made(2, instantiation=instantiation, pre_norm=pre_norm, norm=None, sub_sample=None)
+        x, step = draw(1, C, *sides).requires_grad_(), 1e-5 * draw(1, C, *sides)
+        block(x).sin().sum().backward()
+        with torch.no_grad():
+            change = (block(x + step).sin().sum() - block(x - step).sin().sum()) / 2
+        assert (x.grad * step).sum().item() == pytest.approx(change.item(), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{"context_channels": C, "pre_norm": "batch"}, {"pre_norm": "group"}])
+def test_the_map_itself_as_the_context_is_any_other_context(settings):
+    block, x, mask = made(2, **settings), draw(2, C, 5, 4), torch.rand(2, 5, 4) > 0.4
+    assert_near(block(x, x, key_mask=mask), block(x, x.clone(), key_mask=mask))
+
+
+@pytest.mark.parametrize("base", [nn.BatchNorm2d, lambda channels: nn.GroupNorm(2, channels)])
+@pytest.mark.parametrize("train", [False, True])
+def test_a_norm_that_does_more_than_its_class_is_called(base, train):
+    kind = type(base(C))
+
+    class Rectified(kind):
+        def forward(self, z):
+            return super().forward(z).relu()
+
+    plain = base(C)
+    arguments = (plain.num_groups, C) if kind is nn.GroupNorm else (C,)
+    block = made(2, norm=lambda _: Rectified(*arguments)).train(train)
+    x, mask = draw(2, C, 5, 4), torch.ones(2, 5, 4, dtype=torch.bool)
+    mask[0, 3:] = False
+    assert (block(x) - x).min() >= 0
+    assert (block(x, key_mask=mask) - x).min() >= 0
+
+
+def test_a_group_norm_of_another_name_takes_statistics_of_real_positions():
+    class Renamed(nn.GroupNorm):
+        pass
+
+    block = made(2, norm=lambda channels: Renamed(2, channels))
+    twin = copy.deepcopy(block)
+    twin.norm = nn.GroupNorm(2, C).double()
+    twin.norm.load_state_dict(block.norm.state_dict())
+    x, mask = draw(2, C, 7, 5), mask_of(SIZES[2], (7, 5))
+    assert_same(block(x, key_mask=mask), twin(x, key_mask=mask))
+    assert (block(x, key_mask=mask) - block(x)).abs().max() > 1e-3

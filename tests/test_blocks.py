@@ -182,6 +182,24 @@ def test_autocast_is_finite_where_float32_is(instantiation, sub_sample, dtype):
 
 
 @forms
+def test_a_replica_is_finite_under_autocast_too(instantiation):
+    """Replicas of DataParallel hold tensors where the module has parameters."""
+    block = NonLocal2d(8, instantiation=instantiation, zero_init=False)
+    replica = block._replicate_for_data_parallel()
+    for name, layer in block.named_children():
+        copied = layer._replicate_for_data_parallel()
+        copied.weight, copied.bias = layer.weight.detach(), layer.bias.detach()
+        setattr(replica, name, copied)
+    if block.w_f is not None:
+        replica.w_f = block.w_f.detach()
+    x = 3000 * torch.randn(2, 8, 6, 5)
+    with torch.autocast("cpu", dtype=torch.float16):
+        expected = block(x)
+        assert expected.isfinite().all()
+        assert_near(replica(x), expected)
+
+
+@forms
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_autocast_and_whole_model_types_agree_with_float32(instantiation, dtype):
     block = NonLocal2d(16, instantiation=instantiation, zero_init=False).eval()

@@ -104,3 +104,20 @@ def test_a_norm_with_an_activation_inside_is_left_alone():
     x = torch.randn(2, 3, 9, 9)
     before = network(x)
     assert_near(nl.fuse_(network)(x), before)
+
+
+def test_a_norm_and_a_convolution_with_a_forward_of_their_own_are_left_alone():
+    class Rectified(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return nn.functional.conv2d(x, weight, self.bias)
+
+    for layers in ((nn.Conv2d(3, 8, 3), Rectified(8)), (Standardised(3, 8, 3), nn.BatchNorm2d(8))):
+        network = randomize_(nn.Sequential(*layers)).eval()
+        x = torch.randn(2, 3, 9, 9)
+        before = network(x)
+        assert_near(nl.fuse_(network)(x), before)

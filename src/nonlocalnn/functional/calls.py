@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nonlocalnn.functional.geometry import Geometry, key_geometry, source_of
 from nonlocalnn.functional.layers import embedded
 from nonlocalnn.functional.masks import key_mask_of, masks_of
-from nonlocalnn.functional.norms import normalise
+from nonlocalnn.functional.norms import normalise, with_gradient_in_order
 from nonlocalnn.functional.positions import flatten
 from nonlocalnn.functional.splitting import group_of
 
@@ -80,7 +80,7 @@ def read_call(
     queries, keys = x, x if context is None else source_of(x, context)
     if pre_norm is not None:
         own = pre_norm if context_norm is None else context_norm
-        if keys is x:
+        if context is None:
             queries = keys = normalise(pre_norm, x, real)
         elif real is None:
             # The masked map first: its update of running statistics is in place, and PyTorch's own batch
@@ -90,6 +90,9 @@ def read_call(
         else:
             queries = normalise(pre_norm, x, real)
             keys = normalise(own, keys, real_keys)
+        is_one = keys is queries
+        queries = with_gradient_in_order(queries)
+        keys = queries if is_one else with_gradient_in_order(keys)
     taking_part = key_mask_of(key_places, real_keys, sub_sample is not None, ranks)
     return Call(queries, keys, places, key_places, real, real_keys, taking_part, sub_sample, ranks)
 

@@ -8,7 +8,7 @@ block made; all others are called.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from nonlocalnn.functional.positions import Layer, flatten, project
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+# What calling a batch normalisation does where its class adds nothing to PyTorch's.
+_BATCH_NORM_FORWARDS = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
 # Layers that normalise, of PyTorch.
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -80,7 +82,8 @@ def weights_of(convolution: Convolution) -> Layer:
 
 def first_parameter(layer: nn.Module) -> Tensor | None:
     """Return a layer's first parameter, whose type says what it computes in."""
-    return next(layer.parameters(), None)
+    # A replica of DataParallel has tensors in the place of parameters.
+    return next(layer.parameters(), getattr(layer, "weight", None))
 
 
 def embedded(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
@@ -108,9 +111,14 @@ def is_traced(x: object) -> bool:
     return isinstance(x, torch.fx.Proxy)
 
 
+def is_batch_norm(norm: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
+    """Return whether a norm computes what PyTorch's batch normalisation does; subclasses may do more."""
+    return isinstance(norm, nn.modules.batchnorm._BatchNorm) and type(norm).forward in _BATCH_NORM_FORWARDS
+
+
 def is_constant(norm: nn.Module) -> bool:
     """Return whether a norm is a batch normalisation by running statistics: one factor and term a channel."""
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+    if not is_batch_norm(norm):
         return False
     return not norm.training and norm.running_mean is not None and norm.affine
 

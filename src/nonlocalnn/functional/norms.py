@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.functional.exchange import summed
-from nonlocalnn.functional.layers import BatchNorm, does_more, is_traced
+from nonlocalnn.functional.layers import BatchNorm, does_more, is_batch_norm, is_traced
+from nonlocalnn.functional.modes import is_transformed
 
 NormName = Literal["batch", "group", "layer"]
 Norm = NormName | Callable[[int], nn.Module] | None
@@ -22,8 +23,9 @@ NORM_NAMES: tuple[str | None, ...] = ("batch", "group", "layer", None)
 # As many groups as most networks with group normalisation have.
 _MOST_GROUPS = 32
 
-# torch.fx then records it as one node: whether there is a mask is known only when the graph runs.
+# torch.fx then records each as one node: masks and samples are known only when the graph runs.
 torch.fx.wrap("group_norm")
+torch.fx.wrap("with_gradient_in_order")
 
 
 class MapLayerNorm(nn.LayerNorm):
@@ -109,12 +111,24 @@ def normalise(norm: nn.Module, z: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None or does_more(norm):
         return norm(z)
-    if type(norm) is nn.GroupNorm:
+    if isinstance(norm, nn.GroupNorm) and type(norm).forward is nn.GroupNorm.forward:
         return group_norm(z, mask, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    if isinstance(norm, nn.modules.batchnorm._BatchNorm) and not is_traced(z) and not is_traced(mask):
+    if is_batch_norm(norm) and not is_traced(z) and not is_traced(mask):
         by_batch = norm.training or norm.running_mean is None
         return _batch_norm(norm, z, mask) if by_batch else norm(z)
     return norm(z)
+
+
+def with_gradient_in_order(z: Tensor) -> Tensor:
+    """Return a map that hands its gradient on in one piece.
+
+    Of a single sample the gradient of positions comes with a stride of the batch by which PyTorch's batch and
+    instance normalisations on the CPU (2.14) take it for contiguous, and compute something else.
+    """
+    if torch.compiler.is_compiling() or is_transformed() or z.shape[0] != 1 or z.grad_fn is None:
+        return z
+    z.register_hook(torch.Tensor.contiguous)
+    return z
 
 
 def group_norm(

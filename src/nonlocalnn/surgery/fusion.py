@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import get_args
 
 import torch
 from torch import nn
 
 from nonlocalnn.blocks import NonLocalNd
-from nonlocalnn.functional.layers import Convolution, does_more, fold_norm, is_constant
+from nonlocalnn.functional.layers import Convolution, does_more, fold_norm, is_batch_norm, is_constant
 from nonlocalnn.models.bottleneck import Bottleneck, FrozenNorm
 from nonlocalnn.models.resnet import ResidualNetwork
 
@@ -81,11 +82,12 @@ def _neighbours(owner: nn.Module) -> Iterator[tuple[str, str]]:
     children = dict(owner.named_children())
     for layer_name, norm_name in pairs:
         layer, norm = children.get(layer_name), children.get(norm_name)
-        if not isinstance(norm, nn.modules.batchnorm._BatchNorm | FrozenNorm):
+        if layer is None or norm is None or not (isinstance(norm, FrozenNorm) or is_batch_norm(norm)):
             continue
         # What has children of its own, such as an inserted block or an activation, does more than its class;
-        # so does what has hooks: those of pruning would put the old weights back.
-        if not isinstance(layer, Convolution) or does_more(layer) or does_more(norm):
+        # so does what has hooks: those of pruning would put the old weights back. Subclasses may make
+        # their weights anew in each call.
+        if type(layer) not in get_args(Convolution) or does_more(layer) or does_more(norm):
             continue
         if not [*layer.children(), *norm.children()]:
             yield layer_name, norm_name
