@@ -19,6 +19,8 @@ from nonlocalnn.functional.splitting import group_of
 # masks: both are arguments of a traced block, whatever it was traced with.
 for _leaf in ("flatten", "group_of", "key_geometry", "key_mask_of", "masks_of", "source_of"):
     torch.fx.wrap(_leaf)
+# As is how many samples there are.
+torch.fx.wrap("with_gradient_in_order")
 
 
 class Call(NamedTuple):

@@ -23,9 +23,8 @@ NORM_NAMES: tuple[str | None, ...] = ("batch", "group", "layer", None)
 # As many groups as most networks with group normalisation have.
 _MOST_GROUPS = 32
 
-# torch.fx then records each as one node: masks and samples are known only when the graph runs.
+# torch.fx then records it as one node: whether there is a mask is known only when the graph runs.
 torch.fx.wrap("group_norm")
-torch.fx.wrap("with_gradient_in_order")
 
 
 class MapLayerNorm(nn.LayerNorm):

@@ -13,7 +13,11 @@ from torch import nn
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional.layers import Convolution, does_more, fold_norm, is_batch_norm, is_constant
 from nonlocalnn.models.bottleneck import Bottleneck, FrozenNorm
+from nonlocalnn.models.convolution import ClipConvolution
 from nonlocalnn.models.resnet import ResidualNetwork
+
+# Whose weights say all that calling them does.
+_CONVOLUTIONS = (*get_args(Convolution), ClipConvolution)
 
 
 def fuse_(model: nn.Module) -> nn.Module:
@@ -87,7 +91,7 @@ def _neighbours(owner: nn.Module) -> Iterator[tuple[str, str]]:
         # What has children of its own, such as an inserted block or an activation, does more than its class;
         # so does what has hooks: those of pruning would put the old weights back. Subclasses may make
         # their weights anew in each call.
-        if type(layer) not in get_args(Convolution) or does_more(layer) or does_more(norm):
+        if type(layer) not in _CONVOLUTIONS or does_more(layer) or does_more(norm):
             continue
         if not [*layer.children(), *norm.children()]:
             yield layer_name, norm_name
