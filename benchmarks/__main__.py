@@ -10,7 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import maps, models, models_report, ops, plan, ranks, report, settings, short_epochs, training
+from benchmarks import (
+    maps,
+    models,
+    models_report,
+    ops,
+    plan,
+    plots,
+    ranks,
+    report,
+    settings,
+    short_epochs,
+    training,
+)
 from nonlocalnn._files import write_text
 from nonlocalnn.cli import call
 from nonlocalnn.functional import INSTANTIATIONS
@@ -41,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return call(f"{_PROGRAM} ablation", _ablate, words[1:], debug=debug)
     if words[:1] == ["plan"]:
         return call(f"{_PROGRAM} plan", plan.main, words[1:], debug=debug)
+    if words[:1] == ["plots"]:
+        return call(f"{_PROGRAM} plots", plots.main, words[1:], debug=debug)
     return call(_PROGRAM, _measure, words, debug=debug)
 
 

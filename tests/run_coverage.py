@@ -68,8 +68,12 @@ def by_room(files):
 
 def markdown(found):
     """Return the page for what :func:`main` wrote."""
+    total = {count: sum(room[count] for room in found["rooms"]) for count in _COUNTS}
     lines = [
         "# Branch coverage",
+        "",
+        f"**The tests run {_share(total, 'lines')} of the statements and take"
+        f" {_share(total, 'branches')} of the branches.**",
         "",
         f"{findings.conditions(found['about'])}.",
         "",
@@ -87,7 +91,6 @@ def markdown(found):
             if len(room["files"]) > 1 and each["covered_branches"] < 0.9 * each["num_branches"]
         ]
         lines.append(f"{_line(room['room'], room)} {', '.join(low)} |")
-    total = {count: sum(room[count] for room in found["rooms"]) for count in _COUNTS}
     lines.append(f"{_line('all', total)} |")
     return "\n".join(lines) + "\n"
 

@@ -19,31 +19,47 @@ def draw_accuracies(scores: Mapping[str, Sequence[float]], path: str | os.PathLi
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure = new_figure(7.0, 0.36 * len(scores) + 1.3)
+    percent = {name: [100 * value for value in values] for name, values in scores.items()}
+    draw_points(percent, path, label="test accuracy, %", each="one seed")
+
+
+def draw_points(
+    rows: Mapping[str, Sequence[float]], path: str | os.PathLike[str], *, label: str, each: str
+) -> None:
+    """Draw a row of points for each name, and where there are several their mean, to a PNG or SVG file.
+
+    Args:
+        rows: The numbers of each row, from the top down; at least one a row.
+        path: The file; an existing one is replaced.
+        label: What the numbers are, with their unit.
+        each: What one point is, such as "one seed".
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    figure = new_figure(7.0, 0.36 * len(rows) + 1.3)
     axis = figure.subplots()
-    for row, values in enumerate(scores.values()):
+    named = False
+    for row, values in enumerate(rows.values()):
         # Shapes differ as well as colours, and both colours are told apart by colour-blind people.
         axis.plot(
-            [100 * value for value in values],
-            [row] * len(values),
-            "o",
-            color="#0072b2",
-            alpha=0.6,
-            label="one seed" if row == 0 else None,
+            values, [row] * len(values), "o", color="#0072b2", alpha=0.6, label=each if row == 0 else None
         )
-        axis.plot(
-            100 * sum(values) / len(values),
-            row,
-            "|",
-            color="#d55e00",
-            markersize=18,
-            markeredgewidth=2.5,
-            label="mean" if row == 0 else None,
-        )
-    axis.set_yticks(range(len(scores)), list(scores))
+        if len(values) > 1 or each == "one seed":
+            axis.plot(
+                sum(values) / len(values),
+                row,
+                "|",
+                color="#d55e00",
+                markersize=18,
+                markeredgewidth=2.5,
+                label=None if named else "mean",
+            )
+            named = True
+    axis.set_yticks(range(len(rows)), list(rows))
     # A fixed half row at both ends; the first variant on top.
-    axis.set_ylim(len(scores) - 0.4, -0.6)
-    axis.set_xlabel("test accuracy, %")
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
