@@ -103,7 +103,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "'ops', called again with the same output, goes on where it was stopped; its full grid takes an hour "
         "on a CPU.",
         epilog=f"example: {_PROGRAM} ops --output runs/bench. Whether blocks help is a question for another "
-        f"command, which trains networks without blocks and with them: {_PROGRAM} ablation --help",
+        f"command, which trains networks without blocks and with them: {_PROGRAM} ablation --help. Plots "
+        f"of the results pages are drawn by {_PROGRAM} plots",
     )
     parser.add_argument("subject", choices=tuple(_SUBJECTS), help="what to measure")
     parser.add_argument(
