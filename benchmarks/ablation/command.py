@@ -32,7 +32,8 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument(
         "--table",
         default="instantiations",
-        help=f"for cue {', '.join(tables('cue'))}; for other data instantiations; or all",
+        help=f"for cue {', '.join(tables('cue'))}; for segment-cue {', '.join(tables('segment-cue'))}; for "
+        "other data instantiations; or all",
     )
     # The data set is this command's subject and stands first, without a flag; moved to the end, it also wins
     # over the data set in a file.
@@ -54,7 +55,7 @@ def _train(recipe: Recipe, table: str, num_seeds: int) -> list[AblationRow]:
         last = rows[(sum(len(row.test_accuracy) for row in rows) - 1) % len(rows)]
         print(
             f"{table}: {last.variant}, seed {recipe.seed + len(last.test_accuracy) - 1}: "
-            f"test accuracy {last.test_accuracy[-1]:.4f}",
+            f"test {last.score} {last.test_accuracy[-1]:.4f}",
             file=sys.stderr,
         )
     return rows
@@ -72,4 +73,5 @@ def _write(recipe: Recipe, table: str, num_seeds: int, rows: list[AblationRow]) 
     }
     write_text(recipe.output / f"{table}.json", json.dumps(report, indent=2) + "\n")
     write_text(recipe.output / f"{table}.md", markdown(rows) + "\n")
-    draw_accuracies({row.variant: row.test_accuracy for row in rows}, recipe.output / f"{table}.png")
+    scores = {row.variant: row.test_accuracy for row in rows}
+    draw_accuracies(scores, recipe.output / f"{table}.png", score=rows[0].score)

@@ -9,12 +9,15 @@ from nonlocalnn.affinity.pictures import Picture
 from nonlocalnn.affinity.pictures.panels import new_figure
 
 
-def draw_accuracies(scores: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> None:
-    """Draw the accuracy of each variant, a row each: a point a seed, and their mean, to a PNG or SVG file.
+def draw_accuracies(
+    scores: Mapping[str, Sequence[float]], path: str | os.PathLike[str], *, score: str = "accuracy"
+) -> None:
+    """Draw the score of each variant, a row each: a point a seed, and their mean, to a PNG or SVG file.
 
     Args:
-        scores: For each variant, from the top down, the accuracies of its seeds, 0 to 1.
+        scores: For each variant, from the top down, the scores of its seeds, 0 to 1.
         path: The file; an existing one is replaced.
+        score: What the scores are.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -43,7 +46,7 @@ def draw_accuracies(scores: Mapping[str, Sequence[float]], path: str | os.PathLi
     axis.set_yticks(range(len(scores)), list(scores))
     # A fixed half row at both ends; the first variant on top.
     axis.set_ylim(len(scores) - 0.4, -0.6)
-    axis.set_xlabel("test accuracy, %")
+    axis.set_xlabel(f"test {score}, %")
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)

@@ -15,6 +15,7 @@ from benchmarks.ablation.variants import Variant, folder_name, tables
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.data import LabelledSamples
+from nonlocalnn.tasks.choice import task_of
 from nonlocalnn.train import ClassificationTask, Recipe, train
 
 
@@ -24,12 +25,14 @@ class AblationRow:
 
     Args:
         variant: Its name.
-        test_accuracy: Of the weights that the run kept, 0 to 1; it tests once, at its end.
+        test_accuracy: Of the weights that the run kept, 0 to 1; it tests once, at its end. Of segmentation
+            the mean IoU.
         seconds: Training time.
         parameters: Numbers that the network learns; None where nobody counted.
         validation_accuracy: Of the same weights, 0 to 1.
         best_epoch: The epoch they are from, counted from 1.
         threads: Threads that each run had.
+        score: What is measured, as the columns call it.
     """
 
     variant: str
@@ -39,6 +42,7 @@ class AblationRow:
     validation_accuracy: list[float] = field(default_factory=list)
     best_epoch: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
+    score: str = "accuracy"
 
     @property
     def mean(self) -> float:
@@ -53,14 +57,16 @@ class AblationRow:
     @classmethod
     def from_metrics(cls, variant: str, runs: list[dict[str, Any]]) -> AblationRow:
         """Return the row of finished runs from what the ``metrics.json`` of each holds."""
+        metric = "mean_iou" if "mean_iou" in runs[0]["test"] else "accuracy"
         return cls(
             variant=variant,
-            test_accuracy=[run["test"]["accuracy"] for run in runs],
+            test_accuracy=[run["test"][metric] for run in runs],
             seconds=[run["seconds"] for run in runs],
             parameters=runs[0]["parameters"],
-            validation_accuracy=[run["validation_accuracy"] for run in runs],
+            validation_accuracy=[run[f"validation_{metric}"] for run in runs],
             best_epoch=[run["best_epoch"] for run in runs],
             threads=[run["threads"] for run in runs],
+            score={"mean_iou": "mean IoU"}.get(metric, metric),
         )
 
 
@@ -112,7 +118,7 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
     if chosen:
         raise ValueError(f"model_overrides must leave {', '.join(sorted(chosen))} to the ablation")
     # All variants of a seed run before the next seed: what is stopped early still compares like with like.
-    base = ClassificationTask(base).recipe
+    base = task_of(base).recipe
     for seed in range(base.seed, base.seed + num_seeds):
         for variant in variants:
             model = base.model if variant.model is None else variant.model
@@ -170,10 +176,11 @@ def markdown(rows: list[AblationRow]) -> str:
         | --- | --- | --- | --- | --- |
         | no block | 1,234 | 98.50 ± 0.71 | 98.00, 99.00 | 11 |
     """
+    score = f"test {rows[0].score}, %"
     columns = {
         "variant": [row.variant for row in rows],
         "parameters": [f"{row.parameters:,}" for row in rows if row.parameters is not None],
-        "test accuracy, %": [f"{100 * row.mean:.2f} ± {100 * row.deviation:.2f}" for row in rows],
+        score: [f"{100 * row.mean:.2f} ± {100 * row.deviation:.2f}" for row in rows],
         "each seed": [", ".join(f"{100 * value:.2f}" for value in row.test_accuracy) for row in rows],
         "training, s": [f"{statistics.fmean(row.seconds):.0f}" for row in rows if row.seconds],
     }

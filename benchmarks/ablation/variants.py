@@ -92,6 +92,18 @@ _CUE_TABLES: dict[str, Table] = {
         _two_blocks("gamma 1"),
     ),
 }
+# Segmentation: attention is compared with convolutions that reach as far, too, and have more parameters.
+_SCENE_TABLES: dict[str, Table] = {
+    "context": (
+        Variant("no block", "fcn_tiny"),
+        Variant("no block, dilation 6", "fcn_d6_tiny"),
+        Variant("embedded_gaussian", "nl_fcn_tiny"),
+    ),
+    "instantiations": tuple(
+        Variant(name, "nl_fcn_tiny", {} if name == "embedded_gaussian" else {"instantiation": name})
+        for name in INSTANTIATIONS
+    ),
+}
 _OWN_TABLES: dict[str, Table] = {
     "instantiations": (
         Variant("no block", overrides={"blocks": False}),
@@ -103,7 +115,8 @@ _OWN_TABLES: dict[str, Table] = {
 def tables(data: str) -> dict[str, Table]:
     """Return the tables of a data set, by name.
 
-    Those of "cue" compare networks of their own; other data sets have one table, of the recipe's network.
+    Those of "cue" and "segment-cue" compare networks of their own; other data sets have one table, of the
+    recipe's network.
 
     Example:
         >>> [variant.name for variant in tables("cue")["extent"]]
@@ -111,7 +124,7 @@ def tables(data: str) -> dict[str, Table]:
         >>> list(tables("digits"))
         ['instantiations']
     """
-    return _CUE_TABLES if data == "cue" else _OWN_TABLES
+    return {"cue": _CUE_TABLES, "segment-cue": _SCENE_TABLES}.get(data, _OWN_TABLES)
 
 
 def folder_name(model: str, overrides: Mapping[str, Any], gamma: float | None) -> str:

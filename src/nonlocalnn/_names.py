@@ -11,6 +11,9 @@ IMAGE_SETS = ("images", "archives")
 VIDEO_SETS = ("videos", "kinetics", "ucf101", "hmdb51", "charades")
 GENERATED_SETS = ("cue", "cue-sequence")
 DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, *VIDEO_SETS)
+# Those of images with masks, the class of each pixel.
+MASK_SETS = ("masks", "voc", "cityscapes", "ade20k", "segment-cue")
+TASKS = ("classification", "segmentation")
 # What archives were called before 0.1.0.
 OLD_NAMES = {"shards": "archives"}
 BACKENDS = ("pyav", "torchcodec")

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.models import DigitsNetwork, ResidualNetwork
+from nonlocalnn.models import DigitsNetwork, ResidualNetwork, SegmentationNetwork
 from nonlocalnn.models.libraries import build_named, candidates, last_layer, width_of
 from nonlocalnn.surgery.insertion import insert_again_, inserted_settings, remove_nonlocal_
 from nonlocalnn.surgery.insertion_sites import CHILD
 
+_OURS = (ResidualNetwork, DigitsNetwork, SegmentationNetwork)
 # Attributes of modules that change nothing in what a trained network computes.
 _OF_TRAINING = ("training", "inplace", "momentum", "p", "drop_rate", "drop_prob", "grad_checkpointing")
 
@@ -136,7 +137,7 @@ def config_of(model: nn.Module) -> dict[str, Any] | None:
         return description.to_config()
     # Of a network of ours that was changed otherwise, or that a wrapper of an unknown kind holds, what it was
     # made as: its weights may fit that still.
-    is_ours = any(isinstance(each, ResidualNetwork | DigitsNetwork) for each in model.modules())
+    is_ours = any(isinstance(each, _OURS) for each in model.modules())
     known: Any = getattr(model, "config", None) if is_ours else None
     return known if isinstance(known, dict) else None
 
@@ -145,7 +146,7 @@ def _guesses(model: nn.Module) -> Iterator[Description]:
     head = last_layer(model)
     if head is None:
         return
-    if type(model) in (ResidualNetwork, DigitsNetwork):
+    if type(model) in _OURS:
         config: Any = getattr(model, "config", None)
         if isinstance(config, dict):
             yield Description(config["name"], width_of(head), config["overrides"])

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any, TypeVar
 
 from nonlocalnn._device import resolve_device
-from nonlocalnn.inference import Classifier, load_classifier
+from nonlocalnn.checkpoints import read_metadata
+from nonlocalnn.inference import Classifier, Segmenter, load_classifier, load_segmenter
+from nonlocalnn.inference.weights import weights_file
+from nonlocalnn.tasks.choice import trained_task
+from nonlocalnn.tasks.inputs import ShownInput, take_sample
+
+Trained = TypeVar("Trained", Classifier, Segmenter)
 
 
 def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
@@ -18,15 +28,62 @@ def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
         FileNotFoundError: There is no such file.
         ValueError: As :func:`nonlocalnn.load_classifier` says, or there is no such device.
     """
+    return _placed(command, path, load_classifier, device)
+
+
+def load_segmentation(command: str, path: Path, *, device: str = "cpu") -> Segmenter:
+    """Load a segmentation network as :func:`load_model` does a classifier."""
+    return _placed(command, path, load_segmenter, device)
+
+
+def load_any(command: str, path: Path, *, device: str = "cpu") -> Classifier | Segmenter:
+    """Load a classifier or a segmentation network, whichever a file holds; see :func:`load_model`."""
+    if is_segmentation(path):
+        return load_segmentation(command, path, device=device)
+    return load_model(command, path, device=device)
+
+
+def is_segmentation(path: Path) -> bool:
+    """Return whether a checkpoint, or a run's folder, is of a segmentation network.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is damaged.
+    """
+    return trained_task(read_metadata(weights_file(path))) == "segmentation"
+
+
+def _placed(command: str, path: Path, load: Callable[[Path], Trained], device: str) -> Trained:
     place = resolve_device(device)
-    loaded = load_classifier(path)
+    loaded = load(path)
     if loaded.assumed:
         print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     loaded.model.to(place)
     return loaded
 
 
-def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:
+def taker(loaded: Classifier | Segmenter, args: argparse.Namespace) -> Callable[[int], ShownInput]:
+    """Return what gives a sample of ``--data`` by its place in the split."""
+    if isinstance(loaded, Segmenter):
+        masks = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
+        return partial(loaded.take, masks, split=args.split)
+    dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
+    return partial(take_sample, dataset, split=args.split)
+
+
+def refuse(args: argparse.Namespace, *names: str) -> None:
+    """Refuse settings that have no effect on a segmentation network.
+
+    Raises:
+        ValueError: One is given.
+    """
+    for name in names:
+        if getattr(args, name) not in (None, False):
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} has no effect on a segmentation network: leave it out")
+
+
+def check_classes(known: Sequence[str], classes: Sequence[str], name: str) -> str:
     """Check that a data set has a model's classes; numbers stand for as many classes of any name.
 
     Returns:
@@ -36,15 +93,65 @@ def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:
         ValueError: It has others.
     """
     # Converted checkpoints know how many classes there are, and not what they are called.
-    numbers = tuple(map(str, range(len(loaded.classes))))
-    if loaded.classes == numbers != tuple(classes) and len(classes) == len(numbers):
+    own = tuple(known)
+    numbers = tuple(map(str, range(len(own))))
+    if own == numbers != tuple(classes) and len(classes) == len(numbers):
         return f"the model has numbers for classes: 0 to {numbers[-1]} are those of {name} in its order, " + (
             ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         )
-    for number, (known, found) in enumerate(zip_longest(loaded.classes, classes)):
-        if known != found:
+    for number, (mine, found) in enumerate(zip_longest(own, classes)):
+        if mine != found:
             raise ValueError(
-                f"the model knows {len(loaded.classes)} classes, {name} has {len(classes)}, and they must be "
-                f"the same; the first that differ, number {number}, are {known!r} and {found!r}"
+                f"the model knows {len(own)} classes, {name} has {len(classes)}, and they must be "
+                f"the same; the first that differ, number {number}, are {mine!r} and {found!r}"
             )
     return ""
+
+
+def beside(model: Path, name: str) -> Path:
+    """Return a folder in a run's, or beside a checkpoint and named after it as well."""
+    # Several checkpoints may lie in one folder, and their results must not overwrite one another.
+    return model / name if model.is_dir() else model.with_name(f"{model.stem}-{name}")
+
+
+def check_own(output: Path, about: dict[str, Any], *, files: Sequence[str]) -> None:
+    """Check that a folder holds no result but an earlier one of the same evaluation.
+
+    Args:
+        output: The folder.
+        about: What the evaluation is of, and tells it from others.
+        files: What evaluations write, the report first.
+
+    Raises:
+        ValueError: It holds the metrics of a training, or of another evaluation.
+    """
+    report = output / files[0]
+    there = [name for name in files if (output / name).exists()]
+    if not there:
+        return
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+        is_evaluation = {"model", "data", "split"} <= found.keys()
+    except (OSError, ValueError, AttributeError):
+        is_evaluation = False
+    if not is_evaluation:
+        raise ValueError(
+            f"{output} holds a {there[0]} that evaluate did not write, such as a training's: choose another "
+            "--output"
+        )
+    for name, value in about.items():
+        was = found.get(name)
+        if name in ("model", "data_dir"):
+            # Reports of before 0.1.0 say no folder of the data.
+            is_same = name not in found or _resolved(was) == _resolved(value)
+        else:
+            is_same = was == value
+        if not is_same:
+            raise ValueError(
+                f"{output} holds the result of another evaluation, whose {name} was {was!r} and is {value!r} "
+                "now: choose another --output"
+            )
+
+
+def _resolved(path: str | None) -> Path | None:
+    return None if path is None else Path(path).resolve()

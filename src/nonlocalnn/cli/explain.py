@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import json_text, write_text
-from nonlocalnn.cli.common import load_model
+from nonlocalnn.cli.common import load_any, refuse, taker
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.page import write_page
-from nonlocalnn.inference import Classifier
-from nonlocalnn.inference.classifier import weights_file
-from nonlocalnn.tasks.inputs import ShownInput, take_sample
+from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.inference.weights import weights_file
+from nonlocalnn.tasks.inputs import ShownInput
 
 
 def run(words: Sequence[str]) -> int:
@@ -33,14 +33,16 @@ def run(words: Sequence[str]) -> int:
         check_folder(args.output or Path())
     elif args.output is not None and not args.output.is_dir():
         check_file(args.output)
-    loaded = load_model("explain", args.model, device=args.device)
+    loaded = load_any("explain", args.model, device=args.device)
+    if isinstance(loaded, Segmenter):
+        refuse(args, "whole", "no_effects", "deletion")
     if len(args.inputs) < 2:
         _explain(args, loaded, _shown(args, loaded), args.output)
         return 0
     failed, taken = 0, set[str]()
     for path in args.inputs:
         try:
-            shown = loaded.show(path, whole=args.whole)
+            shown = _read(args, loaded, path)
             page = (args.output or Path()) / f"{unused(Path(shown.name).stem, taken)}.html"
             _explain(args, loaded, shown, page)
         except (ValueError, FileNotFoundError) as error:
@@ -50,7 +52,9 @@ def run(words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, output: Path | None) -> None:
+def _explain(
+    args: argparse.Namespace, loaded: Classifier | Segmenter, shown: ShownInput, output: Path | None
+) -> None:
     """Write the page of one input and say what is in it."""
     page = Path(f"{Path(shown.name).stem}.html")
     output = page if output is None else output / page if output.is_dir() else output
@@ -66,20 +70,23 @@ def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, ou
     write_page(document, output)
     best = document["prediction"][0]
     size = output.stat().st_size / 1e6
-    answer = f"{best['class']!r}, probability {best['probability']:.3f}"
+    answer = f"most pixels {best['class']!r}, {best.get('share', 0):.1%}"
+    if isinstance(loaded, Classifier):
+        answer = f"{best['class']!r}, probability {best['probability']:.3f}"
     print(f"{shown.name}: {answer}; page {output}, {size:.1f} MB")
-    if args.deletion:
+    if args.deletion and isinstance(loaded, Classifier):
         found = deletion_test(loaded, shown.sample, blocks=args.blocks)
         _report(found, best["class"])
         numbers = [each.as_numbers() for each in found]
         write_text(output.with_suffix(".deletion.json"), json_text(numbers, indent=1) + "\n")
 
 
-def _shown(args: argparse.Namespace, loaded: Classifier) -> ShownInput:
-    if args.data is None:
-        return loaded.show(args.inputs[0], whole=args.whole)
-    dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
-    return take_sample(dataset, args.sample, split=args.split)
+def _shown(args: argparse.Namespace, loaded: Classifier | Segmenter) -> ShownInput:
+    return _read(args, loaded, args.inputs[0]) if args.data is None else taker(loaded, args)(args.sample)
+
+
+def _read(args: argparse.Namespace, loaded: Classifier | Segmenter, path: Path) -> ShownInput:
+    return loaded.show(path) if isinstance(loaded, Segmenter) else loaded.show(path, whole=args.whole)
 
 
 def _report(found: Sequence[Deletion], predicted: str) -> None:

@@ -18,14 +18,15 @@ from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.cli.common import load_model
+from nonlocalnn.cli.common import load_any, taker
 from nonlocalnn.cli.flags.maps import parser
 from nonlocalnn.cli.outputs import check_folder, unused
 from nonlocalnn.explorer.answer import answer_with_maps
+from nonlocalnn.explorer.labels import write_overlay
 from nonlocalnn.explorer.map_files import answer_in_words, write_maps
-from nonlocalnn.inference import Classifier
-from nonlocalnn.tasks.answers import most_probable
-from nonlocalnn.tasks.inputs import ShownInput, take_sample
+from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.tasks.inputs import ShownInput
+from nonlocalnn.tasks.masks import shares_of
 
 # Of a whole map in a file: 1 GiB in float32.
 _MOST_NUMBERS = 2**28
@@ -39,7 +40,11 @@ def run(words: Sequence[str]) -> int:
     if args.whole and args.data:
         parser().error("--whole is about files; samples of a data set have their own size")
     check_folder(args.output)
-    loaded = load_model("maps", args.model, device=args.device)
+    loaded = load_any("maps", args.model, device=args.device)
+    if args.whole and isinstance(loaded, Segmenter):
+        raise ValueError(
+            "--whole has no effect on a segmentation network, which sees whole images: leave it out"
+        )
     if args.format in ANIMATIONS and loaded.kind.name != "video":
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
     # Before any input is read: a mistyped name would fail for each of them.
@@ -67,22 +72,28 @@ def run(words: Sequence[str]) -> int:
             shown,
             answer.maps,
             queries=places,
-            prediction=most_probable(answer.probabilities, loaded.classes, top=3)["top"],
+            prediction=answer.prediction(loaded.classes, top=3),
             suffix=args.format,
             all_rows=args.all_rows,
         )
+        if answer.labels is not None:
+            shares = shares_of(answer.labels, loaded.classes)
+            path = folder / "labels.png"
+            write_overlay(shown.pixels, answer.labels, path, classes=loaded.classes, shares=shares)
         print("\n".join(_table(folder.name, facts)))
     if done := len(readers) - failed:
         print(f"{done} input{'' if done == 1 else 's'}, results in {args.output}")
     return 1 if failed else 0
 
 
-def _readers(args: argparse.Namespace, loaded: Classifier) -> list[Callable[[], ShownInput]]:
+def _readers(args: argparse.Namespace, loaded: Classifier | Segmenter) -> list[Callable[[], ShownInput]]:
     """Return what reads each input, in turn."""
     if args.data is None:
-        return [partial(loaded.show, path, whole=args.whole) for path in loaded.find(args.inputs)]
-    dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
-    take = partial(take_sample, dataset, split=args.split)
+        paths = loaded.find(args.inputs)
+        if isinstance(loaded, Segmenter):
+            return [partial(loaded.show, path) for path in paths]
+        return [partial(loaded.show, path, whole=args.whole) for path in paths]
+    take = taker(loaded, args)
     return [partial(take, index) for index in args.samples]
 
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
-from nonlocalnn.cli.common import load_model
+from nonlocalnn.cli import segmentation
+from nonlocalnn.cli.common import is_segmentation, load_model
 from nonlocalnn.cli.flags.predict import parser
 from nonlocalnn.cli.outputs import check_file, check_folder
 from nonlocalnn.inference.bulk import predict_list
@@ -26,6 +27,14 @@ _MOST_NAMED = 10
 def run(words: Sequence[str]) -> int:
     """Predict files; status 1 when one could not be read, which is said on stderr and in its line."""
     args = parser().parse_args(words)
+    if is_segmentation(args.model):
+        if args.list is not None:
+            raise ValueError("--list is for classifiers; of segmentation name the images, or their folder")
+        if args.inputs:
+            return segmentation.predict(args)
+    if args.window is not None:
+        raise ValueError("--window is a setting of segmentation networks; this one is none: leave it out")
+    args.top = 3 if args.top is None else args.top
     if args.list is not None:
         if args.inputs or args.output is not None:
             parser().error(

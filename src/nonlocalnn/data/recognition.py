@@ -8,10 +8,21 @@ from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 _SPLIT_NAMES = (*SPLITS, "val")
+# By which folders known sets of images with masks are recognised.
+_MASK_FOLDERS = (
+    ("voc", ("JPEGImages", "SegmentationClass")),
+    ("voc", ("VOCdevkit/VOC2012/JPEGImages",)),
+    ("voc", ("VOC2012/JPEGImages",)),
+    ("cityscapes", ("leftImg8bit", "gtFine")),
+    ("ade20k", ("images/training", "annotations/training")),
+)
 
 
 def recognised_data(folder: Path) -> str:
-    """Return the data set that a folder is: "images", "archives" or "videos".
+    """Return the data set that a folder is: "images", "archives", "videos", or one of images with masks.
+
+    Of images with masks it is "masks" where it holds folders ``images`` and ``masks``, or one for each split
+    that do, and "voc", "cityscapes" or "ade20k" where it holds the folders that these sets have.
 
     Archives are "archives" where they hold images and "videos" where they hold videos. Of files the more
     numerous kind decides. Images below a folder for each video, further down than a folder for each class,
@@ -23,6 +34,9 @@ def recognised_data(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of images or videos")
+    with_masks = _with_masks(folder)
+    if with_masks is not None:
+        return with_masks
     archives = [path for split in _SPLIT_NAMES for path in find_archives(folder, split).values()]
     if archives:
         return _of_archive(archives[0])
@@ -40,6 +54,16 @@ def recognised_data(folder: Path) -> str:
     # class/image, or train/class/image; the folders of frames are one further down.
     deep = [path for path in images if len(path.parts) > 2 + (path.parts[0] in _SPLIT_NAMES)]
     return "videos" if 2 * len(deep) > len(images) else "images"
+
+
+def _with_masks(folder: Path) -> str | None:
+    """Return which data set of images with masks a folder is, by the folders in it; None for none."""
+    places = [folder, *(folder / split for split in _SPLIT_NAMES)]
+    if any((place / "images").is_dir() and (place / "masks").is_dir() for place in places):
+        return "masks"
+    return next(
+        (name for name, needed in _MASK_FOLDERS if all((folder / each).is_dir() for each in needed)), None
+    )
 
 
 def _of_archive(archive: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from torch import Tensor
 from nonlocalnn._device import Precision, autocast_for
 from nonlocalnn.affinity import AffinityMap, EffectMap, capture_affinity
 from nonlocalnn.affinity.effects import record_effects
-from nonlocalnn.inference.classifier import Classifier
+from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.tasks.answers import most_probable
+from nonlocalnn.tasks.masks import image_scores, labels_of, shares_of
 from nonlocalnn.tasks.probabilities import scores_and_probabilities
 
 
@@ -20,19 +23,40 @@ class AnswerWithMaps:
     """What a network said of one input, and how its blocks looked at it.
 
     Args:
-        probabilities: Of the classes, (K,), as ``predict`` gives them.
+        probabilities: Of the classes, (K,), as ``predict`` gives them; of a segmentation network the share of
+            the pixels that each class has.
         maps: The affinity of the blocks by name, in the order in which they ran.
         effects: What each attended position does to the score of the most probable class; empty where that
             was not asked for.
+        labels: Of a segmentation network the class of each pixel of the sample, int64 (H, W); else None.
     """
 
     probabilities: Tensor
     maps: Mapping[str, AffinityMap]
     effects: Mapping[str, EffectMap]
+    labels: Tensor | None = None
+
+    def prediction(self, classes: Sequence[str], *, top: int) -> list[dict[str, Any]]:
+        """Return the most probable classes, or of a segmentation network those with the most pixels.
+
+        Args:
+            classes: Names of the classes.
+            top: How many at most.
+
+        Returns:
+            ``{"class", "probability"}`` of each, the first first; of a segmentation network ``{"class", "id",
+            "share"}``.
+
+        Raises:
+            ValueError: A probability is not finite.
+        """
+        if self.labels is None:
+            return most_probable(self.probabilities, classes, top=top)["top"]
+        return shares_of(self.labels, classes)[:top]
 
 
 def answer_with_maps(
-    loaded: Classifier,
+    loaded: Classifier | Segmenter,
     sample: Tensor,
     *,
     name: str = "an input",
@@ -43,7 +67,7 @@ def answer_with_maps(
     r"""Run a network once on one sample and return its answer together with its maps.
 
     Args:
-        loaded: The classifier, in eval mode.
+        loaded: The classifier or segmentation network, in eval mode.
         sample: What it takes, (C, \*sides).
         name: What the sample is called in errors.
         blocks: Names of the blocks; None is all.
@@ -63,6 +87,14 @@ def answer_with_maps(
         (torch.Size([10]), ['nl_1', 'nl_2'], {})
     """
     x = sample.unsqueeze(0).to(loaded.device)
+    if isinstance(loaded, Segmenter):
+        if effects:
+            raise ValueError("effects are on the score of one class, and segmentation has one for each pixel")
+        # The whole image, however the run was tested: of windows there would be a map for each.
+        with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
+            labels = labels_of(image_scores(loaded.model, x, precision=precision), x.shape[2:]).cpu()
+        counts = torch.bincount(labels.flatten(), minlength=len(loaded.classes))
+        return AnswerWithMaps(counts / labels.numel(), maps, {}, labels)
     everywhere = loaded.kind.exceeds_training
 
     def run() -> tuple[Tensor, Tensor]:

@@ -21,8 +21,8 @@ from nonlocalnn.affinity.evenness import attends_evenly, even_level, says_most, 
 from nonlocalnn.affinity.pictures.views import meaning
 from nonlocalnn.affinity.rows import Query
 from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
-from nonlocalnn.inference import Classifier
-from nonlocalnn.tasks.answers import most_probable
+from nonlocalnn.explorer.labels import colours_of, overlay
+from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.tasks.inputs import ShownInput
 from nonlocalnn.tasks.kinds import kind_of_samples
 
@@ -56,7 +56,7 @@ def explain_file(
 
 
 def explain(
-    loaded: Classifier,
+    loaded: Classifier | Segmenter,
     given: ShownInput,
     *,
     title: str,
@@ -73,13 +73,13 @@ def explain(
     opens on the block that attends least evenly; see :mod:`nonlocalnn.affinity.evenness` for what stands out.
 
     Args:
-        loaded: The classifier, in eval mode.
+        loaded: The classifier or segmentation network, in eval mode.
         given: Its input.
         title: Heading of the page.
         model: Name of the model.
         blocks: Names of the blocks; None is all.
         effects: Store, beside the weights, what each attended position does to the score of the predicted
-            class: see :func:`nonlocalnn.affinity.class_effects`.
+            class: see :func:`nonlocalnn.affinity.class_effects`. Segmentation has no one class, and none.
 
     Returns:
         Keys ``format``, ``title``, ``model``, ``kind``, ``prediction``, ``truth``, ``input``, ``opens_on``
@@ -99,18 +99,24 @@ def explain(
         >>> document["kind"], [block["name"] for block in document["blocks"]]
         ('image', ['nl_1', 'nl_2'])
     """
+    effects = effects and isinstance(loaded, Classifier)
     answer = answer_with_maps(loaded, given.sample, name=title, blocks=blocks, effects=effects)
-    found = most_probable(answer.probabilities, loaded.classes, top=5)
-    described = _blocks(answer, found["class"])
+    prediction = answer.prediction(loaded.classes, top=5 if answer.labels is None else len(loaded.classes))
+    described = _blocks(answer, prediction[0]["class"])
+    shown = _described_input(given)
+    if answer.labels is not None:
+        shown |= _described_labels(given, answer.labels, loaded.classes)
+        colours = colours_of(loaded.classes)
+        prediction = [{**each, "colour": list(colours[each["id"]])} for each in prediction]
     entropies = {block["name"]: block["summary"]["entropy"] for block in described}
     return {
         "format": 2,
         "title": title,
         "model": model,
         "kind": kind_of_samples(given.sample.shape).name,
-        "prediction": found["top"],
+        "prediction": prediction,
         "truth": given.truth,
-        "input": _described_input(given),
+        "input": shown,
         "opens_on": says_most(entropies),
         "blocks": described,
     }
@@ -138,6 +144,16 @@ def _described_input(given: ShownInput) -> dict[str, Any]:
         "seconds": None if given.seconds is None else list(given.seconds),
         "channels": rounded,
     }
+
+
+def _described_labels(given: ShownInput, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the picture of an input with its labels as colours over it, in the picture's resolution."""
+    picture = given.pixels if given.picture is None else given.picture
+    rows, columns = (
+        (torch.arange(side) * len(along)).div(side, rounding_mode="floor")
+        for side, along in zip(picture.shape[1:], (labels, labels[0]), strict=True)
+    )
+    return {"labels": _data_uri(overlay(picture, labels[rows][:, columns], classes))}
 
 
 def _data_uri(frame: Tensor) -> str:

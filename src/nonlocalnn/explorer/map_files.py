@@ -42,7 +42,8 @@ def write_maps(
         shown: The input.
         maps: The maps of the blocks, of this one input.
         queries: For each block the places that are drawn.
-        prediction: ``{"class", "probability"}`` of the most probable classes, the best first.
+        prediction: ``{"class", "probability"}`` of the most probable classes, the best first; of segmentation
+            ``{"class", "id", "share"}`` of those with the most pixels.
         suffix: "png" or "svg"; for clips also "gif" or "mp4".
         all_rows: Write the whole map, (N, M) or where an extent makes groups (groups, N, M), and not the
             rows of the queries, (Q, \*key sides).
@@ -89,8 +90,12 @@ def answer_in_words(facts: Mapping[str, Any]) -> str:
     Example:
         >>> answer_in_words({"prediction": [{"class": "3", "probability": 0.974}], "truth": "8"})
         "predicted '3' (0.97), in truth '8'"
+        >>> answer_in_words({"prediction": [{"class": "sky", "id": 2, "share": 0.4}], "truth": None})
+        "most pixels 'sky' (40 %)"
     """
     best = facts["prediction"][0]
+    if "share" in best:
+        return f"most pixels {best['class']!r} ({100 * best['share']:.0f} %)"
     predicted = f"predicted {best['class']!r} ({best['probability']:.2g})"
     return predicted if facts["truth"] is None else f"{predicted}, in truth {facts['truth']!r}"
 

@@ -23,7 +23,7 @@ from nonlocalnn._files import atomic_path
 from nonlocalnn._names import EXPORT_FORMATS
 from nonlocalnn.export.formats import Run, computed_by, trace, write_aoti, write_onnx, write_pt2
 from nonlocalnn.export.sizes import SIDES, dimension_names, other_shapes
-from nonlocalnn.inference.classifier import Classifier
+from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.surgery.fusion import fuse_
 
 Format = Literal["onnx", "pt2", "aoti"]
@@ -151,9 +151,9 @@ def export_model(
     )
 
 
-def describe(classifier: Classifier) -> dict[str, Any]:
-    """Return what a user of an exported classifier must know, JSON-ready: classes, pixels and clips."""
-    return classifier.facts()
+def describe(trained: Classifier | Segmenter) -> dict[str, Any]:
+    """Return what a user of an exported network must know, JSON-ready: classes, pixels and clips."""
+    return trained.facts()
 
 
 def _checked_opset(path: Path, format: str, opset: int | None) -> int | None:

@@ -16,7 +16,9 @@ from nonlocalnn._errors import check_positive
 from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.inference.model_facts import checked_facts, implied_facts, in_words
+from nonlocalnn.inference.weights import weights_file as weights_file
 from nonlocalnn.tasks.answers import answer_files
+from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_samples
 from nonlocalnn.tasks.probabilities import class_probabilities
@@ -260,7 +262,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
 
     Raises:
         FileNotFoundError: There is no such file, or the folder holds no run.
-        CheckpointError: The file does not fit, or a fact in it is wrong.
+        CheckpointError: The file does not fit, is of another task, or a fact in it is wrong.
 
     Example:
         >>> import tempfile
@@ -275,6 +277,11 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     found = import_checkpoint(path)
     implied = implied_facts(found.model, found.metadata)
     known = {**implied, **found.metadata}
+    if trained_task(known) != "classification":
+        raise CheckpointError(
+            f"{path} was trained for {trained_task(known)} and gives no class of a whole sample: nonlocalnn "
+            "predict and evaluate take it, and in Python nonlocalnn.inference.load_segmenter"
+        )
     facts = checked_facts(known, path)
     # What is known of another code base's file is known of the code base: the file itself says nothing.
     assumed = tuple(name for name in (implied if found.source == OURS else known) if name in facts)
@@ -282,18 +289,3 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     if num_outputs != len(facts["classes"]):
         raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
     return Classifier(found.model.eval(), **facts, assumed=assumed)
-
-
-def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Return the checkpoint at ``path``: of a run's folder its best weights, else ``path`` itself.
-
-    Raises:
-        FileNotFoundError: The folder holds no run.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    weights = path / "best.safetensors"
-    if not weights.is_file():
-        raise FileNotFoundError(f"{path} holds no finished epoch: there is no {weights.name} in it")
-    return weights

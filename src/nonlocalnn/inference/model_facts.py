@@ -11,9 +11,18 @@ from torch import nn
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import OLD_NAMES
 from nonlocalnn.checkpoints import CheckpointError
+from nonlocalnn.data.masks.masked import MEAN as PHOTOGRAPHS_MEAN
+from nonlocalnn.data.masks.masked import STANDARD_DEVIATION as PHOTOGRAPHS_DEVIATION
 from nonlocalnn.data.normalization import check_normalization
 from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION, test_side
-from nonlocalnn.models import DigitsNetwork, ResidualNetwork, clip_stride, list_models, sample_shape
+from nonlocalnn.models import (
+    DigitsNetwork,
+    ResidualNetwork,
+    SegmentationNetwork,
+    clip_stride,
+    list_models,
+    sample_shape,
+)
 from nonlocalnn.models.libraries import library_facts
 
 # A frame's or an image's side, a clip's frames, a sequence's length: what is read is made this large.
@@ -48,7 +57,11 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
         return {}
     is_ours = isinstance(model, ResidualNetwork | DigitsNetwork)
     facts: dict[str, Any] = {"classes": [str(number) for number in range(config["num_classes"])]}
-    if not is_ours:
+    if isinstance(model, SegmentationNetwork):
+        scale = {"mean": list(PHOTOGRAPHS_MEAN), "standard_deviation": list(PHOTOGRAPHS_DEVIATION)}
+        shape = [model.conv1.in_channels, *sample_shape(config["name"])[1:]]
+        facts |= {"task": "segmentation", "sample_shape": shape, **scale}
+    elif not is_ours:
         facts |= library_facts(config)
     elif "sample_shape" not in metadata and "image_size" not in metadata:
         facts |= _own_samples(model, config)

@@ -1,5 +1,6 @@
 """Whole networks."""
 
+from nonlocalnn.models.dense import SegmentationNetwork
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.inflation import inflate_
 from nonlocalnn.models.presets import (
@@ -7,6 +8,7 @@ from nonlocalnn.models.presets import (
     create_model,
     list_models,
     model_settings,
+    model_task,
     preset_settings,
     sample_shape,
 )
@@ -15,11 +17,13 @@ from nonlocalnn.models.resnet import ResidualNetwork
 __all__ = [
     "DigitsNetwork",
     "ResidualNetwork",
+    "SegmentationNetwork",
     "clip_stride",
     "create_model",
     "inflate_",
     "list_models",
     "model_settings",
+    "model_task",
     "preset_settings",
     "sample_shape",
 ]

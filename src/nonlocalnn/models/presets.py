@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from nonlocalnn._errors import check_choice, near_miss
+from nonlocalnn.models.dense import SegmentationNetwork
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.resnet import Inflation, ResidualNetwork
 
@@ -26,6 +27,7 @@ class Preset:
         sample_shape: Shape of one sample that it is meant for, (C, *sides).
         settings: Keyword arguments of ``build``, which overrides replace.
         stride: Video only: frames from one of a clip to the next.
+        task: What it is for: "classification" or "segmentation".
     """
 
     build: Callable[..., nn.Module]
@@ -33,6 +35,7 @@ class Preset:
     sample_shape: tuple[int, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     stride: int = 1
+    task: str = "classification"
 
 
 # Frames of a clip, and whether time is halved early; a clip of 8 has a stride of 8 frames, and so on.
@@ -82,7 +85,34 @@ def _other_presets() -> Iterator[tuple[str, Preset]]:
             yield prefix + name, Preset(ResidualNetwork, 10, (3, *sides), settings)
 
 
-_PRESETS: dict[str, Preset] = dict([*_other_presets(), *_video_presets()])
+def _segmentation_presets() -> Iterator[tuple[str, Preset]]:
+    small: dict[str, Any] = {
+        "depth": (1, 1, 1, 1),
+        "width": 8,
+        "channels": 64,
+        "small": True,
+        "auxiliary": False,
+    }
+    plain: dict[str, Any] = {"context": None}
+    for name, own in (("fcn", plain), ("nl_fcn", {})):
+        for depth in (50, 101):
+            settings = {"depth": depth, **own}
+            yield (
+                f"{name}_r{depth}",
+                Preset(SegmentationNetwork, 19, (3, 512, 512), settings, task="segmentation"),
+            )
+    # What attention is to be compared with: no block, and convolutions that reach as far.
+    wide = {**plain, "dilation": 6}
+    settings = {"depth": 50, "output_stride": 16, **wide}
+    yield "fcn_d6_r50", Preset(SegmentationNetwork, 19, (3, 512, 512), settings, task="segmentation")
+    for name, own in (("fcn", plain), ("fcn_d6", wide), ("nl_fcn", {"zero_init": False})):
+        yield (
+            f"{name}_tiny",
+            Preset(SegmentationNetwork, 3, (3, 96, 128), {**small, **own}, task="segmentation"),
+        )
+
+
+_PRESETS: dict[str, Preset] = dict([*_other_presets(), *_video_presets(), *_segmentation_presets()])
 
 
 def list_models() -> list[str]:
@@ -151,6 +181,20 @@ def clip_stride(name: str) -> int:
     """
     check_choice("model", name, list_models())
     return _PRESETS[name].stride
+
+
+def model_task(name: str) -> str:
+    """Return what a network by name is for: "classification", or "segmentation", a class for each pixel.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> model_task("nl_fcn_r50"), model_task("nl_digits")
+        ('segmentation', 'classification')
+    """
+    check_choice("model", name, list_models())
+    return _PRESETS[name].task
 
 
 def create_model(name: str, *, num_classes: int | None = None, **overrides: Any) -> nn.Module:

@@ -15,7 +15,7 @@ from nonlocalnn.data import LabelledSamples
 from nonlocalnn.tasks.evaluation import evaluate
 from nonlocalnn.tasks.inputs import InputKind
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_samples
-from nonlocalnn.tasks.networks import build_network, named_network
+from nonlocalnn.tasks.networks import build_network, check_task, named_network
 from nonlocalnn.tasks.recipe import Recipe
 
 
@@ -39,6 +39,8 @@ class ClassificationTask:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", self.input.completed(self.recipe))
+        assert self.recipe.model is not None, "filled in above"
+        check_task(self.recipe.model, "classification")
         self.input.check(self.recipe)
 
     @property

@@ -27,7 +27,7 @@ D = TypeVar("D", bound=Samples)
 
 
 class Task(Protocol[D]):
-    """What the training loop asks of a task; see :class:`ClassificationTask` for one."""
+    """What the training loop asks of a task; classification.py and segmentation.py are two."""
 
     @property
     def metric(self) -> str:

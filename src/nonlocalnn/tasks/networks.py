@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn.data import LabelledSamples
 from nonlocalnn.data.normalization import ChannelValues
-from nonlocalnn.models import clip_stride, model_settings, sample_shape
+from nonlocalnn.models import clip_stride, list_models, model_settings, model_task, sample_shape
 from nonlocalnn.models.libraries import LIBRARIES, build_named, import_library, library_facts, listed_names
 from nonlocalnn.surgery.insertion import insert_nonlocal_
 from nonlocalnn.tasks.settings import ModelSettings
@@ -84,7 +83,38 @@ def named_network(model: str) -> NamedNetwork:
     )
 
 
-def build_network(settings: ModelSettings, data: LabelledSamples) -> nn.Module:
+class TrainingData(Protocol):
+    """What a network must know of the data that it is trained on."""
+
+    classes: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+
+    @property
+    def channels(self) -> int:
+        """C of the samples."""
+        ...
+
+
+def check_task(model: str, task: str) -> None:
+    """Check that a network is for a task.
+
+    Raises:
+        ValueError: It is for another.
+
+    Example:
+        >>> check_task("nl_fcn_tiny", "segmentation")
+    """
+    own = model_task(model) if named_network(model).is_ours else "classification"
+    if own != task:
+        answers = {"classification": "one answer a sample", "segmentation": "a class for each pixel"}
+        others = [name for name in list_models() if model_task(name) == task]
+        raise ValueError(
+            f"model {model!r} is for {own} and gives {answers[own]}; {task} needs {answers[task]}: choose "
+            f"another, such as {others[-1]}, see nonlocalnn models"
+        )
+
+
+def build_network(settings: ModelSettings, data: TrainingData) -> nn.Module:
     """Return the network of a recipe with one output a class, for samples of the data's size and channels.
 
     Args:
@@ -120,7 +150,7 @@ def build_network(settings: ModelSettings, data: LabelledSamples) -> nn.Module:
     return model
 
 
-def _other_channels(network: NamedNetwork, data: LabelledSamples) -> dict[str, Any]:
+def _other_channels(network: NamedNetwork, data: TrainingData) -> dict[str, Any]:
     if network.library != "timm":
         raise ValueError(
             f"{network.library}/{network.name} takes images of 3 channels; these have {data.channels}: set "

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn._names import VIDEO_SETS, current_name
+from nonlocalnn._names import MASK_SETS, VIDEO_SETS, current_name
 from nonlocalnn.tasks.settings import (
     DataSettings,
+    MaskSettings,
     ModelSettings,
     OptimizerSettings,
     RunSettings,
@@ -21,17 +22,21 @@ _FREE_FIELDS = frozenset(
     {
         *("data_dir", "num_workers", "decoder", "device", "output"),
         *("epochs", "iterations", "checkpoint_every", "tensorboard", "activation_checkpointing", "parallel"),
+        # The data decides it: named or not, it is the same.
+        "task",
     }
 )
 # Fields of which None means: what fits the data.
-_FITTED = ("model", "image_size", "batch_size", "norm_batches")
+_FITTED = ("model", "image_size", "resize", "batch_size", "norm_batches")
 _PATHS = ("data_dir", "start_from", "output")
-_TUPLES = ("milestones", "short_sides")
+_TUPLES = ("milestones", "short_sides", "scales", "class_weights")
 
 
-# Python collects the fields of the last parent first: data, videos, model, optimiser, schedule, run.
+# Python collects the fields of the last parent first: data, videos, masks, model, optimiser, schedule, run.
 @dataclass(frozen=True, kw_only=True)
-class Recipe(RunSettings, ScheduleSettings, OptimizerSettings, ModelSettings, VideoSettings, DataSettings):
+class Recipe(
+    RunSettings, ScheduleSettings, OptimizerSettings, ModelSettings, MaskSettings, VideoSettings, DataSettings
+):
     """What to train, on what, and how: all settings of its parts, by their names.
 
     The parts are the parents. What reads only one part, as the optimiser does, takes that part, and a recipe
@@ -54,14 +59,16 @@ class Recipe(RunSettings, ScheduleSettings, OptimizerSettings, ModelSettings, Vi
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data in VIDEO_SETS:
-            return
-        for each in dataclasses.fields(VideoSettings):
-            if getattr(self, each.name) != each.default:
-                raise ValueError(
-                    f"{each.name} has an effect only with videos, data one of {', '.join(VIDEO_SETS)}; "
-                    f"got data={self.data!r}: leave it out"
-                )
+        for part, what, sets in (
+            (VideoSettings, "videos", VIDEO_SETS),
+            (MaskSettings, "images with masks", MASK_SETS),
+        ):
+            for each in () if self.data in sets else dataclasses.fields(part):
+                if getattr(self, each.name) != each.default:
+                    raise ValueError(
+                        f"{each.name} has an effect only with {what}, data one of {', '.join(sets)}; "
+                        f"got data={self.data!r}: leave it out"
+                    )
 
     @property
     def scaled_lr(self) -> float:

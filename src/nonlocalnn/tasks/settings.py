@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn._names import BACKENDS, IMAGE_SETS, VIDEO_SETS
+from nonlocalnn._names import BACKENDS, IMAGE_SETS, MASK_SETS, TASKS, VIDEO_SETS
 
 
 class Settings:
@@ -56,6 +56,8 @@ class DataSettings(Settings):
     """Which data set, and how its samples are read.
 
     Args:
+        task: What is learnt: "classification", or "segmentation", a class for each pixel; None is what the
+            data set is for.
         data: Name of the data set.
         data_dir: Folder that holds the data set's files; None for one that needs no folder.
         image_size: Height and width of the images, or of the clips in training, in pixels; None keeps the
@@ -68,6 +70,7 @@ class DataSettings(Settings):
             error.
     """
 
+    task: Literal["classification", "segmentation"] | None = None
     data: str = "digits"
     data_dir: Path | None = None
     image_size: int | None = None
@@ -78,6 +81,13 @@ class DataSettings(Settings):
 
     def __post_init__(self) -> None:
         self._as_path("data_dir")
+        check_choice("task", self.task, (None, *TASKS))
+        fitting = "segmentation" if self.data in MASK_SETS else "classification"
+        if self.task not in (None, fitting):
+            raise ValueError(
+                f"task must be {fitting!r} with data={self.data!r}; got {self.task!r}: segmentation learns "
+                f"from images with masks, data one of {', '.join(MASK_SETS)}"
+            )
         check_choice("channels", self.channels, (None, 1, 3))
         self._check_at_least(1, "image_size")
         self._check_at_least(0, "num_workers", "max_broken")
@@ -116,6 +126,38 @@ class VideoSettings(Settings):
         check_choice("test_views", self.test_views, (1, 30))
         check_choice("decoder", self.decoder, BACKENDS)
         self._check_at_least(1, "test_size", "frames", "stride")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings(Settings):
+    """How images with masks are read and looked at; with other data these stay as they are.
+
+    Args:
+        scales: Segmentation only: training scales an image by a factor between these two, at random; None is
+            0.5 to 2.
+        resize: Segmentation only: short side to which images are brought first, in training, test and
+            prediction, in pixels; None keeps their own, and is 160 for files where the network is chosen too.
+        window: Segmentation only: validation and test look at an image by windows of this side, in pixels,
+            a third of which overlap; None looks at whole images.
+        class_weights: Segmentation only: how much a pixel of each class counts in the training loss, in the
+            order of the classes, such as less for a background that is nearly everywhere; None is 1 each.
+    """
+
+    scales: tuple[float, float] | None = None
+    resize: int | None = None
+    window: int | None = None
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self._check_at_least(1, "resize", "window")
+        weights = () if self.class_weights is None else self.class_weights
+        if not all(0 < weight < math.inf for weight in weights):
+            raise ValueError(f"class_weights must be greater than zero, and finite; got {list(weights)}")
+        if self.scales is not None:
+            low, high = self.scales
+            if not 0 < low <= high < math.inf:
+                raise ValueError(f"scales must ascend, be finite and above zero; got {list(self.scales)}")
         super().__post_init__()
 
 

@@ -3,8 +3,18 @@
 from nonlocalnn.tasks.classification import ClassificationTask
 from nonlocalnn.tasks.contract import Samples, Task
 from nonlocalnn.tasks.recipe import Recipe
+from nonlocalnn.tasks.segmentation import SegmentationTask
 from nonlocalnn.train.learner import NonFiniteLossError
 from nonlocalnn.train.result import TrainResult
 from nonlocalnn.train.trainer import train
 
-__all__ = ["ClassificationTask", "NonFiniteLossError", "Recipe", "Samples", "Task", "TrainResult", "train"]
+__all__ = [
+    "ClassificationTask",
+    "NonFiniteLossError",
+    "Recipe",
+    "Samples",
+    "SegmentationTask",
+    "Task",
+    "TrainResult",
+    "train",
+]

@@ -13,7 +13,7 @@ from nonlocalnn.checkpoints.native import is_safetensors, read_native
 from nonlocalnn.checkpoints.state import read_weights
 from nonlocalnn.checkpoints.wrapped import nearest
 from nonlocalnn.functional.layers import fold_norm
-from nonlocalnn.models import DigitsNetwork, ResidualNetwork, inflate_
+from nonlocalnn.models import DigitsNetwork, ResidualNetwork, SegmentationNetwork, inflate_
 from nonlocalnn.models.libraries import last_layer
 
 
@@ -24,7 +24,8 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
     take the statistics of batch normalisation. Where a block has no norm, the checkpoint's is folded into
     W_z. Blocks and the last layer keep their own values where the checkpoint has none that fit. The state
     dict of an image ResNet is inflated by :func:`nonlocalnn.inflate_`. A network of another library takes
-    the file of its published weights, with blocks inserted or not.
+    the file of its published weights, with blocks inserted or not. A segmentation network takes its own
+    checkpoint, or the body of an image ResNet of the same depth, of ours or torchvision's.
 
     Args:
         model: A network of :func:`nonlocalnn.create_model`, or of torchvision or timm.
@@ -37,7 +38,7 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
         FileNotFoundError: There is no such file.
         CheckpointError: It cannot be read, or is not of a network like this one.
     """
-    own, head = model.state_dict(), _head_of(model)
+    own, heads = model.state_dict(), _heads_of(model)
     if not isinstance(model, ResidualNetwork | DigitsNetwork):
         given = nearest(_weights_of(path), own)
     elif is_safetensors(path):
@@ -49,11 +50,11 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
         fits = name in own and own[name].shape == value.shape
         if fits:
             taken[name] = value
-        elif not name.startswith(head):
+        elif not name.startswith(heads):
             found = "the network lacks it" if name not in own else f"it is {tuple(own[name].shape)} there"
             raise CheckpointError(f"{path} is of another network: {name} is {tuple(value.shape)} and {found}")
     kept = [name for name in own if name not in taken and not name.endswith("num_batches_tracked")]
-    missing = [name for name in kept if ".nl." not in name and not name.startswith(head)]
+    missing = [name for name in kept if ".nl." not in name and not name.startswith(heads)]
     if missing:
         raise CheckpointError(
             f"{path} is of another network: it lacks {missing[0]} and {len(missing) - 1} more"
@@ -64,10 +65,12 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
     return kept
 
 
-def _head_of(model: nn.Module) -> str:
+def _heads_of(model: nn.Module) -> tuple[str, ...]:
     """Return how names of the last layer's parameters begin: it has the other data's classes."""
     head = last_layer(model)
-    return next((f"{name}." for name, module in model.named_modules() if module is head), "fc.")
+    own = next((f"{name}." for name, module in model.named_modules() if module is head), "fc.")
+    # Bodies of segmentation networks are trained as classifiers first, whose last layer is left out.
+    return ("head.", "auxiliary.", "fc.") if isinstance(model, SegmentationNetwork) else (own,)
 
 
 def _weights_of(path: Path) -> dict[str, Tensor]:

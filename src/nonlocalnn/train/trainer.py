@@ -18,7 +18,7 @@ from nonlocalnn._files import remove_parts, write_text
 from nonlocalnn._progress import Lines
 from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.checkpoints import load_checkpoint
-from nonlocalnn.tasks.classification import ClassificationTask
+from nonlocalnn.tasks.choice import task_of
 from nonlocalnn.tasks.contract import Task
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.train.few_samples import fitted_recipe
@@ -56,7 +56,7 @@ def train(
 
     Args:
         recipe: What to do.
-        task: What is learnt; None is the classification that ``recipe`` names.
+        task: What is learnt; None is what ``recipe`` names, or what its data is for.
         resume: Go on with the run in ``recipe.output``; one that is finished only returns its result. With
             "if any" a run begins where there is none, so that one command both begins and goes on.
         progress: True shows a bar on stderr and False nothing; None shows a bar on a terminal, and a line an
@@ -92,8 +92,8 @@ def _train(
     if state is not None:
         recipe = recipe.completed(state.recipe)
     if task is None:
-        task = classification = ClassificationTask(recipe)
-        recipe = classification.recipe
+        task = named = task_of(recipe)
+        recipe = named.recipe
     if state is not None:
         state.check(recipe)
         metrics = recipe.output / "metrics.json"

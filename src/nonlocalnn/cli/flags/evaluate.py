@@ -11,7 +11,8 @@ def parser() -> CommandParser:
     parser = command_parser(
         "evaluate",
         "Accuracy, recall and precision of each class, and the confusion matrix; of videos that may show\n"
-        "several classes mean average precision.",
+        "several classes mean average precision. Of segmentation the mean over the classes of intersection\n"
+        "over union, from one confusion matrix over all pixels.",
         "nonlocalnn evaluate --model runs/digits --data digits\n"
         "  nonlocalnn evaluate --model runs/kinetics --data kinetics --data-dir data/kinetics --views 30",
     )
@@ -28,6 +29,12 @@ def parser() -> CommandParser:
         type=int,
         choices=(1, 30),
         help="of videos: the clip in the middle, or 10 clips x 3 crops (default: 30)",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        help="of segmentation: look at images by windows of this side, in pixels (default: whole images, or "
+        "as the run was tested)",
     )
     parser.add_argument("--decoder", choices=BACKENDS, help="of videos: what decodes (default: pyav)")
     parser.add_argument(

@@ -9,8 +9,11 @@ def parser() -> CommandParser:
     """Return the parser."""
     parser = command_parser(
         "predict",
-        "The most probable classes of images, or of videos by a model of videos, one JSON object a line.",
+        "The most probable classes of images, or of videos by a model of videos, one JSON object a line.\n"
+        "Of a segmentation network the classes of an image's pixels: a picture of the labels, one with\n"
+        "colours over the image, and in the line each class's share.",
         "nonlocalnn predict digit.png more/ --model runs/digits\n"
+        "  nonlocalnn predict photos/ --model runs/masks --output-folder labelled\n"
         "  nonlocalnn predict clip.mp4 --model runs/kinetics --views 30 --top 5\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics --engine ray",
@@ -23,7 +26,13 @@ def parser() -> CommandParser:
         choices=(1, 30),
         help="of videos: the clip in the middle, or 10 clips x 3 crops (default: 1)",
     )
-    parser.add_argument("--top", type=int, default=3, help="classes to report (default: 3)")
+    parser.add_argument("--top", type=int, help="classes to report (default: 3)")
+    parser.add_argument(
+        "--window",
+        type=int,
+        help="of segmentation: look at images by windows of this side, in pixels (default: whole images, or "
+        "as the run was tested)",
+    )
     parser.add_argument(
         "--batch-size", type=int, help="images or views a forward pass (default: 64 images or 8 views)"
     )
@@ -33,7 +42,12 @@ def parser() -> CommandParser:
         "for any number of files; the same command goes on with a run that was stopped",
     )
     lists.add_argument("--list", type=Path, help="text file with a path a line, in place of inputs")
-    lists.add_argument("--output-folder", type=Path, help="folder of the results, part by part")
+    lists.add_argument(
+        "--output-folder",
+        type=Path,
+        help="folder of the results, part by part; without a list, of segmentation, folder of the pictures "
+        "(default: predictions in the run's folder)",
+    )
     lists.add_argument("--root", type=Path, help="what paths are relative to (default: the list's folder)")
     lists.add_argument("--part-size", type=int, help="files of a part (default: 1000)")
     lists.add_argument("--num-workers", type=int, help="processes that read ahead (default: 2)")

@@ -32,7 +32,8 @@ NonlocalViewer.Panel = (() => {
       const side = element("div", { class: "nl-side" }, this.#looks());
       if (data.prediction.length) {
         const list = predictionList(data.prediction);
-        side.prepend(element("section", {}, this.#heading("Prediction"), list));
+        const heading = data.input.labels ? "Classes of the pixels" : "Prediction";
+        side.prepend(element("section", {}, this.#heading(heading), list));
       }
       const player = data.kind === "video" ? [this.#player()] : [];
       const main = element("div", { class: "nl-main" },
@@ -172,11 +173,23 @@ NonlocalViewer.Panel = (() => {
       this.arrowsHint = element("p", { class: "nl-hint" });
       const keysBox = element("input", { type: "checkbox", checked: "" });
       viewer.listen(keysBox, "change", () => { viewer.keysAnywhere = keysBox.checked; });
-      return element("section", { class: "nl-looks" }, this.#heading("Drawing"),
+      const labels = viewer.data.input.labels ? [this.#labels()] : [];
+      return element("section", { class: "nl-looks" }, this.#heading("Drawing"), ...labels,
         this.#slider("Arrows", 20, 1, viewer.arrows, (count) => viewer.setArrows(count)),
         this.#slider("Heat", 1, 0.05, viewer.heat, (opacity) => viewer.setHeat(opacity)),
         this.arrowsHint,
         this.#box(keysBox, "Keys work anywhere on the page"));
+    }
+
+    /** A box that shows the labels over the image, in place of the image. */
+    #labels() {
+      const { viewer } = this;
+      const { frames: [plain], labels } = viewer.data.input;
+      const input = element("input", { type: "checkbox" });
+      viewer.listen(input, "change", () => {
+        viewer.picture.surfaces[0].content.src = input.checked ? labels : plain;
+      });
+      return this.#box(input, "Labels over the image");
     }
 
     #scale() {

@@ -39,13 +39,16 @@ NonlocalViewer.parts = (() => {
     return `${(100 * probability).toFixed(1)} %`;
   }
 
-  /** The most probable classes with a bar each. */
+  /** The most probable classes with a bar each; of pixels their shares, in the colours of the labels. */
   function predictionList(prediction) {
-    return element("ol", { class: "nl-classes" }, ...prediction.map(({ class: name, probability }) => {
+    return element("ol", { class: "nl-classes" }, ...prediction.map(({ class: name, probability, share, colour }) => {
+      const part = percent(share ?? probability);
       const bar = element("span", { class: "nl-bar", "aria-hidden": "true" }, element("span", {}));
-      bar.firstChild.style.width = percent(probability).replace(" ", "");
+      bar.firstChild.style.width = part.replace(" ", "");
+      // The background has no colour over the image.
+      if (colour?.some(Boolean)) bar.firstChild.style.background = `rgb(${colour.join(" ")})`;
       return element("li", {}, element("span", { class: "nl-class" }, name),
-        element("span", { class: "nl-percent" }, percent(probability)), bar);
+        element("span", { class: "nl-percent" }, part), bar);
     }));
   }
 
@@ -53,6 +56,7 @@ NonlocalViewer.parts = (() => {
   function verdict({ prediction, truth }) {
     const [best] = prediction;
     const parts = [];
+    if (best && "share" in best) return `Most pixels: ${best.class}, ${percent(best.share)}.`;
     if (best) parts.push(`Predicted: ${best.class}, ${percent(best.probability)}.`);
     if (truth !== null) {
       const right = truth === best?.class ? "as predicted" : "not as predicted";

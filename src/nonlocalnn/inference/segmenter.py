@@ -1,0 +1,255 @@
+"""A trained segmentation network together with what it expects, ready to be asked about images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnn._device import Precision
+from nonlocalnn._errors import check_whole
+from nonlocalnn._names import MASK_SETS
+from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
+from nonlocalnn.data import read_image
+from nonlocalnn.data.image_folders import find_images
+from nonlocalnn.data.labelled import resize_image
+from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
+from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
+from nonlocalnn.inference.model_facts import checked_facts, implied_facts, in_words
+from nonlocalnn.inference.weights import weights_file
+from nonlocalnn.tasks.choice import trained_task
+from nonlocalnn.tasks.images import Images
+from nonlocalnn.tasks.inputs import InputKind, ShownInput, shown_size
+from nonlocalnn.tasks.masks import image_scores, labels_of
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """What was found of one image, or why it could not be read.
+
+    Args:
+        path: The file.
+        image: As it looks, float32 (3, H, W) in [0, 1]; None where it cannot be read.
+        labels: The class of each pixel, int64 (H, W).
+        error: Why it cannot be read; None where it can.
+    """
+
+    path: Path
+    image: Tensor | None = None
+    labels: Tensor | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmenter:
+    """A segmentation network and what it was trained on.
+
+    Args:
+        model: In eval mode; :func:`load_segmenter` leaves it on the CPU.
+        classes: Names of the classes.
+        sample_shape: (3, H, W) of the samples of training; it takes images of any size.
+        recipe: The recipe that trained it; empty where it was not trained by one.
+        mean: What becomes 0, of pixel values from 0 to 255; one number, or one for each channel.
+        standard_deviation: What becomes a distance of 1, of the same.
+        resize: Short side to which images are brought, in pixels; None keeps their own.
+        window: Side of the windows by which images are looked at, in pixels; None is the whole image.
+        assumed: Which of these its file does not say.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> model = create_model("fcn_tiny").eval()
+        >>> segmenter = Segmenter(model=model, classes=("a", "b", "c"), sample_shape=(3, 96, 128))
+        >>> segmenter.labels(torch.rand(3, 20, 30)).shape
+        torch.Size([20, 30])
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    mean: ChannelValues = 0.0
+    standard_deviation: ChannelValues = 255.0
+    resize: int | None = None
+    window: int | None = None
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> InputKind:
+        """What it takes: images."""
+        return Images()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def assumptions(self) -> str:
+        """What was assumed of it, in words; empty where its file says everything."""
+        return in_words(vars(self), self.assumed)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a user of its weights must know, JSON-ready: classes and pixels."""
+        return {
+            "task": "segmentation",
+            "classes": list(self.classes),
+            "sample_shape": list(self.sample_shape),
+            "mean": self.mean,
+            "standard_deviation": self.standard_deviation,
+            "resize": self.resize,
+        }
+
+    def load_dataset(
+        self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
+    ) -> MaskedImages:
+        """Return a split of a data set of images with masks: whole images, as the network takes them.
+
+        Args:
+            name: See :func:`nonlocalnn.data.masks.load_masks`, and so the others.
+            split: "train", "validation" or "test".
+            data_dir: Where the files are; None is where those of the training were, for the same data set.
+
+        Raises:
+            ValueError: The data set has no masks.
+        """
+        if name not in MASK_SETS:
+            raise ValueError(
+                f"the model was trained for segmentation, and {name!r} has no masks: choose one of "
+                f"{', '.join(MASK_SETS)}"
+            )
+        if data_dir is None and name == self.recipe.get("data"):
+            data_dir = self.recipe.get("data_dir")
+        resize = self.resize if name != "segment-cue" else None
+        data = load_masks(name, split, data_dir=data_dir, resize=resize)
+        data.mean, data.standard_deviation = self.mean, self.standard_deviation
+        return data
+
+    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """Return the image files among ``inputs`` and in the folders among them."""
+        return find_images(inputs)
+
+    def sample(self, image: Tensor) -> Tensor:
+        """Return an image, (3, H, W) in [0, 1], as the network takes it."""
+        resized = resize_short(image, self.resize)
+        return normalize_image(resized, mean=self.mean, standard_deviation=self.standard_deviation)
+
+    def show(self, path: str | os.PathLike[str]) -> ShownInput:
+        """Return one file as the network takes it, and as it looks; both are the whole image.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It cannot be read.
+        """
+        own = read_image(path, image_size=None, channels=3)
+        sample = self.sample(own)
+        height, width = own.shape[1:]
+        return ShownInput(
+            name=Path(path).name,
+            sample=sample,
+            pixels=resize_short(own, self.resize),
+            picture=resize_image(own, shown_size(height, width)),
+        )
+
+    def take(self, dataset: MaskedImages, index: int, *, split: str) -> ShownInput:
+        """Return image ``index`` of a split of :meth:`load_dataset`, as :meth:`show` does a file.
+
+        Raises:
+            ValueError: There is no such image.
+        """
+        if not 0 <= index < len(dataset):
+            raise ValueError(f"samples are from 0 to {len(dataset) - 1} for this split; got {index}")
+        sample, _ = dataset[index]
+        pixels = pixels_of(sample, mean=self.mean, standard_deviation=self.standard_deviation)
+        own, _ = dataset.read(index)
+        return ShownInput(name=f"{split}-{index}", sample=sample, pixels=pixels, picture=own)
+
+    def labels(self, image: Tensor, *, window: int | None = None, precision: Precision = "fp32") -> Tensor:
+        """Return the class of each pixel of an image, int64 (H, W), on the CPU.
+
+        Args:
+            image: (3, H, W) in [0, 1].
+            window: Side of the windows by which it is looked at, in pixels; None is the model's own setting.
+            precision: "fp32", "bf16" or "fp16".
+
+        Raises:
+            ValueError: The answer is not finite, or the window no size.
+        """
+        x = self.sample(image).unsqueeze(0).to(self.device)
+        window = self.window if window is None else window
+        with torch.no_grad():
+            scores = image_scores(self.model, x, window=window, precision=precision)
+            return labels_of(scores, image.shape[1:]).cpu()
+
+    def predict_many(
+        self,
+        inputs: Iterable[str | os.PathLike[str]],
+        *,
+        window: int | None = None,
+        precision: Precision = "fp32",
+    ) -> Iterator[Segmented]:
+        """Yield what is found of files, and of those in folders, one after another.
+
+        Args:
+            inputs: Files, and folders of them.
+            window: See :meth:`labels`.
+            precision: "fp32", "bf16" or "fp16".
+
+        Raises:
+            ValueError: The window is no size.
+        """
+        if window is not None:
+            check_whole("window", window)
+        for path in self.find([inputs] if isinstance(inputs, str | os.PathLike) else inputs):
+            try:
+                image = read_image(path, image_size=None, channels=3)
+                labels = self.labels(image, window=window, precision=precision)
+            except (OSError, ValueError) as error:
+                yield Segmented(path, error=" ".join(str(error).split()))
+            else:
+                yield Segmented(path, image, labels)
+
+
+def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
+    """Load a segmentation network from a checkpoint or a run's folder.
+
+    Args:
+        path: A checkpoint of ours, or the folder of a run, whose best weights are taken.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the folder holds no run.
+        CheckpointError: The file is of another task, or a fact in it is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from nonlocalnn import create_model, save_checkpoint
+        >>> path = tempfile.mkdtemp() + "/scenes.safetensors"
+        >>> save_checkpoint(create_model("nl_fcn_tiny"), path, metadata={"classes": ["a", "b", "c"]})
+        >>> load_segmenter(path).classes
+        ('a', 'b', 'c')
+    """
+    path = weights_file(path)
+    found = import_checkpoint(path)
+    implied = implied_facts(found.model, found.metadata)
+    known = {**implied, **found.metadata}
+    if trained_task(known) != "segmentation":
+        raise CheckpointError(f"{path} was trained for {trained_task(known)}: load_classifier loads it")
+    facts = checked_facts(known, path)
+    num_outputs = found.model.config["num_classes"]  # type: ignore[index]
+    if num_outputs != len(facts["classes"]):
+        raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
+    names = ("classes", "sample_shape", "recipe", "mean", "standard_deviation")
+    given = {name: facts[name] for name in names if name in facts}
+    for name in ("resize", "window"):
+        if known.get(name) is not None:
+            try:
+                check_whole(name, known[name], most=2**20)
+            except ValueError as error:
+                raise CheckpointError(f"{path} does not say what its model takes: {error}") from None
+            given[name] = known[name]
+    assumed = tuple(name for name in (implied if found.source == OURS else known) if name in names)
+    return Segmenter(model=found.model.eval(), **given, assumed=assumed)

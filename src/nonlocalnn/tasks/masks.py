@@ -1,0 +1,304 @@
+"""The classes of an image's pixels, and how well they fit a mask: one pass over a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from nonlocalnn._device import Precision, autocast_for, eval_mode
+from nonlocalnn._errors import check_whole, one_line
+from nonlocalnn._workers import Batches, leave_signals_to_parent
+from nonlocalnn.data.masks import IGNORED, MaskedImages
+from nonlocalnn.models.dense import resized
+from nonlocalnn.tasks.evaluation import own_share
+from nonlocalnn.tasks.figures import Figures, by_class, count_confusions
+
+# Classes whose scores are brought to the size of a mask at once: 16 of 2048 x 1024 pixels are 134 MB.
+_CLASSES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationFigures(Figures):
+    """What was found where each pixel has a class; all of it follows from one matrix over the whole set.
+
+    Args:
+        confusion: Counts of pixels, shape (K, K), int64; a row is a true class, a column a predicted one.
+
+    Example:
+        >>> confusion = torch.tensor([[6, 2], [0, 4]])
+        >>> found = SegmentationFigures(loss=0.1, classes=("a", "b"), num_samples=3, confusion=confusion)
+        >>> [round(value, 3) for value in found.iou], round(found.mean_iou, 3)
+        ([0.75, 0.667], 0.708)
+        >>> found.describe("some/test")
+        'mean IoU 0.7083 (over 2 of 2 classes), pixel accuracy 0.8333 on 3 samples of some/test'
+    """
+
+    confusion: Tensor
+
+    @property
+    def iou(self) -> list[float]:
+        """Of each class, intersection over union; NaN for one that is neither there nor predicted."""
+        counts = self.confusion.double()
+        both = counts.diagonal()
+        return (both / (counts.sum(0) + counts.sum(1) - both)).tolist()
+
+    @property
+    def mean_iou(self) -> float:
+        """The mean of ``iou`` over the classes that have one, 0 to 1."""
+        defined = [value for value in self.iou if value == value]
+        return sum(defined) / len(defined)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """The share of pixels that are right, 0 to 1."""
+        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
+
+    @property
+    def class_accuracy(self) -> list[float]:
+        """Of each class, the share of its pixels that are right; NaN for one that is not there."""
+        counts = self.confusion.double()
+        return (counts.diagonal() / counts.sum(1)).tolist()
+
+    @property
+    def headline(self) -> str:
+        """The mean IoU, over how many classes, and the share of pixels that are right."""
+        defined = sum(value == value for value in self.iou)
+        return (
+            f"mean IoU {self.mean_iou:.4f} (over {defined} of {len(self.classes)} classes), pixel accuracy "
+            f"{self.pixel_accuracy:.4f}"
+        )
+
+    def per_class_table(self) -> str:
+        """Return a plain-text table: class, its share of the pixels, IoU, and the share that is right."""
+        width = max(5, *(len(name) for name in self.classes))
+        shares = (self.confusion.sum(1) / self.confusion.sum()).tolist()
+        lines = [f"{'class':<{width}}  of pixels     IoU  accuracy"]
+        for name, share, iou, right in zip(self.classes, shares, self.iou, self.class_accuracy, strict=True):
+            # A class that is nowhere has neither.
+            iou_text, right_text = ("-" if value != value else f"{value:.4f}" for value in (iou, right))
+            lines.append(f"{name:<{width}}  {share:8.2%}  {iou_text:>6}  {right_text:>8}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-ready values; an undefined figure is None."""
+        return {
+            "mean_iou": self.mean_iou,
+            "pixel_accuracy": self.pixel_accuracy,
+            **super().to_dict(),
+            "iou": by_class(self.classes, self.iou),
+            "class_accuracy": by_class(self.classes, self.class_accuracy),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+@torch.no_grad()
+def evaluate_masks(
+    model: nn.Module,
+    dataset: MaskedImages,
+    *,
+    window: int | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    num_workers: int = 0,
+    distributed: bool = False,
+    watch: Callable[[Batches], Iterable[Any]] | None = None,
+) -> SegmentationFigures:
+    """Run a network over images with masks, one whole image at a time, and compare at the masks' own sizes.
+
+    Args:
+        model: Takes (1, 3, H, W) and returns scores, (1, K, H, W). Its train or eval state is put back.
+        dataset: Whole images, of K classes.
+        window: Side of the windows by which an image is looked at, in pixels; None is the whole image.
+        device: Where the model is.
+        precision: "fp32", "bf16" or "fp16".
+        num_workers: Processes that read; 0 reads in this one.
+        distributed: Share the images among the ranks of the default process group; every rank returns the
+            same total.
+        watch: Takes the images and gives them back one by one, to show how far it is.
+
+    Raises:
+        ValueError: The set is empty, the scores do not match the classes, or no pixel has a class.
+
+    Memory: scores of one image, K x H x W numbers, and 16 of the size of its mask.
+    """
+    if len(dataset) == 0:
+        raise ValueError("cannot evaluate on an empty data set")
+    check_whole("num_workers", num_workers, least=0)
+    share = own_share(len(dataset), distributed)
+    loader = DataLoader(
+        Subset(dataset, share),
+        batch_size=1,
+        num_workers=num_workers,
+        worker_init_fn=leave_signals_to_parent,
+    )
+    num_classes = len(dataset.classes)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    losses: list[tuple[float, int]] = []
+    with eval_mode(model):
+        for images, masks in Batches(loader) if watch is None else watch(Batches(loader)):
+            mask = masks[0].to(device).long()
+            scores = image_scores(model, images.to(device), window=window, precision=precision)
+            if scores.shape[1] != num_classes:
+                raise ValueError(
+                    f"the model's scores must be of the {num_classes} classes of this data set; got "
+                    f"{scores.shape[1]}: load a model that was trained on these classes"
+                )
+            losses.append(_summed_loss(scores, mask))
+            known = mask != IGNORED
+            labels = labels_of(scores, mask.shape)
+            confusion += count_confusions(mask[known], labels[known], num_classes).cpu()
+    confusion, losses = _gathered(confusion, losses, distributed)
+    if not int(confusion.sum()):
+        raise ValueError(f"no pixel of the {len(dataset)} images has a class: all masks are {IGNORED}")
+    return SegmentationFigures(
+        # In the order of the images and summed exactly, so that it does not depend on the ranks.
+        loss=math.fsum(loss for loss, _ in losses) / max(1, sum(number for _, number in losses)),
+        classes=dataset.classes,
+        num_samples=len(dataset),
+        confusion=confusion,
+    )
+
+
+def _gathered(
+    confusion: Tensor, losses: list[tuple[float, int]], distributed: bool
+) -> tuple[Tensor, list[tuple[float, int]]]:
+    if not distributed:
+        return confusion, losses
+    found: list[tuple[Tensor, list[tuple[float, int]]]] = [(confusion, losses)] * dist.get_world_size()
+    dist.all_gather_object(found, (confusion, losses))
+    return torch.stack([each for each, _ in found]).sum(0), [pair for _, own in found for pair in own]
+
+
+def _summed_loss(scores: Tensor, mask: Tensor) -> tuple[float, int]:
+    """Return the sum of the cross-entropy over the pixels that have a class, and their number."""
+    if scores.shape[2:] != mask.shape:
+        # At the size of the scores: those of 150 classes at a photograph's own would fill the memory.
+        mask = F.interpolate(mask[None, None].float(), size=scores.shape[2:], mode="nearest")[0, 0].long()
+    total = F.cross_entropy(scores.double(), mask[None], ignore_index=IGNORED, reduction="sum")
+    return float(total), int((mask != IGNORED).sum())
+
+
+def image_scores(
+    model: nn.Module, image: Tensor, *, window: int | None = None, precision: Precision = "fp32"
+) -> Tensor:
+    """Return the scores of an image's pixels, (1, K, H, W), float32, from a network in eval mode.
+
+    Args:
+        model: The network.
+        image: What it takes, (1, 3, H, W), where it is.
+        window: Side of the windows that are looked at one by one, in pixels; scores are averaged where they
+            overlap, a third of a side. None, or one that is larger than the image, looks at the whole.
+        precision: "fp32", "bf16" or "fp16".
+
+    Raises:
+        ValueError: The network refuses the image, or does not return scores for each pixel.
+
+    Example:
+        >>> image_scores(nn.Conv2d(3, 2, 1), torch.rand(1, 3, 9, 14), window=6).shape
+        torch.Size([1, 2, 9, 14])
+    """
+    height, width = image.shape[2:]
+    if window is None or window >= max(height, width):
+        return _scores(model, image, precision)
+    check_whole("window", window)
+    total, counts = None, image.new_zeros(height, width)
+    for top in window_starts(height, window):
+        for left in window_starts(width, window):
+            place = (..., slice(top, top + window), slice(left, left + window))
+            scores = _scores(model, image[place], precision)
+            if total is None:
+                total = scores.new_zeros(1, scores.shape[1], height, width)
+            total[place] += scores
+            counts[place] += 1
+    assert total is not None, "an image has at least one window"
+    return total / counts
+
+
+def window_starts(side: int, window: int) -> list[int]:
+    """Return where the windows along a side begin: they cover it, and overlap by a third at least.
+
+    Example:
+        >>> window_starts(10, 6), window_starts(5, 6)
+        ([0, 4], [0])
+    """
+    if side <= window:
+        return [0]
+    number = math.ceil((side - window) / max(1, window * 2 // 3)) + 1
+    return [round(place * (side - window) / (number - 1)) for place in range(number)]
+
+
+def _scores(model: nn.Module, image: Tensor, precision: Precision) -> Tensor:
+    try:
+        with autocast_for(precision, image.device):
+            found = model(image)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network refuses an image of shape {tuple(image.shape)}: {one_line(error)}"
+        ) from error
+    scores = found["out"] if isinstance(found, Mapping) else found
+    if scores.dim() != 4 or scores.shape[2:] != image.shape[2:]:
+        raise ValueError(
+            f"the network must return scores for each pixel, (1, K, {image.shape[2]}, {image.shape[3]}); got "
+            f"{tuple(scores.shape)}"
+        )
+    return scores.float()
+
+
+def shares_of(labels: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return which classes there are among some labels, the largest share of the pixels first.
+
+    Example:
+        >>> shares_of(torch.tensor([[2, 2, 0, 2]]), ["a", "b", "c"])
+        [{'class': 'c', 'id': 2, 'share': 0.75}, {'class': 'a', 'id': 0, 'share': 0.25}]
+    """
+    counts = torch.bincount(labels.flatten(), minlength=len(classes))
+    order = counts.argsort(descending=True, stable=True).tolist()
+    return [
+        {"class": classes[number], "id": number, "share": int(counts[number]) / labels.numel()}
+        for number in order
+        if counts[number]
+    ]
+
+
+def labels_of(scores: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the class with the highest score of each pixel, int64 (H, W), at another size.
+
+    Args:
+        scores: (1, K, h, w).
+        size: (H, W), to which scores are brought bilinearly.
+
+    Raises:
+        ValueError: A score is not finite.
+
+    Example:
+        >>> labels_of(torch.tensor([[[[0.0, 1.0]], [[1.0, 0.0]]]]), (2, 2)).tolist()
+        [[1, 0], [1, 0]]
+    """
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            "the model's answer is not finite (NaN or infinity): its weights are damaged, or its values grew "
+            "beyond the precision"
+        )
+    if tuple(scores.shape[2:]) == tuple(size):
+        return scores[0].argmax(0)
+    best: Tensor | None = None
+    labels = torch.zeros(tuple(size), dtype=torch.int64, device=scores.device)
+    # A few classes at a time: all of ADE20K's 150 at the size of a photograph are gigabytes.
+    for start in range(0, scores.shape[1], _CLASSES_AT_ONCE):
+        values, indices = resized(scores[:, start : start + _CLASSES_AT_ONCE], size)[0].max(0)
+        if best is None:
+            best, labels = values, indices
+        else:
+            better = values > best
+            best, labels = torch.where(better, values, best), torch.where(better, indices + start, labels)
+    return labels

@@ -1,0 +1,211 @@
+"""Images and masks in files: what is read, and one clear line where it cannot be."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask_pictures import draw, write_folder, write_pair
+from nonlocalnn.data.masks import IGNORED, load_masks
+from nonlocalnn.data.masks.files import read_mask
+from nonlocalnn.data.masks.ids import ADE20K, CITYSCAPES, VOC
+from nonlocalnn.data.recognition import recognised_data
+from nonlocalnn.tasks.settings import DataSettings
+from tolerances import assert_same
+
+
+def test_a_folder_of_splits(tmp_path):
+    root = write_folder(tmp_path)
+    data = load_masks("masks", "train", data_dir=root)
+    assert (len(data), data.classes) == (8, ("background", "square"))
+    image, mask = data.read(3)
+    pixels, ids = draw(3)
+    assert_same(image, torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+    assert_same(mask, torch.from_numpy(ids))
+    assert data.sample_id(3).endswith("train/images/train-3.png")
+
+
+def test_the_other_layout_of_splits_and_another_name_of_validation(tmp_path):
+    write_pair(tmp_path / "images/train", tmp_path / "masks/train", "a", 0)
+    write_pair(tmp_path / "images/val", tmp_path / "masks/val", "b", 1)
+    (tmp_path / "classes.txt").write_text("background\nsquare\n")
+    assert len(load_masks("masks", "train", data_dir=tmp_path)) == 1
+    assert load_masks("masks", "validation", data_dir=tmp_path).sample_id(0).endswith("val/b.png")
+    with pytest.raises(ValueError, match=r"none of the images in .* falls to 'test'"):
+        load_masks("masks", "test", data_dir=tmp_path)
+
+
+def test_without_folders_a_file_keeps_its_split(tmp_path):
+    for index in range(30):
+        write_pair(tmp_path / "images", tmp_path / "masks", f"{index}", index)
+    (tmp_path / "classes.txt").write_text("background\nsquare\n")
+    names = {
+        split: {data.sample_id(index) for index in range(len(data))}
+        for split in ("train", "validation", "test")
+        for data in [load_masks("masks", split, data_dir=tmp_path)]
+    }
+    assert sum(map(len, names.values())) == len(set().union(*names.values())) == 30
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda root: (root / "classes.txt").unlink(), "must hold classes.txt"),
+        (lambda root: (root / "classes.txt").write_text("a\na\n"), "'a' is there twice"),
+        (lambda root: (root / "train/masks/train-1.png").unlink(), r"train-1.png has no mask: .* is missing"),
+        (lambda root: (root / "train/images/train-1.png").unlink(), "train-1.png has no image of its name"),
+        (lambda root: draw_over(root, "train-1.bmp"), "there are two of 'train-1'"),
+    ],
+    ids=["no classes", "a class twice", "no mask", "no image", "two images"],
+)
+def test_folders_that_do_not_fit(tmp_path, spoil, says):
+    spoil(write_folder(tmp_path))
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        load_masks("masks", "train", data_dir=tmp_path)
+
+
+def draw_over(root, name):
+    Image.fromarray(draw(0)[0]).save(root / "train/images" / name)
+
+
+def test_there_is_no_such_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        load_masks("masks", "train", data_dir=tmp_path / "none")
+    with pytest.raises(ValueError, match="needs data_dir"):
+        load_masks("masks", "train")
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (
+            Image.new("L", (40, 23)),
+            r"train-0.png must be as large as its image: it is 40 x 23 pixels and .* 40 x 24",
+        ),
+        (Image.new("L", (40, 24), 2), "has the ids 2, and there are 2 classes, 0 to 1; 255 is ignored"),
+        (Image.new("RGB", (40, 24)), "has colours"),
+    ],
+    ids=["size", "id", "colours"],
+)
+def test_masks_that_do_not_fit(tmp_path, mask, says):
+    root = write_folder(tmp_path)
+    mask.save(root / "train/masks/train-0.png")
+    data = load_masks("masks", "train", data_dir=root)
+    with pytest.raises(ValueError, match=says):
+        data[0]
+    data[1]
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_a_cut_file_is_named(tmp_path, kind):
+    path = write_folder(tmp_path) / "train" / kind / "train-0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"cannot read .*train-0\.png"):
+        load_masks("masks", "train", data_dir=tmp_path)[0]
+
+
+def test_ids_of_every_kind_of_png(tmp_path):
+    ids = np.array([[0, 1, 1], [3, 255, 0]], dtype=np.uint8)
+    with_palette = Image.fromarray(ids, mode="P")
+    with_palette.putpalette([7, 7, 7] * 256)  # all of one colour: the index alone tells them apart
+    kinds = {
+        "grey": Image.fromarray(ids),
+        "palette": with_palette,
+        "deep": Image.fromarray(ids.astype(np.uint16)),
+    }
+    for name, image in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+        assert read_mask(tmp_path / f"{name}.png").tolist() == ids.tolist(), name
+    Image.fromarray(ids > 0).save(tmp_path / "bits.png")
+    assert read_mask(tmp_path / "bits.png").tolist() == (ids > 0).astype(int).tolist()
+
+
+def test_training_cuts_and_tests_keep_whole_images(tmp_path):
+    root = write_folder(tmp_path)
+    cut = load_masks("masks", "train", data_dir=root, image_size=16, augment=True)
+    assert [tuple(part.shape) for part in cut[0]] == [(3, 16, 16), (16, 16)]
+    image, mask = load_masks("masks", "test", data_dir=root, resize=12)[0]
+    # The mask keeps its own size: answers are compared there.
+    assert (tuple(image.shape), tuple(mask.shape)) == ((3, 12, 20), (24, 40))
+
+
+def test_voc(tmp_path):
+    base = tmp_path / "VOCdevkit/VOC2012"
+    for name in ("a", "b"):
+        for folder, ending, part in (("JPEGImages", "jpg", 0), ("SegmentationClass", "png", 1)):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw(0)[part]).save(base / folder / f"{name}.{ending}")
+    lists = base / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("b\n")
+    assert recognised_data(tmp_path) == recognised_data(base) == "voc"
+    for root in (tmp_path, base):
+        data = load_masks("voc", "train", data_dir=root)
+        assert (len(data), data.classes) == (1, VOC)
+        assert data.sample_id(0).endswith("a.jpg")
+    # Its test has no masks in public.
+    assert load_masks("voc", "test", data_dir=base).sample_id(0).endswith("b.jpg")
+    (base / "SegmentationClass/b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.png is missing"):
+        load_masks("voc", "validation", data_dir=base)
+
+
+def test_ids_of_cityscapes(tmp_path):
+    for folder, ending, part in (("leftImg8bit", "leftImg8bit", 0), ("gtFine", "gtFine_labelIds", 1)):
+        place = tmp_path / folder / "val/bonn"
+        place.mkdir(parents=True)
+        image = Image.fromarray(draw(0)[0]) if part == 0 else Image.new("L", (40, 24), 26)
+        if part:
+            # Road, an id that is not evaluated, an id beyond all, and the last class.
+            for column, number in enumerate((7, 5, 200, 33)):
+                image.putpixel((column, 0), number)
+        image.save(place / f"bonn_0_0_{ending}.png")
+    assert recognised_data(tmp_path) == "cityscapes"
+    data = load_masks("cityscapes", "validation", data_dir=tmp_path)
+    mask = data.read(0)[1]
+    assert mask[0, :4].tolist() == [0, IGNORED, IGNORED, 18]
+    assert data.classes[int(mask[1, 0])] == "car"
+    assert len(data.classes) == len(CITYSCAPES) == 19
+
+
+def test_ids_of_ade20k(tmp_path):
+    for folder, ending in (("images", "jpg"), ("annotations", "png")):
+        place = tmp_path / folder / "training"
+        place.mkdir(parents=True)
+        image = Image.fromarray(draw(0)[0]) if folder == "images" else Image.new("L", (40, 24), 3)
+        if folder == "annotations":
+            for column, number in enumerate((0, 1, 150)):
+                image.putpixel((column, 0), number)
+        image.save(place / f"x.{ending}")
+    assert recognised_data(tmp_path) == "ade20k"
+    data = load_masks("ade20k", "train", data_dir=tmp_path)
+    mask = data.read(0)[1]
+    assert mask[0, :3].tolist() == [IGNORED, 0, 149]
+    assert (data.classes[int(mask[1, 0])], len(data.classes)) == ("sky", len(ADE20K))
+
+
+def test_folders_are_recognised(tmp_path):
+    assert recognised_data(write_folder(tmp_path / "splits")) == "masks"
+    write_pair(tmp_path / "flat/images", tmp_path / "flat/masks", "a", 0)
+    assert recognised_data(tmp_path / "flat") == "masks"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"task": "segmentation", "data": "digits"}, "task must be 'classification' with data='digits'"),
+        ({"task": "classification", "data": "masks"}, "task must be 'segmentation' with data='masks'"),
+        ({"task": "segmentasion"}, "did you mean 'segmentation'"),
+    ],
+)
+def test_a_task_that_is_not_the_datas(settings, says):
+    with pytest.raises(ValueError, match=says):
+        DataSettings(**settings)
+
+
+def test_settings_without_effect_on_what_is_generated():
+    with pytest.raises(ValueError, match="data_dir has no effect on 'segment-cue'"):
+        load_masks("segment-cue", "train", data_dir="x")
+    with pytest.raises(ValueError, match="name must be one of"):
+        load_masks("segmentcue", "train")
