@@ -104,6 +104,14 @@ def test_a_cut_file_is_named(tmp_path, kind):
         load_masks("masks", "train", data_dir=tmp_path)[0]
 
 
+def test_a_mask_is_a_png_whatever_its_name(tmp_path):
+    """Pillow would hand some formats to a program, and others change ids."""
+    for name, kind in (("photo", "JPEG"), ("drawing", "EPS")):
+        Image.new("L", (9, 9)).save(tmp_path / f"{name}.png", format=kind)
+        with pytest.raises(ValueError, match="cannot read mask"):
+            read_mask(tmp_path / f"{name}.png")
+
+
 def test_ids_of_every_kind_of_png(tmp_path):
     ids = np.array([[0, 1, 1], [3, 255, 0]], dtype=np.uint8)
     with_palette = Image.fromarray(ids, mode="P")

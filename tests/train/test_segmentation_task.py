@@ -15,8 +15,8 @@ from mask_pictures import write_folder
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.data.masks import IGNORED, load_masks
 from nonlocalnn.tasks.choice import task_of, trained_task
+from nonlocalnn.tasks.mask_figures import SegmentationFigures
 from nonlocalnn.tasks.masks import (
-    SegmentationFigures,
     evaluate_masks,
     image_scores,
     labels_of,

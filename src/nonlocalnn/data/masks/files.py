@@ -103,7 +103,8 @@ def read_mask(path: Path) -> Tensor:
     with needs("pillow", "data", "reading masks"):
         from PIL import Image
     try:
-        with Image.open(path) as opened:
+        # Of this one format: Pillow hands files of some others to programs, whatever their names.
+        with Image.open(path, formats=("PNG",)) as opened:
             opened.load()
             mode, (width, height) = opened.mode, opened.size
             values = None
@@ -220,7 +221,9 @@ def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     files = [path for path in sorted(images.iterdir()) if not is_ignored(path)]
     found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     warn_of_passed_over(images, [path for path in files if path not in set(found)], kind="images")
-    of_stem = {path.stem: path for path in masks.iterdir() if path.suffix.lower() == ".png"}
+    of_stem = {
+        path.stem: path for path in masks.iterdir() if path.suffix.lower() == ".png" and path.is_file()
+    }
     stems = [path.stem for path in found]
     if len(set(stems)) != len(stems):
         raise ValueError(f"{images} must have one image of a name; there are two of {_twice(stems)!r}")

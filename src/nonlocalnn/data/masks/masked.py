@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -38,7 +37,6 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]], ABC):
         ValueError: There are no classes, or more than ids.
     """
 
-    kind: ClassVar[str] = "images with masks"
     mean: ChannelValues = MEAN
     standard_deviation: ChannelValues = STANDARD_DEVIATION
 
