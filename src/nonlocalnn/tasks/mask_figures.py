@@ -18,6 +18,7 @@ class SegmentationFigures(Figures):
         confusion: Counts of pixels, shape (K, K), int64; a row is a true class, a column a predicted one.
 
     Example:
+        >>> import torch
         >>> confusion = torch.tensor([[6, 2], [0, 4]])
         >>> found = SegmentationFigures(loss=0.1, classes=("a", "b"), num_samples=3, confusion=confusion)
         >>> [round(value, 3) for value in found.iou], round(found.mean_iou, 3)

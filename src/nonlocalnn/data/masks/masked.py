@@ -84,6 +84,7 @@ def resize_short(image: Tensor, resize: int | None) -> Tensor:
     """Return an image (C, H, W) with a short side of ``resize`` pixels, in its own shape; None keeps it.
 
     Example:
+        >>> import torch
         >>> resize_short(torch.zeros(3, 40, 60), 20).shape
         torch.Size([3, 20, 30])
     """
