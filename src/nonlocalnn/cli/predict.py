@@ -12,7 +12,7 @@ from typing import Literal
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
 from nonlocalnn.cli import segmentation
-from nonlocalnn.cli.common import is_segmentation, load_model
+from nonlocalnn.cli.common import is_segmentation, load_classification
 from nonlocalnn.cli.flags.predict import parser
 from nonlocalnn.cli.outputs import check_file, check_folder
 from nonlocalnn.inference.bulk import predict_list
@@ -56,7 +56,7 @@ def run(words: Sequence[str]) -> int:
 def _predict_inputs(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_file(args.output)
-    loaded = load_model("predict", args.model, device=args.device)
+    loaded = load_classification("predict", args.model, device=args.device)
     paths = loaded.find(args.inputs)
     # Only now is it known what is read: folders were named, and files are found in them.
     if args.output is not None:
