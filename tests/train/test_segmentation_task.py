@@ -89,6 +89,13 @@ def test_loss_leaves_out_what_is_ignored_and_weighs_classes():
         pixel_loss(scores, masks, weights),
         F.cross_entropy(scores, masks, weight=torch.tensor(weights), ignore_index=IGNORED),
     )
+    # In half precision the sums are float32's: 300 x 300 pixels weigh what they weigh.
+    halves, many = (
+        torch.zeros(1, 3, 300, 300, dtype=torch.bfloat16),
+        torch.ones(1, 300, 300, dtype=torch.long),
+    )
+    for each in (None, weights):
+        assert_near(pixel_loss(halves, many, each), torch.tensor(math.log(3)))
     # A square cut at random may have no pixel with a class: PyTorch's own mean is not a number there.
     nothing = torch.full_like(masks, IGNORED)
     for each in (None, weights):
@@ -166,7 +173,7 @@ def test_the_loss_is_the_mean_over_all_pixels():
     scores = Fixed()(image[None]).double()
     first = F.cross_entropy(scores, truth[None].long(), ignore_index=IGNORED, reduction="sum")
     second = F.cross_entropy(scores[:, :, :1], truth[None, :1].long(), reduction="sum")
-    assert figures.loss == near(float((first + second) / 8))
+    assert figures.loss == near(((first + second) / 8).item())
 
 
 def test_answers_are_compared_at_the_size_of_the_mask():

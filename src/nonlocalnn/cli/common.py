@@ -21,26 +21,28 @@ from nonlocalnn.tasks.inputs import ShownInput, take_sample
 Trained = TypeVar("Trained", Classifier, Segmenter)
 
 
-def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
-    """Load a classifier, and say on stderr what its file does not tell of its classes and samples.
+def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier | Segmenter:
+    """Load a classifier or a segmentation network, whichever a file holds.
+
+    What its file does not tell of its classes and samples is said on stderr.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: As :func:`nonlocalnn.load_classifier` says, or there is no such device.
     """
+    if is_segmentation(path):
+        return load_segmentation(command, path, device=device)
+    return load_classification(command, path, device=device)
+
+
+def load_classification(command: str, path: Path, *, device: str = "cpu") -> Classifier:
+    """Load a classifier; see :func:`load_model`."""
     return _placed(command, path, load_classifier, device)
 
 
 def load_segmentation(command: str, path: Path, *, device: str = "cpu") -> Segmenter:
-    """Load a segmentation network as :func:`load_model` does a classifier."""
+    """Load a segmentation network; see :func:`load_model`."""
     return _placed(command, path, load_segmenter, device)
-
-
-def load_any(command: str, path: Path, *, device: str = "cpu") -> Classifier | Segmenter:
-    """Load a classifier or a segmentation network, whichever a file holds; see :func:`load_model`."""
-    if is_segmentation(path):
-        return load_segmentation(command, path, device=device)
-    return load_model(command, path, device=device)
 
 
 def is_segmentation(path: Path) -> bool:

@@ -14,7 +14,7 @@ from nonlocalnn._files import write_text
 from nonlocalnn._names import VIDEO_SETS
 from nonlocalnn._progress import progress
 from nonlocalnn.cli import segmentation
-from nonlocalnn.cli.common import beside, check_classes, check_own, is_segmentation, load_model
+from nonlocalnn.cli.common import beside, check_classes, check_own, is_segmentation, load_classification
 from nonlocalnn.cli.flags.evaluate import parser
 from nonlocalnn.cli.outputs import check_folder
 from nonlocalnn.explorer import draw_confusion
@@ -35,7 +35,7 @@ def run(words: Sequence[str]) -> int:
         return segmentation.evaluate(args)
     if args.window is not None:
         raise ValueError("--window is a setting of segmentation networks; this one is none: leave it out")
-    loaded = load_model("evaluate", args.model, device=args.device)
+    loaded = load_classification("evaluate", args.model, device=args.device)
     data = args.data or loaded.recipe.get("data")
     if data is None:
         parser().error("--data is needed: the checkpoint does not say what it was trained on")

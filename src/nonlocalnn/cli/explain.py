@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import json_text, write_text
-from nonlocalnn.cli.common import load_any, refuse, taker
+from nonlocalnn.cli.common import load_model, refuse, taker
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> int:
         check_folder(args.output or Path())
     elif args.output is not None and not args.output.is_dir():
         check_file(args.output)
-    loaded = load_any("explain", args.model, device=args.device)
+    loaded = load_model("explain", args.model, device=args.device)
     if isinstance(loaded, Segmenter):
         refuse(args, "whole", "no_effects", "deletion")
     if len(args.inputs) < 2:

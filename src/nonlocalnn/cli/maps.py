@@ -18,7 +18,7 @@ from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.cli.common import load_any, taker
+from nonlocalnn.cli.common import load_model, taker
 from nonlocalnn.cli.flags.maps import parser
 from nonlocalnn.cli.outputs import check_folder, unused
 from nonlocalnn.explorer.answer import answer_with_maps
@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> int:
     if args.whole and args.data:
         parser().error("--whole is about files; samples of a data set have their own size")
     check_folder(args.output)
-    loaded = load_any("maps", args.model, device=args.device)
+    loaded = load_model("maps", args.model, device=args.device)
     if args.whole and isinstance(loaded, Segmenter):
         raise ValueError(
             "--whole has no effect on a segmentation network, which sees whole images: leave it out"

@@ -12,7 +12,7 @@ from typing import Literal
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
 from nonlocalnn.cli import segmentation
-from nonlocalnn.cli.common import is_segmentation, load_model
+from nonlocalnn.cli.common import is_segmentation, load_classification
 from nonlocalnn.cli.flags.predict import parser
 from nonlocalnn.cli.outputs import check_file, check_folder
 from nonlocalnn.inference.bulk import predict_list
@@ -27,14 +27,6 @@ _MOST_NAMED = 10
 def run(words: Sequence[str]) -> int:
     """Predict files; status 1 when one could not be read, which is said on stderr and in its line."""
     args = parser().parse_args(words)
-    if is_segmentation(args.model):
-        if args.list is not None:
-            raise ValueError("--list is for classifiers; of segmentation name the images, or their folder")
-        if args.inputs:
-            return segmentation.predict(args)
-    if args.window is not None:
-        raise ValueError("--window is a setting of segmentation networks; this one is none: leave it out")
-    args.top = 3 if args.top is None else args.top
     if args.list is not None:
         if args.inputs or args.output is not None:
             parser().error(
@@ -44,19 +36,38 @@ def run(words: Sequence[str]) -> int:
         if args.output_folder is None:
             parser().error("--list needs --output-folder")
         check_folder(args.output_folder, flag="--output-folder")
+        if is_segmentation(args.model):
+            raise ValueError("--list is for classifiers; of segmentation name the images, or their folder")
+        _complete(args)
         return _predict_list(args)
     if not args.inputs:
         parser().error("the following arguments are required: inputs (or --list)")
+    # Wrong calls are refused before the model is looked at; a folder of pictures is a setting of one kind.
+    is_of_masks = args.model.exists() and is_segmentation(args.model)
     for name in _OF_LISTS:
-        if getattr(args, name) is not None:
+        if getattr(args, name) is not None and not (is_of_masks and name == "output_folder"):
             parser().error(f"--{name.replace('_', '-')} is a setting of --list: leave it out")
+    if is_of_masks:
+        return segmentation.predict(args)
+    _complete(args)
     return _predict_inputs(args)
+
+
+def _complete(args: argparse.Namespace) -> None:
+    """Fill in what is left open for classifiers.
+
+    Raises:
+        ValueError: A setting has no effect on them.
+    """
+    if args.window is not None:
+        raise ValueError("--window is a setting of segmentation networks; this one is none: leave it out")
+    args.top = 3 if args.top is None else args.top
 
 
 def _predict_inputs(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_file(args.output)
-    loaded = load_model("predict", args.model, device=args.device)
+    loaded = load_classification("predict", args.model, device=args.device)
     paths = loaded.find(args.inputs)
     # Only now is it known what is read: folders were named, and files are found in them.
     if args.output is not None:

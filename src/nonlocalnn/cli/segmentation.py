@@ -60,7 +60,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     """Write the labels and an overlay of each image, and a line of JSON; status 1 when one cannot be read."""
-    refuse(args, "views", "top", "batch_size", "root", "part_size", "num_workers", "engine", "workers")
+    refuse(args, "views", "top", "batch_size")
     if args.output is not None:
         check_file(args.output)
     folder = beside(args.model, "predictions") if args.output_folder is None else args.output_folder

@@ -149,6 +149,8 @@ def pixel_loss(scores: Tensor, masks: Tensor, weights: Sequence[float] | None = 
         0.6931471824645996
     """
     known = masks != IGNORED
+    # Sums over so many pixels lose whole pixels in half precision.
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     # PyTorch's own mean of no pixel is not a number, and a square cut at random may have none.
     if weights is None:
         total = F.cross_entropy(scores, masks, ignore_index=IGNORED, reduction="sum")
