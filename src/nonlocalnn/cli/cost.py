@@ -11,7 +11,7 @@ from torch import nn
 
 from nonlocalnn._errors import near_miss
 from nonlocalnn.checkpoints import load_checkpoint
-from nonlocalnn.cli.common import load_any
+from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.cost import parser
 from nonlocalnn.models import list_models, sample_shape
 from nonlocalnn.models.cost import cost
@@ -41,5 +41,5 @@ def _model_and_input(name: str, given: tuple[int, ...] | None) -> tuple[nn.Modul
     # With a shape given nothing has to be known of the samples: any file that builds its network will do.
     if given is not None and path.is_file():
         return load_checkpoint(path), given
-    loaded = load_any("cost", path)
+    loaded = load_model("cost", path)
     return loaded.model, (1, *loaded.sample_shape) if given is None else given

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nonlocalnn.cli.common import load_any
+from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.export import parser
 from nonlocalnn.cli.outputs import check_file
 from nonlocalnn.export import describe, export_model
@@ -20,7 +20,7 @@ def run(words: Sequence[str]) -> int:
     suffix = ".onnx" if args.format == "onnx" else ".pt2"
     output = Path(name + suffix) if args.output is None else args.output
     check_file(output, read=(weights_file(args.model),))
-    loaded = load_any("export", args.model)
+    loaded = load_model("export", args.model)
     report = export_model(
         loaded.model,
         output,

@@ -204,7 +204,8 @@ class _SmallHead(nn.Module):
         self.conv2 = _unit(channels, channels, dilation) if dilation > 1 else None
         self.low = nn.Conv2d(low_channels, channels // 2, 1)
         self.fuse = _unit(channels + channels // 2, channels)
-        self.scores = _scores(channels, num_classes)
+        # As PyTorch draws it: scores that start near zero cost steps, and there are hundreds.
+        self.scores = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
         y = self.conv1(x)
