@@ -10,7 +10,7 @@ SPLITS = ("train", "validation", "test")
 IMAGE_SETS = ("images", "archives")
 VIDEO_SETS = ("videos", "kinetics", "ucf101", "hmdb51", "charades")
 GENERATED_SETS = ("cue", "cue-sequence")
-DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, *VIDEO_SETS)
+DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, "sequences", *VIDEO_SETS)
 # What archives were called before 0.1.0.
 OLD_NAMES = {"shards": "archives"}
 BACKENDS = ("pyav", "torchcodec")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
 from nonlocalnn._device import resolve_device
 from nonlocalnn.inference import Classifier, load_classifier
+from nonlocalnn.tasks.inputs import ShownInput
 
 
 def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
@@ -24,6 +27,25 @@ def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier:
         print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     loaded.model.to(place)
     return loaded
+
+
+def check_rate(rate: float | None, loaded: Classifier) -> None:
+    """Check that steps a second were given of sequences only, and are a number above zero.
+
+    Raises:
+        ValueError: They were given of another kind, or are none.
+    """
+    if rate is None:
+        return
+    if loaded.kind.num_sides != 1:
+        raise ValueError(f"rate is of sequences, and this model takes {loaded.kind.samples}: leave it out")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate must be greater than zero, and finite; got {rate}")
+
+
+def at_rate(shown: ShownInput, rate: float | None) -> ShownInput:
+    """Return an input with its steps a second, where these were given."""
+    return shown if rate is None else replace(shown, rate=rate)
 
 
 def check_classes(loaded: Classifier, classes: Sequence[str], name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import json_text, write_text
-from nonlocalnn.cli.common import load_model
+from nonlocalnn.cli.common import at_rate, check_rate, load_model
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
@@ -34,6 +34,7 @@ def run(words: Sequence[str]) -> int:
     elif args.output is not None and not args.output.is_dir():
         check_file(args.output)
     loaded = load_model("explain", args.model, device=args.device)
+    check_rate(args.rate, loaded)
     if len(args.inputs) < 2:
         _explain(args, loaded, _shown(args, loaded), args.output)
         return 0
@@ -57,7 +58,7 @@ def _explain(args: argparse.Namespace, loaded: Classifier, shown: ShownInput, ou
     check_file(output, read=(weights_file(args.model), *args.inputs))
     document = explain(
         loaded,
-        shown,
+        at_rate(shown, args.rate),
         title=shown.name,
         model=args.model.stem,
         blocks=args.blocks,

@@ -9,9 +9,11 @@ def parser() -> CommandParser:
     """Return the parser."""
     parser = command_parser(
         "predict",
-        "The most probable classes of images, or of videos by a model of videos, one JSON object a line.",
+        "The most probable classes of images, or of videos or sequences by a model of them, one JSON object\n"
+        "a line.",
         "nonlocalnn predict digit.png more/ --model runs/digits\n"
         "  nonlocalnn predict clip.mp4 --model runs/kinetics --views 30 --top 5\n"
+        "  nonlocalnn predict ecg.csv Vowels_TEST.ts --model runs/sequences\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics --engine ray",
     )
@@ -25,7 +27,9 @@ def parser() -> CommandParser:
     )
     parser.add_argument("--top", type=int, default=3, help="classes to report (default: 3)")
     parser.add_argument(
-        "--batch-size", type=int, help="images or views a forward pass (default: 64 images or 8 views)"
+        "--batch-size",
+        type=int,
+        help="images, sequences or views a forward pass (default: 64, of views 8)",
     )
     parser.add_argument("--output", type=Path, help="file for the lines (default: standard output)")
     lists = parser.add_argument_group(
