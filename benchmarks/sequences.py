@@ -126,7 +126,8 @@ def _trained(variant: Variant, recipe: Recipe) -> tuple[dict[str, Any], dict[str
     assert result.test is not None
     assert isinstance(test, LabelledSequences)
     with eval_mode(model):
-        alone = torch.cat([class_probabilities(model, sample[None, None]) for sample, _ in test])
+        samples = (test[index][0] for index in range(len(test)))
+        alone = torch.cat([class_probabilities(model, sample[None, None]) for sample in samples])
         padded = torch.cat(
             [_padded(model, test, start, masked=variant.masked) for start in range(0, len(test), _BATCH)]
         )

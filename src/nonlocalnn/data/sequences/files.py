@@ -79,11 +79,11 @@ def read_sequence(path: Path) -> Tensor:
             never unpickled.
     """
     file, number = place_of(path)
-    if not file.exists():
-        raise FileNotFoundError(f"there is no file {file}")
     suffix = file.suffix.lower()
     if suffix not in SEQUENCE_SUFFIXES:
         raise ValueError(f"a sequence is read from {', '.join(SEQUENCE_SUFFIXES)}; got {path}")
+    if not file.exists():
+        raise FileNotFoundError(f"there is no file {file}")
     if number is None and suffix in (".npy", ".csv"):
         return _checked(_array(file) if suffix == ".npy" else _rows(file), str(file))
     if number is None and suffix == ".npz":
