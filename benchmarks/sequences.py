@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +85,7 @@ def run(
     Returns:
         The report, as JSON can hold it: "about", "data", "epochs", and "rows", one a training: variant, seed,
         accuracy in padded batches and of each sequence alone, how many answers differ between the two, the
-        largest difference of a probability, parameters and seconds.
+        largest difference of a probability, and parameters.
     """
     report: dict[str, Any] = {
         "about": about(device="cpu", dtype="float32", quick=quick),
@@ -119,9 +118,7 @@ def run(
 def _trained(variant: Variant, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the figures of one training, and what the data is."""
     task = (ClassificationTask if variant.masked else _UnmaskedTask)(recipe)
-    began = time.perf_counter()
     result = train(recipe, task=task, progress=False)
-    seconds = time.perf_counter() - began
     model, test = load_checkpoint(recipe.output / "last.safetensors"), task.data("test")
     assert result.test is not None
     assert isinstance(test, LabelledSequences)
@@ -138,7 +135,6 @@ def _trained(variant: Variant, recipe: Recipe) -> tuple[dict[str, Any], dict[str
         "changed": int((padded.argmax(1) != alone.argmax(1)).sum()),
         "largest_difference": float((padded - alone).abs().max()),
         "parameters": sum(each.numel() for each in model.parameters()),
-        "seconds": seconds,
     }
     sizes = [len(task.data(split)) for split in ("train", "validation", "test")]
     return row, {
@@ -177,8 +173,8 @@ def markdown(report: dict[str, Any]) -> str:
         "Test accuracy in %, a number a seed, in padded batches of 64 as in training, and of each sequence "
         "alone; how many answers differ between the two, and by how much a probability does at most.",
         "",
-        "| network | padded | mean | alone | mean | answers differ | largest difference | parameters | s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| network | padded | mean | alone | mean | answers differ | largest difference | parameters |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == name]
@@ -190,7 +186,6 @@ def markdown(report: dict[str, Any]) -> str:
             ", ".join(str(row["changed"]) for row in own),
             f"{max(row['largest_difference'] for row in own):.1e}",
             f"{own[0]['parameters']:,}",
-            f"{statistics.median(row['seconds'] for row in own):.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
