@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from one_line import fails
+from safetensors.torch import load_file
 
 import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.cli import main
 from nonlocalnn.inference import load_classifier
-from tolerances import assert_near
+from tolerances import assert_near, assert_same
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 LENGTHS = (9, 14, 20, 12, 17, 11, 23, 16)
@@ -96,6 +97,16 @@ def test_it_is_drawn(place, capsys):
     fails(
         capsys, "maps", str(file), "--model", run, "--rate", "0", status=1, says="rate must be greater than"
     )
+
+
+def test_a_run_of_padded_batches_goes_on_to_the_same_bits(place, tmp_path):
+    words = ["train", str(place / "data"), "--device", "cpu", "--model", "nl2_resnet1d_tiny"]
+    words += ["--model-overrides", '{"width": 4}']
+    assert main([*words, "--epochs", "2", "--output", str(tmp_path / "whole")]) == 0
+    assert main([*words, "--epochs", "1", "--output", str(tmp_path / "parts")]) == 0
+    assert main([*words, "--epochs", "2", "--output", str(tmp_path / "parts"), "--resume"]) == 0
+    whole, parts = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
+    assert_same(parts, whole)
 
 
 @pytest.fixture(scope="module")
