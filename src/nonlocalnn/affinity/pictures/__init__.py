@@ -144,12 +144,12 @@ def draw_rows(
 def _draw(
     shown: AffinityRows, drawn: Tensor, views: Sequence[View], title: str, rate: float | None
 ) -> Figure:
-    sides = len(shown.grid.sides)
-    if sides == 1:
+    num_sides = len(shown.grid.sides)
+    if num_sides == 1:
         return draw_sequences(shown, drawn, views, title, rate=rate)
     if rate is not None:
         raise ValueError("rate is a sequence's; images and clips have none: leave it out")
-    return (draw_images if sides == 2 else draw_strips)(shown, drawn, views, title)
+    return (draw_images if num_sides == 2 else draw_strips)(shown, drawn, views, title)
 
 
 def _views(shown: AffinityRows, places: Sequence[Sides], rows: Tensor, sample: int) -> list[View]:
