@@ -19,6 +19,7 @@ from benchmarks import (
     plots,
     ranks,
     report,
+    sequences,
     settings,
     short_epochs,
     training,
@@ -36,6 +37,7 @@ _SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[st
     "settings": ("What masks, heads and a second input cost", settings.run, settings.markdown),
     "ranks": ("Positions split over processes", ranks.run, ranks.markdown),
     "training": ("Training on one process and on two", training.run, training.markdown),
+    "sequences": ("Sequences of unequal lengths", sequences.run, sequences.markdown),
     "short-epochs": ("Short epochs and batch normalisation", short_epochs.run, short_epochs.markdown),
 }
 
@@ -78,6 +80,8 @@ def _measure(words: Sequence[str]) -> int:
             dtype=args.dtype or "float32",
             earlier=json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None,
         )
+    if args.subject == "sequences":
+        run = functools.partial(run, data_dir=args.data_dir)
     found = run(
         quick=args.quick,
         progress=functools.partial(print, file=sys.stderr, flush=True),
@@ -99,7 +103,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "against the reference first (ops); of whole video networks and of reading clips (models); of "
         "looking at a map too large to hold (maps); of masks, heads and a second input (settings); of a "
         "block whose positions are split over processes (ranks); of trainings on one process and on two "
-        "(training); and what averaging the statistics of norms anew gives and costs (short-epochs). "
+        "(training); what masks change for sequences of unequal lengths (sequences); and what averaging the "
+        "statistics of norms anew gives and costs (short-epochs). "
         "'ops', called again with the same output, goes on where it was stopped; its full grid takes an hour "
         "on a CPU.",
         epilog=f"example: {_PROGRAM} ops --output runs/bench. Whether blocks help is a question for another "
@@ -115,11 +120,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--device", help="ops: cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="ops: default float32")
+    parser.add_argument("--data-dir", type=Path, help="sequences: the folder of a data set, required")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results")
     args = parser.parse_args(words)
     for name in ("form", "device", "dtype"):
         if args.subject != "ops" and getattr(args, name) is not None:
             parser.error(f"--{name} is a setting of 'ops'")
+    if (args.subject == "sequences") is (args.data_dir is None):
+        parser.error("--data-dir is needed for 'sequences', and is a setting of nothing else")
     return args
 
 

@@ -10,7 +10,7 @@ SPLITS = ("train", "validation", "test")
 IMAGE_SETS = ("images", "archives")
 VIDEO_SETS = ("videos", "kinetics", "ucf101", "hmdb51", "charades")
 GENERATED_SETS = ("cue", "cue-sequence")
-DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, *VIDEO_SETS)
+DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, "sequences", *VIDEO_SETS)
 # Those of images with masks, the class of each pixel.
 MASK_SETS = ("masks", "voc", "cityscapes", "ade20k", "segment-cue")
 TASKS = ("classification", "segmentation")

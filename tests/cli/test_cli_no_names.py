@@ -266,7 +266,7 @@ def test_an_evaluation_of_sequences(tmp_path, capsys):
     nl.save_checkpoint(nl.create_model("nl2_c1d_tiny"), tmp_path / "m.safetensors")
     words = ["--model", tmp_path / "m.safetensors", "--data", "cue-sequence"]
     assert run("maps", *words, "--output", tmp_path / "maps") == 0
-    assert "sequences of 64 places, 3 channels" in capsys.readouterr().err
+    assert "sequences of 64 steps, 3 channels" in capsys.readouterr().err
 
 
 def test_what_cannot_be_made_again_says_what_to_do(tmp_path, places, capsys):

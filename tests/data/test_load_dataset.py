@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def test_the_names():
-    others = ["digits", "mnist", "fashion-mnist", "images", "archives", "cue", "cue-sequence"]
+    others = ["digits", "mnist", "fashion-mnist", "images", "archives", "cue", "cue-sequence", "sequences"]
     assert list_datasets() == [*others, "videos", "kinetics", "ucf101", "hmdb51", "charades"]
 
 

@@ -30,6 +30,25 @@ def test_files(tmp_path, names, data):
     assert recognised_data(tmp_path) == data
 
 
+@pytest.mark.parametrize(
+    ("contents", "data"),
+    [
+        ({"up/1.npy": b"", "down/2.npz": b""}, "sequences"),
+        ({"train/up/1.csv": b"1,2"}, "sequences"),
+        ({"A_TRAIN.ts": b"# About\n@data", "A_TEST.ts": b"\xef\xbb\xbf@data"}, "sequences"),
+        ({"wave/1.ts": b"G\x40\x00\x10"}, "videos"),
+        ({"train.csv": b"a.mp4,wave", "val.csv": b"", "a.mp4": b""}, "videos"),
+        ({"cat/1.jpg": b"", "labels.csv": b"", "more.csv": b""}, "images"),
+        ({"cat/1.jpg": b"", "features/1.npy": b"", "features/2.npy": b""}, "sequences"),
+    ],
+)
+def test_files_of_numbers(tmp_path, contents, data):
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert recognised_data(tmp_path) == data
+
+
 @pytest.mark.parametrize(("ending", "data"), [("png", "archives"), ("mp4", "videos")])
 def test_archives(tmp_path, ending, data):
     Image.new("L", (3, 3)).save(tmp_path / "a.png")
@@ -43,5 +62,7 @@ def test_refusals(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nothing of images or videos"):
         recognised_data(tmp_path / "nothing")
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match="holds no image and no video: it must hold a folder for each class"):
+    with pytest.raises(
+        ValueError, match="holds no image, no video and no sequence: it must hold a folder for each class"
+    ):
         recognised_data(tmp_path)

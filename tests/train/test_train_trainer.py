@@ -392,6 +392,9 @@ def test_statistics_of_norms_depend_on_the_seed_alone(tmp_path):
         def model(self, data):
             return torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm2d(1))
 
+        def loss(self, model, batch):
+            return model(batch[0]).sum(), {}
+
     recipe, samples = tiny_recipe(tmp_path), TinyTask().data("train")
     found = []
     for number in (1, 2):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -83,6 +85,25 @@ def refuse(args: argparse.Namespace, *names: str) -> None:
         if getattr(args, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{flag} has no effect on a segmentation network: leave it out")
+
+
+def check_rate(rate: float | None, loaded: Classifier | Segmenter) -> None:
+    """Check that steps a second were given of sequences only, and are a number above zero.
+
+    Raises:
+        ValueError: They were given of another kind, or are none.
+    """
+    if rate is None:
+        return
+    if loaded.kind.num_sides != 1:
+        raise ValueError(f"rate is of sequences, and this model takes {loaded.kind.samples}: leave it out")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate must be greater than zero, and finite; got {rate}")
+
+
+def at_rate(shown: ShownInput, rate: float | None) -> ShownInput:
+    """Return an input with its steps a second, where these were given."""
+    return shown if rate is None else replace(shown, rate=rate)
 
 
 def check_classes(known: Sequence[str], classes: Sequence[str], name: str) -> str:

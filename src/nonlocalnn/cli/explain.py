@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import json_text, write_text
-from nonlocalnn.cli.common import load_model, refuse, taker
+from nonlocalnn.cli.common import at_rate, check_rate, load_model, refuse, taker
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
@@ -36,6 +36,7 @@ def run(words: Sequence[str]) -> int:
     loaded = load_model("explain", args.model, device=args.device)
     if isinstance(loaded, Segmenter):
         refuse(args, "whole", "no_effects", "deletion")
+    check_rate(args.rate, loaded)
     if len(args.inputs) < 2:
         _explain(args, loaded, _shown(args, loaded), args.output)
         return 0
@@ -61,7 +62,7 @@ def _explain(
     check_file(output, read=(weights_file(args.model), *args.inputs))
     document = explain(
         loaded,
-        shown,
+        at_rate(shown, args.rate),
         title=shown.name,
         model=args.model.stem,
         blocks=args.blocks,

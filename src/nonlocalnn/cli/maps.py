@@ -18,7 +18,7 @@ from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.cli.common import load_model, taker
+from nonlocalnn.cli.common import at_rate, check_rate, load_model, taker
 from nonlocalnn.cli.flags.maps import parser
 from nonlocalnn.cli.outputs import check_folder, unused
 from nonlocalnn.explorer.answer import answer_with_maps
@@ -47,13 +47,14 @@ def run(words: Sequence[str]) -> int:
         )
     if args.format in ANIMATIONS and loaded.kind.name != "video":
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
+    check_rate(args.rate, loaded)
     # Before any input is read: a mistyped name would fail for each of them.
     find_blocks(loaded.model, args.blocks)
     readers = _readers(args, loaded)
     failed, taken = 0, set[str]()
     for read in progress(readers, total=len(readers), label="maps"):
         try:
-            shown = read()
+            shown = at_rate(read(), args.rate)
             answer = answer_with_maps(
                 loaded, shown.sample, name=shown.name, blocks=args.blocks, precision=args.precision
             )

@@ -13,6 +13,7 @@ from nonlocalnn.data.folder_files import IMAGE_SUFFIXES
 from nonlocalnn.data.image_folders import load_image_folder
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.labelled import LabelledImages, LabelledSamples, augmentation
+from nonlocalnn.data.sequences.dataset import load_sequences
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 from nonlocalnn.data.video.dataset import load_videos
 
@@ -71,6 +72,8 @@ def load_dataset(
                         channels, 8 frames; no download
     ``cue-sequence``    generated sequences of real digits, 3      4000 / 500 / 1000
                         channels, 384 positions; no download
+    ``sequences``       your own sequences of any length: a        as the folders or files say, else
+                        sub-folder per class, or ``.ts`` files     80/10/10 %
     ``videos`` and      clips of your own videos, or of those of   as the lists say
     others              a known set, see
                         :func:`.video.named.load_video_set`
@@ -79,9 +82,10 @@ def load_dataset(
     Args:
         name: One of :func:`list_datasets`.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.image_folders`) and
-            ``archives`` (see :mod:`nonlocalnn.data.archives.images`), an error for ``digits`` and what is
-            generated. ``mnist`` and ``fashion-mnist`` default to ``data`` below the current folder, and are
+        data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.image_folders`),
+            ``archives`` (see :mod:`nonlocalnn.data.archives.images`) and ``sequences`` (see
+            :mod:`nonlocalnn.data.sequences.dataset`), an error for ``digits`` and what is generated. For
+            ``mnist`` and ``fashion-mnist`` the default is ``data`` below the current folder, and they are
             downloaded there when missing; ``fashion-mnist`` also looks where Debian's package
             ``dataset-fashion-mnist`` puts it.
         image_size: Side, or (height, width), in pixels, of the images returned, or of the frames of clips; an
@@ -90,7 +94,8 @@ def load_dataset(
         augment: Change each sample at random every time it is read; see :func:`augmentation`. Digits are
             turned, shifted and scaled; ``fashion-mnist``, ``images`` and ``archives`` are mirrored and
             shifted, which does not suit letters or left and right hands. Of what is generated only the class
-            stays. Videos give clips and squares from random places, mirrored half of the time.
+            stays. Videos give clips and squares from random places, mirrored half of the time. Sequences of
+            files are scaled by channel and get noise, both meant for normalised ones.
         channels: 3 for colour (default) or 1 for grey; for ``images`` and ``archives`` only.
         max_broken: Up to how many images that cannot be read are left out, by default none, see
             :class:`~nonlocalnn.data.stored_images.StoredImages`; for ``images`` and ``archives`` only, and
@@ -141,6 +146,16 @@ def load_dataset(
             max_broken=max_broken or 0,
             **given,
         )
+    if name == "sequences":
+        if image_size is not None:
+            raise ValueError(
+                "image_size applies to images and videos only, and not to 'sequences': leave it out"
+            )
+        if data_dir is None:
+            raise ValueError(
+                "'sequences' needs data_dir: the folder that holds one sub-folder per class, or .ts files"
+            )
+        return load_sequences(data_dir, split, augment=augment)
     if name == "digits":
         return load_digits(split, image_size=image_size, augment=augment)
     if name in GENERATED_SETS:

@@ -14,7 +14,7 @@ warning that counts them; hidden files and leftovers of systems, such as ``Thumb
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from nonlocalnn._names import SPLITS
@@ -44,6 +44,52 @@ def _class_names(root: Path) -> list[str]:
     return [folder.name for folder in class_folders(root)]
 
 
+def labelled_files(
+    root: Path, split: str, is_data: Callable[[Path], bool], *, kind: str, what: str
+) -> tuple[list[Path], list[int], list[str]]:
+    """Return the files of a split of a folder with a sub-folder per class, which the module describes.
+
+    Args:
+        root: The folder.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        is_data: Whether a file in a class folder is one of the class.
+        kind: What the files are, such as "images".
+        what: What a class folder lacks where it holds none, for errors.
+
+    Returns:
+        The paths, the number of the class of each, and the names of the classes.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: There is no class folder, or one without files; the split has no folder or no file; or the
+            splits have different classes.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"data_dir must be a folder of {kind}; there is no folder {root}")
+    split_folders = [name for name in SPLITS if (root / name).is_dir()]
+    if split_folders and split not in split_folders:
+        raise ValueError(f"{root} has no folder {split!r}; it has {', '.join(map(repr, _class_names(root)))}")
+    if split_folders:
+        check_same_classes(root, split_folders)
+    base = root / split if split_folders else root
+    found, passed_over = files_by_class(base, is_data, what=what)
+    if split_folders:
+        # Folders beside those of the splits are no split.
+        passed_over += [root / name for name in _class_names(root) if name not in SPLITS]
+    samples = [
+        (path, target)
+        for path, target in found
+        if split_folders or split_of(path.relative_to(root).as_posix()) == split
+    ]
+    warn_of_passed_over(root, passed_over, kind=kind)
+    if not samples:
+        raise ValueError(
+            f"none of the {kind} in {root} falls to {split!r}: add {kind}, or make the folders "
+            f"{', '.join(SPLITS)} and divide them yourself"
+        )
+    return [path for path, _ in samples], [target for _, target in samples], _class_names(base)
+
+
 def load_image_folder(
     data_dir: str | os.PathLike[str],
     split: str,
@@ -65,35 +111,13 @@ def load_image_folder(
         ImportError: torchvision is missing, which ``augment`` needs.
     """
     size = check_reading(split, channels=channels, image_size=image_size)
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data_dir must be a folder of images; there is no folder {root}")
-    split_folders = [name for name in SPLITS if (root / name).is_dir()]
-    if split_folders and split not in split_folders:
-        raise ValueError(f"{root} has no folder {split!r}; it has {', '.join(map(repr, _class_names(root)))}")
-    if split_folders:
-        check_same_classes(root, split_folders)
-    base = root / split if split_folders else root
-    found, passed_over = files_by_class(base, _is_readable, what=f"no image ({', '.join(IMAGE_SUFFIXES)})")
-    if split_folders:
-        # Folders beside those of the splits are no split.
-        passed_over += [root / name for name in _class_names(root) if name not in SPLITS]
-    samples = [
-        (path, target)
-        for path, target in found
-        if split_folders or split_of(path.relative_to(root).as_posix()) == split
-    ]
-    warn_of_passed_over(root, passed_over, kind="images")
-    if not samples:
-        raise ValueError(
-            f"none of the images in {root} falls to {split!r}: add images, or make the folders "
-            f"{', '.join(SPLITS)} and divide them yourself"
-        )
+    what = f"no image ({', '.join(IMAGE_SUFFIXES)})"
+    paths, targets, classes = labelled_files(Path(data_dir), split, _is_readable, kind="images", what=what)
     return StoredImages(
-        [path for path, _ in samples],
-        ids=[str(path) for path, _ in samples],
-        targets=[target for _, target in samples],
-        classes=_class_names(base),
+        paths,
+        ids=list(map(str, paths)),
+        targets=targets,
+        classes=classes,
         split=split,
         channels=channels,
         image_size=size,

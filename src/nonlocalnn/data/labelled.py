@@ -7,10 +7,14 @@ from typing import Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from nonlocalnn._errors import check_choice, needs
 from nonlocalnn.data.normalization import ChannelValues, check_normalization, normalize_image, pixels_of
+
+# Samples and targets, as a training step or an evaluation takes them; of samples of different lengths the
+# lengths, too, as nonlocalnn.real_positions takes sizes.
+Batch = list[Tensor]
 
 
 def check_image_size(image_size: object) -> tuple[int, int]:
@@ -104,8 +108,9 @@ class LabelledSamples(Dataset[tuple[Tensor, int | Tensor]], ABC):
 
     A subclass may differ in what follows. Where samples may have several classes (``multi_label``), a target
     is float32 (K,) of zeros and ones. Where a sample is looked at by several views (``num_views``, None where
-    they are random; ``views`` says which), it is (V, *sample_shape). A sample that cannot be read has the
-    target :data:`~nonlocalnn.data.left_out.UNREADABLE`.
+    they are random; ``views`` says which), it is (V, *sample_shape). Where samples may have any length
+    (``any_length``), ``sample_shape`` has the longest. A sample that cannot be read has the target
+    :data:`~nonlocalnn.data.left_out.UNREADABLE`.
 
     Args:
         classes: Names of the classes, in the order of the targets.
@@ -125,6 +130,7 @@ class LabelledSamples(Dataset[tuple[Tensor, int | Tensor]], ABC):
     """
 
     multi_label = False
+    any_length: ClassVar[bool] = False
     num_views: int | None = 1
     views: str | None = None
     exceeds_training: ClassVar[bool] = False
@@ -176,6 +182,11 @@ class LabelledSamples(Dataset[tuple[Tensor, int | Tensor]], ABC):
     def pixels(self, sample: Tensor) -> Tensor:
         """Return a sample as it looks, in [0, 1]: what :meth:`normalize` did to it is undone."""
         return pixels_of(sample, mean=self.mean, standard_deviation=self.standard_deviation)
+
+    def collate(self, items: Sequence[tuple[Tensor, int | Tensor]]) -> Batch:
+        """Return items as one batch: samples, (B, *sample_shape), and targets."""
+        found: Batch = default_collate(list(items))
+        return found
 
     def __len__(self) -> int:
         return len(self.targets)

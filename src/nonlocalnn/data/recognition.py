@@ -5,6 +5,8 @@ from pathlib import Path
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.archives.index import find_archives, read_index
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
+from nonlocalnn.data.sequences.files import ONE_SUFFIXES
+from nonlocalnn.data.sequences.ts_file import is_text
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 _SPLIT_NAMES = (*SPLITS, "val")
@@ -19,21 +21,21 @@ _MASK_FOLDERS = (
 
 
 def recognised_data(folder: Path) -> str:
-    """Return the data set that a folder is: "images", "archives", "videos", or one of images with masks.
+    """Return the data set that a folder is: "images", "archives", "videos", "sequences", or one of masks.
 
     Of images with masks it is "masks" where it holds folders ``images`` and ``masks``, or one for each split
     that do, and "voc", "cityscapes" or "ade20k" where it holds the folders that these sets have.
 
     Archives are "archives" where they hold images and "videos" where they hold videos. Of files the more
-    numerous kind decides. Images below a folder for each video, further down than a folder for each class,
-    are the frames of videos.
+    numerous kind decides; CSV files beside images or videos are lists of them, and no sequences. Images below
+    a folder for each video, further down than a folder for each class, are the frames of videos.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It holds neither images nor videos.
+        ValueError: It holds neither images nor videos nor sequences.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder} of images or videos")
+        raise FileNotFoundError(f"there is no folder {folder} of images or videos or sequences")
     with_masks = _with_masks(folder)
     if with_masks is not None:
         return with_masks
@@ -42,13 +44,19 @@ def recognised_data(folder: Path) -> str:
         return _of_archive(archives[0])
     files = [path.relative_to(folder) for path in walk(folder)]
     # GIFs are both; among photographs they are photographs.
-    videos = [path for path in files if path.suffix.lower() in _ONLY_VIDEOS]
+    texts = {path for path in files if path.suffix.lower() == ".ts" and is_text(folder / path)}
+    videos = [path for path in files if path.suffix.lower() in _ONLY_VIDEOS and path not in texts]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not videos and not images:
+    sequences = [path for path in files if path.suffix.lower() in ONE_SUFFIXES or path in texts]
+    if videos or images:
+        sequences = [path for path in sequences if path.suffix.lower() != ".csv"]
+    elif not sequences:
         raise ValueError(
-            f"{folder} holds no image and no video: it must hold a folder for each class, with the files of "
-            "the class"
+            f"{folder} holds no image, no video and no sequence: it must hold a folder for each class, with "
+            "the files of the class"
         )
+    if len(sequences) > max(len(videos), len(images)):
+        return "sequences"
     if len(videos) >= len(images):
         return "videos"
     # class/image, or train/class/image; the folders of frames are one further down.

@@ -143,6 +143,7 @@ def _described_input(given: ShownInput) -> dict[str, Any]:
         "frame_numbers": None if given.frame_numbers is None else list(given.frame_numbers),
         "seconds": None if given.seconds is None else list(given.seconds),
         "channels": rounded,
+        **({} if given.rate is None else {"rate": given.rate}),
     }
 
 

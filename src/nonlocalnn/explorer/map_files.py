@@ -68,7 +68,9 @@ def write_maps(
     for block, each in maps.items():
         summary, places = summarise(each), queries[block]
         title = f"{block}, {answer_in_words(facts)}"
-        attended = draw_attended(each, shown.pixels, picture=shown.picture, summary=summary, title=title)
+        attended = draw_attended(
+            each, shown.pixels, picture=shown.picture, summary=summary, title=title, rate=shown.rate
+        )
         # A still picture for clips too: it is a mean over all queries, and no query moves.
         Picture(attended).save(folder / f"{block}-attended.{'png' if suffix in ANIMATIONS else suffix}")
         if suffix in ANIMATIONS:
@@ -76,7 +78,9 @@ def write_maps(
                 path = folder / f"{block}-query-{number}.{suffix}"
                 write_animation(each, shown.pixels, path, picture=shown.picture, query=place)
         else:
-            figure = draw_rows(each, shown.pixels, picture=shown.picture, queries=places, title=title)
+            figure = draw_rows(
+                each, shown.pixels, picture=shown.picture, queries=places, title=title, rate=shown.rate
+            )
             Picture(figure).save(folder / f"{block}.{suffix}")
         _save(folder / f"{block}.npy", _whole(each) if all_rows else each.rows(places)[0])
         facts["blocks"][block] = _described(each, places, summary)

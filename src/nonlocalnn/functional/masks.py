@@ -7,7 +7,7 @@ for, through sub-sampling and groups, to the keys that an engine sees.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +38,14 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
     Each block derives the mask of the map that it meets by proportion: of a side of n positions the first
     ceil(n * size / canvas) are real. Keys on padding weigh nothing, pooled keys count as
     :meth:`nonlocalnn.NonLocalNd.forward` says, and norms of blocks take their statistics over real positions.
-    A ``key_mask`` that a block is given by itself is taken instead. Other layers of the network do not know
-    of the context. Where activations are computed again in the backward pass, that must run in it, too.
+    A ``key_mask`` that a block is given by itself is taken instead.
+
+    The layers of :class:`nonlocalnn.models.ResidualNetwork` know of the context, too: convolutions and pools
+    see nothing of the padding, norms take their statistics over real positions, and so does the mean before
+    the last layer. A padded sequence or image then has the scores and gradients that it has alone, up to
+    rounding, where each side of the canvas is a multiple of 32, by which the deepest of them shrink it; a
+    video where its pools over time leave out no frame as well. Layers of other networks do not know of the
+    context. Where activations are computed again in the backward pass, that must run in it, too.
 
     Args:
         sizes: Real size of each sample, (B, sides), whole numbers of the input's pixels, steps or voxels, in
@@ -66,6 +72,31 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
         yield
     finally:
         _active.pop()
+
+
+def same_positions() -> AbstractContextManager[None]:
+    """Return a context in which what is real is what is so now, for what is computed again later."""
+    held = list(_active)
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        before = list(_active)
+        _active[:] = held
+        try:
+            yield
+        finally:
+            _active[:] = before
+
+    return again()
+
+
+def real_mask(x: Tensor) -> Tensor | None:
+    r"""Return which positions of a map are real, (B, \*sides), by :func:`real_positions`; None is all.
+
+    Raises:
+        ValueError: The map has another rank, or another number of samples, than the context was given.
+    """
+    return _derived(x, None) if _active else None
 
 
 def _checked(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int]) -> _Real:

@@ -94,7 +94,8 @@ class Classifier(Facts):
             data_dir = self.recipe.get("data_dir")
         data = kind.test_data(self, name, split, {"data_dir": data_dir, **settings})
         # A residual network takes sequences of any length: where the file names none, the data set does.
-        is_open = "sample_shape" in self.assumed and kind.num_sides == 1 and data.channels == self.channels
+        is_open = kind.num_sides == 1 and data.channels == self.channels
+        is_open &= "sample_shape" in self.assumed or data.any_length
         if data.sample_shape != self.sample_shape and not data.exceeds_training and not is_open:
             raise ValueError(
                 f"the model was trained on samples of shape {self.sample_shape}; those of {name!r} have "
@@ -112,9 +113,6 @@ class Classifier(Facts):
 
         What is not there, and a folder that holds none, are among them as they are named: reading them says
         what is wrong, and the others can be read.
-
-        Raises:
-            ValueError: It takes sequences.
         """
         return self.kind.find(inputs)
 
@@ -122,7 +120,8 @@ class Classifier(Facts):
         """Return one file as the model takes it, and as it looks.
 
         Args:
-            path: An image for a model of images, a video (or its folder of frames) for a model of videos.
+            path: An image for a model of images, a video (or its folder of frames) for a model of videos, a
+                sequence for a model of sequences.
             whole: Keep the aspect ratio and all of it, instead of stretching an image and cutting a square
                 out of a video. Networks that average over all places take that, others do not.
 
@@ -158,7 +157,7 @@ class Classifier(Facts):
         batch_size: int | None = None,
         precision: Precision = "fp32",
     ) -> dict[str, Any]:
-        """Return the most probable classes of one image or video.
+        """Return the most probable classes of one image, video or sequence.
 
         Args:
             path: The file, or a video's folder of frame images.
@@ -199,7 +198,7 @@ class Classifier(Facts):
             inputs: Files, and folders of them; see :meth:`find`.
             top: How many classes to report, at most K.
             views: For videos: 1, the clip in the middle (default), or 30, 10 clips x 3 crops.
-            batch_size: Images, or views of videos, a forward pass; by default 64 images or 8 views.
+            batch_size: Images, sequences, or views of videos, a forward pass; by default 64, or 8 views.
             precision: "fp32", "bf16" or "fp16".
 
         Returns:
@@ -207,7 +206,7 @@ class Classifier(Facts):
             there, and for a folder that holds none.
 
         Raises:
-            ValueError: The model takes sequences, or a setting is out of range or has no effect.
+            ValueError: A setting is out of range or has no effect.
         """
         if isinstance(inputs, str | os.PathLike):
             inputs = [inputs]
@@ -219,10 +218,9 @@ class Classifier(Facts):
         """Return the path of one file, which a folder of several is not; ``several`` says what to do then."""
         paths = self.find([path])
         if paths != [Path(path)]:
-            raise ValueError(
-                f"one {self.kind.name} is taken at a time, and {path} is a folder of files: {several}"
-            )
-        if not paths[0].exists():
+            what = "a folder of files" if Path(path).is_dir() else f"a file of {len(paths)}, as {paths[0]}"
+            raise ValueError(f"one {self.kind.name} is taken at a time, and {path} is {what}: {several}")
+        if not self.kind.exists(paths[0]):
             raise FileNotFoundError(f"there is no file or folder {path}")
         return paths[0]
 

@@ -113,7 +113,7 @@ def in_words(facts: Mapping[str, Any], names: Sequence[str]) -> str:
         elif len(sides) == 2:
             shape = f"images of {sides[0]} x {sides[1]} pixels"
         else:
-            shape = f"sequences of {sides[0]} places"
+            shape = f"sequences of {sides[0]} steps"
         mean, deviation = facts.get("mean", 0.0), facts.get("standard_deviation", 255.0)
         scale = f"mean {_rounded(mean)}, standard deviation {_rounded(deviation)}"
         scale = "values from 0 to 1" if (mean, deviation) == (0.0, 255.0) else scale

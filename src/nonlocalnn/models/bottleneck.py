@@ -10,6 +10,10 @@ from torch.nn import functional as F
 
 from nonlocalnn.functional.layers import Convolution
 from nonlocalnn.models.convolution import ClipConvolution
+from nonlocalnn.models.padding import normalised, normalised_layers, without_padding
+
+# torch.fx then records it as one node: whether anything is padded is known only when the graph runs.
+torch.fx.wrap("without_padding")
 
 EXPANSION = 4
 CONVOLUTIONS: tuple[Callable[..., Convolution], ...] = (nn.Conv1d, nn.Conv2d, ClipConvolution)
@@ -100,10 +104,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the map after the block, if there is one."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.relu(self.bn3(self.conv3(x)) + shortcut)
+        shortcut = x if self.downsample is None else normalised_layers(self.downsample, x)
+        # Of a video network the first convolution may look at frames beside its own.
+        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))))
+        x = F.relu(normalised(self.bn2, self.conv2(without_padding(x))))
+        x = F.relu(normalised(self.bn3, self.conv3(x)) + shortcut)
         return x if self.nl is None else self.nl(x)
 
 

@@ -78,10 +78,19 @@ def _other_presets() -> Iterator[tuple[str, Preset]]:
         for depth in (50, 101):
             settings: dict[str, Any] = {"num_sides": 2, "depth": depth, "blocks": blocks, "dropout": 0.0}
             yield f"{prefix}resnet{depth}", Preset(ResidualNetwork, 1000, (3, 224, 224), settings)
-    tiny = {"c1d_tiny": (64,), "resnet_tiny": (32, 32), "c2d_tiny": (8, 32, 32)}
+    # Of sequences: a block right before the last bottleneck of res3 and of res4. There are no weights to
+    # begin with, so that nothing starts as the identity, as in the tiny ones.
+    for name, lengths, last in (("resnet1d_18", (2, 2, 2, 2), (0, 0)), ("resnet1d_50", (3, 4, 6, 3), (2, 4))):
+        for prefix, places in (("", {}), ("nl2_", {"layer2": (last[0],), "layer3": (last[1],)})):
+            settings = {"num_sides": 1, "depth": lengths, "blocks": places, "dropout": 0.0}
+            settings |= {"zero_init": False, "zero_init_residual": False}
+            yield prefix + name, Preset(ResidualNetwork, 10, (1, 1024), settings)
+    tiny = {"c1d_tiny": (64,), "resnet1d_tiny": (64,), "resnet_tiny": (32, 32), "c2d_tiny": (8, 32, 32)}
+    # Files have sequences of a dozen steps, too, and a step of one side is cheap.
+    wider = {"resnet1d_tiny": {"width": 16, "stem_stride": 1}}
     for name, sides in tiny.items():
         for prefix, places in (("", {}), ("nl2_", {"layer2": (0,), "layer3": (0,)})):
-            settings = {**_TINY, "num_sides": len(sides), "blocks": places}
+            settings = {**_TINY, "num_sides": len(sides), "blocks": places, **wider.get(name, {})}
             yield prefix + name, Preset(ResidualNetwork, 10, (3, *sides), settings)
 
 

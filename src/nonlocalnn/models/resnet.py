@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -12,9 +13,15 @@ from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn.blocks import BLOCKS, SubSample
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
-from nonlocalnn.functional.layers import BatchNorm
+from nonlocalnn.functional.layers import BatchNorm, is_traced
+from nonlocalnn.functional.masks import real_mask
 from nonlocalnn.models.bottleneck import CONVOLUTIONS, EXPANSION, Bottleneck, FrozenNorm, along, halves
+from nonlocalnn.models.padding import mean_of_real, normalised, without_padding
 from nonlocalnn.models.placement import STAGES, Placement, block_places, stage_lengths
+
+# torch.fx then records each as one node: whether anything is padded is known only when the graph runs.
+torch.fx.wrap("mean_of_real")
+torch.fx.wrap("without_padding")
 
 Inflation = Literal["3x1x1", "3x3x3"] | None
 ResidualNorm = Literal["batch", "frozen"]
@@ -58,6 +65,8 @@ class ResidualNetwork(nn.Module):
             mmaction2's does, instead of taking the larger value of two frames.
         small_stem: For inputs of some dozens of pixels: the first convolution is 3 wide, and the first
             pooling is left out, so that the stages work at 1/2, 1/4, 1/8 and 1/16 of a side.
+        stem_stride: Stride of the first convolution in space: 2, or 1 for inputs of few steps or pixels, of
+            which each counts; the stages then work at twice the sides.
         blocks: How many non-local blocks, placed as in the paper: 0, 1, 5 or 10 at depth 50 or 101; or the
             places, as in ``{"layer2": [1, 3]}`` for the second and the fourth bottleneck of ``layer2``.
         instantiation: The pairwise function of the blocks.
@@ -106,6 +115,7 @@ class ResidualNetwork(nn.Module):
         pads_pool1: bool = True,
         pool1_skips_frames: bool = False,
         small_stem: bool = False,
+        stem_stride: int = 2,
         blocks: int | Placement = 0,
         instantiation: Instantiation = "embedded_gaussian",
         sub_sample: SubSample = "before",
@@ -124,6 +134,7 @@ class ResidualNetwork(nn.Module):
         check_whole("num_classes", num_classes)
         check_whole("in_channels", in_channels)
         check_whole("width", width, most=2**20)
+        check_choice("stem_stride", stem_stride, (1, 2))
         if window is not None:
             check_whole("window", window)
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
@@ -156,7 +167,7 @@ class ResidualNetwork(nn.Module):
             in_channels,
             width,
             stem,
-            stride=along(num_sides, 2 if halves_time_early else 1, 2),
+            stride=along(num_sides, 2 if halves_time_early else 1, stem_stride),
             padding=halves(stem),
             bias=False,
         )
@@ -224,12 +235,12 @@ class ResidualNetwork(nn.Module):
             ValueError: ``x`` has another rank, or too few frames to be pooled.
         """
         x = _check_input(x, self.num_sides, self._fewest_frames())
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))))
         if self.pool1 is not None:
-            x = self.pool1(x)
+            x = self.pool1(without_padding(x))
         x = self.layer1(x)
         if self.pool2 is not None:
-            x = self.pool2(x)
+            x = self.pool2(without_padding(x))
         return self.layer4(self.layer3(self.layer2(x)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,7 +249,7 @@ class ResidualNetwork(nn.Module):
 
     def scores_of(self, maps: Tensor) -> Tensor:
         """Return the scores that belong to what :meth:`features` gave, shape (B, num_classes)."""
-        return self.fc(self.dropout(maps.flatten(2).mean(2)))
+        return self.fc(self.dropout(mean_of_real(maps)))
 
     def probabilities(self, x: Tensor, *, window: int | None = None, multi_label: bool = False) -> Tensor:
         r"""Return the mean over all places of the class probabilities there, shape (B, num_classes).
@@ -258,7 +269,16 @@ class ResidualNetwork(nn.Module):
     def probabilities_of(
         self, maps: Tensor, *, window: int | None = None, multi_label: bool = False
     ) -> Tensor:
-        """Return :meth:`probabilities` of what :meth:`features` gave: who wants scores too runs once."""
+        """Return :meth:`probabilities` of what :meth:`features` gave: who wants scores too runs once.
+
+        Raises:
+            ValueError: A part of the maps is padding, which windows would take in.
+        """
+        if not is_traced(maps) and real_mask(maps) is not None:
+            raise ValueError(
+                "windows are of maps without padding: call the network itself, which averages over what is "
+                "real, or leave real_positions"
+            )
         window = self.window if window is None else window
         kernel = [side if window is None else min(window, side) for side in maps.shape[2:]]
         if self.num_sides == 3:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nonlocalnn._device import Precision
 from nonlocalnn._workers import Batches, leave_signals_to_parent
+from nonlocalnn.data.sequences.padding import pad_batch
 from nonlocalnn.tasks.inputs import Facts
 from nonlocalnn.tasks.kinds import kind_of_samples
 from nonlocalnn.tasks.probabilities import class_probabilities
@@ -73,7 +74,7 @@ def answer_files(
         collate_fn=_stack,
         worker_init_fn=leave_signals_to_parent,
     )
-    for read, files in Batches(loader) if num_workers else loader:
+    for read, lengths, files in Batches(loader) if num_workers else loader:
         rows: Iterator[Tensor] = iter(())
         if read is not None:
             rows = iter(
@@ -85,6 +86,7 @@ def answer_files(
                     batch_size=batch_size,
                     device=device,
                     precision=precision,
+                    lengths=lengths,
                 )
             )
         for path, error in files:
@@ -119,15 +121,24 @@ class _Files(Dataset[Any]):
             return path, str(error)
 
 
-def _stack(read: Sequence[tuple[Any, Tensor | str]]) -> tuple[Tensor | None, list[tuple[Any, str | None]]]:
+def _stack(
+    read: Sequence[tuple[Any, Tensor | str]],
+) -> tuple[Tensor | None, list[Tensor], list[tuple[Any, str | None]]]:
     """Collate in the reading process: each tensor that is handed over costs an open file.
 
     Returns:
-        What was read, stacked, and each path with what was wrong with it, if anything.
+        What was read, stacked; of sequences that differ in length, which are padded, the lengths; and each
+        path with what was wrong with it, if anything.
     """
     samples = [sample for _, sample in read if isinstance(sample, Tensor)]
     files = [(path, None if isinstance(sample, Tensor) else sample) for path, sample in read]
-    return torch.stack(samples) if samples else None, files
+    if not samples:
+        return None, [], files
+    # A view of a sequence is (C, N); all other kinds are read in one size.
+    if samples[0].dim() != 3:
+        return torch.stack(samples), [], files
+    batch, lengths = pad_batch(samples)
+    return batch, [] if lengths is None else [lengths], files
 
 
 def _answer(probabilities: Tensor, classes: Sequence[str], *, top: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nonlocalnn.tasks.evaluation import evaluate
 from nonlocalnn.tasks.inputs import InputKind
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_samples
 from nonlocalnn.tasks.networks import build_network, check_task, named_network
+from nonlocalnn.tasks.probabilities import real_part
 from nonlocalnn.tasks.recipe import Recipe
 
 
@@ -88,10 +89,12 @@ class ClassificationTask:
 
         Args:
             model: The network.
-            batch: Samples, (B, C, \*sides), and targets, (B,), or (B, K) of zeros and ones.
+            batch: Samples, (B, C, \*sides), and targets, (B,), or (B, K) of zeros and ones; where samples are
+                padded, their real sizes, (B, sides), too.
         """
-        samples, targets = batch
-        scores = model(samples)
+        samples, targets, *lengths = batch
+        with real_part(samples, lengths):
+            scores = model(samples)
         if targets.dim() == 2:
             return F.binary_cross_entropy_with_logits(scores, targets), {}
         return F.cross_entropy(scores, targets), {"accuracy": (scores.argmax(1) == targets).float().mean()}

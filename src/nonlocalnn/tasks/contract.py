@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 
 class Samples(Protocol):
-    """What the training loop asks of a data set."""
+    """What the training loop asks of a data set.
+
+    One whose samples differ in size also has ``collate``, which makes a batch of a list of its items.
+    """
 
     def __len__(self) -> int: ...
 
@@ -43,7 +46,10 @@ class Task(Protocol[D]):
         ...
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean loss over a collated batch, and further means to log, all of shape ()."""
+        """Return the mean loss over a collated batch, and further means to log, all of shape ().
+
+        It is also called without gradients, where statistics of norms are averaged anew.
+        """
         ...
 
     def evaluate(

@@ -88,14 +88,17 @@ def evaluate(
         Subset(dataset, share),
         batch_size=max(1, batch_size // dataset.num_views),
         num_workers=num_workers,
+        collate_fn=dataset.collate,
         worker_init_fn=leave_signals_to_parent,
     )
     tally = _ClassesTally if dataset.multi_label else _ClassTally
     readable, rows = [torch.empty(0, dtype=torch.bool)], [tally.none(len(dataset.classes))]
     with eval_mode(model):
-        for samples, targets in Batches(loader) if watch is None else watch(Batches(loader)):
+        for samples, targets, *lengths in Batches(loader) if watch is None else watch(Batches(loader)):
             readable.append(targets.view(len(targets), -1)[:, 0] != UNREADABLE)
-            views = samples.view(len(samples), -1, *dataset.sample_shape)[readable[-1]]
+            # A batch of sequences is as long as its own longest.
+            shape = samples.shape[-len(dataset.sample_shape) :]
+            views = samples.view(len(samples), -1, *shape)[readable[-1]]
             if len(views) == 0:
                 continue
             with _naming_samples(dataset.sample_shape):
@@ -107,6 +110,7 @@ def evaluate(
                     batch_size=batch_size,
                     device=device,
                     precision=precision,
+                    lengths=[sizes[readable[-1]] for sizes in lengths],
                 )
             if probabilities.shape[1] != len(dataset.classes):
                 raise _wrong_scores(probabilities.shape, len(dataset.classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +103,17 @@ class Evaluation(Figures):
         return (counts.diagonal() / counts.sum(0)).tolist()
 
     @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have samples: each class counts alike."""
+        return _mean(self.recall)
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean over the classes of F1, 2 TP / (2 TP + FP + FN), of those that occur or were predicted."""
+        counts = self.confusion.to(torch.float64)
+        return _mean((2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))).tolist())
+
+    @property
     def headline(self) -> str:
         """The accuracy; of more than five classes the top-5 accuracy too."""
         top = f" (top-5 {self.top5_accuracy:.4f})" if len(self.classes) > _TOP else ""
@@ -126,6 +138,8 @@ class Evaluation(Figures):
         return {
             "accuracy": self.accuracy,
             **top,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
             **super().to_dict(),
             "recall": by_class(self.classes, self.recall),
             "precision": by_class(self.classes, self.precision),
@@ -181,6 +195,12 @@ class MultiLabelEvaluation(Figures):
             **super().to_dict(),
             "average_precision": by_class(self.classes, self.average_precision),
         }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of those that are defined."""
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined)
 
 
 def by_class(classes: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:

@@ -69,13 +69,15 @@ class ShownInput:
     Args:
         name: What it is called: a file's name, or a sample's.
         sample: What the network takes, (C, \*sides), float32.
-        pixels: The same as it looks, (C, \*sides), in [0, 1]: not normalised.
+        pixels: The same as it looks, (C, \*sides), in [0, 1]: not normalised. Of a sequence from a file, as
+            the network takes it.
         picture: An image or a clip in its own resolution, (C, h, w) or (C, T, h, w), in [0, 1]: the part that
             the network sees, in its own shape; smaller only where it has more than 8 million pixels. None
             where there is nothing but ``pixels``.
         frame_numbers: Of a video, which of its frames these are.
         seconds: Of a video, when these are; None where nothing tells its rate.
         truth: Its class, where that is known.
+        rate: Of a sequence, its steps a second, where these are known.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ShownInput:
     frame_numbers: tuple[int, ...] | None = None
     seconds: tuple[float, ...] | None = None
     truth: str | None = None
+    rate: float | None = None
 
 
 def shown_size(height: int, width: int, frames: int = 1) -> tuple[int, int]:
@@ -193,6 +196,10 @@ class InputKind(ABC):
 
         What is not there, and a folder that holds none, are among them as they are named.
         """
+
+    def exists(self, path: Path) -> bool:
+        """Return whether there is anything at a path that :meth:`find` gave."""
+        return path.exists()
 
     @abstractmethod
     def read(self, path: Path, facts: Facts, *, views: int | None = None) -> Tensor:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from nonlocalnn._device import Precision, autocast_for
 from nonlocalnn._errors import check_positive
+from nonlocalnn.functional import real_positions
 from nonlocalnn.models import ResidualNetwork
+
+
+def real_part(samples: Tensor, lengths: Sequence[Tensor]) -> AbstractContextManager[None]:
+    r"""Tell networks, while the context lasts, which part of each sample of a batch is real.
+
+    Args:
+        samples: (B, C, \*sides), padded where there are lengths.
+        lengths: Nothing, or one thing: the real sizes, (B, sides).
+    """
+    return real_positions(lengths[0], samples.shape[2:]) if lengths else nullcontext()
 
 
 @torch.no_grad()
@@ -20,6 +34,7 @@ def class_probabilities(
     batch_size: int = 8,
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
+    lengths: Sequence[Tensor] = (),
 ) -> Tensor:
     r"""Return the class probabilities of samples, the mean over the views of each.
 
@@ -35,6 +50,8 @@ def class_probabilities(
         batch_size: Views a forward pass.
         device: Where the model is.
         precision: "fp32", "bf16" or "fp16".
+        lengths: Of samples that are padded the real sizes, (B, sides), as the only thing; see
+            :func:`real_part`.
 
     Returns:
         float64 (B, K), on the CPU.
@@ -54,8 +71,10 @@ def class_probabilities(
     if not 4 <= views.dim() <= 6:
         raise ValueError(f"views must be (B, V, C, *sides), of 1 to 3 sides; got shape {tuple(views.shape)}")
     found = []
-    for part in views.flatten(0, 1).split(batch_size):
-        with autocast_for(precision, device):
+    # Of all views of a sample the same part is real.
+    own = [sizes.repeat_interleave(views.shape[1], 0).split(batch_size) for sizes in lengths]
+    for number, part in enumerate(views.flatten(0, 1).split(batch_size)):
+        with autocast_for(precision, device), real_part(part, [sizes[number] for sizes in own]):
             _, probabilities = scores_and_probabilities(
                 model, part.to(device), multi_label=multi_label, everywhere=everywhere
             )

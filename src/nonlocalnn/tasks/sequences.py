@@ -1,48 +1,116 @@
-"""Sequences: generated ones; files of them are not read."""
+"""Sequences: files of numbers of any length, and generated ones."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from nonlocalnn.data import LabelledSamples, load_dataset
+from nonlocalnn.data.sequences.dataset import LabelledSequences, normalize_sequence
+from nonlocalnn.data.sequences.files import SEQUENCE_SUFFIXES, find_sequences, place_of, read_sequence
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+from nonlocalnn.tasks.recipe import Recipe
 
 
 class Sequences(InputKind):
-    """Samples (C, N)."""
+    """Samples (C, N), of files each of its own length.
+
+    A channel of files is normalised by the mean and the standard deviation that it has in the training data,
+    which a checkpoint remembers.
+    """
 
     name = "sequence"
     samples = "sequences"
     num_sides = 1
-    datasets = ("cue-sequence",)
+    datasets = ("cue-sequence", "sequences")
 
     def network_for(self, data: str) -> str:
         """See :meth:`InputKind.network_for`."""
-        return "nl2_c1d_tiny"
+        return "nl2_resnet1d_tiny" if data == "sequences" else "nl2_c1d_tiny"
+
+    def check(self, recipe: Recipe) -> None:
+        """See :meth:`InputKind.check`: sequences have no size in pixels."""
+        if recipe.data == "sequences" and recipe.image_size is not None:
+            raise ValueError("image_size applies to images and videos, and not to 'sequences': leave it out")
+
+    def dataset(self, recipe: Recipe, split: str) -> LabelledSamples:
+        """See :meth:`InputKind.dataset`: of files normalised by the training split."""
+        data = super().dataset(recipe, split)
+        if not isinstance(data, LabelledSequences):
+            return data
+        training = data if split == "train" else super().dataset(recipe, "train")
+        assert isinstance(training, LabelledSequences)
+        if data.channels != training.channels:
+            raise ValueError(
+                f"all sequences must have as many channels; those for training have {training.channels}, and "
+                f"those of {split!r} {data.channels}"
+            )
+        return data.normalize(*training.statistics())
+
+    def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
+        """See :meth:`InputKind.metadata`: the normalisation of files, and how long they are."""
+        if not isinstance(data, LabelledSequences):
+            return {}
+        return {
+            "mean": data.mean,
+            "standard_deviation": data.standard_deviation,
+            "lengths": list(data.lengths),
+        }
+
+    def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
+        """See :meth:`InputKind.test_data`."""
+        data = load_dataset(name, split, **settings)
+        if not isinstance(data, LabelledSequences) or not _is_scaled(facts):
+            return data
+        if data.channels != facts.channels:
+            raise ValueError(f"the model takes {facts.channels} channels, and {name!r} has {data.channels}")
+        return data.normalize(facts.mean, facts.standard_deviation)
 
     def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-        """Refuse: there is no file of a sequence.
+        """See :meth:`InputKind.find`: each sequence of a file of many is FILE#NUMBER."""
+        return find_sequences(inputs)
 
-        Raises:
-            ValueError: Always.
-        """
-        raise _no_files()
+    def exists(self, path: Path) -> bool:
+        """See :meth:`InputKind.exists`."""
+        return place_of(path)[0].exists()
 
     def read(self, path: Path, facts: Facts, *, views: int | None = None) -> Tensor:
-        """See :meth:`find`."""
-        raise _no_files()
+        """See :meth:`InputKind.read`: float32 (1, C, N), as a network takes it.
+
+        Normalised already, so that what a shorter one is padded with is 0 after it.
+        """
+        file = place_of(path)[0]
+        if file.exists() and file.suffix.lower() not in SEQUENCE_SUFFIXES:
+            raise ValueError(
+                f"{path} is no sequence ({', '.join(SEQUENCE_SUFFIXES)}), and this model takes sequences"
+            )
+        sequence = read_sequence(path)
+        if len(sequence) != facts.channels:
+            raise ValueError(
+                f"{path} must have {facts.channels} channels for this model; got {len(sequence)}"
+            )
+        if _is_scaled(facts):
+            sequence = normalize_sequence(
+                sequence, mean=facts.mean, standard_deviation=facts.standard_deviation
+            )
+        return sequence.unsqueeze(0)
 
     def prepare(self, read: Tensor, facts: Facts) -> Tensor:
-        """See :meth:`find`."""
-        raise _no_files()
+        """See :meth:`InputKind.prepare`."""
+        return read
 
     def show(self, path: Path, facts: Facts, *, whole: bool) -> ShownInput:
-        """See :meth:`find`."""
-        raise _no_files()
+        """See :meth:`InputKind.show`: always whole, each channel in the training's standard deviations."""
+        (sample,) = self.read(path, facts)
+        file, number = place_of(path)
+        name = file.name if number is None else f"{file.stem}-{number}{file.suffix}"
+        return ShownInput(name=name, sample=sample, pixels=sample)
 
 
-def _no_files() -> ValueError:
-    return ValueError("images and videos can be read from files; this model takes sequences")
+def _is_scaled(facts: Facts) -> bool:
+    """Return whether a model was trained on normalised files: generated sequences are taken as they are."""
+    return (facts.mean, facts.standard_deviation) != (0.0, 255.0)

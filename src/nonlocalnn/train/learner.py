@@ -173,8 +173,10 @@ class Learner:
         """
         torch.manual_seed(seed)
         device = self._group.device
+        # The task alone knows what of a batch the network takes, and what in it is padding.
+        batches = ([[each.to(device) for each in batch]] for batch, _ in parts)
         with autocast_for(self._recipe.precision, device):
-            update_bn((batch[0] for batch, _ in parts), self.model, device)
+            update_bn(batches, _Losses(self._task, self.model).train(self.model.training))
 
     def _backward(self, parts: Iterator[Part], step: int) -> tuple[dict[str, Tensor], list[int], float]:
         """Leave the whole batch's mean gradient; return this rank's mean logs, samples and own seconds."""
@@ -220,6 +222,17 @@ class Learner:
             "The last saved state is untouched: lower lr, set clip_norm, or look at these samples",
             ids,
         )
+
+
+class _Losses(nn.Module):
+    """A network that is given whole batches: what PyTorch averages norms by takes one input a call."""
+
+    def __init__(self, task: Task[Any], model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Sequence[Tensor]) -> None:
+        self.task.loss(self.model, batch)
 
 
 def _laid_out(model: nn.Module, recipe: Recipe, group: Group) -> Replicated | Sharded:

@@ -35,7 +35,11 @@ def opening_lines(
         names = list(facts["classes"])
         shown = ", ".join(names[:_MOST_CLASSES]) + (", ..." if len(names) > _MOST_CLASSES else "")
         found += f": {len(names)} classes ({shown})"
-    shape = " x ".join(str(side) for side in facts.get("sample_shape", ()))
+    sides = [str(side) for side in facts.get("sample_shape", ())]
+    shortest, longest = facts.get("lengths", (None, None))
+    if shortest != longest:
+        sides[-1] = f"{shortest} to {longest}"
+    shape = " x ".join(sides)
     counts = "{} training, {} validation and {} test samples".format(*sizes)
     lines = [f"{found}; {counts}{f' of {shape}' if shape else ''}"]
     number = sum(parameter.numel() for parameter in model.parameters())

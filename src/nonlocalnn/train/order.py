@@ -6,11 +6,12 @@ exactly as if it had never stopped.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from nonlocalnn.tasks.contract import Samples
 
@@ -136,3 +137,21 @@ class SeededSamples(Dataset[tuple[Any, int]]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix(self.seed, "sample", self.epoch, index))
             return self.samples[index], index
+
+
+class SeededBatch:
+    """What makes one batch of the items of :class:`SeededSamples`: ``(batch, numbers of its samples)``.
+
+    A data set whose samples differ in size says how with a method ``collate``, which takes a list of its
+    items; those of any other are stacked as PyTorch does.
+
+    Args:
+        samples: The data set.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self._collate = getattr(samples, "collate", default_collate)
+
+    def __call__(self, items: Sequence[tuple[Any, int]]) -> tuple[Sequence[Tensor], Tensor]:
+        """Return the batch."""
+        return self._collate([sample for sample, _ in items]), torch.tensor([number for _, number in items])

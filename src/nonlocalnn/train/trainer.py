@@ -27,7 +27,14 @@ from nonlocalnn.train.learner import Learner, Part
 from nonlocalnn.train.log import check_tensorboard, progress_bar
 from nonlocalnn.train.opening import opening_lines
 from nonlocalnn.train.optimizer import learning_rate
-from nonlocalnn.train.order import MicroBatches, SeededSamples, epoch_order, mix, steps_per_epoch
+from nonlocalnn.train.order import (
+    MicroBatches,
+    SeededBatch,
+    SeededSamples,
+    epoch_order,
+    mix,
+    steps_per_epoch,
+)
 from nonlocalnn.train.parallel.distributed import Group, process_group
 from nonlocalnn.train.result import TrainResult
 from nonlocalnn.train.signals import StopRequest, stop_on_signal
@@ -284,6 +291,7 @@ class _Run:
                 start_step=start_step,
             ),
             num_workers=recipe.num_workers,
+            collate_fn=SeededBatch(self.train_data),
             pin_memory=self.group.device.type == "cuda",
             worker_init_fn=leave_signals_to_parent,
         )

@@ -34,7 +34,6 @@ _POOLS: dict[int, Callable[[Tensor, Any], Tensor]] = {
     2: F.adaptive_avg_pool2d,
     3: F.adaptive_avg_pool3d,
 }
-_DRAW = {1: draw_sequences, 2: draw_images, 3: draw_strips}
 
 
 def choose_queries(pixels: Tensor, sides: Sides, num_queries: int = 4) -> list[Sides]:
@@ -85,6 +84,7 @@ def draw_rows(
     queries: Sequence[Query] | None = None,
     sample: int = 0,
     title: str = "",
+    rate: float | None = None,
 ) -> Figure:
     r"""Draw what chosen positions attend to, over the input.
 
@@ -108,6 +108,7 @@ def draw_rows(
         queries: Places in ``shown.grid.sides``; None chooses four with detail.
         sample: Which one of the batch.
         title: Written above.
+        rate: Of a sequence, its steps a second: times are then in seconds.
 
     Raises:
         ValueError: A query or the sample does not exist, there is no query, or the pixels or the picture
@@ -137,7 +138,18 @@ def draw_rows(
     views = _views(shown, places, rows, sample)
     entropy = float(entropy_of(rows.flatten(1), math.prod(shown.key_shape)).nanmean())
     drawn = pixels if picture is None else check_picture(picture, pixels)
-    return _DRAW[len(shown.grid.sides)](shown, drawn, views, _titled(title, shown, entropy))
+    return _draw(shown, drawn, views, _titled(title, shown, entropy), rate)
+
+
+def _draw(
+    shown: AffinityRows, drawn: Tensor, views: Sequence[View], title: str, rate: float | None
+) -> Figure:
+    num_sides = len(shown.grid.sides)
+    if num_sides == 1:
+        return draw_sequences(shown, drawn, views, title, rate=rate)
+    if rate is not None:
+        raise ValueError("rate is a sequence's; images and clips have none: leave it out")
+    return (draw_images if num_sides == 2 else draw_strips)(shown, drawn, views, title)
 
 
 def _views(shown: AffinityRows, places: Sequence[Sides], rows: Tensor, sample: int) -> list[View]:
@@ -173,6 +185,7 @@ def draw_attended(
     summary: AffinitySummary | None = None,
     sample: int = 0,
     title: str = "",
+    rate: float | None = None,
 ) -> Figure:
     r"""Draw what is attended most: the mean weight of each key over all queries, over the input.
 
@@ -183,6 +196,7 @@ def draw_attended(
         summary: What :func:`~nonlocalnn.affinity.summarise` has given for the map; None computes it.
         sample: Which one of the batch.
         title: Written above.
+        rate: See :func:`draw_rows`.
 
     Raises:
         ValueError: The sample does not exist, or the pixels or the picture are not those of the map's input.
@@ -199,7 +213,7 @@ def draw_attended(
     views = [View(weights=attended, signed=False, even=even, least=least, label=label)]
     drawn = pixels if picture is None else check_picture(picture, pixels)
     entropy = float(summary.entropy[sample])
-    return _DRAW[len(shown.grid.sides)](shown, drawn, views, _titled(title, shown, entropy))
+    return _draw(shown, drawn, views, _titled(title, shown, entropy), rate)
 
 
 def _pixels_of(shown: AffinityRows, pixels: Tensor | None, sample: int) -> Tensor:

@@ -21,8 +21,18 @@ _POSITIVE, _NEGATIVE, _QUERY = "#d55e00", "#0072b2", "#117733"
 _MOST_NAMED = 8
 
 
-def draw_sequences(shown: AffinityRows, pixels: Tensor, views: Sequence[View], title: str) -> Figure:
-    """Draw two lines of axes for each view: channels shaded by weight, and the weights as steps."""
+def draw_sequences(
+    shown: AffinityRows, pixels: Tensor, views: Sequence[View], title: str, *, rate: float | None = None
+) -> Figure:
+    """Draw two lines of axes for each view: channels shaded by weight, and the weights as stairs.
+
+    Args:
+        shown: The map of a block.
+        pixels: The channels, (C, L).
+        views: Whose weights are drawn.
+        title: Written above.
+        rate: Steps a second: times are then in seconds.
+    """
     figure = panels.new_figure(_WIDTH, (_HIGH + _LOW + 0.35) * len(views) + 0.5, title=title)
     axes = figure.subplots(
         2 * len(views),
@@ -43,14 +53,15 @@ def draw_sequences(shown: AffinityRows, pixels: Tensor, views: Sequence[View], t
         ((start, end),) = shown.grid.box(*view.query)
         for axis in (above, below):
             axis.axvspan(start, end, facecolor=_QUERY, alpha=0.45, edgecolor=_QUERY, linewidth=1.2, zorder=4)
+        step = shown.grid.pixel(*view.query)[0]
         above.set_title(
-            f"query {view.number}: position {shown.grid.pixel(*view.query)[0]}",
+            f"query {view.number}: step {step}" + ("" if rate is None else f", {step / rate:.4g} s"),
             fontsize=8,
             loc="left",
             color=_QUERY,
         )
     axes[-1].set_xlim(0, pixels.shape[1])
-    axes[-1].set_xlabel("position in the input", fontsize=8)
+    _label_time(axes[-1], rate)
     if len(pixels) <= _MOST_NAMED:
         figure.legend(
             *axes[0].get_legend_handles_labels(),
@@ -67,6 +78,20 @@ def _edges(shown: AffinityRows) -> Tensor:
     grid = shown.key_grid
     edges = grid.centres[0] + grid.steps[0] * (torch.arange(grid.sides[0] + 1) - 0.5)
     return edges.clamp(0, grid.input_sides[0])
+
+
+def _label_time(axis: Any, rate: float | None) -> None:
+    """Write below the lowest axes when it is, in steps or with a rate in seconds."""
+    if rate is None:
+        axis.set_xlabel("step of the input", fontsize=8)
+        return
+    # An axis of its own has its ticks at round seconds; what is drawn stays in steps.
+    axis.tick_params(labelbottom=False)
+    seconds = axis.secondary_xaxis(
+        "bottom", functions=(lambda step: step / rate, lambda second: second * rate)
+    )
+    seconds.set_xlabel("seconds", fontsize=8)
+    seconds.tick_params(labelsize=6.5)
 
 
 def _draw_channels(axis: Any, pixels: Tensor) -> None:

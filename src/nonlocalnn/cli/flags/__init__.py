@@ -112,6 +112,15 @@ def add_whole(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rate(parser: argparse.ArgumentParser) -> None:
+    """Add ``--rate``, of commands that draw an input."""
+    parser.add_argument(
+        "--rate",
+        type=float,
+        help="of sequences: steps a second, to show times in seconds (default: in steps)",
+    )
+
+
 def spelled_as_typed(text: str, parser: argparse.ArgumentParser) -> str:
     """Return a message with settings spelled as the flags that set them, where a command has those.
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nonlocalnn.cli.flags import CommandParser, add_data, add_model, add_whole, command_parser
+from nonlocalnn.cli.flags import CommandParser, add_data, add_model, add_rate, add_whole, command_parser
 
 
 def parser() -> CommandParser:
@@ -15,7 +15,11 @@ def parser() -> CommandParser:
         "  nonlocalnn explain --data cue --sample 3 --model runs/cue -o cue.html --deletion",
     )
     parser.add_argument(
-        "inputs", nargs="*", type=Path, metavar="input", help="images, or videos for a model of videos"
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="input",
+        help="images, or for a model of them videos or sequences; one of a file of many is FILE#NUMBER",
     )
     add_model(parser, precision=False)
     parser.add_argument(
@@ -28,6 +32,7 @@ def parser() -> CommandParser:
     parser.add_argument("--sample", type=int, default=0, help="place in the split (default: 0)")
     parser.add_argument("--blocks", nargs="+", help="names of blocks (default: all)")
     add_whole(parser)
+    add_rate(parser)
     parser.add_argument(
         "--no-effects",
         action="store_true",

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from nonlocalnn._names import ANIMATIONS
-from nonlocalnn.cli.flags import CommandParser, add_data, add_model, add_whole, command_parser
+from nonlocalnn.cli.flags import CommandParser, add_data, add_model, add_rate, add_whole, command_parser
 
 _PLACE = re.compile(r"-?\d+(,-?\d+){0,2}")
 
@@ -20,7 +20,9 @@ def parser() -> CommandParser:
         "  nonlocalnn maps clip.mp4 --model runs/kinetics --pixels 3,112,112 --format gif\n"
         "  nonlocalnn maps --data digits --samples 0 12 --model runs/digits --blocks nl_1 --queries 3,4 9,9",
     )
-    parser.add_argument("inputs", nargs="*", type=Path, help="images or videos, and folders of them")
+    parser.add_argument(
+        "inputs", nargs="*", type=Path, help="images, videos or sequences, and folders of them"
+    )
     add_model(parser)
     add_data(parser, purpose="take inputs from a data set instead")
     parser.add_argument(
@@ -50,6 +52,7 @@ def parser() -> CommandParser:
         help="of the pictures; gif and mp4 are videos that move, a file a query (default: png)",
     )
     add_whole(parser)
+    add_rate(parser)
     parser.add_argument(
         "--all-rows", action="store_true", help="write the rows of all queries, not of those drawn only"
     )

@@ -9,12 +9,14 @@ def parser() -> CommandParser:
     """Return the parser."""
     parser = command_parser(
         "predict",
-        "The most probable classes of images, or of videos by a model of videos, one JSON object a line.\n"
+        "The most probable classes of images, or of videos or sequences by a model of them, one JSON object\n"
+        "a line.\n"
         "Of a segmentation network the classes of an image's pixels: a picture of the labels, one with\n"
         "colours over the image, and in the line each class's share.",
         "nonlocalnn predict digit.png more/ --model runs/digits\n"
         "  nonlocalnn predict photos/ --model runs/masks --output-folder labelled\n"
         "  nonlocalnn predict clip.mp4 --model runs/kinetics --views 30 --top 5\n"
+        "  nonlocalnn predict ecg.csv Vowels_TEST.ts --model runs/sequences\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics --engine ray",
     )
@@ -34,7 +36,9 @@ def parser() -> CommandParser:
         "as the run was tested)",
     )
     parser.add_argument(
-        "--batch-size", type=int, help="images or views a forward pass (default: 64 images or 8 views)"
+        "--batch-size",
+        type=int,
+        help="images, sequences or views a forward pass (default: 64, of views 8)",
     )
     parser.add_argument("--output", type=Path, help="file for the lines (default: standard output)")
     lists = parser.add_argument_group(

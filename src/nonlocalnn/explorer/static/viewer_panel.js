@@ -8,7 +8,7 @@ NonlocalViewer.Panel = (() => {
   const TARGETS = {
     video: ["Frames", "any frame", "place"],
     image: ["Image", "the image", "place"],
-    sequence: ["Curves", "the curves", "position"],
+    sequence: ["Curves", "the curves", "step"],
   };
 
   return class Panel {
@@ -202,7 +202,7 @@ NonlocalViewer.Panel = (() => {
 
     #tables() {
       const { data } = this.viewer;
-      const places = { video: ["frames", "row", "column"], image: ["row", "column"], sequence: ["position"] };
+      const places = { video: ["frames", "row", "column"], image: ["row", "column"], sequence: ["step"] };
       this.weights = table(
         "Largest weights",
         "Places are those of a key's centre. Values are stored in steps of the largest over 255, signed " +

@@ -75,7 +75,7 @@ NonlocalViewer.parts = (() => {
 
   /** Each block's figures over all queries of the input. */
   function summaryTable(data) {
-    const unit = data.kind === "sequence" ? "positions" : "pixels";
+    const unit = data.kind === "sequence" ? "steps" : "pixels";
     const inTime = data.kind === "video" ? ["distance in frames"] : [];
     const made = table(
       "Summary of the blocks",

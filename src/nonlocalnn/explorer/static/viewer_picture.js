@@ -94,7 +94,7 @@ NonlocalViewer.Picture = (() => {
     const { input, kind } = viewer.data;
     if (kind === "sequence") {
       const [channels, length] = [input.channels ?? [], viewer.sides[2]];
-      const caption = `${channels.length} channels, positions 0 to ${length - 1}`;
+      const caption = NonlocalViewer.words.length(input);
       return [new Surface(curves(channels, length), viewer.sides, caption)];
     }
     return input.frames.map((source, frame) => {

@@ -21,9 +21,16 @@ NonlocalViewer.words = (() => {
     return even ? `${number(weight / even)}\u00d7` : "\u2013";
   }
 
+  /** What a sequence is: its steps, and where its rate is known how long they take. */
+  function length({ sides: [steps], channels, rate }) {
+    const time = rate ? `, ${number(steps / rate)} s` : "";
+    return `${channels?.length ?? 0} channels of ${steps} steps${time}`;
+  }
+
   /** What the input is, and in which pixels its rows and columns count: those that the network sees. */
   function sizes({ kind, input: { sides, picture_sides: own } }) {
     const [seen, shape] = [sides, own ?? []].map((some) => some.join(" \u00d7 "));
+    if (kind === "sequence") return `sequence of ${seen} steps`;
     const isOwn = own && own.join() !== sides.slice(-2).join();
     if (!isOwn) return `${kind} of ${seen}`;
     return `${kind} of ${shape} pixels, which the network sees as ${seen}: rows and columns are counted there`;
@@ -38,9 +45,15 @@ NonlocalViewer.words = (() => {
     return `frame ${index}${inFile.length ? ` (${inFile.join(", ")})` : ""}`;
   }
 
+  /** A step of a sequence, and where its rate is known when that is. */
+  function step(viewer, index) {
+    const { rate } = viewer.data.input;
+    return rate ? `step ${index} (${number(index / rate)} s)` : `step ${index}`;
+  }
+
   function place(viewer, [time, row, column]) {
     const { kind } = viewer.data;
-    if (kind === "sequence") return `position ${column}`;
+    if (kind === "sequence") return step(viewer, column);
     const inFrame = `row ${row}, column ${column}`;
     return kind === "video" ? `${frame(viewer, time)}, ${inFrame}` : inFrame;
   }
@@ -59,7 +72,7 @@ NonlocalViewer.words = (() => {
 
   function keyPlace(viewer, key) {
     const cells = keyCells(viewer, key);
-    if (cells.length === 1) return `position ${cells[0]}`;
+    if (cells.length === 1) return step(viewer, Number(cells[0]));
     const inFrame = `row ${cells.at(-2)}, column ${cells.at(-1)}`;
     if (cells.length === 2) return inFrame;
     return `${cells[0].includes("\u2013") ? "frames" : "frame"} ${cells[0]}, ${inFrame}`;
@@ -86,5 +99,5 @@ NonlocalViewer.words = (() => {
     return [`Block ${block.name} (${form}${extent})${spread}.`, asked, found];
   }
 
-  return { number, times, sizes, frame, place, keyCells, status };
+  return { number, times, sizes, length, frame, place, keyCells, status };
 })();

@@ -1,0 +1,287 @@
+"""Your own sequences: a folder with a sub-folder per class, or files of many as the UCR archive names them.
+
+A sub-folder per class is read as that of images (:mod:`nonlocalnn.data.image_folders`), splits and all, with
+a ``.npy``, ``.npz`` or ``.csv`` file a sequence. Otherwise the folder holds files of many sequences, ``.ts``
+or ``.npz``::
+
+    data_dir/Vowels_TRAIN.ts    data_dir/Vowels_TEST.ts    data_dir/Vowels_VALIDATION.ts (may be missing)
+
+Without a file for validation, of every ten training sequences of a class the fifth is kept for it. One file
+alone is divided so, too: of every ten of a class the fifth is for validation and the tenth for the test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nonlocalnn._errors import check_choice
+from nonlocalnn._names import SPLITS
+from nonlocalnn.data.image_folders import labelled_files
+from nonlocalnn.data.labelled import Batch, LabelledSamples
+from nonlocalnn.data.normalization import ChannelValues
+from nonlocalnn.data.sequences.files import (
+    MANY_SUFFIXES,
+    ONE_SUFFIXES,
+    Table,
+    is_one,
+    read_sequence,
+    read_table,
+)
+from nonlocalnn.data.sequences.padding import pad_batch
+
+_SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+_NAME = re.compile(r"(.+)_(train|test|validation|val)", re.IGNORECASE)
+# Of every ten sequences of a class, counted from 0: one each for what a folder has no file of.
+_VALIDATION, _TEST = 4, 9
+
+
+class LabelledSequences(LabelledSamples):
+    r"""Sequences of any length, each with its class; see :class:`~nonlocalnn.data.labelled.LabelledSamples`.
+
+    A sample is float32 (C, L), of its own L, in the files' units until :meth:`normalize` was called. The
+    longest one gives ``sample_shape``.
+
+    Args:
+        sequences: Each one, (C, L), or the file to read it from.
+        ids: The name of each.
+        classes: Names of the classes, in the order of the targets.
+        targets: The class index of each.
+        augment: Whether a sequence is changed at random each time that it is read: each channel is scaled by
+            a factor from 0.9 to 1.1, and noise with a standard deviation of 0.05 is added, which is little
+            once channels are normalised.
+
+    Attributes:
+        lengths: The shortest and the longest, in steps.
+
+    Raises:
+        ValueError: There is none, one cannot be read, or they have different channels.
+
+    Memory: the sequences that are no files.
+    """
+
+    kind = "sequences"
+    any_length = True
+    evaluation_batch = 64
+    standard_deviation: ChannelValues = 1.0
+
+    def __init__(
+        self,
+        sequences: Sequence[Tensor | Path],
+        *,
+        ids: Sequence[str],
+        classes: Sequence[str],
+        targets: Sequence[int],
+        augment: bool = False,
+    ) -> None:
+        self._sequences = list(sequences)
+        self._ids = list(ids)
+        # All are read now, so that a file that cannot be is heard of before the training.
+        shapes = [self.read(index).shape for index in range(len(self._sequences))]
+        for name, shape in zip(ids, shapes, strict=True):
+            if shape[0] != shapes[0][0]:
+                raise ValueError(
+                    f"all sequences must have as many channels; {ids[0]} has {shapes[0][0]}, and {name} has "
+                    f"{shape[0]}"
+                )
+        self.lengths = min(shape[1] for shape in shapes), max(shape[1] for shape in shapes)
+        super().__init__(
+            classes=classes,
+            sample_shape=(shapes[0][0], self.lengths[1]),
+            targets=targets,
+            transform=_vary if augment else None,
+        )
+
+    def read(self, index: int) -> Tensor:
+        """Return sequence ``index`` in the units of its file: float32 (C, L)."""
+        found = self._sequences[index]
+        return found if isinstance(found, Tensor) else read_sequence(found)
+
+    def sample_id(self, index: int) -> str:
+        """See :meth:`LabelledSamples.sample_id`: the path of its file, and its number in a file of many."""
+        return self._ids[index]
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Return each channel's mean and standard deviation over all steps of all sequences.
+
+        The deviation of a channel that never changes is given as 1: there is nothing to scale.
+        """
+        number, mean, squares = 0, torch.zeros(self.channels).double(), torch.zeros(self.channels).double()
+        for index in range(len(self)):
+            values = self.read(index).double()
+            # Sums of squares are of what is left after each mean: differences of large sums would lose it.
+            own, count = values.mean(1), values.shape[1]
+            shift, total = own - mean, number + count
+            squares += (values - own[:, None]).square().sum(1) + shift.square() * (number * count / total)
+            mean, number = mean + shift * (count / total), total
+        deviation = (squares / number).sqrt()
+        # What float32 cannot tell from no change is none.
+        return mean.tolist(), torch.where(deviation > 1e-7 * mean.abs(), deviation, 1.0).tolist()
+
+    def pixels(self, sample: Tensor) -> Tensor:
+        """Return a sample as people see it: as the network does, each channel in standard deviations."""
+        return sample
+
+    def collate(self, items: Sequence[tuple[Tensor, int | Tensor]]) -> Batch:
+        """Return items as one batch: sequences, targets, and where they differ the lengths.
+
+        See :func:`~nonlocalnn.data.sequences.padding.pad_batch`.
+        """
+        batch, lengths = pad_batch([sample for sample, _ in items])
+        targets = torch.tensor([target for _, target in items])
+        return [batch, targets] if lengths is None else [batch, targets, lengths]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        target = self.targets[index]  # first, because its IndexError is what ends iteration
+        sample = normalize_sequence(
+            self.read(index), mean=self.mean, standard_deviation=self.standard_deviation
+        )
+        return sample if self._transform is None else self._transform(sample), target
+
+
+def normalize_sequence(sequence: Tensor, *, mean: ChannelValues, standard_deviation: ChannelValues) -> Tensor:
+    """Return (sequence - mean) / standard_deviation, in the units of the file.
+
+    Args:
+        sequence: (C, L).
+        mean: One number, or one for each channel.
+        standard_deviation: The same.
+
+    Example:
+        >>> normalize_sequence(torch.tensor([[1.0, 5.0]]), mean=[3.0], standard_deviation=[2.0])
+        tensor([[-1.,  1.]])
+    """
+    shift, factor = (torch.tensor(value).view(-1, 1) for value in (mean, standard_deviation))
+    return (sequence - shift) / factor
+
+
+def _vary(sequence: Tensor) -> Tensor:
+    """Return a normalised sequence changed at random, by torch's global random numbers alone."""
+    factors = 0.9 + 0.2 * torch.rand(len(sequence), 1)
+    return sequence * factors + 0.05 * torch.randn(sequence.shape)
+
+
+def load_sequences(
+    data_dir: str | os.PathLike[str], split: str, *, augment: bool = False
+) -> LabelledSequences:
+    """Load a split of a folder of sequences; the module describes the folder.
+
+    Args:
+        data_dir: The folder.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        augment: See :class:`LabelledSequences`.
+
+    Returns:
+        The split, in the units of the files.
+
+    Raises:
+        FileNotFoundError: ``data_dir`` is not a folder.
+        ValueError: There is no such split or no class, the folder is none of these kinds, or a sequence
+            cannot be read.
+    """
+    check_choice("split", split, SPLITS)
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"data_dir must be a folder of sequences; there is no folder {root}")
+    files = _files_of_splits(root)
+    if not files:
+        what = f"no sequence ({', '.join(ONE_SUFFIXES)})"
+        paths, numbers, names = labelled_files(root, split, is_one, kind="sequences", what=what)
+        return LabelledSequences(
+            paths, ids=list(map(str, paths)), classes=names, targets=numbers, augment=augment
+        )
+    file, takes = _source(files, split, root)
+    table, classes = read_table(file), _classes(files)
+    targets = _targets(table, classes, file)
+    indices = [index for index, place in enumerate(_places(targets)) if takes(place)]
+    if not indices:
+        raise ValueError(
+            f"{file} holds too few sequences of a class to divide them: no class has one for {split!r}; put "
+            f"some into a file of their own, as {_beside(file, split)}"
+        )
+    return LabelledSequences(
+        [table.sequences[index] for index in indices],
+        ids=[f"{file}#{index}" for index in indices],
+        classes=classes,
+        targets=[targets[index] for index in indices],
+        augment=augment,
+    )
+
+
+def _files_of_splits(root: Path) -> dict[str, Path]:
+    """Return the files of many sequences in a folder by their splits; one alone is all of them, "".
+
+    Raises:
+        ValueError: Two are for one split, or of two data sets.
+    """
+    there = sorted(entry for entry in root.iterdir() if entry.suffix.lower() in MANY_SUFFIXES)
+    found: dict[str, Path] = {}
+    names = set()
+    for path in there:
+        named = _NAME.fullmatch(path.stem)
+        if named is None:
+            continue
+        split = _SPLIT_NAMES[named[2].lower()]
+        names.add(named[1])
+        if split in found or len(names) > 1:
+            raise ValueError(
+                f"{root} must hold the files of one data set, one a split; got {found[min(found)].name} and "
+                f"{path.name}"
+            )
+        found[split] = path
+    if not found and len(there) == 1 and not any(entry.is_dir() for entry in root.iterdir()):
+        return {"": there[0]}
+    return found
+
+
+def _source(files: dict[str, Path], split: str, root: Path) -> tuple[Path, Callable[[int], bool]]:
+    """Return the file that a split is in, and which of every ten sequences of a class are of it."""
+    if "" in files:
+        own = {"validation": _VALIDATION, "test": _TEST}.get(split)
+        return files[""], lambda place: place == own if own is not None else place not in (_VALIDATION, _TEST)
+    for needed in ("train", "test"):
+        if needed not in files:
+            other = next(iter(files.values()))
+            raise ValueError(f"{root} lacks the file {_beside(other, needed).name} beside {other.name}")
+    if "validation" in files or split == "test":
+        return files[split], lambda place: True
+    return files["train"], lambda place: (place == _VALIDATION) is (split == "validation")
+
+
+def _beside(file: Path, split: str) -> Path:
+    named = _NAME.fullmatch(file.stem)
+    stem = file.stem if named is None else named[1]
+    return file.with_name(f"{stem}_{split.upper()}{file.suffix}")
+
+
+def _classes(files: dict[str, Path]) -> tuple[str, ...]:
+    """Return the classes of a data set, those of its training file."""
+    return read_table(files.get("train", next(iter(files.values())))).classes
+
+
+def _targets(table: Table, classes: Sequence[str], file: Path) -> list[int]:
+    if table.labels is None:
+        raise ValueError(f"{file} does not say the class of a sequence, which training and tests need")
+    for number, label in enumerate(table.labels):
+        if label not in classes:
+            raise ValueError(
+                f"{file}#{number} is of the class {label!r}, and the training file knows {', '.join(classes)}"
+            )
+    place = {name: number for number, name in enumerate(classes)}
+    return [place[label] for label in table.labels]
+
+
+def _places(targets: Iterable[int]) -> list[int]:
+    """Return, for each sequence in order, how many of its class were before it, modulo 10."""
+    seen: Counter[int] = Counter()
+    places = []
+    for target in targets:
+        places.append(seen[target] % 10)
+        seen[target] += 1
+    return places

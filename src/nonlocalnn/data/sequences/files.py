@@ -1,0 +1,265 @@
+"""Files of sequences: those that hold one, and those that hold many with their classes.
+
+One sequence, (C, L): ``.npy``, ``.npz`` with one array, and ``.csv``, a row a step and a column a channel.
+Many: ``.ts``, and ``.npz`` with the arrays ``X`` (N, C, L) and ``y`` (N,), and where they differ ``lengths``
+(N,). A sequence of such a file is named as ``FILE#NUMBER``, from 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nonlocalnn._errors import one_line
+from nonlocalnn.data.folder_files import find_files, is_ignored
+from nonlocalnn.data.sequences.ts_file import read_ts
+
+# Of files of one sequence, and of files of many.
+ONE_SUFFIXES = (".npy", ".npz", ".csv")
+MANY_SUFFIXES = (".ts", ".npz")
+SEQUENCE_SUFFIXES = (".ts", *ONE_SUFFIXES)
+_PART = re.compile(r"(.+)#(\d+)")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The sequences of one file.
+
+    Args:
+        sequences: (C, L) each, float32.
+        labels: The name of the class of each; None where the file says none.
+        classes: Names of the classes, in their order.
+    """
+
+    sequences: list[Tensor]
+    labels: list[str] | None
+    classes: tuple[str, ...]
+
+
+def read_table(path: Path) -> Table:
+    """Return the sequences of a file of many; the last two files are kept for the next call.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It is no such file, or damaged.
+    """
+    about = path.stat()
+    return _table(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=2)
+def _table(path: Path, _changed: int, _size: int) -> Table:
+    if path.suffix.lower() == ".ts":
+        sequences, labels, classes = read_ts(path)
+        for number, sequence in enumerate(sequences):
+            _checked(sequence, f"{path}#{number}")
+        return Table(sequences, labels, classes)
+    return _of_arrays(_arrays(path), path)
+
+
+def read_sequence(path: Path) -> Tensor:
+    """Return one sequence, (C, L), float32: a file of one, or ``FILE#NUMBER`` of a file of many.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It holds no sequence, several, or numbers that are not finite; or it is damaged. A file is
+            never unpickled.
+    """
+    file, number = place_of(path)
+    suffix = file.suffix.lower()
+    if suffix not in SEQUENCE_SUFFIXES:
+        raise ValueError(f"a sequence is read from {', '.join(SEQUENCE_SUFFIXES)}; got {path}")
+    if not file.exists():
+        raise FileNotFoundError(f"there is no file {file}")
+    if number is None and suffix in (".npy", ".csv"):
+        return _checked(_array(file) if suffix == ".npy" else _rows(file), str(file))
+    if number is None and suffix == ".npz":
+        arrays = _arrays(file)
+        if len(arrays) == 1 and "X" not in arrays:
+            return _checked(_numbers(next(iter(arrays.values())), str(file)), str(file))
+    table = read_table(file)
+    if number is None and len(table.sequences) > 1:
+        raise ValueError(
+            f"{path} holds {len(table.sequences)} sequences: name one, as {path}#0 to "
+            f"{path}#{len(table.sequences) - 1}"
+        )
+    if number is not None and number >= len(table.sequences):
+        raise ValueError(f"{file} holds sequences 0 to {len(table.sequences) - 1}; got {path}")
+    return table.sequences[number or 0]
+
+
+def place_of(path: Path) -> tuple[Path, int | None]:
+    """Return the file that a sequence is in, and its number there, where one is named.
+
+    Example:
+        >>> place_of(Path("data/Vowels_TEST.ts#12"))[1], place_of(Path("a#1.csv"))[1]
+        (12, None)
+    """
+    found = _PART.fullmatch(path.name)
+    if found is None or Path(found[1]).suffix.lower() not in MANY_SUFFIXES:
+        return path, None
+    return path.with_name(found[1]), int(found[2])
+
+
+def find_sequences(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the sequences in the files that are named, and in the folders that are named, at any depth.
+
+    Each of a file of many is ``FILE#NUMBER``. What is not there or cannot be read, and a folder without a
+    sequence, are taken as they are named: reading them says what is wrong. All else in a folder is passed
+    over with one warning.
+    """
+    files = find_files(inputs, _is_any, kind="sequences")
+    return [part for file in files for part in _parts_of(file)]
+
+
+def is_one(entry: Path) -> bool:
+    """Return whether a file has the ending of one sequence."""
+    return _is_any(entry) and entry.suffix.lower() in ONE_SUFFIXES and entry.is_file()
+
+
+def _is_any(entry: Path) -> bool:
+    return entry.suffix.lower() in SEQUENCE_SUFFIXES and not is_ignored(entry) and not entry.is_dir()
+
+
+def _parts_of(path: Path) -> list[Path]:
+    if path.suffix.lower() not in MANY_SUFFIXES or place_of(path)[1] is not None:
+        return [path]
+    try:
+        if path.suffix.lower() == ".npz" and "X" not in _names(path):
+            return [path]
+        number = len(read_table(path).sequences)
+    except (OSError, ValueError):
+        return [path]
+    return [path.with_name(f"{path.name}#{each}") for each in range(number)]
+
+
+def _checked(sequence: Any, name: str) -> Tensor:
+    """Return a sequence as float32 (C, L), where it is one of finite numbers."""
+    if sequence.ndim == 1:
+        sequence = sequence[None]
+    if sequence.ndim != 2 or 0 in sequence.shape:
+        raise ValueError(
+            f"{name} must hold one sequence, (channels, steps); got an array of shape {tuple(sequence.shape)}"
+        )
+    numbers = torch.as_tensor(sequence).to(torch.float32)
+    wrong = (~numbers.isfinite()).nonzero()
+    if len(wrong):
+        channel, step = wrong[0].tolist()
+        raise ValueError(
+            f"{name} has {len(wrong)} values that are no finite numbers, the first in channel {channel} at "
+            f"step {step}: fill them first"
+        )
+    return numbers
+
+
+def _rows(path: Path) -> Tensor:
+    """Return the columns of a CSV file as channels; a first row of names is left out."""
+    try:
+        # A spreadsheet's own mark before the first name is none of it.
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no CSV file: it is not text") from None
+    first = text.split("\n", 1)[0]
+    divider = next((each for each in ("\t", ";") if each in first), ",")
+    rows: list[list[float]] = []
+    for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=divider), 1):
+        if not any(cell.strip() for cell in cells):
+            continue
+        try:
+            rows.append([float(cell) for cell in cells])
+        except ValueError:
+            if number == 1:
+                continue
+            raise ValueError(
+                f"{path}, line {number}: each cell must be a number; got {','.join(cells)[:60]!r}"
+            ) from None
+        if len(rows[-1]) != len(rows[0]):
+            raise ValueError(
+                f"{path}, line {number} must have {len(rows[0])} columns, as the lines before it; got "
+                f"{len(rows[-1])}"
+            )
+    if not rows:
+        raise ValueError(f"{path} holds no row of numbers")
+    return torch.tensor(rows, dtype=torch.float64).T
+
+
+def _array(path: Path) -> Any:
+    with _reading_arrays(path):
+        # Mapped and not read: a header that claims more than the file holds is refused at once.
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _numbers(found, str(path)).copy()
+
+
+def _names(path: Path) -> list[str]:
+    with _reading_arrays(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    # Opened here: NumPy leaves a damaged archive open.
+    with _reading_arrays(path), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}
+
+
+@contextmanager
+def _reading_arrays(path: Path) -> Iterator[None]:
+    """Make one line that names the file of what NumPy says of a damaged one, or one of another kind."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, MemoryError) as error:
+        raise ValueError(f"{path} cannot be read as arrays: {one_line(error)}") from None
+    # What is no archive of arrays at all comes out of NumPy as something else, without what is asked of it.
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} holds no arrays that can be read: {one_line(error)}") from None
+
+
+def _numbers(array: Any, name: str) -> Any:
+    if array.dtype.kind not in "iufb":
+        raise ValueError(f"{name} must hold real numbers; got {array.dtype}")
+    return array
+
+
+def _of_arrays(arrays: dict[str, Any], path: Path) -> Table:
+    """Return the sequences of X (N, C, L), with the classes y and, where they differ, the lengths."""
+    if "X" not in arrays:
+        raise ValueError(
+            f"{path} must hold the sequences as X (N, channels, steps) and their classes as y (N,); it has "
+            f"{', '.join(arrays) or 'nothing'}"
+        )
+    stacked = _numbers(arrays["X"], str(path))
+    if stacked.ndim != 3 or 0 in stacked.shape:
+        raise ValueError(f"X of {path} must be (N, channels, steps), all at least 1; got {stacked.shape}")
+    lengths = arrays.get("lengths", np.full(len(stacked), stacked.shape[2]))
+    for name, found in (("y", arrays.get("y")), ("lengths", lengths)):
+        if found is not None and found.shape != (len(stacked),):
+            raise ValueError(f"{name} of {path} must be ({len(stacked)},), one a sequence; got {found.shape}")
+    if lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > stacked.shape[2]:
+        raise ValueError(f"lengths of {path} must be whole numbers from 1 to {stacked.shape[2]}")
+    sequences = [
+        _checked(sequence[:, :length], f"{path}#{number}")
+        for number, (sequence, length) in enumerate(zip(stacked, lengths.tolist(), strict=True))
+    ]
+    if "y" not in arrays:
+        return Table(sequences, None, ())
+    if arrays["y"].dtype.kind not in "iuUb":
+        raise ValueError(f"y of {path} must hold whole numbers or names; got {arrays['y'].dtype}")
+    values = arrays["y"].tolist()
+    # Numbers in their own order: 10 comes after 9.
+    return Table(
+        sequences, [str(value) for value in values], tuple(str(each) for each in sorted(set(values)))
+    )
