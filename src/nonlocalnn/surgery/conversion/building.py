@@ -85,7 +85,7 @@ def build_block(module: nn.Module, ranks: Sequence[int]) -> Built:
     runs, lacks_sum = {}, False
     for index, (parts, trial) in enumerate(zip(found, read(probe.module, ranks), strict=True)):
         if parts.block not in runs:
-            (shape,) = probe.shapes[parts.block._num_sides]
+            (shape,) = probe.shapes_for(parts)
             runs[parts.block] = run(replace(probe, module=private_copy(probe.module)), trial, shape)
         made = runs[parts.block]
         if not isinstance(made, Run):
@@ -122,7 +122,7 @@ def _check_further(probes: Iterable[Probe], ranks: Sequence[int], index: int) ->
     for probe in probes:
         parts = read(probe.module, ranks)[index]
         block = build(parts)
-        for shape in probe.shapes[parts.block._num_sides]:
+        for shape in probe.shapes_for(parts):
             made = run(probe, parts, shape)
             if isinstance(made, NotConvertibleError):
                 raise made

@@ -36,6 +36,11 @@ class Probe:
     gain: float = 1.0
     modes: tuple[bool, ...] = (False,)
 
+    def shapes_for(self, parts: Parts) -> tuple[tuple[int, ...], ...]:
+        """Return batches and sides of maps for a module that is read as these parts."""
+        shapes = self.shapes if parts.w_f is None or self.shapes is _SMALL else _CONCATENATED
+        return shapes[parts.block._num_sides]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -56,6 +61,8 @@ _LARGE = {
     3: ((1, 4, 16, 24), (1, 5, 7, 9)),
 }
 _OWN = {1: ((1, 256),), 2: ((1, 16, 16),), 3: ((1, 4, 8, 8),)}
+# Theirs hold a tensor of all pairs times all channels for a concatenation: gigabytes on the maps above.
+_CONCATENATED = {1: ((1, 128),), 2: ((1, 8, 16),), 3: ((1, 2, 8, 8),)}
 _TOLERANCE = 1e-5
 # Modules that compute a softmax or a norm in float32 round large logits by more.
 _TOLERANCE_OF_LARGE = 1e-3
