@@ -1,4 +1,4 @@
-"""Modules that equal a block of ours on some maps, weights or calls only: they stay, or say what they lack."""
+"""Modules that equal a block of ours on some maps, weights or calls only: they stay or say what they lack."""
 
 import copy
 import re
@@ -138,7 +138,7 @@ LEFT = {
     "pooled if large": (pooled_above(1024), {}, r"on maps of \(32, 48\)"),
     "the best keys": (best_64, {}, "size of maps"),
     "clamped logits": (clamped, {}, "limit a factor or the logits"),
-    "a counter": (counting, {"calls": torch.tensor(0)}, "when it is called again|computes something else"),
+    "a counter": (counting, {"calls": torch.tensor(0)}, "when it is called again"),
 }
 
 
