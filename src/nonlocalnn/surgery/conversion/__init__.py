@@ -67,8 +67,9 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
     Known are the modules of AlexHex7/Non-local_pytorch, mmcv, SlowFast, pytorchvideo and timm, and the
     self-attention of diffusers, VAEs, DDPMs, MONAI, SAGAN, BigGAN, fastai and DANet, by class name or by the
     names and shapes of their layers, so that copies of their files are found as well. No library is imported.
-    Each module is first run on a copy with random weights, next to a block of ours: only what computes the
-    same, in train and in eval mode, is replaced.
+    Each module is first run on copies, with random weights and with its own, on small and large maps, next to
+    a block of ours: only what computes the same, in train and in eval mode, is replaced. Buffers count with
+    the values that they have.
 
     Parameters, norms and statistics are built as the same objects, with their types, devices, modes and
     ``requires_grad``. New are the weight and bias of theta where a scale is folded into them (timm), w_f of

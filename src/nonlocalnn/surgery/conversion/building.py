@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,17 @@ from nonlocalnn.surgery.conversion.folding import folded, private_copy
 from nonlocalnn.surgery.conversion.layers import NotConvertibleError
 from nonlocalnn.surgery.conversion.layouts import read
 from nonlocalnn.surgery.conversion.parts import FoundNorm, Parts
-
-# Different primes, so that no two sides are confused, and odd, so that pools floor.
-_SIDES = {1: (11,), 2: (5, 7), 3: (3, 5, 7)}
-_TOLERANCE = 1e-5
+from nonlocalnn.surgery.conversion.probes import (
+    Probe,
+    Run,
+    adds_alike,
+    first_probe,
+    further_probes,
+    is_near,
+    on_cpu,
+    output,
+    run,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ def build_block(module: nn.Module, ranks: Sequence[int]) -> Built:
     """Return a block of ours with a module's parameters, proved to compute what the module does.
 
     Names of layers do not prove what is computed with them. So a copy with random weights, in float64, and a
-    block made of the copy are run side by side; a zero-initialised module would equal any block.
+    block made of the copy are run side by side; a zero-initialised module would equal any block. The reading
+    that passes is then tried on larger maps, and with the module's own weights.
 
     Args:
         module: A candidate.
@@ -71,31 +80,57 @@ def build_block(module: nn.Module, ranks: Sequence[int]) -> Built:
     """
     plain = folded(module)
     found = read(plain, ranks)
-    probe = _randomized(plain)
+    own = on_cpu(plain)
+    probe = first_probe(own)
     runs, lacks_sum = {}, False
-    for parts, trial in zip(found, read(probe, ranks), strict=True):
+    for index, (parts, trial) in enumerate(zip(found, read(probe.module, ranks), strict=True)):
         if parts.block not in runs:
-            runs[parts.block] = _run(private_copy(probe), trial)
-        run = runs[parts.block]
-        if not isinstance(run, _Run):
+            (shape,) = probe.shapes_for(parts)
+            runs[parts.block] = run(replace(probe, module=private_copy(probe.module)), trial, shape)
+        made = runs[parts.block]
+        if not isinstance(made, Run):
             continue
         trial_block = build(_with_own_norms(trial))
         # Eval mode first: most readings are wrong, and that tells.
-        if all(_is_near(_output(run, trial_block, mode), each) for mode, each in run.outputs.items()):
+        if all(is_near(output(made, trial_block, mode), each) for mode, each in made.outputs.items()):
+            tensors = itertools.chain(plain.parameters(), plain.buffers())
+            _check_further(further_probes(own, not any(each.is_meta for each in tensors)), ranks, index)
             block = build(parts)
             for layer in (block, block.theta, block.phi, block.g, block.W_z):
                 if layer is not None:
                     layer.training = module.training
-            return Built(parts.source, block, as_called(block, module, probe, run.x), settings_of(block))
-        lacks_sum = lacks_sum or _is_near(_output(run, trial_block, False), run.outputs[False] + run.x)
+            return Built(
+                parts.source, block, as_called(block, module, probe.module, made.x), settings_of(block)
+            )
+        lacks_sum = lacks_sum or is_near(output(made, trial_block, False), made.outputs[False] + made.x)
     if lacks_sum:
         raise NotConvertibleError("it does not add its input to what it returns, and a block of ours does")
     failure = next(iter(runs.values()))
-    if all(isinstance(run, NotConvertibleError) for run in runs.values()):
+    if all(isinstance(made, NotConvertibleError) for made in runs.values()):
         assert isinstance(failure, NotConvertibleError)
         raise failure
     tried = " or ".join(repr(name) for name in dict.fromkeys(each.instantiation for each in found))
     raise NotConvertibleError(f"it has the layers of {tried} and computes something else")
+
+
+def _check_further(probes: Iterable[Probe], ranks: Sequence[int], index: int) -> None:
+    """Check that one reading, which equals the module in the first run, does so in others.
+
+    Raises:
+        NotConvertibleError: It does not, or the module fails there.
+    """
+    for probe in probes:
+        parts = read(probe.module, ranks)[index]
+        block = build(parts)
+        for shape in probe.shapes_for(parts):
+            made = run(probe, parts, shape)
+            if isinstance(made, NotConvertibleError):
+                raise made
+            if not adds_alike(made, output(made, block, False)):
+                raise NotConvertibleError(
+                    f"{probe.says}, on maps of {shape[1:]}, it computes something else than a block of its "
+                    "layers: it may look at the size of maps, have a mask, or limit a factor or the logits"
+                )
 
 
 def build(parts: Parts) -> NonLocalNd:
@@ -201,64 +236,6 @@ def _with_weight(norm: FoundNorm, block: NonLocalNd) -> nn.Module:
     return ours
 
 
-def _randomized(module: nn.Module) -> nn.Module:
-    """Return a copy on the CPU in float64 with random weights and statistics."""
-    try:
-        probe = private_copy(module).to_empty(device="cpu").double()
-    except Exception as error:
-        raise NotConvertibleError(f"it cannot be copied: {error}") from error
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in probe.state_dict().items():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 1.5, generator=generator)
-            elif value.is_floating_point() and value.numel() == 1:
-                value.uniform_(0.5, 1.5, generator=generator)  # a factor near 0 would hide the rest
-            elif value.is_floating_point():
-                # Logits then have a deviation of about 4 at any width: no softmax is one-hot or uniform.
-                value.normal_(0, max(value.shape[0], 1) ** -0.25 if value.dim() else 1.0, generator=generator)
-            else:
-                value.zero_()
-    return probe
-
-
-class _Run(NamedTuple):
-    """A map, and what a module makes of it in eval mode and, where it can be run, in train mode."""
-
-    x: Tensor
-    outputs: dict[bool, Tensor]
-
-
-@torch.no_grad()
-def _run(probe: nn.Module, trial: Parts) -> _Run | NotConvertibleError:
-    """Return what a module with random weights makes of a random map, or why it makes nothing."""
-    generator = torch.Generator().manual_seed(1)
-    width, sides = trial.g.in_channels, _SIDES[trial.block._num_sides]
-    x = torch.randn(2, width, *sides, generator=generator, dtype=torch.float64, device="cpu")
-    x *= 2 * width**-0.5
-    # A synchronised batch norm in train mode would wait for the other processes.
-    trains = not any(isinstance(part, nn.SyncBatchNorm) for part in probe.modules())
-    outputs = {}
-    for mode in (False, True) if trains else (False,):
-        try:
-            theirs = probe.train(mode)(x.clone())
-        except Exception as error:
-            return NotConvertibleError(f"it fails on an input of shape {tuple(x.shape)}: {error}")
-        if not isinstance(theirs, Tensor) or theirs.shape != x.shape:
-            return NotConvertibleError("it does not return one map of the shape of its input")
-        outputs[mode] = theirs.double()
-    return _Run(x, outputs)
-
-
 def _with_own_norms(parts: Parts) -> Parts:
     """Return the parts with copies of the norms, whose statistics a run in train mode changes."""
     return replace(parts, norm=copy.deepcopy(parts.norm), pre_norm=copy.deepcopy(parts.pre_norm))
-
-
-@torch.no_grad()
-def _output(run: _Run, block: NonLocalNd, mode: bool) -> Tensor:
-    return block.train(mode)(run.x)
-
-
-def _is_near(ours: Tensor, theirs: Tensor) -> bool:
-    return torch.allclose(ours, theirs, rtol=_TOLERANCE, atol=_TOLERANCE)
