@@ -30,7 +30,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent)
+    except OSError as error:
+        # Of the file that was asked for: nobody has typed the temporary one.
+        raise OSError(error.errno, error.strerror, str(final)) from error
     os.close(handle)
     temporary = Path(name)
     try:

@@ -41,6 +41,7 @@ _RECIPES = {path.stem: path for path in sorted((Path(nonlocalnn.__file__).parent
 _MORE_HELP = {
     "data": ", ".join((*DATASETS, *MASK_SETS)),
     "model_overrides": "one by one as --model-overrides.instantiation dot_product",
+    "insert_settings": "one by one as --insert-settings.num-heads 4",
 }
 # What stands for a flag's value, by a word in its type.
 _VALUES = {"tuple": "[N,...]", "dict": "JSON", "Path": "PATH", "float": "X", "int": "N"}
