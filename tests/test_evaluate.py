@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from nonlocalnn._device import autocast_for, resolve_device
 from nonlocalnn.data import LabelledImages
 from nonlocalnn.tasks.evaluation import evaluate
+from nonlocalnn.tasks.figures import Evaluation
 from tolerances import near
 
 CLASSES = ("a", "b", "c")
@@ -105,3 +106,14 @@ def test_precision_is_used():
         assert model(torch.zeros(1, 4)).dtype == torch.bfloat16
     with autocast_for("fp32", "cpu"):
         assert model(torch.zeros(1, 4)).dtype == torch.float32
+
+
+def test_what_a_class_without_samples_has_not_is_a_dash():
+    found = Evaluation(
+        loss=0.0,
+        classes=("left", "right"),
+        confusion=torch.tensor([[0, 0], [0, 3]]),
+        top5_accuracy=1.0,
+        num_samples=3,
+    )
+    assert found.per_class_table().splitlines()[1].split() == ["left", "0", "-", "-"]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nonlocalnn._files import remove_parts
+from nonlocalnn._files import remove_parts, write_text
 
 # The system kills a process that writes beyond this size, unless it has said otherwise, as Python does.
 KILLED = """
@@ -35,3 +35,13 @@ def test_other_files_are_kept(tmp_path):
         (tmp_path / name).touch()
     remove_parts(tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path, monkeypatch):
+    def refuse(**settings):
+        raise PermissionError(13, "Permission denied", "/hidden/.a.txt.123.part")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(PermissionError) as caught:
+        write_text(tmp_path / "a.txt", "text")
+    assert caught.value.filename == str(tmp_path / "a.txt")

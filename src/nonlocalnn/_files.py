@@ -1,4 +1,4 @@
-"""Atomic writing of files: they are written beside their final place, then renamed."""
+"""Files: written beside their final place, then renamed; and what one is by its first bytes."""
 
 import json
 import os
@@ -30,7 +30,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent)
+    except OSError as error:
+        # Of the file that was asked for: nobody has typed the temporary one.
+        raise OSError(error.errno, error.strerror, str(final)) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -62,6 +66,34 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` to ``path`` in UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+# How files begin that people name by mistake, and what they are; what decides is checked in this order.
+_BEGINNINGS = (
+    (rb"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (rb"\xff\xd8\xff", "a JPEG image"),
+    (rb"GIF8[79]a", "a GIF image"),
+    (rb"RIFF....WEBP", "a WebP image"),
+    (rb"RIFF....AVI ", "a video (AVI)"),
+    (rb"....ftypavi[fs]", "an AVIF image"),
+    # Brands of HEIF; phones write the first.
+    (rb"....ftyp(?:hei|hev|mif1|msf1)", "a HEIC photograph"),
+    (rb"....ftyp", "a video (MP4 or MOV)"),
+    (rb"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
+    (rb"%PDF", "a PDF document"),
+    (rb"(?i)\s*<(?:!doctype|html)", "a web page"),
+    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself: run git lfs pull"),
+)
+
+
+def kind_of_beginning(beginning: bytes) -> str | None:
+    """Return what a file is by its first 32 bytes, in words; None where they tell nothing.
+
+    Example:
+        >>> kind_of_beginning(bytes.fromhex("89504e470d0a1a0a")), kind_of_beginning(b"nonsense")
+        ('a PNG image', None)
+    """
+    return next((kind for start, kind in _BEGINNINGS if re.match(start, beginning, re.DOTALL)), None)
 
 
 def json_text(value: object, *, encoding: str = "utf-8", **settings: Any) -> str:

@@ -156,6 +156,23 @@ class Evil:
         return (os.system, (f"touch {self.mark}",))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.pth", b"", "a.pth is empty"),
+        ("a.safetensors", b"", "a.safetensors is empty"),
+        ("a.safetensors", b"nothing of the kind", "is not a safetensors file, though it is named so"),
+        ("a.pth", b"\xff\xd8\xff\xe0 and more", "is no checkpoint: it begins like a JPEG image"),
+        ("a.safetensors", b"\n<!DOCTYPE html><title>404", "is no checkpoint: it begins like a web page"),
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(nl.CheckpointError, match=says):
+        nl.load_checkpoint(tmp_path / name)
+
+
 @pytest.mark.parametrize("container", ["blobs", "model_state", "state_dict", "meta"])
 @pytest.mark.parametrize("write", ["torch", "pickle"])
 def test_containers_that_would_run(tmp_path, container, write):

@@ -192,6 +192,8 @@ def test_what_would_be_another_network_is_not_described(tmp_path, name):
     with pytest.raises(nl.CheckpointError, match="give load_checkpoint the model as well") as caught:
         nl.load_checkpoint(tmp_path / "model.safetensors")
     assert "\n" not in str(caught.value)
+    # What to type on the command line, where no model can be given.
+    assert f"--start-from {tmp_path / 'model.safetensors'}" in str(caught.value)
     nl.load_checkpoint(tmp_path / "model.safetensors", model)
 
 

@@ -39,6 +39,30 @@ def test_unknown_command_and_flag(capsys):
     fails(capsys, "train", "--epochz", "3", status=2, says="epochz")
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--image_size", "32"], "there is no flag --image_size (did you mean '--image-size'?)"),
+        (["--image-size", "64px"], ": --image-size must be a whole number; got '64px'"),
+        (["--image-size=64,64"], ": --image-size must be a whole number; got '64,64'"),
+        (["--epochs", "ten"], ": --epochs must be a whole number; got 'ten'"),
+        (["--config", "{tmp}/words.yaml"], ": epochs must be a whole number; got 'many'"),
+        (["--lr", "fast"], ": --lr must be a number; got 'fast'"),
+        (["--augment", "maybe"], ": --augment must be true or false; got 'maybe'"),
+        (["--scales", "1"], ": --scales must be numbers in brackets, such as [1,2]; got '1'"),
+        (["--model-overrides", "x"], ": --model-overrides must be a JSON object"),
+        (
+            ["--optimizer", "adan"],
+            ": --optimizer must be one of 'adam', 'adamw', 'sgd'; got 'adan' (did you mean 'adam'?)",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_flag_is_refused_in_the_words_that_were_typed(words, says, tmp_path, capsys):
+    (tmp_path / "words.yaml").write_text("epochs: many\n")
+    fails(capsys, "train", *(word.format(tmp=tmp_path) for word in words), status=2, says=says)
+
+
 @pytest.mark.slow
 def test_train_evaluate_predict_and_resume(tmp_path, photo, capsys):
     run = tmp_path / "run"
@@ -217,7 +241,7 @@ def bad_folder(tmp_path):
             "did you mean 'embedded_gaussian'?",
         ),
         (["train", "--model-overrides", '{"instantiation": "dot_product", "use_scale": true}'], "use_scale"),
-        (["train", "--lr", "-1"], "lr must be greater than zero"),
+        (["train", "--lr", "-1"], ": --lr must be greater than zero"),
         (["train", "--device", "cuda:9"], "device 'cuda:9' is not there"),
         (["train", "--resume", "--output", "{tmp}/absent"], "no run to resume"),
         (["evaluate", "--model", "absent.safetensors"], "there is no checkpoint absent.safetensors"),
@@ -225,7 +249,9 @@ def bad_folder(tmp_path):
         (["evaluate", "--model", "{model}", "--data", "mnist", "--data-dir", "{tmp}"], "{tmp}"),
         (["predict", "absent.png", "--model", "{model}"], "absent.png"),
         (["predict", "{corrupt}", "--model", "{model}"], "cannot read image {corrupt}"),
-        (["predict", "{photo}", "--model", "{corrupt}"], "holds more than tensors, or is damaged"),
+        (["predict", "{photo}", "--model", "{corrupt}"], "no checkpoint: it begins like a PNG image"),
+        (["predict", "{heic}", "--model", "{model}"], "it is a HEIC photograph, which this Pillow does not"),
+        (["predict", "{mp4}", "--model", "{model}"], "it is a video (MP4 or MOV), and an image is wanted"),
         (["convert", "absent.pth", "x.safetensors"], "there is no checkpoint absent.pth"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
@@ -235,6 +261,9 @@ def test_bad_input_is_one_line(words, says, tmp_path, checkpoint, photo, capsys,
     corrupt = tmp_path / "corrupt.png"
     corrupt.write_bytes(b"\x89PNG\r\n\x1a\n" + b"nonsense" * 9)
     places = {"tmp": tmp_path, "model": checkpoint, "photo": photo, "corrupt": corrupt}
+    for name, brand in (("heic", b"heic"), ("mp4", b"isom")):
+        places[name] = tmp_path / f"a.{name}"
+        places[name].write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(99))
     if "{bad}" in words:
         places["bad"] = bad_folder(tmp_path)
 

@@ -155,8 +155,18 @@ def test_the_weights_of_a_run_are_not_overwritten(run_folder, photo, capsys):
     assert (run_folder / "best.safetensors").read_bytes() == before
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux for a folder that root cannot write")
+def test_export_says_where_it_cannot_write_before_the_work(run_folder, capsys):
+    words = ("export", run_folder, "--output", "/proc/x.onnx")
+    says = "--output /proc/x.onnx cannot be made: /proc may not be written: choose another"
+    fails(capsys, *words, status=1, says=says)
+
+
 def test_what_may_not_be_written_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    def refuse(**_):
+        raise PermissionError
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(PermissionError, match=r"cannot be made: .* may not be written: choose another"):
         check_folder(tmp_path / "new" / "deep")
     with pytest.raises(PermissionError, match="may not be written"):

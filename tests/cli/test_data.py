@@ -204,7 +204,9 @@ def test_archives_are_checked(classes, tmp_path, capsys):
     assert run(["check", str(tmp_path / "none.tar"), archives[1], "--workers", "1"]) == 1
     first, last = capsys.readouterr().out.splitlines()
     assert first == f"there is no file or folder {tmp_path / 'none.tar'}"
-    assert last.endswith("videos, 1 broken")
+    assert last.endswith("videos, 0 broken, 1 not found")
+    assert run(["check", str(tmp_path / "none.tar"), "--workers", "1"]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == ["nothing to check, 0 broken, 1 not found"]
 
 
 def test_images_are_put_into_archives(tmp_path, capsys):

@@ -63,6 +63,7 @@ def test_series_of_any_start_and_step(tmp_path, names):
         (["f_1.jpg", "f_6.jpg", "f_11.jpg", "f_21.jpg"], r"missing between f_11\.jpg and f_21\.jpg"),
         (["img_1.jpg", "img_2.jpg", "depth_1.png", "depth_2.png"], "it holds 2 kinds of names"),
         (["img_1.jpg", "img_2.jpg", "cover.jpg"], r"cover\.jpg \(1\)"),
+        (["sea.jpg", "IMG_2.jpg", "p7.jpg"], "where these are photographs and no frames, give videos"),
         (["flow_x_1.jpg", "flow_y_1.jpg"], r"flow_x_1\.jpg \(1\), flow_y_1\.jpg \(1\)"),
         (["1.jpg", "1.png", "2.jpg"], r"1\.jpg and 1\.png have the same"),
         (["01.jpg", "1.jpg"], "have the same"),

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from nonlocalnn.data.image_folders import load_image_folder, split_of
+from nonlocalnn.data.recognition import recognised_data
 from tolerances import assert_near, assert_same
 
 SPLITS = ("train", "validation", "test")
@@ -52,6 +53,27 @@ def test_split_folders_are_taken_as_they_lie(tmp_path, split):
     image, target = dataset[3]
     assert_near(image, torch.full((3, 224, 224), 100 / 255))
     assert target == 1
+
+
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_validation_may_be_called_otherwise(tmp_path, name):
+    make_splits(tmp_path)
+    (tmp_path / "validation").rename(tmp_path / name)
+    dataset = load_image_folder(tmp_path, "validation")
+    assert dataset.sample_id(0) == str(tmp_path / name / "cat" / "0.png")
+    assert recognised_data(tmp_path) == "images"
+    assert len(load_image_folder(tmp_path, "train")) == 4
+    # Of two of them one is taken, and the other said.
+    make_splits(tmp_path)
+    with pytest.warns(UserWarning, match=rf"passed over.* first .*{name}$"):
+        assert "/validation/" in load_image_folder(tmp_path, "validation").sample_id(0)
+
+
+def test_valid_is_a_class_where_nothing_is_called_train(tmp_path):
+    for name in ("valid", "invalid"):
+        for number in range(20):
+            save_image(tmp_path / name / f"{number}.png")
+    assert load_image_folder(tmp_path, "train").classes == ("invalid", "valid")
 
 
 def test_without_split_folders_the_paths_decide(tmp_path):
@@ -159,8 +181,8 @@ def test_splits_with_different_classes(tmp_path):
 
 def test_a_missing_split_folder(tmp_path):
     save_image(tmp_path / "train" / "cat" / "1.png")
-    save_image(tmp_path / "val" / "cat" / "1.png")
-    with pytest.raises(ValueError, match="has no folder 'validation'; it has 'train', 'val'"):
+    save_image(tmp_path / "more" / "cat" / "1.png")
+    with pytest.raises(ValueError, match="has no folder 'validation'; it has 'more', 'train'"):
         load_image_folder(tmp_path, "validation")
 
 

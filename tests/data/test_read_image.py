@@ -131,10 +131,20 @@ def test_read_image_of_a_folder(tmp_path):
         read_image(tmp_path, image_size=None, channels=3)
 
 
-@pytest.mark.parametrize("content", [b"", b"just text"], ids=["empty", "text"])
-def test_read_image_of_another_file(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "the file is empty"),
+        (b"just text", "it is not an image, or of a kind that Pillow does not know"),
+        (b"\0\0\0\x18ftypmif1" + bytes(40), "it is a HEIC photograph, which .* convert it to JPEG first"),
+        (b"\0\0\0\x18ftypqt  " + bytes(40), "it is a video .*, and an image is wanted"),
+        (b"\x1aE\xdf\xa3" + bytes(40), "it is a video .*, and an image is wanted"),
+        (b"<html><head>", "it is no whole image that Pillow opens: it begins like a web page"),
+    ],
+)
+def test_read_image_of_another_file(tmp_path, content, says):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot read image .*a\.png: it is not an image"):
+    with pytest.raises(ValueError, match=rf"cannot read image .*a\.png: {says}"):
         read_image(tmp_path / "a.png", image_size=None, channels=3)
 
 

@@ -32,6 +32,15 @@ def test_a_folder_a_split(tmp_path):
     assert listed(tmp_path, "videos", "test")[0] == ["test/run/1.mp4", "test/walk/test.mp4"]
 
 
+def test_validation_may_be_called_valid(tmp_path):
+    for split in ("train", "valid", "test"):
+        touch(tmp_path / "a", f"{split}/run/1.mp4", f"{split}/walk/{split}.mp4")
+    assert listed(tmp_path / "a", "videos", "validation")[0] == ["valid/run/1.mp4", "valid/walk/valid.mp4"]
+    # Where nothing is called train it is a class.
+    touch(tmp_path / "b", *(f"{name}/{number}.mp4" for name in ("valid", "invalid") for number in range(20)))
+    assert listed(tmp_path / "b", "videos", "train")[2] == ("invalid", "valid")
+
+
 def test_without_one_of_two_splits_the_other_serves(tmp_path):
     for split in ("train", "validation"):
         touch(tmp_path / "a", f"{split}/run/{split}.mp4")

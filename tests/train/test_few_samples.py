@@ -1,13 +1,17 @@
 """What a run chooses and says where its recipe leaves things open."""
 
+import shutil
+import warnings
+
 import pytest
 import torch
 from PIL import Image
 from tiny_task import TinyTask, tiny_recipe
 
+from nonlocalnn.data import load_dataset
 from nonlocalnn.train import ClassificationTask, Recipe, train
 from nonlocalnn.train.few_samples import fitted_recipe
-from nonlocalnn.train.opening import opening_lines
+from nonlocalnn.train.opening import opening_lines, warn_of_missing_classes
 
 
 @pytest.mark.parametrize(
@@ -124,3 +128,22 @@ def test_a_missing_test_split_is_heard_of_before_the_training(tmp_path):
     with pytest.raises(ValueError, match="falls to"):
         train(recipe)
     assert not (tmp_path / "run" / "log.csv").exists()
+
+
+def test_one_class_alone_is_no_classification(tmp_path):
+    photographs = write_photographs(tmp_path / "photographs")
+    shutil.rmtree(photographs / "dark")
+    recipe = Recipe(data="images", data_dir=photographs, device="cpu", output=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"at least two classes; 'images' in .*photographs has one, 'light'"):
+        train(recipe)
+
+
+def test_classes_that_a_split_lacks_are_warned_of(tmp_path):
+    photographs = write_photographs(tmp_path / "photographs")
+    data = {split: load_dataset("images", split, data_dir=photographs) for split in ("train", "test")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_missing_classes({"training": data["train"], "test": data["test"], "other": [1, 2]})
+    data["test"].targets = [1] * len(data["test"])
+    with pytest.warns(UserWarning, match="^no test sample is of class dark: what is not in training"):
+        warn_of_missing_classes({"training": data["train"], "test": data["test"]})

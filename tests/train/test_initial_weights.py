@@ -92,6 +92,18 @@ def test_a_shallower_network_lacks_weights(tmp_path):
         start_from_(network("c2d_tiny", depth=[2, 1, 1, 1]), path)
 
 
+def test_the_folder_of_a_run_stands_for_its_best_weights(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no finished epoch"):
+        start_from_(network(), run)
+    saved(source := network(), tmp_path).rename(run / "best.safetensors")
+    torch.manual_seed(1)
+    model = network()
+    start_from_(model, run)
+    assert_same(model.state_dict(), source.state_dict())
+
+
 def test_files_that_are_no_weights(tmp_path):
     path = tmp_path / "image.pth"
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):

@@ -28,6 +28,7 @@ def run(tmp_path_factory):
         image_size=40,
         model="torchvision/resnet18",
         insert="layer3, layer2.1",
+        insert_settings={"norm": "group", "num_heads": 2},
         start_from=folder / "resnet18.pth",
         epochs=1,
         lr=1e-5,
@@ -41,6 +42,8 @@ def test_the_checkpoint_tells_everything(run):
     recipe, result = run
     classifier = load_classifier(recipe.output / "best.safetensors")
     assert list(nl.nonlocal_blocks(classifier.model)) == ["layer2.1.nl", "layer3.nl"]
+    blocks = nl.nonlocal_blocks(classifier.model).values()
+    assert all(isinstance(block.norm, torch.nn.GroupNorm) and block.num_heads == 2 for block in blocks)
     assert (classifier.classes, classifier.sample_shape) == (("dark", "light"), (3, 40, 40))
     assert classifier.assumed == ()
     assert classifier.mean == near([255 * value for value in (0.485, 0.456, 0.406)])
@@ -87,6 +90,18 @@ def test_refusals():
         named_network("torchvison/resnet18")
     with pytest.raises(ValueError, match=r"a network of torchvision must be .* \(did you mean 'resnet18'"):
         named_network("torchvision/resnet81")
+    with pytest.raises(
+        ValueError, match=r"'resnet18' is none of our own.* did you mean 'torchvision/resnet18'"
+    ):
+        named_network("resnet18")
+    with pytest.raises(ValueError, match="model must be one of"):
+        named_network("no_such_network")
+    settings = {"data": "digits", "insert": "conv_1", "insert_settings": {"heads": 2}}
+    task = ClassificationTask(Recipe(model="nl_digits", **settings))
+    with pytest.raises(
+        ValueError, match=r"a setting of insert_settings must be .* \(did you mean 'num_heads'"
+    ):
+        task.model(task.data("validation"))
     task = ClassificationTask(Recipe(data="digits", model="torchvision/resnet18"))
     with pytest.raises(ValueError, match="torchvision/resnet18 takes images of 3 channels; these have 1"):
         task.model(task.data("validation"))

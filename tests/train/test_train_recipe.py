@@ -53,6 +53,8 @@ def test_survives_json(recipe):
         ({"channels": 2}, "channels must be one of"),
         ({"device": "gpu"}, "device must be"),
         ({"model_overrides": {"a": {1}}}, "only JSON values"),
+        ({"insert": "layer1", "insert_settings": {"a": {1}}}, "insert_settings must hold only JSON values"),
+        ({"insert_settings": {"norm": "group"}}, "insert_settings has an effect only with insert"),
         ({"model_overrides": {"num_classes": 3}}, "the data set decides"),
         ({"epochs": 0}, "epochs must be at least 1; got 0"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),

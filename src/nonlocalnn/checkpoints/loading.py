@@ -282,8 +282,9 @@ def _build(content: _Content, path: Path, instantiation: str | None, *, allow_pa
     config = content.config
     if config is None:
         raise CheckpointError(
-            f"{path} does not say what builds its model: give load_checkpoint the model as well (the command "
-            "line takes networks that create_model, torchvision or timm made, saved by save_checkpoint)"
+            f"{path} does not say what builds its model: give load_checkpoint the model as well, or train "
+            f"from it, nonlocalnn train FOLDER --model torchvision/NAME --start-from {path} "
+            "(what save_checkpoint writes of networks of create_model, torchvision or timm says it itself)"
         )
     try:
         description = Description.from_config(config)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import one_line
+from nonlocalnn._files import kind_of_beginning
 from nonlocalnn.checkpoints import restricted_pickle
 from nonlocalnn.checkpoints.entries import entries_of, weights_in
 from nonlocalnn.checkpoints.torch_files import read_with_placeholders
@@ -54,11 +55,16 @@ def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> 
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with path.open("rb") as file:
-        beginning = file.read(16)
+        beginning = file.read(32)
         file.seek(0)
+        _check_beginning(beginning, path)
         if begins_as_safetensors(beginning):
             raise CheckpointError(f"{path} is damaged: {refusal}")
         is_of_torch = beginning.startswith(_TORCH_BEGINS)
+        if path.suffix == ".safetensors" and not is_of_torch:
+            raise CheckpointError(
+                f"{path} is not a safetensors file, though it is named so, or is cut: save or fetch it again"
+            )
         whole = _read_torch(file, path) if is_of_torch else _read_arrays(file.read(), path)
     try:
         content = weights_in(whole, path, entry)
@@ -75,6 +81,15 @@ def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> 
             f"{where}save the model's state_dict() alone"
         )
     return {str(key): value for key, value in content.items()}, whole
+
+
+def _check_beginning(beginning: bytes, path: Path) -> None:
+    """Refuse what is plainly another kind of file: what a reader of pickles says of it helps nobody."""
+    if not beginning:
+        raise CheckpointError(f"{path} is empty: save or fetch it again")
+    kind = kind_of_beginning(beginning)
+    if kind is not None:
+        raise CheckpointError(f"{path} is no checkpoint: it begins like {kind}")
 
 
 def _kind(content: object) -> str:

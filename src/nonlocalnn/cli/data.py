@@ -43,10 +43,13 @@ def run(words: Sequence[str]) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     items: list[tuple[str, Path | ArchivedFile]] = []
-    broken = 0
+    broken = missing = 0
     for path in args.inputs:
         try:
             items += files_to_check(path, kind=args.kind)
+        except FileNotFoundError as error:
+            missing += 1
+            print(" ".join(str(error).split()), flush=True)
         except (ValueError, OSError) as error:
             # One input that is not there, or is no archive, does not keep the others from being checked.
             broken += 1
@@ -60,8 +63,9 @@ def _check(args: argparse.Namespace) -> int:
             print(reason, flush=True)
     kinds = Counter(kind for kind, _ in items)
     counted = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items(), reverse=True))
-    print(f"{counted or 'nothing'}, {broken} broken")
-    return 1 if broken else 0
+    absent = f", {missing} not found" if missing else ""
+    print(f"{counted or 'nothing to check'}, {broken} broken{absent}")
+    return 1 if broken or missing else 0
 
 
 def _shrink(args: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 
@@ -72,5 +72,11 @@ def _check_way(folder: Path, output: Path, flag: str) -> None:
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir():
         raise ValueError(f"{flag} {output} cannot be made: {there} is a file, and no folder: choose another")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{flag} {output} cannot be made: {there} may not be written: choose another")
+    # Tried, and not asked for: root may write everywhere by its rights, and not into /proc for all that.
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError:
+        raise PermissionError(
+            f"{flag} {output} cannot be made: {there} may not be written: choose another"
+        ) from None

@@ -8,7 +8,7 @@ import re
 from argparse import SUPPRESS, Action, HelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import nonlocalnn
 from nonlocalnn._errors import check_choice, needs
@@ -41,9 +41,19 @@ _RECIPES = {path.stem: path for path in sorted((Path(nonlocalnn.__file__).parent
 _MORE_HELP = {
     "data": ", ".join((*DATASETS, *MASK_SETS)),
     "model_overrides": "one by one as --model-overrides.instantiation dot_product",
+    "insert_settings": "one by one as --insert-settings.num-heads 4",
 }
 # What stands for a flag's value, by a word in its type.
 _VALUES = {"tuple": "[N,...]", "dict": "JSON", "Path": "PATH", "float": "X", "int": "N"}
+
+# What a value must be, by the type of its field.
+_WANTED = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "numbers in brackets, such as [1,2]",
+    dict: "a JSON object, such as {}, or be set one by one after a dot",
+}
 
 
 class RecipeParser(ArgumentParser):
@@ -67,6 +77,8 @@ class RecipeParser(ArgumentParser):
             formatter_class=Formatter,
             parser_mode="recipe",
         )
+        # What was typed, for errors.
+        self._words: Sequence[str] = ()
         self.add_argument(
             "--config",
             action="config",
@@ -81,7 +93,7 @@ class RecipeParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message in one line and exit with status 2."""
-        self.exit(2, complaint(self.prog, _with_dashes(message)))
+        self.exit(2, complaint(self.prog, _refusal(message, self._words) or _with_dashes(message)))
 
     def format_help(self, *words: HelpFormatter | None) -> str:
         """Return the help with flags as people type them; older versions of the parser take no words."""
@@ -95,6 +107,7 @@ class RecipeParser(ArgumentParser):
             ValueError: The fields do not go together, a file is not UTF-8, or there is neither a file nor a
                 recipe of that name.
         """
+        self._words = words
         check_flags(self, words, map(_with_dashes, self._option_string_actions))
         try:
             parsed = self.parse_args(_with_recipes([_with_underscores(word) for word in words]))
@@ -135,6 +148,37 @@ def _say_plainly(action: Action) -> None:
     action.help = text.replace("%", "%%")
     if action.metavar is None or "ITEM" in action.metavar:
         action.metavar = next((value for word, value in _VALUES.items() if word in str(hint)), "NAME")
+
+
+def _refusal(message: str, words: Sequence[str]) -> str | None:
+    """Return what a field must be, where the parser says that a value is of another type; None elsewhere.
+
+    The parser's own text names classes of Python, and each part of a union by itself.
+
+    Args:
+        message: What the parser says.
+        words: What was typed; a field that is not among them came from a file, where it has no dashes.
+    """
+    found = re.match(r'Parser key "(\w+)":.*(?:Got value|Given value): (.*)$', message, re.DOTALL)
+    hints = get_type_hints(Recipe)
+    if found is None or found[1] not in hints:
+        return None
+    name, value = found[1], found[2].strip()
+    flag = f"--{name.replace('_', '-')}"
+    called = flag if any(re.split(r"[=.]", word)[0] == flag for word in words) else name
+    hint = hints[name]
+    kinds = (
+        [each for each in get_args(hint) if each is not type(None)]
+        if type(None) in get_args(hint)
+        else [hint]
+    )
+    if get_origin(kinds[0]) is Literal:
+        try:
+            check_choice(called, value, get_args(kinds[0]))
+        except ValueError as error:
+            return str(error)
+    wanted = _WANTED.get(get_origin(kinds[0]) or kinds[0])
+    return None if wanted is None else f"{called} must be {wanted}; got {value!r}"
 
 
 def _with_dashes(text: str) -> str:

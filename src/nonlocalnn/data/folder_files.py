@@ -24,6 +24,9 @@ _LEFTOVERS = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 )
 _MOST_NAMED = 8
+# What people call the folder, list or archives of a split, the first first.
+_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+ALL_SPLIT_NAMES = ("train", "validation", "val", "valid", "test")
 
 
 def is_ignored(entry: Path) -> bool:
@@ -43,6 +46,28 @@ def walk(folder: Path) -> list[Path]:
         for entry in folder.rglob("*")
         if not any(is_ignored(Path(part)) for part in entry.relative_to(folder).parts)
     )
+
+
+def split_names(root: Path, split: str) -> tuple[str, ...]:
+    """Return what a split's folder, list or archives may be called in a folder of one's own files.
+
+    ``val`` is taken for ``validation``; so is ``valid`` where there is a ``train`` beside it.
+
+    Example:
+        >>> split_names(Path("no-such-folder"), "validation")
+        ('validation', 'val')
+    """
+    # Without a train beside it valid is a class, as invalid may be.
+    trained = ("train", "train.txt", "train.csv")
+    has_train = any((root / name).exists() for name in trained) or any(root.glob("train-*.tar"))
+    more = ("valid",) if split == "validation" and has_train else ()
+    return (*_SPLIT_NAMES[split], *more)
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """Return the folder of a split in a folder of one's own files; None where there is none."""
+    folders = (root / name for name in split_names(root, split))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def class_folders(root: Path) -> list[Path]:

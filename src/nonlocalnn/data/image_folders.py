@@ -4,10 +4,11 @@ Either the splits are folders, and files are used as they lie::
 
     data_dir/train/cat/1.png    data_dir/validation/cat/7.png    data_dir/test/cat/9.png
 
-or there are only classes (``data_dir/cat/1.png``), and each file's place below ``data_dir`` decides its
-split: the SHA-256 of that path, in UTF-8 with forward slashes, modulo 10, gives train for 0 to 7, validation
-for 8 and test for 9. So a file keeps its split on every machine and when others are added. A folder named
-after a split makes ``data_dir`` the first kind.
+where ``val`` and ``valid`` are taken for ``validation``; or there are only classes
+(``data_dir/cat/1.png``), and each file's place below ``data_dir`` decides its split: the SHA-256 of that
+path, in UTF-8 with forward slashes, modulo 10, gives train for 0 to 7, validation for 8 and test for 9. So a
+file keeps its split on every machine and when others are added. A folder named after a split makes
+``data_dir`` the first kind.
 
 Classes are the names of the folders, sorted. Other files and folders further down are passed over with one
 warning that counts them; hidden files and leftovers of systems, such as ``Thumbs.db``, without.
@@ -25,6 +26,7 @@ from nonlocalnn.data.folder_files import (
     files_by_class,
     find_files,
     is_ignored,
+    split_folder,
     split_of,
     warn_of_passed_over,
 )
@@ -66,16 +68,18 @@ def labelled_files(
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir must be a folder of {kind}; there is no folder {root}")
-    split_folders = [name for name in SPLITS if (root / name).is_dir()]
-    if split_folders and split not in split_folders:
+    folders = {name: split_folder(root, name) for name in SPLITS}
+    split_folders = [folder.name for folder in folders.values() if folder is not None]
+    own = folders[split]
+    if split_folders and own is None:
         raise ValueError(f"{root} has no folder {split!r}; it has {', '.join(map(repr, _class_names(root)))}")
     if split_folders:
         check_same_classes(root, split_folders)
-    base = root / split if split_folders else root
+    base = root if own is None else own
     found, passed_over = files_by_class(base, is_data, what=what)
     if split_folders:
         # Folders beside those of the splits are no split.
-        passed_over += [root / name for name in _class_names(root) if name not in SPLITS]
+        passed_over += [root / name for name in _class_names(root) if name not in split_folders]
     samples = [
         (path, target)
         for path, target in found

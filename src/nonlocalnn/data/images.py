@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import check_choice, needs
+from nonlocalnn._files import kind_of_beginning
 from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES
 from nonlocalnn.data.labelled import check_image_size, resize_image
@@ -102,12 +103,32 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Imag
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no such image: {name}") from error
     except UnidentifiedImageError as error:
-        raise _unreadable(name, "it is not an image, or of a kind that Pillow does not know") from error
+        raise _unreadable(name, _unknown(source)) from error
     # On damaged bytes Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         # The text of a system's error repeats the path.
         system = error.strerror if isinstance(error, OSError) else None
         raise _unreadable(name, system or str(error) or type(error).__name__) from error
+
+
+def _unknown(source: str | os.PathLike[str] | BinaryIO) -> str:
+    """Return why a file is no image that Pillow opens, by its first bytes."""
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            beginning = file.read(32)
+    else:
+        source.seek(0)
+        beginning = source.read(32)
+    if not beginning:
+        return "the file is empty"
+    kind = kind_of_beginning(beginning)
+    if kind is None:
+        return "it is not an image, or of a kind that Pillow does not know"
+    if "HEIC" in kind or "AVIF" in kind:
+        return f"it is {kind}, which this Pillow does not open: convert it to JPEG first"
+    if "video" in kind:
+        return f"it is {kind}, and an image is wanted: a model of videos takes it"
+    return f"it is no whole image that Pillow opens: it begins like {kind}"
 
 
 def _to_tensor(image: "Image.Image", file_format: str | None, channels: int) -> Tensor:

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from nonlocalnn._names import SPLITS
 from nonlocalnn.data.archives.index import find_archives, read_index
-from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
+from nonlocalnn.data.folder_files import ALL_SPLIT_NAMES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
 from nonlocalnn.data.sequences.files import ONE_SUFFIXES
 from nonlocalnn.data.sequences.ts_file import is_text
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
-_SPLIT_NAMES = (*SPLITS, "val")
 # By which folders known sets of images with masks are recognised.
 _MASK_FOLDERS = (
     ("voc", ("JPEGImages", "SegmentationClass")),
@@ -39,7 +37,7 @@ def recognised_data(folder: Path) -> str:
     with_masks = _with_masks(folder)
     if with_masks is not None:
         return with_masks
-    archives = [path for split in _SPLIT_NAMES for path in find_archives(folder, split).values()]
+    archives = [path for split in ALL_SPLIT_NAMES for path in find_archives(folder, split).values()]
     if archives:
         return _of_archive(archives[0])
     files = [path.relative_to(folder) for path in walk(folder)]
@@ -60,13 +58,13 @@ def recognised_data(folder: Path) -> str:
     if len(videos) >= len(images):
         return "videos"
     # class/image, or train/class/image; the folders of frames are one further down.
-    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0] in _SPLIT_NAMES)]
+    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0] in ALL_SPLIT_NAMES)]
     return "videos" if 2 * len(deep) > len(images) else "images"
 
 
 def _with_masks(folder: Path) -> str | None:
     """Return which data set of images with masks a folder is, by the folders in it; None for none."""
-    places = [folder, *(folder / split for split in _SPLIT_NAMES)]
+    places = [folder, *(folder / split for split in ALL_SPLIT_NAMES)]
     if any((place / "images").is_dir() and (place / "masks").is_dir() for place in places):
         return "masks"
     return next(

@@ -1,21 +1,5 @@
-"""Where the weights of a trained network lie."""
+"""Where the weights of a trained network lie; training asks too, so that the answer stands further down."""
 
-from __future__ import annotations
+from nonlocalnn.checkpoints.run_folder import weights_file
 
-import os
-from pathlib import Path
-
-
-def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Return the checkpoint at ``path``: of a run's folder its best weights, else ``path`` itself.
-
-    Raises:
-        FileNotFoundError: The folder holds no run.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    weights = path / "best.safetensors"
-    if not weights.is_file():
-        raise FileNotFoundError(f"{path} holds no finished epoch: there is no {weights.name} in it")
-    return weights
+__all__ = ["weights_file"]

@@ -68,10 +68,18 @@ class ClassificationTask:
         ``model_overrides`` win over what the data says.
 
         Raises:
-            ValueError: The network is for samples of another rank, such as images where the data has clips.
+            ValueError: The network is for samples of another rank, such as images where the data has clips;
+                or the data has one class only, and there is nothing to tell apart.
         """
         recipe = self.recipe
         assert recipe.model is not None, "filled in above"
+        # A sample that may have several classes has none as well, so that one class is a question there.
+        if len(data.classes) < 2 and not data.multi_label:
+            where = "" if recipe.data_dir is None else f" in {recipe.data_dir}"
+            raise ValueError(
+                f"a classifier needs at least two classes; {recipe.data!r}{where} has one, "
+                f"{data.classes[0]!r}: add a folder or rows of another class, or name the folder above"
+            )
         num_sides = recipe.model_overrides.get("num_sides", named_network(recipe.model).num_sides)
         has = kind_of_samples(data.sample_shape)
         # A number of sides that no network has is refused by the network itself.

@@ -126,7 +126,9 @@ class Evaluation(Figures):
         samples = self.confusion.sum(1).tolist()
         rows = zip(self.classes, samples, self.recall, self.precision, strict=True)
         for name, count, recall, precision in rows:
-            lines.append(f"{name:<{width}}  {count:7d}  {recall:6.4f}  {precision:9.4f}")
+            # A class without samples has no recall, and one that is never predicted no precision.
+            shown = ["-" if value != value else f"{value:.4f}" for value in (recall, precision)]
+            lines.append(f"{name:<{width}}  {count:7d}  {shown[0]:>6}  {shown[1]:>9}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,13 @@ from nonlocalnn.models import clip_stride, list_models, model_settings, model_ta
 from nonlocalnn.models.libraries import LIBRARIES, build_named, import_library, library_facts, listed_names
 from nonlocalnn.surgery.insertion import insert_nonlocal_
 from nonlocalnn.tasks.settings import ModelSettings
+
+# Which block is inserted; where, the recipe says by itself.
+_INSERT_SETTINGS = [
+    name
+    for name in signature(insert_nonlocal_).parameters
+    if name not in ("model", "after", "pattern", "example_input")
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def named_network(model: str) -> NamedNetwork:
     """
     library, slash, name = model.partition("/")
     if not slash:
+        _check_ours(model)
         return NamedNetwork("nonlocalnn", model, sample_shape(model), clip_stride(model))
     check_choice("library of a model", library, LIBRARIES)
     import_library(library, name)
@@ -81,6 +90,29 @@ def named_network(model: str) -> NamedNetwork:
     return NamedNetwork(
         library, name, shape, facts.get("stride", 1), facts["mean"], facts["standard_deviation"]
     )
+
+
+def _check_ours(model: str) -> None:
+    """Refuse a name that a library has and we have not by the name to type; other names are not looked at.
+
+    Raises:
+        ValueError: A library has a network of that name.
+    """
+    if model in list_models():
+        return
+    found = []
+    for library in LIBRARIES[1:]:
+        try:
+            import_library(library, model)
+        except ImportError:
+            continue
+        if model in listed_names(library):
+            found.append(f"{library}/{model}")
+    if found:
+        raise ValueError(
+            f"model {model!r} is none of our own, which nonlocalnn models lists: did you mean "
+            f"{' or '.join(map(repr, found))}?"
+        )
 
 
 class TrainingData(Protocol):
@@ -146,7 +178,10 @@ def build_network(settings: ModelSettings, data: TrainingData) -> nn.Module:
     if settings.insert is not None:
         # The sizes of the maps show only in a run; zeros do for that.
         names = [name.strip() for name in settings.insert.split(",")]
-        insert_nonlocal_(model, after=names, example_input=torch.zeros(1, *data.sample_shape))
+        for each in settings.insert_settings:
+            check_choice("a setting of insert_settings", each, _INSERT_SETTINGS)
+        example = torch.zeros(1, *data.sample_shape)
+        insert_nonlocal_(model, after=names, example_input=example, **settings.insert_settings)
     return model
 
 

@@ -45,6 +45,18 @@ class Settings:
                 f"{name} has an effect only with {switch}={needed!r}; got {switch}={actual!r}: leave it out"
             )
 
+    def _check_json(self, *names: str) -> None:
+        """Check that dictionaries stay what they are in JSON."""
+        for name in names:
+            value = getattr(self, name)
+            try:
+                unchanged = json.loads(json.dumps(value)) == value
+            except TypeError:
+                unchanged = False
+            if not unchanged:
+                # The recipe is written beside the weights and compared on resume.
+                raise ValueError(f"{name} must hold only JSON values; got {value!r}")
+
     def _as_path(self, name: str) -> None:
         """Make a path of what may have been given as text."""
         if getattr(self, name) is not None:
@@ -170,27 +182,27 @@ class ModelSettings(Settings):
             "torchvision/resnet18" or "timm/resnet50"; None is one that fits the data.
         insert: Modules of the network after each of which a non-local block is inserted, separated by commas:
             "layer3.0,layer3.1"; see :func:`nonlocalnn.insert_nonlocal_`.
+        insert_settings: Settings of the inserted blocks that differ from the defaults of
+            :func:`nonlocalnn.insert_nonlocal_`, such as ``norm`` or ``num_heads``.
         model_overrides: Arguments of the network that differ from its defaults.
-        start_from: A checkpoint whose weights the network begins with: an earlier run's, the published
-            weights of another library's network, or for a video network the state dict of an image ResNet.
+        start_from: A checkpoint whose weights the network begins with: an earlier run's folder or file, the
+            published weights of another library's network, or for a video network the state dict of an image
+            ResNet.
             The last layer begins anew where classes differ, and so do non-local blocks that the checkpoint
             lacks.
     """
 
     model: str | None = None
     insert: str | None = None
+    insert_settings: dict[str, Any] = field(default_factory=dict)
     model_overrides: dict[str, Any] = field(default_factory=dict)
     start_from: Path | None = None
 
     def __post_init__(self) -> None:
         self._as_path("start_from")
-        try:
-            unchanged = json.loads(json.dumps(self.model_overrides)) == self.model_overrides
-        except TypeError:
-            unchanged = False
-        if not unchanged:
-            # The recipe is written beside the weights and compared on resume.
-            raise ValueError(f"model_overrides must hold only JSON values; got {self.model_overrides!r}")
+        self._check_json("model_overrides", "insert_settings")
+        if self.insert_settings and self.insert is None:
+            raise ValueError("insert_settings has an effect only with insert: name a module, or leave it out")
         if "num_classes" in self.model_overrides:
             raise ValueError("model_overrides must not set num_classes: the data set decides it")
         super().__post_init__()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
 from nonlocalnn.checkpoints.native import is_safetensors, read_native
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.checkpoints.state import read_weights
 from nonlocalnn.checkpoints.wrapped import nearest
 from nonlocalnn.functional.layers import fold_norm
@@ -29,15 +30,17 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
 
     Args:
         model: A network of :func:`nonlocalnn.create_model`, or of torchvision or timm.
-        path: A safetensors file, or a file of ``torch.save`` with a state dict of an image network.
+        path: A safetensors file, a run's folder, whose best weights are taken, or a file of ``torch.save``
+            with a state dict of an image network.
 
     Returns:
         Names of the parameters and statistics that kept their own values.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or the folder holds no finished epoch.
         CheckpointError: It cannot be read, or is not of a network like this one.
     """
+    path = weights_file(path)
     own, heads = model.state_dict(), _heads_of(model)
     if not isinstance(model, ResidualNetwork | DigitsNetwork):
         given = nearest(_weights_of(path), own)

@@ -1,11 +1,13 @@
 """What a run says before it starts: what was found, and what was chosen for it."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from nonlocalnn.data import LabelledSamples
 from nonlocalnn.tasks.recipe import Recipe
 
 _MOST_CLASSES = 5
@@ -63,6 +65,33 @@ def opening_lines(
             f"{recipe.lr_batch_size}, and these are of {recipe.batch_size}"
         )
     return lines
+
+
+def warn_of_missing_classes(splits: Mapping[str, Any]) -> None:
+    """Warn once of the classes that have no sample in a split: no figure of that split tells of them.
+
+    Data sets that are no labelled samples, and samples that may have several classes, are not looked at.
+
+    Args:
+        splits: The data set of each split, by its name.
+    """
+    lacking = []
+    for split, data in splits.items():
+        if not isinstance(data, LabelledSamples) or data.multi_label:
+            continue
+        there = set(data.targets)
+        absent = [name for number, name in enumerate(data.classes) if number not in there]
+        if absent:
+            more = f" and {len(absent) - _MOST_CLASSES} more" if len(absent) > _MOST_CLASSES else ""
+            lacking.append(f"no {split} sample is of class {', '.join(absent[:_MOST_CLASSES])}{more}")
+    if lacking:
+        warnings.warn(
+            f"{'; '.join(lacking)}: what is not in training is never predicted, and no figure of the other "
+            "splits tells of what they lack; add samples, or divide them yourself",
+            UserWarning,
+            # The caller of train().
+            stacklevel=5,
+        )
 
 
 def _has_statistics(model: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from nonlocalnn.train.few_samples import fitted_recipe
 from nonlocalnn.train.initial_weights import start_from_
 from nonlocalnn.train.learner import Learner, Part
 from nonlocalnn.train.log import check_tensorboard, progress_bar
-from nonlocalnn.train.opening import opening_lines
+from nonlocalnn.train.opening import opening_lines, warn_of_missing_classes
 from nonlocalnn.train.optimizer import learning_rate
 from nonlocalnn.train.order import (
     MicroBatches,
@@ -135,6 +135,10 @@ class _Run:
             self.validation_data = task.data("validation")
             # Now, so that a test split that is missing is heard of before hours of training.
             self.test_data = task.data("test")
+        if group.is_main:
+            warn_of_missing_classes(
+                {"training": self.train_data, "validation": self.validation_data, "test": self.test_data}
+            )
         self.recipe = recipe = fitted_recipe(recipe, len(self.train_data), group.world_size)
         assert recipe.batch_size is not None
         assert recipe.norm_batches is not None

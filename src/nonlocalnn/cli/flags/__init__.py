@@ -52,7 +52,7 @@ def complaint(program: str, message: str) -> str:
 
 
 def check_flags(parser: argparse.ArgumentParser, words: Sequence[str], known: Iterable[str]) -> None:
-    """Exit, by the parser's ``error``, where a word is a flag that there is not.
+    """Exit with status 2 where a word is a flag that there is not.
 
     Args:
         parser: Which complains.
@@ -66,7 +66,8 @@ def check_flags(parser: argparse.ArgumentParser, words: Sequence[str], known: It
         # Of --model-overrides.depth=50 the flag is what stands before the dot.
         flag = re.split(r"[=.+]", word)[0]
         if word.startswith("--") and not any(each.startswith(flag) for each in flags):
-            parser.error(f"there is no flag {flag}{near_miss(flag, flags)}")
+            # Not by the parser's error, which may spell flags anew: what was typed stays as it is.
+            parser.exit(2, complaint(parser.prog, f"there is no flag {flag}{near_miss(flag, flags)}"))
 
 
 def command_parser(name: str, description: str, example: str) -> CommandParser:
@@ -128,11 +129,16 @@ def spelled_as_typed(text: str, parser: argparse.ArgumentParser) -> str:
         >>> from nonlocalnn.cli.flags.evaluate import parser
         >>> spelled_as_typed("max_broken must be at least 0; got -1", parser())
         '--max-broken must be at least 0; got -1'
+        >>> spelled_as_typed("views must be 1 or 30; got 2", parser())
+        '--views must be 1 or 30; got 2'
     """
     flags = {each.lstrip("-").replace("-", "_") for each in parser._option_string_actions}
     # A form of the block is a value, though an old flag of convert is called so.
     flags -= set(INSTANTIATIONS)
-    # A single word, such as views, reads the same either way; what lies in a path is no setting.
+    # A single word, such as views, may be meant as a word, unless a message begins with what it must be.
+    single = "|".join(sorted(each for each in flags if "_" not in each))
+    text = re.sub(rf"^({single})(?= must | has an effect | needs )", r"--\1", text) if single else text
+    # What lies in a path is no setting.
     names = "|".join(sorted((each for each in flags if "_" in each), key=len, reverse=True))
     return re.sub(
         rf"(?<![\w/.'-])({names})(?![\w/-]|\.\w)" if names else r"(?!)",

@@ -18,7 +18,11 @@ from nonlocalnn.data.masks.ids import ADE20K, CITYSCAPES, CITYSCAPES_IDS, VOC
 from nonlocalnn.data.masks.masked import IGNORED, MEAN, MaskedImages
 
 # Names of the split, in the folders of all these sets.
-_SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test",),
+}
 # Published without masks of a test: the validation's images are what everybody tests on.
 _NO_TEST = {"train": "train", "validation": "val", "test": "val"}
 

@@ -54,7 +54,11 @@ def frame_paths(folder: Path) -> list[Path]:
         return sorted((path for paths in series.values() for path in paths), key=lambda path: path.name)
     frames = {name: paths for name, paths in series.items() if _FLOW.fullmatch(name) is None} or series
     if len(frames) > 1:
-        raise ValueError(f"the folder must hold the frames of one video; {_named(frames)}: move all but one")
+        # Who gives photographs to a model of videos has no series to keep.
+        raise ValueError(
+            f"the folder must hold the frames of one video; {_named(frames)}: move all but one, or where "
+            "these are photographs and no frames, give videos or folders of frames"
+        )
     (paths,) = frames.values()
     ordered = sorted((_numbers(path.stem), path.name, path) for path in paths)
     _check_numbers([(numbers, name) for numbers, name, _ in ordered])

@@ -8,7 +8,7 @@ from pathlib import Path
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS, VIDEO_SETS
 from nonlocalnn.data.archives.index import ArchivedFile, find_archives, read_index, read_split
-from nonlocalnn.data.folder_files import check_same_classes, is_ignored, split_of
+from nonlocalnn.data.folder_files import check_same_classes, is_ignored, split_names, split_of
 from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
 from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
@@ -17,8 +17,7 @@ from nonlocalnn.data.video.public_lists import (
     read_ucf101_split,
 )
 
-# Of one's own videos: what a split may be called, and which others serve where it is missing.
-_OWN_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+# Of one's own videos: which other split serves where one is missing.
 _STANDS_IN = {"train": (), "validation": ("test",), "test": ("validation",)}
 _LIST_SUFFIXES = (".txt", ".csv")
 
@@ -42,11 +41,12 @@ def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | 
                   from ``Charades_v1_classes.txt``, if it is there
     ============  ==========================================================================================
 
-    ``val`` is taken for ``validation``. Sets without a test split are tested on their validation split, and
-    sets without a validation split validate on their test split, as is usual with them: keep the last weights
-    there and not the best, or the test is no test. Public sets lose videos over the years: those that are not
-    there are left out of their lists, with a warning that counts them. Videos in archives come in the order
-    in which they lie there; archives beside folders or lists of splits are an error.
+    ``val`` and, beside a ``train``, ``valid`` are taken for ``validation``. Sets without a test split are
+    tested on their validation split, and sets without a validation split validate on their test split, as is
+    usual with them: keep the last weights there and not the best, or the test is no test. Public sets lose
+    videos over the years: those that are not there are left out of their lists, with a warning that counts
+    them. Videos in archives come in the order in which they lie there; archives beside folders or lists of
+    splits are an error.
 
     Args:
         name: One of ``VIDEO_SETS``.
@@ -88,7 +88,7 @@ def load_own_splits(data_dir: str | os.PathLike[str]) -> dict[str, VideoList]:
     folder = Path(data_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of videos: {folder}")
-    found = {split: _first_of(folder, names) for split, names in _OWN_NAMES.items()}
+    found = {split: _first_of(folder, split_names(folder, split)) for split in SPLITS}
     held = {split: videos for split, videos in found.items() if videos is not None} or _divided(folder)
     if not held:
         raise _no_split(folder, "train")
@@ -97,7 +97,7 @@ def load_own_splits(data_dir: str | os.PathLike[str]) -> dict[str, VideoList]:
 
 def _own(folder: Path, split: str) -> VideoList:
     for each in (split, *_STANDS_IN[split]):
-        videos = _first_of(folder, _OWN_NAMES[each])
+        videos = _first_of(folder, split_names(folder, each))
         if videos is not None:
             return videos
     divided = _divided(folder)
@@ -116,7 +116,7 @@ def _own(folder: Path, split: str) -> VideoList:
 
 def _divided(folder: Path) -> dict[str, VideoList]:
     """Return the splits of a folder that holds only a folder per class, divided as those of images are."""
-    names = {name for names in _OWN_NAMES.values() for name in names}
+    names = {name for split in SPLITS for name in split_names(folder, split)}
     folders = [entry for entry in folder.iterdir() if entry.is_dir() and not is_ignored(entry)]
     # One split without the others is no folder of classes.
     if not folders or any(entry.name in names for entry in folders):
@@ -159,7 +159,7 @@ def _first_of(folder: Path, names: tuple[str, ...]) -> VideoList | None:
     return None
 
 
-def _check_one_form(folder: Path, split_names: tuple[str, ...]) -> None:
+def _check_one_form(folder: Path, own_names: tuple[str, ...]) -> None:
     """Check that videos come in one form: folders, lists or archives.
 
     Archives beside another form are refused, whichever split is asked for: which of the two was read would be
@@ -168,13 +168,13 @@ def _check_one_form(folder: Path, split_names: tuple[str, ...]) -> None:
 
     Args:
         folder: What holds the splits.
-        split_names: What the split that is read may be called; lists of the others are warned of when those
+        own_names: What the split that is read may be called; lists of the others are warned of when those
             are read.
 
     Raises:
         ValueError: There are archives and another form.
     """
-    for name in split_names:
+    for name in own_names:
         for listed in (folder / f"{name}{suffix}" for suffix in _LIST_SUFFIXES):
             if (folder / name).is_dir() and listed.is_file():
                 warnings.warn(
@@ -183,7 +183,7 @@ def _check_one_form(folder: Path, split_names: tuple[str, ...]) -> None:
                     UserWarning,
                     stacklevel=5,
                 )
-    names = [name for names in _OWN_NAMES.values() for name in names]
+    names = [name for split in SPLITS for name in split_names(folder, split)]
     archives = [path for name in names for path in find_archives(folder, name).values()]
     others = [folder / f"{name}{suffix}" for name in names for suffix in ("", *_LIST_SUFFIXES)]
     for other in others if archives else ():
