@@ -69,6 +69,9 @@ def _explain(
         effects=not args.no_effects,
     )
     write_page(document, output)
+    for block in document["blocks"]:
+        if reason := block.get("no_effects"):
+            print(f"nonlocalnn explain: {block['name']} has no effects: {reason}", file=sys.stderr)
     best = document["prediction"][0]
     size = output.stat().st_size / 1e6
     answer = f"most pixels {best['class']!r}, {best.get('share', 0):.1%}"
