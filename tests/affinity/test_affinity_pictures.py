@@ -270,9 +270,15 @@ def test_even_attention_is_said_and_not_painted_as_a_finding(num_axes, instantia
     shown = nearly_even(num_axes, instantiation)
     query = (1,) * num_axes
     figure = draw_rows(shown, pixels(num_axes), queries=[query])
-    for each in (figure, draw_attended(shown, pixels(num_axes))):
+    both = draw_rows(shown, pixels(num_axes), queries=[query, (0,) * num_axes])
+    # A picture of all queries says it of the block, one of some says it of their rows.
+    for each, whose in (
+        (figure, "this row attends"),
+        (both, "these rows attend"),
+        (draw_attended(shown, pixels(num_axes)), "attends"),
+    ):
         words = " ".join(each.get_suptitle().split())
-        assert "attends nearly evenly (entropy 1.00 of 1)" in words
+        assert words.endswith(f"; {whose} nearly evenly (entropy 1.00 of 1)")
     assert not arrows(figure)
     largest = float(shown.of_query(*query).abs().max())
     # The last colour, or the top of the axis, is that of three times as much; of four keys, 2.5 times.
