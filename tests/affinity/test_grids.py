@@ -229,7 +229,7 @@ def test_each_pixel_has_the_position_in_whose_box_its_centre_is(grid):
 def test_boxes_are_cut_at_the_border():
     grid = PositionGrid((7, 7), (28, 28), steps=(4.0, 4.0), centres=(0.5, 2.0))
     assert grid.box(0, 0) == ((0.0, 2.5), (0.0, 4.0))
-    assert grid.box(-1, 6) == ((22.5, 26.5), (24.0, 28.0))
+    assert grid.box(-1, 6) == ((22.5, 28.0), (24.0, 28.0))
 
 
 def test_places_that_do_not_exist():

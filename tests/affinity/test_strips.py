@@ -59,7 +59,9 @@ def test_arrows_lead_from_the_query_to_the_keys_that_stand_out(instantiation, se
         assert arrow.xy1 == (6.5, 4.5)
         assert arrow.coords2 is axes[2 * time].transData
         left, top = max(0, 4 * column - 0.5), max(0, 4 * row_number - 0.5)
-        right, bottom = 4 * column + 3.5, 4 * row_number + 3.5
+        # The last boxes end with the input.
+        right = 12 if column == 2 else 4 * column + 3.5
+        bottom = 8 if row_number == 1 else 3.5
         assert arrow.xy2 == ((left + right) / 2, (top + bottom) / 2)
         is_negative = float(row[time, row_number, column]) < 0
         assert arrow.get_linestyle() == (":" if is_negative else "-")
