@@ -88,12 +88,14 @@ def evenly_in_words(entropy: float | None, rows: int | None = None) -> str:
         rows: How many rows it is of; None is the whole block.
 
     Example:
-        >>> evenly_in_words(0.99), evenly_in_words(0.99, rows=1), evenly_in_words(0.9)
-        ('attends nearly evenly (entropy 0.99 of 1)', 'this row attends nearly evenly (entropy 0.99 of 1)', '')
+        >>> evenly_in_words(0.99), evenly_in_words(0.9)
+        ('attends nearly evenly (entropy 0.99 of 1)', '')
+        >>> evenly_in_words(0.99, rows=1)
+        'this row attends nearly evenly (entropy 0.99 of 1)'
     """
     if not attends_evenly(entropy):
         return ""
-    # A block may look at few places where the rows that are drawn do not: a title must not say it of the block.
+    # Rows that are drawn may be even in a block that is not: a title must say whose the entropy is.
     verb = "attends" if rows is None else "this row attends" if rows == 1 else "these rows attend"
     return f"{verb} nearly evenly (entropy {entropy:.2f} of 1)"
 

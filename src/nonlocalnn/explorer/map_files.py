@@ -50,8 +50,8 @@ def write_maps(
 
     Returns:
         What is in ``summary.json``: the input's ``input`` (name), ``sides``, ``frame_numbers``, ``seconds``,
-        ``prediction`` and ``truth``; and under ``blocks``, for each, ``instantiation``, of
-        videos ``extent``, ``sides``, ``key_sides``, ``queries`` (``place``, ``box`` in the input, and the ``top`` five keys
+        ``prediction`` and ``truth``; and under ``blocks``, for each, ``instantiation``, of videos ``extent``,
+        ``sides``, ``key_sides``, ``queries`` (``place``, ``box`` in the input, and the ``top`` five keys
         with ``weight``, ``place`` and ``box``), ``summary``, and ``attends_evenly``.
 
     Memory: rows of the queries; with ``all_rows`` the whole map.
