@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues, 
             raise ValueError(problem)
 
 
-def wrong_unit(name: str, value: object) -> str | None:
+def wrong_unit(name: str, value: Any) -> str | None:
     """Return that a mean or a deviation is of values from 0 to 1, in words; None where it is not, or none.
 
     Args:

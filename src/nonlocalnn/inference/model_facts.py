@@ -151,7 +151,9 @@ def assumed_facts(facts: Mapping[str, Any], taken: Collection[str], said: Collec
             them and is as usual was assumed with it.
     """
     # Only clips have a stride and a size of the test.
-    usual = _OF_SAMPLES if len(facts["sample_shape"]) == 4 else ("mean", "standard_deviation")
+    usual: Collection[str] = (
+        _OF_SAMPLES if len(facts["sample_shape"]) == 4 else ("mean", "standard_deviation")
+    )
     if "sample_shape" not in taken:
         usual = ()
     names = [name for name in taken if name in facts]
