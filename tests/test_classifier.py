@@ -338,6 +338,12 @@ def test_other_scales_are_taken(tmp_path, scale):
     assert (loaded.mean, loaded.standard_deviation) == scale
 
 
+def test_sequences_have_units_of_their_own(tmp_path):
+    facts = {"classes": ["a", "b"], "sample_shape": [3, 384], "mean": 0.3, "standard_deviation": 0.2}
+    nl.save_checkpoint(nl.create_model("c1d_tiny", num_classes=2), tmp_path / "m.safetensors", metadata=facts)
+    assert nl.load_classifier(tmp_path / "m.safetensors").mean == 0.3
+
+
 @pytest.mark.parametrize(
     ("facts", "says"),
     [

@@ -62,11 +62,13 @@ def save_checkpoint(
         facts = json.dumps(metadata or {})
     except TypeError as error:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
-    for name in ("mean", "standard_deviation"):
+    plain = plain_model(model)
+    # Sequences have units of their own: only pixels are known to go to 255.
+    of_pixels = any(isinstance(layer, nn.Conv2d | nn.Conv3d) for layer in plain.modules())
+    for name in ("mean", "standard_deviation") if of_pixels else ():
         # No error: what a training has found is written first. Reading the facts refuses them.
         if problem := wrong_unit(name, (metadata or {}).get(name)):
             warnings.warn(f"{path} will be refused by predict and its like: {problem}", stacklevel=2)
-    plain = plain_model(model)
     config = config_of(plain)
     # Weights that are computed from others are written as such only where the file builds its network. Other
     # modules keep their own keys, and load exactly.

@@ -56,11 +56,19 @@ def pixels_of(sample: Tensor, *, mean: ChannelValues, standard_deviation: Channe
     return (sample * factor + shift).clamp(0, 1)
 
 
-def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues, *, channels: int = 3) -> None:
+def check_normalization(
+    mean: ChannelValues, standard_deviation: ChannelValues, *, channels: int = 3, of_pixels: bool = False
+) -> None:
     """Check that each is one finite number or one a channel, and that deviations are greater than 0.
 
+    Args:
+        mean: What becomes 0.
+        standard_deviation: What becomes a distance of 1.
+        channels: Of the samples.
+        of_pixels: Whether these are pixels, so that the unit is known; sequences have units of their own.
+
     Raises:
-        ValueError: They are not, or are of values from 0 to 1.
+        ValueError: They are not, or are of pixels and count from 0 to 1.
     """
     for name, value in (("mean", mean), ("standard_deviation", standard_deviation)):
         numbers = value if isinstance(value, list | tuple) else [value]
@@ -70,7 +78,7 @@ def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues, 
             )
         if name == "standard_deviation" and min(numbers) <= 0:
             raise ValueError(f"standard_deviation must be greater than 0; got {standard_deviation}")
-        if problem := wrong_unit(name, value):
+        if of_pixels and (problem := wrong_unit(name, value)):
             raise ValueError(problem)
 
 

@@ -190,6 +190,7 @@ def checked_facts(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
             metadata.get("mean", 0.0),
             metadata.get("standard_deviation", 255.0),
             channels=facts["sample_shape"][0],
+            of_pixels=len(facts["sample_shape"]) > 2,
         )
         for name in ("stride", "test_size"):
             if metadata.get(name) is not None:
