@@ -395,3 +395,17 @@ def test_small_maps_have_second_derivatives_and_gradients_of_each_sample(instant
     for place, sample in enumerate(x):
         expected = torch.autograd.grad(block(sample.unsqueeze(0)).square().sum(), tuple(block.parameters()))
         assert_near([per_sample[name][place] for name, _ in block.named_parameters()], expected)
+
+
+def test_what_is_no_tensor_is_named():
+    array, map_ = torch.rand(2, 8, 5).numpy(), torch.rand(2, 8, 5)
+    says = r" must be a torch.Tensor; got a (numpy.ndarray|list): torch.as_tensor makes one"
+    for wrong in (array, array.tolist()):
+        with pytest.raises(TypeError, match="^x" + says):
+            NonLocal1d(8)(wrong)
+        with pytest.raises(TypeError, match="^context" + says):
+            NonLocal1d(8, context_channels=8)(map_, wrong)
+        operands = {name: torch.rand(2, 5, 8) for name in ("theta", "phi", "g")}
+        for name in operands:
+            with pytest.raises(TypeError, match=f"^{name}{says}"):
+                functional.non_local(**{**operands, name: wrong}, instantiation="embedded_gaussian")

@@ -1,6 +1,7 @@
 """A checkpoint and a file, and nothing else to be known."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.checkpoints import native
+from nonlocalnn.cli import main
 from nonlocalnn.data import read_image
 from nonlocalnn.data.video.dataset import CentreClip, VideoClips, Views
 from nonlocalnn.data.video.lists import VideoList
@@ -296,3 +298,74 @@ def test_three_means_are_for_three_channels(tmp_path):
         nl.CheckpointError, match="mean must be one number, or one for each of the 1 channels"
     ):
         nl.load_classifier(tmp_path / "m.safetensors")
+
+
+TORCHVISION = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"mean": TORCHVISION[0], "standard_deviation": TORCHVISION[1]}, "write [123.675, 116.28, 103.53]"),
+        ({"mean": TORCHVISION[0]}, "write [123.675, 116.28, 103.53]"),
+        ({"mean": 0.5, "standard_deviation": 0.5}, "0.5 is of values from 0 to 1: write 127.5"),
+        ({"mean": 0.0, "standard_deviation": TORCHVISION[1]}, "write [58.395, 57.12, 57.375]"),
+        (
+            {"mean": 114.75, "standard_deviation": 0.225},
+            "standard_deviation must be of pixel values",
+        ),
+        ({"mean": 1.0, "standard_deviation": 1.0}, "write 255.0"),
+    ],
+    ids=str,
+)
+def test_a_scale_of_values_from_0_to_1_is_refused(tmp_path, facts, says):
+    path = tmp_path / "clips.safetensors"
+    model = nl.create_model("c2d_tiny", num_classes=2)
+    with pytest.warns(UserWarning, match=r"will be refused by predict .* must be of pixel values") as caught:
+        nl.save_checkpoint(model, path, metadata={"classes": ["a", "b"], **facts})
+    with pytest.raises(nl.CheckpointError, match=re.escape(says)):
+        nl.load_classifier(path)
+    assert any(says in str(each.message) for each in caught)
+
+
+@pytest.mark.parametrize(
+    "scale", [(0.0, 1.0), (0.0, 255.0), ([103.0, 116.0, 123.0], 1.0), ([0.5, 116.0, 123.0], 57.0)], ids=str
+)
+def test_other_scales_are_taken(tmp_path, scale):
+    facts = {"classes": ["a", "b"], "mean": scale[0], "standard_deviation": scale[1]}
+    nl.save_checkpoint(nl.create_model("c2d_tiny", num_classes=2), tmp_path / "m.safetensors", metadata=facts)
+    loaded = nl.load_classifier(tmp_path / "m.safetensors")
+    assert (loaded.mean, loaded.standard_deviation) == scale
+
+
+def test_sequences_have_units_of_their_own(tmp_path):
+    facts = {"classes": ["a", "b"], "sample_shape": [3, 384], "mean": 0.3, "standard_deviation": 0.2}
+    nl.save_checkpoint(nl.create_model("c1d_tiny", num_classes=2), tmp_path / "m.safetensors", metadata=facts)
+    assert nl.load_classifier(tmp_path / "m.safetensors").mean == 0.3
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"sample_shape": [3, 8, 32, 32]}, "classes 0 to 1"),
+        ({"classes": ["a", "b"], "mean": 100.0},
+         "clips of 8 frames, one in 1, of 37 pixels, 3 channels, standard deviation 57.375"),
+        ({"classes": ["a", "b"], "stride": 2, "test_size": 40, "mean": 100.0, "standard_deviation": 50.0},
+         "clips of 8 frames, 3 channels"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_only_what_the_file_leaves_out_is_called_assumed(tmp_path, facts, says):
+    nl.save_checkpoint(nl.create_model("c2d_tiny", num_classes=2), tmp_path / "m.safetensors", metadata=facts)
+    assert nl.load_classifier(tmp_path / "m.safetensors").assumptions == says
+
+
+def test_a_file_that_says_its_samples_assumes_nothing_that_is_said(tmp_path, capsys):
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    scale = {"mean": [120.0, 110.0, 100.0], "standard_deviation": [50.0, 60.0, 70.0]}
+    facts = {"classes": ["a", "b"], "sample_shape": [3, 24, 24], **scale}
+    nl.save_checkpoint(models.resnet18(num_classes=2), tmp_path / "m.safetensors", metadata=facts)
+    assert nl.load_classifier(tmp_path / "m.safetensors").assumptions == ""
+    Image.new("L", (40, 30), 90).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "a.png"), "--model", str(tmp_path / "m.safetensors")]) == 0
+    assert capsys.readouterr().err == ""

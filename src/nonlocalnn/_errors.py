@@ -14,6 +14,30 @@ def near_miss(value: object, allowed: Iterable[str]) -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Check that ``value`` is a tensor.
+
+    Raises:
+        TypeError: It is something else, such as a NumPy array.
+
+    Example:
+        >>> check_tensor("x", [1.0])
+        Traceback (most recent call last):
+            ...
+        TypeError: x must be a torch.Tensor; got a list: torch.as_tensor makes one of arrays and lists
+    """
+    # Not isinstance: what torch.fx traces with is no tensor and stands for one.
+    if not hasattr(value, "dim"):
+        kind = type(value)
+        name_of_kind = (
+            kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        )
+        raise TypeError(
+            f"{name} must be a torch.Tensor; got a {name_of_kind}: torch.as_tensor makes one of arrays and "
+            "lists"
+        )
+
+
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Check that ``value`` is one of ``allowed``.
 

@@ -231,6 +231,7 @@ class NonLocalNd(nn.Module):
                 Norms take their statistics over the real positions: those of x where no context is given.
 
         Raises:
+            TypeError: ``x`` or the context is no tensor.
             ValueError: The rank, the channels or the type of ``x`` does not fit, or the number of frames is
                 no multiple of ``extent``; or the context or the mask does not fit.
         """

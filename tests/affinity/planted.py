@@ -47,5 +47,11 @@ def rectangles(axis):
     return [(*mark.get_xy(), mark.get_width(), mark.get_height()) for mark in marks]
 
 
+def heat_of(layer, num_axes=2):
+    """The weights that a layer of heat shows; keys at the edges are drawn once more beyond."""
+    height, width = GRIDS[num_axes][1].sides[-2:]
+    return layer.get_array()[:height, :width]
+
+
 def arrows(figure):
     return [artist for artist in figure.artists if isinstance(artist, ConnectionPatch)]

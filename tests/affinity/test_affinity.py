@@ -250,3 +250,17 @@ def test_wrong_calls():
         nl.capture_affinity(model, ["nl_3"]),
     ):
         pass
+
+
+def test_a_name_without_a_map_says_which_there_are():
+    model = nl.create_model("nl_digits").eval()
+    with nl.capture_affinity(model) as maps:
+        with pytest.raises(KeyError, match="there is no map of 'nl_1'; no block has run yet: run the model"):
+            maps["nl_1"]
+        model(torch.rand(1, 1, 28, 28))
+    with pytest.raises(KeyError, match=r"of 'nl1' \(did you mean 'nl_1'\?\); there are maps of nl_1, nl_2"):
+        maps["nl1"]
+    with pytest.raises(KeyError, match="no map of 2; there are maps of nl_1, nl_2"):
+        maps[2]
+    assert "nl1" not in maps
+    assert maps.get("nl1") is None

@@ -9,7 +9,7 @@ import torch
 from matplotlib.patches import StepPatch
 
 import nonlocalnn as nl
-from affinity.planted import arrows, pixels, planted, rectangles
+from affinity.planted import arrows, heat_of, pixels, planted, rectangles
 from nonlocalnn.affinity import AffinityMap, PositionGrid, summarise
 from nonlocalnn.affinity.pictures import (
     Picture,
@@ -34,9 +34,12 @@ def test_the_heat_over_an_image_lies_where_the_keys_do(instantiation):
     assert tuple(whole.images[0].get_extent()) == (0, 40, 24, 0)
     for axis, row in ((first, weights[0, 2, 7]), (second, weights[0, 0, 0])):
         heat = axis.images[1]
-        assert_near(heat.get_array(), row)
-        # Boxes of 8 x 8 around 2.5: from -1.5 on; the picture ends where the input does.
-        assert tuple(heat.get_extent()) == (-1.5, 38.5, 22.5, -1.5)
+        assert_near(heat_of(heat), row)
+        # Boxes of 8 x 8 around 2.5: from -1.5 on. The last ends with the input, at 40 and 24 and not at 38.5
+        # and 22.5: its key is drawn twice, and the picture ends where the input does.
+        assert tuple(heat.get_extent()) == (-1.5, 46.5, 30.5, -1.5)
+        assert_near(heat.get_array()[3], heat.get_array()[2])
+        assert_near(heat.get_array()[:, 5], heat.get_array()[:, 4])
         assert (axis.get_xlim(), axis.get_ylim()) == ((0, 40), (24, 0))
         # The largest weight, but never less than what stands out: three times the even level.
         top = max(float(row.abs().max()), 3 * float(row.abs().mean()))
@@ -85,7 +88,7 @@ def test_many_queries_of_an_image_go_into_several_lines():
     assert [axis.get_title() for axis in panels[1:7]] == [
         f"query {row + 1}: row {4 * row}, column 12" for row in range(6)
     ]
-    assert_near(panels[6].images[1].get_array(), weights[0, 5, 3])
+    assert_near(heat_of(panels[6].images[1]), weights[0, 5, 3])
     # Words stand beside the last bar of each line.
     labels = [axis.images[1].colorbar.ax.get_ylabel() for axis in panels[1:7]]
     assert [bool(label) for label in labels] == [False, False, False, True, False, True]
@@ -104,7 +107,7 @@ def test_what_is_attended_most_is_the_mean_over_the_queries(num_axes):
     else:
         layer = figure.axes[1 if num_axes == 2 else 3].images[1]
         last = figure.axes[1 if num_axes == 2 else 4].images[1]
-        drawn, label = layer.get_array(), last.colorbar.ax.get_ylabel()
+        drawn, label = heat_of(layer, num_axes), last.colorbar.ax.get_ylabel()
         mean = mean if num_axes == 2 else mean[1]
         assert not any(rectangles(axis) for axis in figure.axes[:2])
     assert_near(drawn, mean)
@@ -116,7 +119,7 @@ def test_a_summary_that_is_there_is_drawn():
     shown, weights = planted(2, instantiation="dot_product")
     summary = summarise(shown, queries=[(1, 1)])
     layer = draw_attended(shown, pixels(2), summary=summary).axes[1].images[1]
-    assert_near(layer.get_array(), weights[0, 1, 1].abs())
+    assert_near(heat_of(layer), weights[0, 1, 1].abs())
     # Sizes have no sign.
     assert layer.get_clim()[0] == 0
     assert "size of the signed weight" in " ".join(layer.colorbar.ax.get_ylabel().split())
@@ -129,7 +132,7 @@ def test_without_pixels_the_recorded_input_is_shown_from_its_smallest_value_to_i
     drawn = figure.axes[0].images[0].get_array()
     low, high = recorded[1].min(), recorded[1].max()
     assert_near(drawn, (recorded[1, 0] - low) / (high - low))
-    assert_near(figure.axes[1].images[1].get_array(), weights[1, 1, 2])
+    assert_near(heat_of(figure.axes[1].images[1]), weights[1, 1, 2])
     flat, _ = planted(2, input=torch.full((1, 1, 24, 40), 3.0))
     drawn = draw_rows(flat, queries=[(1, 2)]).axes[0].images[0].get_array()
     np.testing.assert_array_equal(np.ma.filled(drawn, np.nan), np.zeros((24, 40)))
@@ -214,7 +217,7 @@ def test_a_map_shows_itself_in_notebooks(tmp_path):
     shown, weights = planted(2, batch=2, input=torch.rand(2, 1, 24, 40))
     picture = shown.show((3, 4), sample=1)
     assert isinstance(picture, Picture)
-    assert_near(picture.figure.axes[1].images[1].get_array(), weights[1, 3, 4])
+    assert_near(heat_of(picture.figure.axes[1].images[1]), weights[1, 3, 4])
     assert picture._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
     assert [axis.get_title()[:7] for axis in shown.show().figure.axes[1:5]] == [
         f"query {number}" for number in range(1, 5)
@@ -242,7 +245,7 @@ def test_the_heat_is_as_strong_in_svg_as_in_png():
     """One alpha for a whole layer is applied twice where matplotlib joins layers into one picture."""
     shown, _ = planted(2)
     layer = draw_rows(shown, pixels(2), queries=[(0, 0)]).axes[1].images[1]
-    assert np.shape(layer.get_alpha()) == (3, 5)
+    assert np.shape(layer.get_alpha()) == np.shape(layer.get_array())
     assert layer.colorbar.alpha is None
 
 
@@ -267,9 +270,15 @@ def test_even_attention_is_said_and_not_painted_as_a_finding(num_axes, instantia
     shown = nearly_even(num_axes, instantiation)
     query = (1,) * num_axes
     figure = draw_rows(shown, pixels(num_axes), queries=[query])
-    for each in (figure, draw_attended(shown, pixels(num_axes))):
+    both = draw_rows(shown, pixels(num_axes), queries=[query, (0,) * num_axes])
+    # A picture of all queries says it of the block, one of some says it of their rows.
+    for each, whose in (
+        (figure, "this row attends"),
+        (both, "these rows attend"),
+        (draw_attended(shown, pixels(num_axes)), "attends"),
+    ):
         words = " ".join(each.get_suptitle().split())
-        assert "attends nearly evenly (entropy 1.00 of 1)" in words
+        assert words.endswith(f"; {whose} nearly evenly (entropy 1.00 of 1)")
     assert not arrows(figure)
     largest = float(shown.of_query(*query).abs().max())
     # The last colour, or the top of the axis, is that of three times as much; of four keys, 2.5 times.
@@ -312,7 +321,7 @@ def test_a_picture_is_drawn_in_its_own_resolution_and_shape():
             # In coordinates of the input, 24 x 40, but as high and wide as it is.
             assert tuple(axis.images[0].get_extent()) == (0, 40, 24, 0)
             assert axis.get_aspect() == near(90 / 60 * 40 / 24)
-    assert_near(draw_rows(shown, pixels(2), picture=picture, queries=[(2, 7)]).axes[1].images[1].get_array(),
+    assert_near(heat_of(draw_rows(shown, pixels(2), picture=picture, queries=[(2, 7)]).axes[1].images[1]),
                 weights[0, 2, 7])  # fmt: skip
     clip, _ = planted(3)
     frames = torch.rand(3, 5, 16, 30)

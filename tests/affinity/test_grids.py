@@ -229,7 +229,7 @@ def test_each_pixel_has_the_position_in_whose_box_its_centre_is(grid):
 def test_boxes_are_cut_at_the_border():
     grid = PositionGrid((7, 7), (28, 28), steps=(4.0, 4.0), centres=(0.5, 2.0))
     assert grid.box(0, 0) == ((0.0, 2.5), (0.0, 4.0))
-    assert grid.box(-1, 6) == ((22.5, 26.5), (24.0, 28.0))
+    assert grid.box(-1, 6) == ((22.5, 28.0), (24.0, 28.0))
 
 
 def test_places_that_do_not_exist():
@@ -249,3 +249,26 @@ def test_centres_along_each_axis():
     assert [grid.centre(row, column) for row, column in itertools.product(range(2), range(3))] == list(
         itertools.product(rows.tolist(), columns.tolist())
     )
+
+
+def test_boxes_go_to_the_edges_of_the_input_but_for_what_a_pool_left_out():
+    # As of a residual network: centres on the first pixel of each window.
+    layer3 = PositionGrid((4, 4), (64, 64), steps=(16.0, 16.0), centres=(0.5, 0.5))
+    assert [layer3.box(0, place)[1] for place in range(4)] == [
+        (0, 8.5),
+        (8.5, 24.5),
+        (24.5, 40.5),
+        (40.5, 64),
+    ]
+    keys = layer3.pooled((2, 2), (2, 2))
+    assert [keys.box(place, 0)[0] for place in range(2)] == [(0, 24.5), (24.5, 64)]
+    # A pixel lies in the box of the position that is nearest to it.
+    for pixel in range(64):
+        low, high = layer3.box(*layer3.position(pixel, pixel))[0]
+        assert low <= pixel + 0.5 <= high
+    # Seven positions pooled by two are three: the seventh is in no window.
+    seven = PositionGrid((7,), (28,), steps=(4.0,), centres=(2.0,))
+    assert seven.reach(0) == (0, 28)
+    assert seven.pooled((3,)).reach(0) == (0, 24)
+    # As of a layer without padding: what its first window begins with is nearest to the first position.
+    assert PositionGrid((3,), (10,), steps=(3.0,), centres=(2.5,)).box(0) == ((0, 4),)

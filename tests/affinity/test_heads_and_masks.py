@@ -112,5 +112,5 @@ def test_effects_sum_to_what_y_does(instantiation, with_context):
 
 def test_effects_need_a_norm_that_is_linear():
     network, x = Network(made(norm="group")).eval(), torch.randn(2, C, 3, 2, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"whose y enters z linearly.*this block has a GroupNorm"):
+    with pytest.raises(ValueError, match=r"^block 'block' has no effects: its GroupNorm makes z no linear"):
         class_effects(network, x)

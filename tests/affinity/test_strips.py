@@ -6,7 +6,7 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.patches import StepPatch
 
-from affinity.planted import arrows, pixels, planted, rectangles
+from affinity.planted import arrows, heat_of, pixels, planted, rectangles
 from nonlocalnn.affinity import AffinityMap, PositionGrid
 from nonlocalnn.affinity.pictures import draw_rows
 from nonlocalnn.affinity.pictures.views import meaning
@@ -26,10 +26,10 @@ def test_every_frame_of_a_strip_shows_the_keys_of_its_time():
             heat = axis.images[1]
             # Frames 0 and 1, then 2 and 3; frame 4 lies in no key's box.
             expected = weights[(0, *query)][frame // 2] if frame < 4 else torch.full((2, 3), torch.nan)
-            drawn = torch.as_tensor(np.ma.filled(heat.get_array(), np.nan))
+            drawn = torch.as_tensor(np.ma.filled(heat_of(heat, 3), np.nan))
             assert torch.equal(drawn.isnan(), expected.isnan())
             assert_near(drawn.nan_to_num(), expected.nan_to_num())
-            assert tuple(heat.get_extent()) == (-0.5, 11.5, 7.5, -0.5)
+            assert tuple(heat.get_extent()) == (-0.5, 15.5, 11.5, -0.5)
             row = weights[(0, *query)]
             assert heat.get_clim() == near((0, max(float(row.max()), 3 * float(row.mean()))))
     assert [len(rectangles(axis)) for axis in strips[0]] == [0, 0, 1, 1, 0]
@@ -59,7 +59,9 @@ def test_arrows_lead_from_the_query_to_the_keys_that_stand_out(instantiation, se
         assert arrow.xy1 == (6.5, 4.5)
         assert arrow.coords2 is axes[2 * time].transData
         left, top = max(0, 4 * column - 0.5), max(0, 4 * row_number - 0.5)
-        right, bottom = 4 * column + 3.5, 4 * row_number + 3.5
+        # The last boxes end with the input.
+        right = 12 if column == 2 else 4 * column + 3.5
+        bottom = 8 if row_number == 1 else 3.5
         assert arrow.xy2 == ((left + right) / 2, (top + bottom) / 2)
         is_negative = float(row[time, row_number, column]) < 0
         assert arrow.get_linestyle() == (":" if is_negative else "-")
@@ -125,7 +127,8 @@ def test_a_sequence_is_shaded_by_weight_above_steps(instantiation):
     assert_near(above.lines[1].get_xdata(), np.arange(32) + 0.5)
     assert_near(above.lines[1].get_ydata(), values[1])
     row = weights[0, 5]
-    edges = [0, 6.5, 14.5, 22.5, 30.5]
+    # The last key is nearest to the end of the input.
+    edges = [0, 6.5, 14.5, 22.5, 32]
     mesh = above.collections[0]
     assert_near(mesh.get_coordinates()[0, :, 0], edges)
     colours = mesh.get_array()[0]

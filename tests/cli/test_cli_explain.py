@@ -67,7 +67,8 @@ def test_a_sample_with_a_deletion_test(digits_model, tmp_path, capsys):
     assert f"change of the probability of {best['class']!r}" in out
     numbers = json.loads((tmp_path / "pages" / "seven.deletion.json").read_text())
     assert [(row["block"], row["fraction"]) for row in numbers][:2] == [("nl_1", 0.02), ("nl_1", 0.05)]
-    assert f"{numbers[0]['most']:+.3f}" in out
+    first = out.splitlines()[3].split()
+    assert first[:5] == ["nl_1", "1", "of", "49", f"{numbers[0]['most']:+.3f}"]
 
 
 def test_an_image_file_and_the_settings(digits_model, tmp_path, photo, monkeypatch, capsys):
@@ -173,3 +174,23 @@ def test_what_a_terminal_cannot_hold_is_escaped(photo, digits_model, tmp_path, m
     sys.stdout.flush()
     assert b"k\\u00e4se.png" in written.getvalue()
     assert json.loads(written.getvalue())["path"] == str(other)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_a_block_without_effects_has_its_weights(tmp_path, capsys, norm):
+    torch.manual_seed(0)
+    model = nl.create_model("nl_digits")
+    nl.insert_nonlocal_(model, ["conv_2"], norm=norm, example_input=torch.rand(1, 1, 28, 28))
+    facts = {"classes": CLASSES, "image_size": [28, 28], "channels": 1}
+    nl.save_checkpoint(randomize_(model), tmp_path / "model.safetensors", metadata=facts)
+    page = tmp_path / "page.html"
+    words = ["--data", "digits", "--sample", "1", "--model", str(tmp_path / "model.safetensors")]
+    assert main(["explain", *words, "-o", str(page)]) == 0
+    blocks = {block["name"]: block for block in document_of(page)["blocks"]}
+    measures = {name: [each["name"] for each in block["measures"]] for name, block in blocks.items()}
+    assert measures.pop("conv_2.nl") == ["affinity"]
+    assert set(map(tuple, measures.values())) == {("affinity", "effect")}
+    reason = blocks["conv_2.nl"]["no_effects"]
+    assert "Norm makes z no linear function of y" in reason
+    assert blocks["nl_1"]["no_effects"] is None
+    assert capsys.readouterr().err == f"nonlocalnn explain: conv_2.nl has no effects: {reason}\n"

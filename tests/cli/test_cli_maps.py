@@ -79,10 +79,12 @@ def test_each_block_has_pictures_rows_and_a_summary(tmp_path, checkpoint, capsys
             f"{expected['entropy']:.2f}",
             f"{expected['distance_pixels']:.2f}",
             f"({expected['uniform_distance_pixels']:.2f})",
-            "-",
             *(["attends", "nearly", "evenly"] if expected["entropy"] >= 0.97 else ()),
         ]
         assert about["attends_evenly"] == (expected["entropy"] >= 0.97)
+        # Frames are of videos.
+        assert "extent" not in about
+    assert "frames" not in printed
 
 
 def test_whole_maps_are_written_when_they_are_asked_for(tmp_path, checkpoint, photo):
@@ -124,6 +126,7 @@ def test_a_video_and_points_of_it(tmp_path, of_clips, video, capsys):
     assert facts["frame_numbers"] == list(shown.frame_numbers)
     assert facts["seconds"] == list(shown.seconds)
     assert facts["truth"] is None
+    assert {block["extent"] for block in facts["blocks"].values()} == {"spacetime"}
     found = captured(of_clips, shown.sample)
     for name, places in zip(names, ([[3, 7, 0], [0, 0, 4]], [[3, 3, 0], [0, 0, 2]]), strict=True):
         assert [query["place"] for query in facts["blocks"][name]["queries"]] == places

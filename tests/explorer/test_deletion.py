@@ -57,6 +57,7 @@ def test_the_most_attended_is_taken_out(sign):
     assert (found.block, found.fraction) == ("block", 2 / 24)
     assert found.most == near(expected_change(pixels, [(1, 2), (3, 5)], sign))
     assert found.least == near(expected_change(pixels, [(0, 0), (0, 1)], sign))
+    assert (found.number, found.num_keys) == (2, 24)
     assert len(found.random) == 30
     # Of 30 draws of two pixels some are dark ones only, and hardly one is just the two bright ones.
     assert max(found.random) == near(found.least)
@@ -114,3 +115,10 @@ def test_clips_and_several_blocks():
 def test_wrong_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         deletion_test(classifier(LooksAtBright(1), (1, 4, 6)), image(), **settings)
+
+
+def test_shares_that_are_the_same_keys_stand_once():
+    loaded, shares = classifier(LooksAtBright(1), (1, 4, 6)), (0.01, 0.02, 0.05, 0.1, 0.5)
+    found = deletion_test(loaded, image(), fractions=shares, num_random=2)
+    assert [(each.number, each.fraction) for each in found] == [(1, 0.01), (2, 0.1), (12, 0.5)]
+    assert [each.as_numbers()["num_keys"] for each in found] == [24] * 3

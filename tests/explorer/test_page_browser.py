@@ -183,12 +183,19 @@ def test_boxes_and_times_at_the_edges(opened):
             """() => {
               const { boxOf, keyTime } = NonlocalViewer.geometry;
               const grid = { steps: [1, 4, 4], centres: [0.5, 1, 3] };
-              const block = { keyGrid: { steps: [2], centres: [3] }, keySides: [2] };
+              const keys = { steps: [2, 1, 1], centres: [3, 0.5, 0.5] };
+              const block = NonlocalViewer.geometry.prepared({
+                sides: [1, 1, 3], grid, key_sides: [2, 1, 1], key_grid: keys,
+                query_places: [[0], [0], [0, 1, 2]],
+              }, [7, 4, 14]);
               const times = [0, 1, 2, 3, 4, 5, 6].map((frame) => keyTime(block, frame));
-              return [boxOf(grid, [0, 0, 1], [1, 4, 8]), times];
+              return [[0, 1, 2].map((column) => boxOf(block.grid, [0, 0, column])), times];
             }"""
         )
-    assert boxes == [[0, 1], [0, 3], [5, 8]]
+    # The last position is nearest to the end of the input, up to half a step; frames that a pool left out,
+    # half a step and more, are nobody's.
+    assert [box[2] for box in boxes] == [[0, 5], [5, 9], [9, 14]]
+    assert [box[1] for box in boxes] == [[0, 4]] * 3
     assert times == [None, None, 0, 0, 1, 1, None]
 
 

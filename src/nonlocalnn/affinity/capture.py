@@ -19,6 +19,17 @@ from nonlocalnn.functional.geometry import Geometry
 from nonlocalnn.functional.layers import WRAPPER_WORDS
 
 
+class _Maps(dict[str, AffinityMap]):
+    """Maps by the names of their blocks; a name that is not there says which are."""
+
+    def __missing__(self, name: object) -> AffinityMap:
+        # Which blocks a network has is what people ask maps for most often, and mistype.
+        there = (
+            f"there are maps of {', '.join(self)}" if self else "no block has run yet: run the model first"
+        )
+        raise KeyError(f"there is no map of {name!r}{near_miss(str(name), self)}; {there}")
+
+
 @contextmanager
 def capture_affinity(
     model: nn.Module, blocks: Sequence[str] | None = None, queries: Sequence[Query] | None = None
@@ -41,7 +52,7 @@ def capture_affinity(
 
     Yields:
         A mapping from block names to :class:`AffinityMap`, in the order in which the blocks ran; it can be
-        read after the context has ended.
+        read after the context has ended. A KeyError of another name lists the names there are.
 
     Raises:
         ValueError: The model has no non-local block, or none of a name asked for, or ``queries`` is empty;
@@ -66,7 +77,7 @@ def capture_affinity(
     """
     if queries is not None and len(queries) == 0:
         raise ValueError("queries must name at least one place; None records all")
-    maps: dict[str, AffinityMap] = {}
+    maps = _Maps()
     tracer = GridTracer()
 
     def record(

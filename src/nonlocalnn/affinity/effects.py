@@ -79,7 +79,7 @@ def class_effects(
 
     Raises:
         ValueError: The model is in train mode, has no such block, returns no scores (B, K), or has no such
-            class.
+            class; or a block has no effects, see :func:`why_no_effects`.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -90,7 +90,29 @@ def class_effects(
     """
     with record_effects(model, blocks) as recorded:
         scores = model(x.detach())
+    for name in recorded.outputs:
+        # Who asks for effects by name must not find fewer blocks than were named.
+        if reason := why_no_effects(recorded.blocks[name]):
+            raise ValueError(f"block {name!r} has no effects: {reason}; leave it out of blocks")
     return recorded.on(_chosen(scores, target))
+
+
+def why_no_effects(block: NonLocalNd) -> str | None:
+    """Return why a block has no effects, in words; None where it has them.
+
+    Example:
+        >>> from nonlocalnn import NonLocal2d
+        >>> why_no_effects(NonLocal2d(16, norm="group"))
+        "its GroupNorm makes z no linear function of y (norm='batch' or norm=None does not)"
+        >>> why_no_effects(NonLocal2d(16, norm=None)) is None
+        True
+    """
+    norm = block.norm
+    # Of a batch norm in train mode the mode is wrong and not the block: RecordedEffects.on refuses that.
+    is_in_train = isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
+    if norm is None or is_constant(norm) or is_in_train:
+        return None
+    return f"its {type(norm).__name__} makes z no linear function of y (norm='batch' or norm=None does not)"
 
 
 @dataclass(eq=False)
@@ -110,15 +132,22 @@ class RecordedEffects:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def on(self, score: Tensor) -> dict[str, EffectMap]:
-        """Return the effects on a score that the run gave, of each block that ran.
+        """Return the effects on a score that the run gave, of each block that ran and that has them.
 
         Args:
             score: One number, with its graph, which is used up.
+
+        Raises:
+            ValueError: A batch norm is in train mode.
         """
-        gradients = torch.autograd.grad(score, list(self.outputs.values()), materialize_grads=True)
+        # A page draws the weights of the others all the same: see why_no_effects.
+        outputs = {name: z for name, z in self.outputs.items() if why_no_effects(self.blocks[name]) is None}
+        if not outputs:
+            return {}
+        gradients = torch.autograd.grad(score, list(outputs.values()), materialize_grads=True)
         return {
             name: _effects_of(self.blocks[name], self.maps[name], self.inputs[name], gradient)
-            for name, gradient in zip(self.outputs, gradients, strict=True)
+            for name, gradient in zip(outputs, gradients, strict=True)
         }
 
 
@@ -183,12 +212,7 @@ def _effects_of(
     gradient: Tensor,
 ) -> EffectMap:
     if block.norm is not None and not is_constant(block.norm):
-        if isinstance(block.norm, nn.modules.batchnorm._BatchNorm):
-            raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
-        raise ValueError(
-            "effects are of blocks whose y enters z linearly, with norm='batch' in eval mode or norm=None; "
-            f"this block has a {type(block.norm).__name__}"
-        )
+        raise ValueError("effects need fixed norms: put the model into eval mode first, model.eval()")
     _, _, g = block.embed(*given[0], **given[1])
 
     with torch.enable_grad():

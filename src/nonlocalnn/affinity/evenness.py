@@ -80,6 +80,26 @@ def attends_evenly(entropy: float | None) -> bool:
     return entropy is not None and entropy >= EVEN_ENTROPY
 
 
+def evenly_in_words(entropy: float | None, rows: int | None = None) -> str:
+    """Return that attention is nearly even, in words; empty where it is not.
+
+    Args:
+        entropy: Of a block over all its queries, or the mean of some rows.
+        rows: How many rows it is of; None is the whole block.
+
+    Example:
+        >>> evenly_in_words(0.99), evenly_in_words(0.9)
+        ('attends nearly evenly (entropy 0.99 of 1)', '')
+        >>> evenly_in_words(0.99, rows=1)
+        'this row attends nearly evenly (entropy 0.99 of 1)'
+    """
+    if not attends_evenly(entropy):
+        return ""
+    # Rows that are drawn may be even in a block that is not: a title must say whose the entropy is.
+    verb = "attends" if rows is None else "this row attends" if rows == 1 else "these rows attend"
+    return f"{verb} nearly evenly (entropy {entropy:.2f} of 1)"
+
+
 def says_most(entropies: Mapping[str, float | None]) -> str | None:
     """Return the block that attends least evenly, the first of several; None where there is no block.
 

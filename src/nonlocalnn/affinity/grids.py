@@ -21,7 +21,8 @@ class PositionGrid:
 
     Position i along an axis has its centre at ``centres[axis] + i * steps[axis]``, in input pixels (frames
     along time), where pixel p is what lies between p and p + 1. Its box is what is nearer to it than to its
-    neighbours. What a position has seen is wider than its box: kernels overlap.
+    neighbours, up to the input's edge; see :meth:`reach`. What a position has seen is wider than its box:
+    kernels overlap.
 
     Args:
         sides: Positions along each axis: (N,), (H, W) or (T, H, W).
@@ -57,11 +58,35 @@ class PositionGrid:
         Raises:
             ValueError: The position does not exist.
         """
-        return tuple(
+        place = check_position(position, self.sides)
+        boxes = []
+        for axis, (index, centre, step) in enumerate(
+            zip(place, self.centre(*place), self.steps, strict=True)
+        ):
+            low, high = self.reach(axis)
             # Not the receptive field: those overlap, and after a first block each is the whole input.
-            (max(0.0, centre - step / 2), min(float(side), centre + step / 2))
-            for centre, step, side in zip(self.centre(*position), self.steps, self.input_sides, strict=True)
-        )
+            start = low if index == 0 else max(low, centre - step / 2)
+            end = high if index == self.sides[axis] - 1 else min(high, centre + step / 2)
+            boxes.append((start, end))
+        return tuple(boxes)
+
+    def reach(self, axis: int) -> tuple[float, float]:
+        """Return from where to where the boxes of all positions go along an axis of the input.
+
+        Mostly it is the whole input. Where a pool left out what it had no window for, the end is nobody's.
+
+        Example:
+            >>> PositionGrid((4,), (64,), steps=(16.0,), centres=(0.5,)).reach(0)
+            (0.0, 64.0)
+            >>> PositionGrid((3,), (7,), steps=(2.0,), centres=(1.0,)).reach(0)
+            (0.0, 6.0)
+        """
+        step, side = self.steps[axis], float(self.input_sides[axis])
+        low = self.centres[axis] - step / 2
+        high = low + self.sides[axis] * step
+        # Windows centred on their first pixel leave less than half a step at the end, nearest to the last
+        # position; a window that a pool left out is half a step at least.
+        return 0.0 if low < step / 2 else low, side if side - high < step / 2 else high
 
     def pixel(self, *position: int) -> Sides:
         """Return the pixel (of a frame) of the input in which a position has its centre.

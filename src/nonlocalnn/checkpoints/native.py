@@ -18,6 +18,8 @@ from nonlocalnn.checkpoints.description import Description, config_of
 from nonlocalnn.checkpoints.fitting import check_fit, fitted
 from nonlocalnn.checkpoints.state import CheckpointError, State, begins_as_safetensors
 from nonlocalnn.checkpoints.wrapped import plain_model, plain_state
+from nonlocalnn.data.normalization import wrong_unit
+from nonlocalnn.models.libraries import is_of_library
 
 _FORMAT = "nonlocalnn"
 
@@ -44,7 +46,9 @@ def save_checkpoint(
             or on the meta device.
 
     Warns:
-        UserWarning: The model was changed since it was made by name: loading will need it.
+        UserWarning: The model was changed since it was made by name, as by a head of two layers: loading will
+            need it. Or ``mean`` or ``standard_deviation`` of the metadata is of values from 0 to 1, and the
+            commands will refuse it.
 
     Example:
         >>> import tempfile
@@ -59,6 +63,12 @@ def save_checkpoint(
     except TypeError as error:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
     plain = plain_model(model)
+    # Sequences have units of their own: only pixels are known to go to 255.
+    of_pixels = any(isinstance(layer, nn.Conv2d | nn.Conv3d) for layer in plain.modules())
+    for name in ("mean", "standard_deviation") if of_pixels else ():
+        # No error: what a training has found is written first. Reading the facts refuses them.
+        if problem := wrong_unit(name, (metadata or {}).get(name)):
+            warnings.warn(f"{path} will be refused by predict and its like: {problem}", stacklevel=2)
     config = config_of(plain)
     # Weights that are computed from others are written as such only where the file builds its network. Other
     # modules keep their own keys, and load exactly.
@@ -70,6 +80,13 @@ def save_checkpoint(
             reason = one_line(error)
             warnings.warn(f"{path} will load into a model that you give only: {reason}", stacklevel=2)
             config, state = None, plain_state(model)
+    elif is_of_library(plain):
+        name = type(plain).__name__
+        warnings.warn(
+            f"{path} will load into a model that you give only: the {name} was changed by more than blocks "
+            "and the width of its last layer, so that no name makes it again",
+            stacklevel=2,
+        )
     # A header of safetensors holds texts only, so that its values are JSON once more.
     header = {"format": _FORMAT, "config": json.dumps(config), "metadata": facts}
     with atomic_path(path) as temporary:

@@ -60,7 +60,7 @@ def is_segmentation(path: Path) -> bool:
 def _placed(command: str, path: Path, load: Callable[[Path], Trained], device: str) -> Trained:
     place = resolve_device(device)
     loaded = load(path)
-    if loaded.assumed:
+    if loaded.assumptions:
         print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     loaded.model.to(place)
     return loaded

@@ -69,6 +69,9 @@ def _explain(
         effects=not args.no_effects,
     )
     write_page(document, output)
+    for block in document["blocks"]:
+        if reason := block.get("no_effects"):
+            print(f"nonlocalnn explain: {block['name']} has no effects: {reason}", file=sys.stderr)
     best = document["prediction"][0]
     size = output.stat().st_size / 1e6
     answer = f"most pixels {best['class']!r}, {best.get('share', 0):.1%}"
@@ -91,12 +94,13 @@ def _read(args: argparse.Namespace, loaded: Classifier | Segmenter, path: Path) 
 
 
 def _report(found: Sequence[Deletion], predicted: str) -> None:
-    print(f"change of the probability of {predicted!r} without a share of the positions")
-    print(f"{'block':20} {'share':>6} {'most':>8} {'least':>8} {'random':>8}")
+    print(f"change of the probability of {predicted!r} without some of the positions")
+    print(f"{'block':20} {'without':>13} {'most':>8} {'least':>8} {'random':>8}")
     for each in found:
         numbers = each.as_numbers()
         spread = "" if numbers["random_sd"] is None else f" +- {numbers['random_sd']:.3f}"
+        without = f"{each.number} of {each.num_keys}"
         print(
-            f"{each.block:20} {each.fraction:>6.0%} {each.most:>+8.3f} {each.least:>+8.3f} "
+            f"{each.block:20} {without:>13} {each.most:>+8.3f} {each.least:>+8.3f} "
             f"{numbers['random_mean']:>+8.3f}{spread}"
         )

@@ -119,17 +119,20 @@ def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namesp
 def _table(name: str, facts: Mapping[str, Any]) -> list[str]:
     """Return the lines of the table of one input: how widely and how far each block attends."""
     width = max(map(len, facts["blocks"]), default=0) + 2
+    # Of images and sequences a column of frames would be empty.
+    is_video = len(facts["sides"]) == 3
+    frames_title = f"{'frames (uniform)':>20}" if is_video else ""
     lines = [
         f"{name}: {answer_in_words(facts)}",
-        f"  {'block':{width}}{'form':20}{'entropy':>8}{'distance (uniform)':>22}{'frames (uniform)':>20}",
+        f"  {'block':{width}}{'form':20}{'entropy':>8}{'distance (uniform)':>22}{frames_title}",
     ]
     for block, about in facts["blocks"].items():
         numbers = {key: "-" if value is None else f"{value:.2f}" for key, value in about["summary"].items()}
         distance = f"{numbers['distance_pixels']} ({numbers['uniform_distance_pixels']})"
-        frames = f"{numbers['distance_frames']} ({numbers['uniform_distance_frames']})"
+        frames = f"{numbers['distance_frames']} ({numbers['uniform_distance_frames']})" if is_video else ""
         lines.append(
             f"  {block:{width}}{about['instantiation']:20}{numbers['entropy']:>8}{distance:>22}"
-            f"{'-' if about['summary']['distance_frames'] is None else frames:>20}"
+            f"{frames:>{len(frames_title)}}"
             f"{'  attends nearly evenly' if about['attends_evenly'] else ''}"
         )
     return lines

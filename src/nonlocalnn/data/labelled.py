@@ -175,7 +175,8 @@ class LabelledSamples(Dataset[tuple[Tensor, int | Tensor]], ABC):
         Raises:
             ValueError: There is another number of numbers, or a deviation is not greater than 0.
         """
-        check_normalization(mean, standard_deviation, channels=self.channels)
+        is_of_pixels = len(self.sample_shape) > 2
+        check_normalization(mean, standard_deviation, channels=self.channels, of_pixels=is_of_pixels)
         self.mean, self.standard_deviation = mean, standard_deviation
         return self
 

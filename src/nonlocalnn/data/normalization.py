@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,11 +56,19 @@ def pixels_of(sample: Tensor, *, mean: ChannelValues, standard_deviation: Channe
     return (sample * factor + shift).clamp(0, 1)
 
 
-def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues, *, channels: int = 3) -> None:
+def check_normalization(
+    mean: ChannelValues, standard_deviation: ChannelValues, *, channels: int = 3, of_pixels: bool = False
+) -> None:
     """Check that each is one finite number or one a channel, and that deviations are greater than 0.
 
+    Args:
+        mean: What becomes 0.
+        standard_deviation: What becomes a distance of 1.
+        channels: Of the samples.
+        of_pixels: Whether these are pixels, so that the unit is known; sequences have units of their own.
+
     Raises:
-        ValueError: They are not.
+        ValueError: They are not, or are of pixels and count from 0 to 1.
     """
     for name, value in (("mean", mean), ("standard_deviation", standard_deviation)):
         numbers = value if isinstance(value, list | tuple) else [value]
@@ -69,6 +78,37 @@ def check_normalization(mean: ChannelValues, standard_deviation: ChannelValues, 
             )
         if name == "standard_deviation" and min(numbers) <= 0:
             raise ValueError(f"standard_deviation must be greater than 0; got {standard_deviation}")
+        if of_pixels and (problem := wrong_unit(name, value)):
+            raise ValueError(problem)
+
+
+def wrong_unit(name: str, value: Any) -> str | None:
+    """Return that a mean or a deviation is of values from 0 to 1, in words; None where it is not, or none.
+
+    Args:
+        name: "mean" or "standard_deviation".
+        value: One number, or one for each channel; anything else is no matter of units.
+
+    Example:
+        >>> wrong_unit("mean", 0.45)
+        'mean must be of pixel values from 0 to 255; 0.45 is of values from 0 to 1: write 114.75'
+        >>> wrong_unit("standard_deviation", 57.375) is None
+        True
+    """
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not numbers or not all(_is_finite(number) for number in numbers):
+        return None
+    # Other libraries count from 0 to 1, and a network that is given such a scale answers, wrongly, all the
+    # same. A deviation below one grey level of 255 is of no images, and neither is a mean that is nearly
+    # black but not 0. A mean of 0 and a deviation of 1 leave values from 0 to 255, which some networks take.
+    largest = max(abs(number) for number in numbers)
+    if not 0 < largest <= (1 if name == "mean" else 0.999):
+        return None
+    scaled = [float(f"{255 * number:.6g}") for number in numbers]
+    return (
+        f"{name} must be of pixel values from 0 to 255; {value} is of values from 0 to 1: write "
+        f"{scaled if isinstance(value, list | tuple) else scaled[0]}"
+    )
 
 
 def _is_finite(number: object) -> bool:

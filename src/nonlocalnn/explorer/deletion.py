@@ -23,7 +23,9 @@ class Deletion:
 
     Args:
         block: The block whose keys were ranked.
-        fraction: Share of its keys that was removed.
+        fraction: Share of its keys that was asked for.
+        number: How many keys were removed: at least one.
+        num_keys: How many it has.
         most: Change of the probability without the most attended keys.
         least: Change without the least attended keys.
         random: Change without as many random keys, one number a draw.
@@ -31,6 +33,8 @@ class Deletion:
 
     block: str
     fraction: float
+    number: int
+    num_keys: int
     most: float
     least: float
     random: tuple[float, ...]
@@ -66,13 +70,14 @@ def deletion_test(
         loaded: The classifier, in eval mode.
         sample: What it takes, (C, \*sides).
         blocks: Names of the blocks; None is all.
-        fractions: Shares of the keys, between 0 and 1; at least one key is removed.
+        fractions: Shares of the keys, between 0 and 1; at least one key is removed. Of shares that are as
+            many keys the first counts.
         num_random: Random draws for each share.
         seed: Of the draws.
         batch_size: Inputs a forward pass.
 
     Returns:
-        One :class:`Deletion` a block and share.
+        One :class:`Deletion` a block and number of keys.
 
     Raises:
         ValueError: A share is not between 0 and 1, there is no random draw, or the model has no such block.
@@ -100,14 +105,17 @@ def deletion_test(
     for name, weights in answer.maps.items():
         # The keys as flat indices, the most attended first.
         ranked = summarise(weights).attended[0].flatten().argsort(descending=True)
+        numbers: dict[int, float] = {}
         for fraction in fractions:
-            number = max(1, round(fraction * len(ranked)))
+            numbers.setdefault(max(1, round(fraction * len(ranked))), fraction)
+        # Of few keys several shares are the same key: drawn anew they would look like as many findings.
+        for number, fraction in numbers.items():
             sets = [ranked[:number], ranked[-number:]]
             sets += [torch.randperm(len(ranked), generator=generator)[:number] for _ in range(num_random)]
             masked = torch.stack([_without(sample, keys, weights.key_grid) for keys in sets])
             after = loaded.ask(masked, batch_size=batch_size)[:, predicted] - before
             most, least, *drawn = after.tolist()
-            found.append(Deletion(name, fraction, most, least, tuple(drawn)))
+            found.append(Deletion(name, fraction, number, len(ranked), most, least, tuple(drawn)))
     return found
 
 

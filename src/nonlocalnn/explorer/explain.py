@@ -17,6 +17,8 @@ from torch import Tensor
 
 from nonlocalnn._errors import needs
 from nonlocalnn.affinity import AffinityMap, EffectMap, summarise
+from nonlocalnn.affinity.capture import find_blocks
+from nonlocalnn.affinity.effects import why_no_effects
 from nonlocalnn.affinity.evenness import attends_evenly, even_level, says_most, stands_out
 from nonlocalnn.affinity.pictures.views import meaning
 from nonlocalnn.affinity.rows import Query
@@ -79,7 +81,8 @@ def explain(
         model: Name of the model.
         blocks: Names of the blocks; None is all.
         effects: Store, beside the weights, what each attended position does to the score of the predicted
-            class: see :func:`nonlocalnn.affinity.class_effects`. Segmentation has no one class, and none.
+            class: see :func:`nonlocalnn.affinity.class_effects`. Segmentation has no one class, and none. A
+            block that has none says why, under ``no_effects``.
 
     Returns:
         Keys ``format``, ``title``, ``model``, ``kind``, ``prediction``, ``truth``, ``input``, ``opens_on``
@@ -103,6 +106,10 @@ def explain(
     answer = answer_with_maps(loaded, given.sample, name=title, blocks=blocks, effects=effects)
     prediction = answer.prediction(loaded.classes, top=5 if answer.labels is None else len(loaded.classes))
     described = _blocks(answer, prediction[0]["class"])
+    if effects:
+        running = find_blocks(loaded.model, list(answer.maps))
+        # A page that leaves effects out on its own must say why.
+        described = [{**each, "no_effects": why_no_effects(running[each["name"]])} for each in described]
     shown = _described_input(given)
     if answer.labels is not None:
         shown |= _described_labels(given, answer.labels, loaded.classes)

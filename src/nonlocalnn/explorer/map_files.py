@@ -50,7 +50,7 @@ def write_maps(
 
     Returns:
         What is in ``summary.json``: the input's ``input`` (name), ``sides``, ``frame_numbers``, ``seconds``,
-        ``prediction`` and ``truth``; and under ``blocks``, for each, ``instantiation``, ``extent``,
+        ``prediction`` and ``truth``; and under ``blocks``, for each, ``instantiation``, of videos ``extent``,
         ``sides``, ``key_sides``, ``queries`` (``place``, ``box`` in the input, and the ``top`` five keys
         with ``weight``, ``place`` and ``box``), ``summary``, and ``attends_evenly``.
 
@@ -121,7 +121,8 @@ def _described(shown: AffinityMap, places: Sequence[Sides], summary: AffinitySum
     values, keys = (part[0].tolist() for part in shown.top(places, k))
     return {
         "instantiation": shown.instantiation,
-        "extent": shown.extent,
+        # Images and sequences have no frames that positions could see or not see.
+        **({"extent": shown.extent} if len(shown.grid.sides) == 3 else {}),
         "sides": shown.grid.sides,
         "key_sides": shown.key_grid.sides,
         "queries": [

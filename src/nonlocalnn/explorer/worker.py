@@ -69,7 +69,7 @@ def run_worker(connection: Connection, models: Mapping[str, Path], explain: Expl
 
 def _load(path: Path) -> Classifier:
     loaded = load_classifier(path)
-    if loaded.assumed:
+    if loaded.assumptions:
         print(f"nonlocalnn explore: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     if loaded.kind.name not in ("image", "video"):
         raise ValueError(

@@ -96,6 +96,7 @@ def non_local(
         y, shape (B, N, E), in the type of ``g``.
 
     Raises:
+        TypeError: An operand is no tensor.
         ValueError: A shape, type or setting does not fit; the message says which.
 
     Memory:
@@ -212,6 +213,7 @@ def affinity(
         (B, num_heads, N, M).
 
     Raises:
+        TypeError: An operand is no tensor.
         ValueError: A shape, type or setting does not fit; the message says which.
 
     Memory:

@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import check_choice, check_whole
+from nonlocalnn._errors import check_choice, check_tensor, check_whole
 from nonlocalnn._names import INSTANTIATIONS
 from nonlocalnn.functional.positions import FLOATS
 
@@ -28,10 +28,12 @@ def check_operands(
     """Check everything but g.
 
     Raises:
+        TypeError: theta or phi is no tensor.
         ValueError: A shape, type or setting does not fit.
     """
     check_choice("instantiation", instantiation, INSTANTIATIONS)
     for name, part in (("theta", theta), ("phi", phi)):
+        check_tensor(name, part)
         if part.dim() != 3:
             raise ValueError(f"{name} must be (B, positions, channels); got shape {tuple(part.shape)}")
         if part.dtype not in FLOATS:
@@ -70,8 +72,10 @@ def check_values(phi: Tensor, g: Tensor, num_heads: int) -> None:
     """Check what is averaged.
 
     Raises:
+        TypeError: It is no tensor.
         ValueError: It does not fit the keys.
     """
+    check_tensor("g", g)
     if g.dim() != 3 or g.shape[:2] != phi.shape[:2]:
         raise ValueError(
             f"g must be (B, M, E) with phi's (B, M) = {tuple(phi.shape[:2])}; got shape {tuple(g.shape)}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnn._errors import check_tensor
 from nonlocalnn.functional.positions import FLOATS, flatten, is_channels_last
 
 Extent = Literal["spacetime", "space", "time"] | int
@@ -22,8 +23,10 @@ def geometry_of(
     """Return where the positions of ``x`` lie when it is a map of this rank and width.
 
     Raises:
+        TypeError: It is no tensor.
         ValueError: The rank, the number of channels or the type does not fit, or a side is 0.
     """
+    check_tensor("x", x)
     sides = {1: "N", 2: "H, W", 3: "T, H, W"}[num_sides]
     if x.dim() != num_sides + 2:
         raise ValueError(
@@ -45,6 +48,7 @@ def key_geometry(
     """Return where the positions of the map lie that keys are read from: those of x without a context.
 
     Raises:
+        TypeError: The context is no tensor.
         ValueError: A context is missing, or its rank, channels, type, batch or groups do not fit.
     """
     if context is None:
@@ -54,6 +58,7 @@ def key_geometry(
                 "as block(x, context)"
             )
         return places
+    check_tensor("context", context)
     num_sides, sides, extent = len(places.sides), tuple(context.shape[2:]), places.extent
     width = x.shape[1] if context_channels is None else context_channels
     if context.dim() != num_sides + 2 or context.shape[0] != x.shape[0] or context.shape[1] != width:

@@ -15,7 +15,7 @@ from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_positive
 from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
 from nonlocalnn.data import LabelledSamples
-from nonlocalnn.inference.model_facts import checked_facts, implied_facts, in_words
+from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
 from nonlocalnn.inference.weights import weights_file as weights_file
 from nonlocalnn.tasks.answers import answer_files
 from nonlocalnn.tasks.choice import trained_task
@@ -282,7 +282,8 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         )
     facts = checked_facts(known, path)
     # What is known of another code base's file is known of the code base: the file itself says nothing.
-    assumed = tuple(name for name in (implied if found.source == OURS else known) if name in facts)
+    is_ours = found.source == OURS
+    assumed = assumed_facts(facts, implied if is_ours else known, found.metadata if is_ours else ())
     num_outputs = cast(dict[str, Any], found.model.config)["num_classes"]
     if num_outputs != len(facts["classes"]):
         raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,28 +97,67 @@ def _own_samples(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
 def in_words(facts: Mapping[str, Any], names: Sequence[str]) -> str:
     """Return some of the checked facts of a model as one line for people.
 
+    Args:
+        facts: All of them; what is missing is as usual.
+        names: Those to tell.
+
     Example:
         >>> facts = {"classes": ("0", "1"), "sample_shape": (3, 8, 224, 224), "stride": 8, "test_size": 256}
-        >>> in_words(facts, ["classes", "sample_shape"])
-        'classes 0 to 1; clips of 8 frames, one in 8, of 256 pixels, 3 channels, values from 0 to 1'
+        >>> in_words(facts, ["classes", "sample_shape", "stride", "test_size"])
+        'classes 0 to 1; clips of 8 frames, one in 8, of 256 pixels, 3 channels'
+        >>> in_words(facts, ["standard_deviation"])
+        'standard deviation 255'
     """
     parts = []
     if "classes" in names:
         parts.append(f"classes 0 to {len(facts['classes']) - 1}")
-    if set(names) & set(_OF_SAMPLES):
-        channels, *sides = facts["sample_shape"]
-        if len(sides) == 3:
-            size = facts.get("test_size", sides[-1])
-            shape = f"clips of {sides[0]} frames, one in {facts.get('stride', 1)}, of {size} pixels"
-        elif len(sides) == 2:
-            shape = f"images of {sides[0]} x {sides[1]} pixels"
-        else:
-            shape = f"sequences of {sides[0]} steps"
-        mean, deviation = facts.get("mean", 0.0), facts.get("standard_deviation", 255.0)
-        scale = f"mean {_rounded(mean)}, standard deviation {_rounded(deviation)}"
-        scale = "values from 0 to 1" if (mean, deviation) == (0.0, 255.0) else scale
-        parts.append(f"{shape}, {channels} channel{'' if channels == 1 else 's'}, {scale}")
+    if of_samples := _samples_in_words(facts, set(names)):
+        parts.append(", ".join(of_samples))
     return "; ".join(parts)
+
+
+def _samples_in_words(facts: Mapping[str, Any], names: set[str]) -> list[str]:
+    # Each fact by itself: what the file does say must not be called assumed.
+    channels, *sides = facts["sample_shape"]
+    parts = []
+    if "sample_shape" in names and len(sides) == 3:
+        parts.append(f"clips of {sides[0]} frames")
+    elif "sample_shape" in names:
+        size = " x ".join(map(str, sides))
+        parts.append(f"images of {size} pixels" if len(sides) == 2 else f"sequences of {size} steps")
+    if len(sides) == 3 and "stride" in names:
+        parts.append(f"one in {facts.get('stride', 1)}")
+    if len(sides) == 3 and "test_size" in names:
+        parts.append(f"of {facts.get('test_size', sides[-1])} pixels")
+    if "sample_shape" in names:
+        parts.append(f"{channels} channel{'' if channels == 1 else 's'}")
+    mean, deviation = facts.get("mean", 0.0), facts.get("standard_deviation", 255.0)
+    if {"mean", "standard_deviation"} <= names and (mean, deviation) == (0.0, 255.0):
+        return [*parts, "values from 0 to 1"]
+    if "mean" in names:
+        parts.append(f"mean {_rounded(mean)}")
+    if "standard_deviation" in names:
+        parts.append(f"standard deviation {_rounded(deviation)}")
+    return parts
+
+
+def assumed_facts(facts: Mapping[str, Any], taken: Collection[str], said: Collection[str]) -> tuple[str, ...]:
+    """Return the names of the facts that a file does not say.
+
+    Args:
+        facts: All that are known.
+        taken: Names of those that were taken from the network.
+        said: Names of those that the file says. Where the shape of samples was taken, what else describes
+            them and is as usual was assumed with it.
+    """
+    # Only clips have a stride and a size of the test.
+    usual: Collection[str] = (
+        _OF_SAMPLES if len(facts["sample_shape"]) == 4 else ("mean", "standard_deviation")
+    )
+    if "sample_shape" not in taken:
+        usual = ()
+    names = [name for name in taken if name in facts]
+    return (*names, *(name for name in usual if name not in names and name not in said))
 
 
 def _rounded(value: Any) -> str:
@@ -151,6 +190,7 @@ def checked_facts(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
             metadata.get("mean", 0.0),
             metadata.get("standard_deviation", 255.0),
             channels=facts["sample_shape"][0],
+            of_pixels=len(facts["sample_shape"]) > 2,
         )
         for name in ("stride", "test_size"):
             if metadata.get(name) is not None:

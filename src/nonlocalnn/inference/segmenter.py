@@ -20,7 +20,7 @@ from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
 from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
-from nonlocalnn.inference.model_facts import checked_facts, implied_facts, in_words
+from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
 from nonlocalnn.inference.weights import weights_file
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.images import Images
@@ -251,5 +251,7 @@ def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
             except ValueError as error:
                 raise CheckpointError(f"{path} does not say what its model takes: {error}") from None
             given[name] = known[name]
-    assumed = tuple(name for name in (implied if found.source == OURS else known) if name in names)
+    is_ours = found.source == OURS
+    taken = [name for name in (implied if is_ours else known) if name in names]
+    assumed = assumed_facts(facts, taken, found.metadata if is_ours else ())
     return Segmenter(model=found.model.eval(), **given, assumed=assumed)

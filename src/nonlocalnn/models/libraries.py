@@ -135,6 +135,17 @@ def candidates(model: nn.Module, num_inserted: int) -> Iterator[tuple[str, str, 
                     yield "timm", name, {"in_chans": channels}
 
 
+def is_of_library(model: nn.Module) -> bool:
+    """Return whether torchvision or timm made a network as one of its classifiers, changed since or not."""
+    home = type(model).__module__
+    if not home.startswith("torchvision.models."):
+        return home.startswith("timm.models.")
+    from torchvision import models
+
+    # Its detectors and the like are in files of their own.
+    return any(models.get_model_builder(name).__module__ == home for name in listed_names("torchvision"))
+
+
 def last_layer(model: nn.Module) -> Layer | None:
     """Return the layer that makes the scores: the last linear layer, or convolution; None without any."""
     layers = [layer for layer in model.modules() if isinstance(layer, Layer)]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._files import atomic_path
-from nonlocalnn.affinity.evenness import attends_evenly, entropy_of, even_level, stands_out
+from nonlocalnn.affinity.evenness import entropy_of, even_level, evenly_in_words, stands_out
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures.images import draw_images
 from nonlocalnn.affinity.pictures.sequences import draw_sequences
@@ -95,7 +95,7 @@ def draw_rows(
     Weights are shown as multiples of the **even level**, the mean size of the row's weights (1 / M where
     rows sum to 1): were all keys alike, each would be at 1x. The colours go to the largest weight, but at
     least to 3x; the arrows, five at most, lead to keys at 3x and above, see
-    :func:`~nonlocalnn.affinity.evenness.stands_out`. The title says when attention is nearly even.
+    :func:`~nonlocalnn.affinity.evenness.stands_out`. The title says when these rows are nearly even.
 
     Weights lie where their keys do. Dot products have a sign, and colours with 0 in their middle. Each query
     has a scale of its own, since the weights of different queries can differ by orders of magnitude.
@@ -138,7 +138,7 @@ def draw_rows(
     views = _views(shown, places, rows, sample)
     entropy = float(entropy_of(rows.flatten(1), math.prod(shown.key_shape)).nanmean())
     drawn = pixels if picture is None else check_picture(picture, pixels)
-    return _draw(shown, drawn, views, _titled(title, shown, entropy), rate)
+    return _draw(shown, drawn, views, _titled(title, shown, entropy, len(places)), rate)
 
 
 def _draw(
@@ -257,11 +257,11 @@ def check_picture(picture: Tensor, pixels: Tensor) -> Tensor:
     return picture
 
 
-def _titled(title: str, shown: AffinityRows, entropy: float) -> str:
+def _titled(title: str, shown: AffinityRows, entropy: float, rows: int | None = None) -> str:
     keys = " x ".join(map(str, shown.key_grid.sides))
     form = f"{shown.instantiation}, keys {keys}"
-    if attends_evenly(entropy):
-        form += f"; attends nearly evenly (entropy {entropy:.2f} of 1)"
+    if evenly := evenly_in_words(entropy, rows):
+        form += f"; {evenly}"
     return f"{title}; {form}" if title else form
 
 

@@ -130,8 +130,18 @@ def show_heat(axis: Any, heat: Tensor, grid: PositionGrid, scale: Scale) -> Any:
 
     What lies in no key's box stays bare.
     """
-    (top, bottom), (left, right) = (_reach(grid, axis_number) for axis_number in (-2, -1))
     weights = heat.float()
+    edges = []
+    for axis_number in (-2, -1):
+        start = grid.centres[axis_number] - grid.steps[axis_number] / 2
+        end = start + grid.sides[axis_number] * grid.steps[axis_number]
+        low, high = grid.reach(axis_number)
+        # The boxes at the edges can be longer than the others: such a key is drawn once more beyond itself,
+        # and the end of the axis cuts it.
+        before, after = int(low < start), int(end < high)
+        weights = _repeated(weights, axis_number, before, after)
+        edges.append((start - before * grid.steps[axis_number], end + after * grid.steps[axis_number]))
+    (top, bottom), (left, right) = edges
     layer = axis.imshow(
         weights.numpy(),
         cmap=scale.colours,
@@ -148,10 +158,10 @@ def show_heat(axis: Any, heat: Tensor, grid: PositionGrid, scale: Scale) -> Any:
     return layer
 
 
-def _reach(grid: PositionGrid, axis: int) -> tuple[float, float]:
-    """Return from where to where the boxes of a grid would go along an axis if the input did not end."""
-    start = grid.centres[axis] - grid.steps[axis] / 2
-    return start, start + grid.sides[axis] * grid.steps[axis]
+def _repeated(weights: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Return weights with the first and the last along an axis so many times more."""
+    numbers = torch.arange(-before, weights.shape[axis] + after).clamp(0, weights.shape[axis] - 1)
+    return weights.index_select(axis, numbers)
 
 
 def add_bar(figure: Figure, layer: Any, axes: Any, scale: Scale, label: str, *, inches: float) -> None:
@@ -248,8 +258,11 @@ def heat_of_frame(weights: Tensor, grid: PositionGrid, frame: int) -> Tensor:
         >>> [heat_of_frame(weights, grid, frame).item() for frame in range(5)]
         [0.25, 0.75, 0.75, nan, nan]
     """
+    low, high = grid.reach(0)
+    if not low <= frame + 0.5 < high:
+        return torch.full_like(weights[0], math.nan)
     place = math.floor((frame + 0.5 - grid.centres[0]) / grid.steps[0] + 0.5)
-    return weights[place] if 0 <= place < grid.sides[0] else torch.full_like(weights[0], math.nan)
+    return weights[min(max(place, 0), grid.sides[0] - 1)]
 
 
 def frames_of(box: tuple[float, float], frames: Sequence[int]) -> list[int]:

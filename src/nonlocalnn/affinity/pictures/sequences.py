@@ -77,7 +77,9 @@ def _edges(shown: AffinityRows) -> Tensor:
     """Return where the boxes of the keys begin and end in the input, (M + 1,)."""
     grid = shown.key_grid
     edges = grid.centres[0] + grid.steps[0] * (torch.arange(grid.sides[0] + 1) - 0.5)
-    return edges.clamp(0, grid.input_sides[0])
+    low, high = grid.reach(0)
+    edges[0], edges[-1] = low, high
+    return edges.clamp(low, high)
 
 
 def _label_time(axis: Any, rate: float | None) -> None:

@@ -256,7 +256,7 @@ def normalize_clip(
         >>> clip.shape, round(float(clip[0, 0, 0, 0]), 4)
         (torch.Size([3, 2, 5, 7]), 2.4444)
     """
-    check_normalization(mean, standard_deviation)
+    check_normalization(mean, standard_deviation, of_pixels=True)
     clip = frames.movedim(-1, -4).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     return clip.sub_(_by_channel(mean)).div_(_by_channel(standard_deviation))
 

@@ -39,7 +39,7 @@ class NonlocalViewer {
     this.id = `nl-viewer-${NonlocalViewer.#made++}`;
     NonlocalViewer.#mounted.set(root, this);
     this.sides = geometry.padded(data.input.sides, 1);
-    this.blocks = data.blocks.map(geometry.prepared);
+    this.blocks = data.blocks.map((block) => geometry.prepared(block, this.sides));
     this.block = this.blocks.find(({ name }) => name === data.opens_on) ?? this.blocks[0];
     this.measure = this.block.measures[0];
     this.query = [this.sides[0] - 1, Math.floor(this.sides[1] / 2), Math.floor(this.sides[2] / 2)];

@@ -10,18 +10,28 @@ NonlocalViewer.geometry = (() => {
     return [...Array(AXES - values.length).fill(filling), ...values];
   }
 
-  function paddedGrid(grid) {
-    return { steps: padded(grid.steps, 1), centres: padded(grid.centres, 0.5) };
+  function paddedGrid(grid, counts, inputSides) {
+    const [steps, centres] = [padded(grid.steps, 1), padded(grid.centres, 0.5)];
+    const reach = steps.map((step, axis) => reachOf(step, centres[axis], counts[axis], inputSides[axis]));
+    return { steps, centres, counts, reach };
+  }
+
+  /** From where to where boxes go along an axis: to the input's edge, but for what a pool left out. */
+  function reachOf(step, centre, count, side) {
+    const low = centre - step / 2;
+    const high = low + count * step;
+    return [low < step / 2 ? 0 : low, side - high < step / 2 ? side : high];
   }
 
   /** The block with three axes throughout. */
-  function prepared(block) {
+  function prepared(block, inputSides) {
+    const [sides, keySides] = [padded(block.sides, 1), padded(block.key_sides, 1)];
     return {
       ...block,
-      sides: padded(block.sides, 1),
-      grid: paddedGrid(block.grid),
-      keySides: padded(block.key_sides, 1),
-      keyGrid: paddedGrid(block.key_grid),
+      sides,
+      grid: paddedGrid(block.grid, sides, inputSides),
+      keySides,
+      keyGrid: paddedGrid(block.key_grid, keySides, inputSides),
       places: padded(block.query_places, [0]),
     };
   }
@@ -40,11 +50,26 @@ NonlocalViewer.geometry = (() => {
   }
 
   /** Where a position lies in the input, as [low, high] along each axis. */
-  function boxOf(grid, position, sides) {
-    return centreOf(grid, position).map((centre, axis) => [
-      Math.max(centre - grid.steps[axis] / 2, 0),
-      Math.min(centre + grid.steps[axis] / 2, sides[axis]),
-    ]);
+  function boxOf(grid, position) {
+    return centreOf(grid, position).map((centre, axis) => {
+      const [[low, high], half] = [grid.reach[axis], grid.steps[axis] / 2];
+      return [
+        position[axis] === 0 ? low : Math.max(centre - half, low),
+        position[axis] === grid.counts[axis] - 1 ? high : Math.min(centre + half, high),
+      ];
+    });
+  }
+
+  /** What covers an axis: number of the first key, how many, and from where to where they lie. */
+  function spansOf({ steps, centres, counts, reach }, axis) {
+    const [low, high] = reach[axis];
+    const start = centres[axis] - steps[axis] / 2;
+    const end = start + counts[axis] * steps[axis];
+    const spans = [[0, counts[axis], start, end]];
+    // The boxes at the edges can be longer than the others.
+    if (low < start) spans.push([0, 1, low, start]);
+    if (end < high) spans.push([counts[axis] - 1, 1, end, high]);
+    return spans;
   }
 
   /** The number of the stored place along an axis that is nearest to a coordinate of the input. */
@@ -79,10 +104,11 @@ NonlocalViewer.geometry = (() => {
   }
 
   /** The index in time of the keys that a frame shows, or null where no key covers the frame's centre. */
-  function keyTime(block, frame) {
-    const step = block.keyGrid.steps[0];
-    const index = Math.floor((frame + 0.5 - block.keyGrid.centres[0]) / step + 0.5);
-    return index >= 0 && index < block.keySides[0] ? index : null;
+  function keyTime({ keyGrid }, frame) {
+    const [low, high] = keyGrid.reach[0];
+    if (frame + 0.5 < low || frame + 0.5 >= high) return null;
+    const index = Math.floor((frame + 0.5 - keyGrid.centres[0]) / keyGrid.steps[0] + 0.5);
+    return Math.min(Math.max(index, 0), keyGrid.counts[0] - 1);
   }
 
   /** The frame whose centre is nearest to a time; the earlier of two. */
@@ -110,7 +136,7 @@ NonlocalViewer.geometry = (() => {
   }
 
   return {
-    padded, prepared, product, clipped, centreOf, boxOf, nearestStored, neighbour, keyPosition, keyTime,
+    padded, prepared, product, clipped, centreOf, boxOf, spansOf, nearestStored, neighbour, keyPosition, keyTime,
     nearestFrame, framesOf, strongest,
   };
 })();

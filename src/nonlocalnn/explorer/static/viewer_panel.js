@@ -226,7 +226,10 @@ NonlocalViewer.Panel = (() => {
       });
       this.measures.replaceChildren(...choices);
       if (choices.length) this.measures.prepend(element("legend", {}, "Measure"));
-      this.measures.hidden = choices.length === 0;
+      // What was left out on its own is said where the choice would be.
+      const { no_effects: reason } = block;
+      if (reason) this.measures.append(element("p", { class: "nl-hint" }, `This block has no effects: ${reason}.`));
+      this.measures.hidden = choices.length === 0 && !reason;
       [...this.summary.body.rows].forEach((line) => {
         const current = line.cells[0].textContent === block.name;
         if (current) line.setAttribute("aria-current", "true");

@@ -39,17 +39,21 @@ NonlocalViewer.Picture = (() => {
       const time = NonlocalViewer.geometry.keyTime(block, this.frame);
       if (time === null) return;
       const context = this.canvas.getContext("2d");
-      const [, rows, columns] = block.keySides;
-      const [, stepY, stepX] = block.keyGrid.steps;
-      const [, centreY, centreX] = block.keyGrid.centres;
+      const rows = block.keySides[1];
       const scaleX = this.canvas.width / this.sides[2];
       const scaleY = this.canvas.height / this.sides[1];
       context.imageSmoothingEnabled = false;
-      context.drawImage(
-        sheet, 0, time * rows, columns, rows,
-        (centreX - stepX / 2) * scaleX, (centreY - stepY / 2) * scaleY,
-        columns * stepX * scaleX, rows * stepY * scaleY,
-      );
+      const { spansOf } = NonlocalViewer.geometry;
+      for (const [row, high, top, bottom] of spansOf(block.keyGrid, 1)) {
+        for (const [column, wide, left, right] of spansOf(block.keyGrid, 2)) {
+          // Whole pixels of the screen: between two parts that share one a line would be seen.
+          const [x, y] = [Math.round(left * scaleX), Math.round(top * scaleY)];
+          context.drawImage(
+            sheet, column, time * rows + row, wide, high,
+            x, y, Math.round(right * scaleX) - x, Math.round(bottom * scaleY) - y,
+          );
+        }
+      }
     }
 
     /** Where a point of the input lies in the container, in CSS pixels. */
@@ -201,7 +205,7 @@ NonlocalViewer.Picture = (() => {
     #queryBox() {
       const { block, query, sides, place } = this.viewer;
       const { boxOf, centreOf, framesOf, nearestFrame } = NonlocalViewer.geometry;
-      const [time, rows, columns] = boxOf(block.grid, place.position, sides);
+      const [time, rows, columns] = boxOf(block.grid, place.position);
       const centre = centreOf(block.grid, place.position);
       const [first, last] = framesOf(time);
       const covered = query[0] >= first && query[0] <= last;

@@ -66,7 +66,7 @@ NonlocalViewer.words = (() => {
     const [, row, column] = clipped(centreOf(block.keyGrid, position), sides);
     if (data.kind === "sequence") return [String(column)];
     if (data.kind === "image") return [String(row), String(column)];
-    const [first, last] = framesOf(boxOf(block.keyGrid, position, sides)[0]);
+    const [first, last] = framesOf(boxOf(block.keyGrid, position)[0]);
     return [first < last ? `${first}\u2013${last}` : String(first), String(row), String(column)];
   }
 
