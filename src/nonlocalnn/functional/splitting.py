@@ -36,6 +36,9 @@ def split_positions(group: dist.ProcessGroup | None = None, *, dim: Dim = "T") -
     these look at one frame at a time: C2D without pooling over time, and its last mean, which the caller
     takes over the ranks. Batch normalisation in train mode has each rank's own statistics.
 
+    It holds in the thread that opens it, and for blocks that activation checkpoints run again in the backward
+    pass, as :func:`nonlocalnn.real_positions` does.
+
     A backward pass leaves each rank with its part's share of the gradients of parameters: their sum over the
     group is the gradient.
 
