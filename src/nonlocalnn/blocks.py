@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import nonlocalnn.functional as functional
 from nonlocalnn.functional import Instantiation, non_local
-from nonlocalnn.functional.calls import Call, operands_of, read_call
+from nonlocalnn.functional.calls import Call, check_replicas, operands_of, read_call
 from nonlocalnn.functional.geometry import Extent, Geometry, Sides, geometry_of
 from nonlocalnn.functional.heads import dot_heads, join_heads, repeat_for_heads, split_heads
 from nonlocalnn.functional.layers import (
@@ -396,6 +396,11 @@ class NonLocalNd(nn.Module):
         if theta is None or phi is None:
             return None, None, weights_of(g)
         return weights_of(theta), weights_of(phi), weights_of(g)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        """Refuse what replicas would not see; ``nn.DataParallel`` calls this in its caller's thread."""
+        check_replicas()
+        return super()._replicate_for_data_parallel()
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Say what to do instead: what TorchScript's compiler would say of the block helps nobody."""

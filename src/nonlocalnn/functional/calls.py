@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from nonlocalnn.functional.geometry import Geometry, key_geometry, source_of
 from nonlocalnn.functional.layers import embedded
-from nonlocalnn.functional.masks import key_mask_of, masks_of
+from nonlocalnn.functional.masks import KNOWN_SIZES, key_mask_of, masks_of
 from nonlocalnn.functional.norms import normalise, with_gradient_in_order
 from nonlocalnn.functional.positions import flatten
-from nonlocalnn.functional.splitting import group_of
+from nonlocalnn.functional.splitting import KNOWN_SPLIT, group_of
 
 # torch.fx then records each as one node, and decides only when the graph runs whether there are a context and
 # masks: both are arguments of a traced block, whatever it was traced with.
@@ -130,3 +130,14 @@ def operands_of(call: Call, theta_layer: Any, phi_layer: Any, g_layer: Any) -> t
         phi = key_places.group(read.pool(phi, call.real_keys) if sub_sample == "after" else phi)
     g = read.pool(g, call.real_keys) if sub_sample == "after" else g
     return theta, phi, key_places.group(g)
+
+
+def check_replicas() -> None:
+    """Refuse what ``nn.DataParallel`` does inside contexts, which its threads would not see.
+
+    Raises:
+        ValueError: This thread is inside :func:`nonlocalnn.real_positions` or
+            :func:`nonlocalnn.split_positions`.
+    """
+    KNOWN_SIZES.check_replicas()
+    KNOWN_SPLIT.check_replicas()

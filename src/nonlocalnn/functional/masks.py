@@ -6,8 +6,8 @@ for, through sub-sampling and groups, to the keys that an engine sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,19 +16,22 @@ from torch import Tensor
 
 from nonlocalnn.functional.geometry import Geometry
 from nonlocalnn.functional.modes import is_transformed
+from nonlocalnn.functional.scopes import Scope
 
 
 @dataclass(frozen=True)
 class _Real:
-    """Sizes (B, sides) of the samples, on the CPU, of a canvas; ``is_full`` where nothing is padded."""
+    """Sizes (B, sides) of the samples, on the CPU, of a canvas; ``is_full`` where nothing is padded.
+
+    The canvas is a tensor (sides,) too: numbers would make torch.compile compile once for each.
+    """
 
     sizes: Tensor
-    canvas: tuple[int, ...]
+    canvas: Tensor
     is_full: bool
 
 
-# The innermost last. A list, not a context variable: torch.compile reads it and guards it.
-_active: list[_Real] = []
+KNOWN_SIZES: Scope[_Real] = Scope("real_positions")
 
 
 @contextmanager
@@ -45,7 +48,11 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
     the last layer. A padded sequence or image then has the scores and gradients that it has alone, up to
     rounding, where each side of the canvas is a multiple of 32, by which the deepest of them shrink it; a
     video where its pools over time leave out no frame as well. Layers of other networks do not know of the
-    context. Where activations are computed again in the backward pass, that must run in it, too.
+    context.
+
+    It holds in the thread that opens it. Activation checkpoints that run a block again in the backward pass
+    give it the sizes of its first run; a compiled block inside a checkpoint gets them only where the backward
+    pass runs in the context too. Programs of ``torch.export`` and ``torch.jit.trace`` do not know of it.
 
     Args:
         sizes: Real size of each sample, (B, sides), whole numbers of the input's pixels, steps or voxels, in
@@ -55,7 +62,9 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
 
     Raises:
         ValueError: Sizes and canvas do not fit each other; or, when a block runs, it meets a map of another
-            rank or of another number of samples, or is given a context without a ``key_mask`` of its own.
+            rank or of another number of samples, is given a context without a ``key_mask`` of its own, is
+            exported or traced, is replicated by ``nn.DataParallel``, or runs again in a backward pass where
+            the sizes of its first run cannot be told.
 
     Example:
         >>> from nonlocalnn import NonLocal2d
@@ -67,27 +76,14 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
         >>> bool(torch.allclose(z, block(small), atol=1e-5))
         True
     """
-    _active.append(_checked(sizes, canvas))
-    try:
+    with KNOWN_SIZES.hold(_checked(sizes, canvas)):
         yield
-    finally:
-        _active.pop()
 
 
 def same_positions() -> AbstractContextManager[None]:
     """Return a context in which what is real is what is so now, for what is computed again later."""
-    held = list(_active)
-
-    @contextmanager
-    def again() -> Iterator[None]:
-        before = list(_active)
-        _active[:] = held
-        try:
-            yield
-        finally:
-            _active[:] = before
-
-    return again()
+    real = KNOWN_SIZES.current()
+    return nullcontext() if real is None else KNOWN_SIZES.hold(real)
 
 
 def real_mask(x: Tensor) -> Tensor | None:
@@ -96,17 +92,21 @@ def real_mask(x: Tensor) -> Tensor | None:
     Raises:
         ValueError: The map has another rank, or another number of samples, than the context was given.
     """
-    return _derived(x, None) if _active else None
+    real = KNOWN_SIZES.current()
+    return None if real is None else _derived(real, x, None)
 
 
 def _checked(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int]) -> _Real:
-    sides = tuple(canvas)
+    sides = tuple(canvas) if isinstance(canvas, Iterable) else ()
     if not 1 <= len(sides) <= 3 or not all(_is_whole(side) and side >= 1 for side in sides):
         raise ValueError(f"canvas must be 1 to 3 whole numbers of at least 1; got {repr(canvas)[:80]}")
     try:
         table = torch.as_tensor(sizes).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"sizes must be whole numbers, (B, sides); got {repr(sizes)[:80]}") from None
+    # An empty list is no samples: B may be 0.
+    if table.shape == (0,) and not isinstance(sizes, Tensor):
+        table = table.long().view(0, len(sides))
     if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
         raise ValueError(f"sizes must be whole numbers, (B, sides); got {table.dtype}")
     table = table.long()
@@ -119,7 +119,7 @@ def _checked(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int]) -> 
     if bool(((table < 0) | (table > whole)).any()):
         found = repr(table.tolist())[:80]
         raise ValueError(f"every size must be from 0 to its side of canvas = {sides}; got {found}")
-    return _Real(table, sides, bool((table == whole).all()))
+    return _Real(table, whole, bool((table == whole).all()))
 
 
 def _is_whole(value: object) -> bool:
@@ -137,7 +137,8 @@ def masks_of(
     Raises:
         ValueError: A mask or the sizes do not fit the maps.
     """
-    if key_mask is None and not _active:
+    known = KNOWN_SIZES.current()
+    if key_mask is None and known is None:
         return None, None
     source = x if context is None else context
     knows_keys = key_mask is not None
@@ -148,10 +149,10 @@ def masks_of(
             key_mask = None
         if context is None:
             return key_mask, key_mask
-    own = _derived(x, ranks) if _active else None
+    own = None if known is None else _derived(known, x, ranks)
     if context is None:
         return own, own
-    if not knows_keys and not _active[-1].is_full:
+    if not knows_keys and known is not None and not known.is_full:
         raise ValueError(
             "real_positions knows the sizes of the network's input and not those of a block's context: give "
             "the block a key_mask of its context, all True where nothing is padded"
@@ -183,14 +184,19 @@ def _check_mask(key_mask: Tensor, source: Tensor) -> None:
         raise ValueError(f"key_mask must be on the map's device, {source.device}; got {key_mask.device}")
 
 
-def _derived(x: Tensor, ranks: dist.ProcessGroup | None) -> Tensor | None:
+def _derived(real: _Real, x: Tensor, ranks: dist.ProcessGroup | None) -> Tensor | None:
     """Return which positions of a map are real by the sizes that are known; None where all are."""
-    real = _active[-1]
-    batch, *sides = x.shape[0], *x.shape[2:]
-    if len(sides) != len(real.canvas):
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
         raise ValueError(
-            f"real_positions was given {len(real.canvas)} sides, {real.canvas}, and a block's map has "
-            f"{len(sides)}: {tuple(sides)}"
+            "a program that is exported or traced inside real_positions would keep the sizes of its example: "
+            "leave it (a detector opens it itself: export its backbone alone), and give the blocks a "
+            "key_mask that is an input of the program"
+        )
+    batch, *sides = x.shape[0], *x.shape[2:]
+    if len(sides) != real.sizes.shape[1]:
+        raise ValueError(
+            f"real_positions was given {real.sizes.shape[1]} sides, {tuple(real.canvas.tolist())}, and a "
+            f"block's map has {len(sides)}: {tuple(sides)}"
         )
     if real.sizes.shape[0] != batch:
         raise ValueError(
@@ -200,9 +206,9 @@ def _derived(x: Tensor, ranks: dist.ProcessGroup | None) -> Tensor | None:
     if real.is_full and ranks is None:
         return None
     mask = torch.ones(batch, *sides, dtype=torch.bool, device=x.device)
-    for axis, (side, whole) in enumerate(zip(sides, real.canvas, strict=True)):
+    for axis, side in enumerate(sides):
         # Rounded up: a position that has seen anything real is real.
-        count_B = -(-real.sizes[:, axis] * side // whole)
+        count_B = -(-real.sizes[:, axis] * side // real.canvas[axis])
         is_real_BP = torch.arange(side, device=x.device) < count_B.to(x.device).unsqueeze(1)
         mask = mask & is_real_BP.view(batch, *[side if place == axis else 1 for place in range(len(sides))])
     return mask

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.functional.geometry import Geometry
+from nonlocalnn.functional.scopes import Scope
 
 Dim = Literal["N", "T", "H", "W"]
 _DIMS: dict[int, tuple[str, ...]] = {1: ("N",), 2: ("H", "W"), 3: ("T", "H", "W")}
@@ -22,8 +23,7 @@ class _Split:
     dim: str
 
 
-# The innermost last. A list, not a context variable: torch.compile reads it and guards it.
-_active: list[_Split] = []
+KNOWN_SPLIT: Scope[_Split] = Scope("split_positions")
 
 
 @contextmanager
@@ -35,6 +35,9 @@ def split_positions(group: dist.ProcessGroup | None = None, *, dim: Dim = "T") -
     other layers see the rank's own part alone, so a network gives what it would give on one process where
     these look at one frame at a time: C2D without pooling over time, and its last mean, which the caller
     takes over the ranks. Batch normalisation in train mode has each rank's own statistics.
+
+    It holds in the thread that opens it, and for blocks that activation checkpoints run again in the backward
+    pass, as :func:`nonlocalnn.real_positions` does.
 
     A backward pass leaves each rank with its part's share of the gradients of parameters: their sum over the
     group is the gradient.
@@ -63,11 +66,8 @@ def split_positions(group: dist.ProcessGroup | None = None, *, dim: Dim = "T") -
     chosen = dist.group.WORLD if group is None else group
     if chosen is None:
         raise ValueError("there is no process group: call torch.distributed.init_process_group first")
-    _active.append(_Split(chosen, dim))
-    try:
+    with KNOWN_SPLIT.hold(_Split(chosen, dim)):
         yield
-    finally:
-        _active.pop()
 
 
 def group_of(places: Geometry, sub_sample: str | None) -> dist.ProcessGroup | None:
@@ -76,9 +76,9 @@ def group_of(places: Geometry, sub_sample: str | None) -> dist.ProcessGroup | No
     Raises:
         ValueError: The split does not fit the map or the block; see :func:`split_positions`.
     """
-    if not _active:
+    split, extent = KNOWN_SPLIT.current(), places.extent
+    if split is None:
         return None
-    split, extent = _active[-1], places.extent
     dims = _DIMS[len(places.sides)]
     if split.dim not in dims:
         raise ValueError(
