@@ -269,10 +269,10 @@ def test_a_norm_of_another_kind_stays_a_layer():
 @pytest.mark.parametrize(
     "instantiation",
     [
-        "concatenation",
+        # A block with a mask and a context, in this form, is compiled in test_block_settings.py.
         *(
             pytest.param(form, marks=pytest.mark.slow)
-            for form in ("gaussian", "embedded_gaussian", "dot_product")
+            for form in ("concatenation", "gaussian", "embedded_gaussian", "dot_product")
         ),
     ],
 )

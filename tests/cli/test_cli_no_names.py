@@ -273,7 +273,12 @@ def test_what_cannot_be_made_again_says_what_to_do(tmp_path, places, capsys):
     nl.save_checkpoint(nn.Sequential(nn.Conv2d(3, 8, 3), nl.NonLocal2d(8)), tmp_path / "own.safetensors")
     for command in ("explain", "maps", "predict"):
         words = [command, places / "photo.png", "--model", tmp_path / "own.safetensors"]
-        fails(capsys, *words, status=1, says="networks that create_model, torchvision or timm made")
+        fails(
+            capsys,
+            *words,
+            status=1,
+            says="what save_checkpoint writes of networks of create_model, torchvision or timm",
+        )
 
 
 @pytest.mark.parametrize("name", ["tiny of images", pytest.param("resnet18", marks=pytest.mark.slow)])

@@ -68,5 +68,5 @@ def test_single_files_archives_and_what_is_not_there(tmp_path, photos, capsys):
     assert lines[0] == f"there is no file or folder {missing}"
     assert lines[1] == f"the folder {empty} holds no video, no folder of frames and no image"
     assert lines[2].startswith(f"cannot read image {archive}/")
-    assert lines[3] == "3 images, 3 broken"
+    assert lines[3] == "3 images, 2 broken, 1 not found"
     assert files_to_check(Path(photos / "dog/IMG_0.jpg"))[0][0] == "images"

@@ -91,7 +91,7 @@ def test_pictures_of_maps_take_one_pass(tmp_path, monkeypatch):
     from nonlocalnn.cli import maps
 
     loaded = classifier("image")
-    monkeypatch.setattr(maps, "load_any", lambda *_, **__: loaded)
+    monkeypatch.setattr(maps, "load_model", lambda *_, **__: loaded)
     words = ["maps", "--data", "digits", "--model", "any", "--output", str(tmp_path), "--blocks", "nl_2"]
     with count_passes(loaded.model) as passes:
         assert main(words) == 0

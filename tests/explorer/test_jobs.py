@@ -111,7 +111,7 @@ def test_a_queued_job_is_cancelled_and_the_others_move_up(queue):
     ("title", "status", "says"),
     [
         pytest.param("sleep-9000.png", 504, "longer than the 0.5 seconds", marks=pytest.mark.slow),
-        ("memory-1250.png", 422, "more than the 1200 MiB"),
+        pytest.param("memory-1250.png", 422, "more than the 1200 MiB", marks=pytest.mark.slow),
         pytest.param("crash.png", 500, "exit status 7", marks=pytest.mark.slow),
         pytest.param("cancel", 409, "it was cancelled", marks=pytest.mark.slow),
     ],

@@ -40,8 +40,22 @@ def test_a_page_of_the_command(browser, written, window, scheme):
         assert broken_rules(page) == {}
 
 
-@pytest.mark.parametrize("kind", ["video", "image", "sequence"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [
+        ("video", "light"),
+        ("image", "dark"),
+        *(
+            pytest.param(kind, scheme, marks=pytest.mark.slow)
+            for kind, scheme in (
+                ("video", "dark"),
+                ("image", "light"),
+                ("sequence", "light"),
+                ("sequence", "dark"),
+            )
+        ),
+    ],
+)
 def test_each_kind_of_page(opened, kind, scheme):
     with opened(kind, color_scheme=scheme) as page:
         page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")

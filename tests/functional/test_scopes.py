@@ -195,15 +195,16 @@ def test_contexts_in_one_another_and_in_what_runs_again(reentrant):
 def test_two_threads_train_with_checkpoints(reentrant):
     wanted = {id(sizes): gradients(made(), plain, sizes) for sizes in (SIZES, OTHERS)}
 
-    def train(sizes):
-        net = made()
+    def train(net, sizes):
         for _ in range(5):
             assert_near(gradients(net, again(reentrant), sizes), wanted[id(sizes)])
 
+    # Made one after the other: threads share the generator that weights are drawn from.
+    one, other = made(), made()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        in_threads(lambda: train(SIZES), lambda: train(OTHERS))
+        in_threads(lambda: train(one, SIZES), lambda: train(other, OTHERS))
     finally:
         sys.setswitchinterval(interval)
 

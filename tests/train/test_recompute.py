@@ -91,7 +91,8 @@ def test_units_of_another_network_are_what_is_called():
     assert units(model) == [*inner, model["b"]]
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_ends_with_the_same_bits(ranks, tmp_path, accumulate):
     changes = {"epochs": 1, "accumulate": accumulate}
     kept = tiny_recipe(tmp_path / "kept", **changes)

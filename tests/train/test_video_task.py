@@ -12,6 +12,7 @@ from tiny_task import saved_tensors
 from torch.nn import functional as F
 
 import nonlocalnn as nl
+from nonlocalnn._names import VIDEO_SETS
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.data.video.dataset import CentreClip, RandomClip, Views
 from nonlocalnn.train import ClassificationTask, Recipe, train
@@ -220,7 +221,7 @@ SMALL = [
 def test_the_recipes_that_ship_start(name, tmp_path, videos):
     words = ["--config", name]
     recipe, _ = RecipeParser(program="train", description="", example="").parse_words(words)
-    if recipe.data in ("digits", "cue"):
+    if recipe.data not in VIDEO_SETS:
         return
     data_dir = videos
     if recipe.data != "videos":

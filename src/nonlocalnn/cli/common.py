@@ -11,16 +11,16 @@ from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nonlocalnn._device import resolve_device
-from nonlocalnn.checkpoints import read_metadata
-from nonlocalnn.inference import Classifier, Segmenter, load_classifier, load_segmenter
+from nonlocalnn.checkpoints import import_checkpoint, read_metadata
+from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.inference.classifier import classifier_of
+from nonlocalnn.inference.segmenter import segmenter_of
 from nonlocalnn.inference.weights import weights_file
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
-
-Trained = TypeVar("Trained", Classifier, Segmenter)
 
 
 def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier | Segmenter:
@@ -32,19 +32,16 @@ def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier |
         FileNotFoundError: There is no such file.
         ValueError: As :func:`nonlocalnn.load_classifier` says, or there is no such device.
     """
-    if is_segmentation(path):
-        return load_segmentation(command, path, device=device)
-    return load_classification(command, path, device=device)
-
-
-def load_classification(command: str, path: Path, *, device: str = "cpu") -> Classifier:
-    """Load a classifier; see :func:`load_model`."""
-    return _placed(command, path, load_classifier, device)
-
-
-def load_segmentation(command: str, path: Path, *, device: str = "cpu") -> Segmenter:
-    """Load a segmentation network; see :func:`load_model`."""
-    return _placed(command, path, load_segmenter, device)
+    place = resolve_device(device)
+    file = weights_file(path)
+    # Opened once: its task and its weights are then of one file.
+    found = import_checkpoint(file)
+    is_of_masks = trained_task(found.metadata) == "segmentation"
+    loaded = segmenter_of(file, found) if is_of_masks else classifier_of(file, found)
+    if loaded.assumptions:
+        print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
+    loaded.model.to(place)
+    return loaded
 
 
 def is_segmentation(path: Path) -> bool:
@@ -55,15 +52,6 @@ def is_segmentation(path: Path) -> bool:
         CheckpointError: It is damaged.
     """
     return trained_task(read_metadata(weights_file(path))) == "segmentation"
-
-
-def _placed(command: str, path: Path, load: Callable[[Path], Trained], device: str) -> Trained:
-    place = resolve_device(device)
-    loaded = load(path)
-    if loaded.assumptions:
-        print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
-    loaded.model.to(place)
-    return loaded
 
 
 def taker(loaded: Classifier | Segmenter, args: argparse.Namespace) -> Callable[[int], ShownInput]:

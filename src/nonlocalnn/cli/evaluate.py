@@ -14,10 +14,11 @@ from nonlocalnn._files import write_text
 from nonlocalnn._names import VIDEO_SETS
 from nonlocalnn._progress import progress
 from nonlocalnn.cli import segmentation
-from nonlocalnn.cli.common import beside, check_classes, check_own, is_segmentation, load_classification
+from nonlocalnn.cli.common import beside, check_classes, check_own, load_model
 from nonlocalnn.cli.flags.evaluate import parser
 from nonlocalnn.cli.outputs import check_folder
 from nonlocalnn.explorer import draw_confusion
+from nonlocalnn.inference import Segmenter
 from nonlocalnn.tasks.evaluation import evaluate
 from nonlocalnn.tasks.figures import Evaluation
 
@@ -31,11 +32,11 @@ def run(words: Sequence[str]) -> int:
     args = parser().parse_args(words)
     if args.output is not None:
         check_folder(args.output)
-    if is_segmentation(args.model):
-        return segmentation.evaluate(args)
+    loaded = load_model("evaluate", args.model, device=args.device)
+    if isinstance(loaded, Segmenter):
+        return segmentation.evaluate(args, loaded)
     if args.window is not None:
         raise ValueError("--window is a setting of segmentation networks; this one is none: leave it out")
-    loaded = load_classification("evaluate", args.model, device=args.device)
     data = args.data or loaded.recipe.get("data")
     if data is None:
         parser().error("--data is needed: the checkpoint does not say what it was trained on")

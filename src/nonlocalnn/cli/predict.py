@@ -12,9 +12,10 @@ from typing import Literal
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
 from nonlocalnn.cli import segmentation
-from nonlocalnn.cli.common import is_segmentation, load_classification
+from nonlocalnn.cli.common import is_segmentation, load_model
 from nonlocalnn.cli.flags.predict import parser
 from nonlocalnn.cli.outputs import check_file, check_folder
+from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.inference.bulk import predict_list
 from nonlocalnn.inference.classifier import weights_file
 
@@ -43,14 +44,18 @@ def run(words: Sequence[str]) -> int:
     if not args.inputs:
         parser().error("the following arguments are required: inputs (or --list)")
     # Wrong calls are refused before the model is looked at; a folder of pictures is a setting of one kind.
-    is_of_masks = args.model.exists() and is_segmentation(args.model)
     for name in _OF_LISTS:
-        if getattr(args, name) is not None and not (is_of_masks and name == "output_folder"):
+        if getattr(args, name) is not None and not (args.model.exists() and name == "output_folder"):
             parser().error(f"--{name.replace('_', '-')} is a setting of --list: leave it out")
-    if is_of_masks:
-        return segmentation.predict(args)
+    if args.output is not None:
+        check_file(args.output)
+    loaded = load_model("predict", args.model, device=args.device)
+    if isinstance(loaded, Segmenter):
+        return segmentation.predict(args, loaded)
+    if args.output_folder is not None:
+        parser().error("--output-folder is a setting of --list: leave it out")
     _complete(args)
-    return _predict_inputs(args)
+    return _predict_inputs(args, loaded)
 
 
 def _complete(args: argparse.Namespace) -> None:
@@ -64,10 +69,7 @@ def _complete(args: argparse.Namespace) -> None:
     args.top = 3 if args.top is None else args.top
 
 
-def _predict_inputs(args: argparse.Namespace) -> int:
-    if args.output is not None:
-        check_file(args.output)
-    loaded = load_classification("predict", args.model, device=args.device)
+def _predict_inputs(args: argparse.Namespace, loaded: Classifier) -> int:
     paths = loaded.find(args.inputs)
     # Only now is it known what is read: folders were named, and files are found in them.
     if args.output is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
-from nonlocalnn.cli.common import beside, check_classes, check_own, load_segmentation, refuse
+from nonlocalnn.cli.common import beside, check_classes, check_own, refuse
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.labels import write_labels, write_overlay
 from nonlocalnn.inference import Segmented, Segmenter
@@ -20,10 +20,9 @@ from nonlocalnn.tasks.masks import evaluate_masks, shares_of
 _REPORT = "metrics.json"
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
     """Evaluate on a data set of images with masks; write metrics.json."""
     refuse(args, "batch_size", "views", "decoder", "max_broken")
-    loaded = load_segmentation("evaluate", args.model, device=args.device)
     data = args.data or loaded.recipe.get("data")
     if data is None:
         raise ValueError("--data is needed: the checkpoint does not say what it was trained on")
@@ -58,14 +57,13 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def predict(args: argparse.Namespace) -> int:
+def predict(args: argparse.Namespace, loaded: Segmenter) -> int:
     """Write the labels and an overlay of each image, and a line of JSON; status 1 when one cannot be read."""
     refuse(args, "views", "top", "batch_size")
     if args.output is not None:
         check_file(args.output)
     folder = beside(args.model, "predictions") if args.output_folder is None else args.output_folder
     check_folder(folder, flag="--output-folder")
-    loaded = load_segmentation("predict", args.model, device=args.device)
     paths = loaded.find(args.inputs)
     if args.output is not None:
         check_file(args.output, read=(weights_file(args.model), *paths))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_positive
-from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
+from nonlocalnn.checkpoints import OURS, CheckpointError, Imported, import_checkpoint
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
 from nonlocalnn.inference.weights import weights_file as weights_file
@@ -272,7 +272,11 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         (('run', 'walk'), (3, 8, 32, 32))
     """
     path = weights_file(path)
-    found = import_checkpoint(path)
+    return classifier_of(path, import_checkpoint(path))
+
+
+def classifier_of(path: Path, found: Imported) -> Classifier:
+    """Return the classifier that an opened checkpoint holds; see :func:`load_classifier`."""
     implied = implied_facts(found.model, found.metadata)
     known = {**implied, **found.metadata}
     if trained_task(known) != "classification":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import MASK_SETS
-from nonlocalnn.checkpoints import OURS, CheckpointError, import_checkpoint
+from nonlocalnn.checkpoints import OURS, CheckpointError, Imported, import_checkpoint
 from nonlocalnn.data import read_image
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
@@ -233,7 +233,11 @@ def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
         ('a', 'b', 'c')
     """
     path = weights_file(path)
-    found = import_checkpoint(path)
+    return segmenter_of(path, import_checkpoint(path))
+
+
+def segmenter_of(path: Path, found: Imported) -> Segmenter:
+    """Return the segmentation network that an opened checkpoint holds; see :func:`load_segmenter`."""
     implied = implied_facts(found.model, found.metadata)
     known = {**implied, **found.metadata}
     if trained_task(known) != "segmentation":
