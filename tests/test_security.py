@@ -24,7 +24,6 @@ FORBIDDEN_CALLS = {
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "marshal.load", "shelve.open"),
     *(
         "joblib.load",
-        "numpy.load",
         "dill.load",
         "dill.loads",
         "cloudpickle.load",

@@ -151,7 +151,7 @@ def test_a_sequence_is_shaded_by_weight_above_steps(instantiation):
         assert [mark for mark in rectangles(axis) if mark[0] == 18.5 and mark[2] == 4]
     # Positions are those of the input.
     assert above.get_title(loc="left") == "query 1: step 20"
-    assert figure.axes[2].get_title(loc="left") == "query 2: position 0"
+    assert figure.axes[2].get_title(loc="left") == "query 2: step 0"
     assert below.get_xlim() == (0, 32)
     even = float(row.abs().mean())
     assert (
