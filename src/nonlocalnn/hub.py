@@ -11,7 +11,8 @@ from typing import Any
 from nonlocalnn._errors import needs
 from nonlocalnn._files import write_text
 from nonlocalnn.checkpoints import read_metadata, save_checkpoint
-from nonlocalnn.inference.classifier import Classifier, load_classifier, weights_file
+from nonlocalnn.checkpoints.run_folder import weights_file
+from nonlocalnn.inference.classifier import Classifier, load_classifier
 
 # Functions and no mixin class: our files say what builds a network, and networks need not inherit from a
 # library that few install.

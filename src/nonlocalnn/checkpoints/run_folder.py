@@ -1,4 +1,4 @@
-"""Where the weights of a trained network lie."""
+"""Where the weights of a trained network lie: training, prediction and the command line ask."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from nonlocalnn._device import resolve_device
 from nonlocalnn.checkpoints import import_checkpoint, read_metadata
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.inference.classifier import classifier_of
 from nonlocalnn.inference.segmenter import segmenter_of
-from nonlocalnn.inference.weights import weights_file
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn._files import json_text, write_text
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.cli.common import at_rate, check_rate, load_model, refuse, taker
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
@@ -15,7 +16,6 @@ from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.page import write_page
 from nonlocalnn.inference import Classifier, Segmenter
-from nonlocalnn.inference.weights import weights_file
 from nonlocalnn.tasks.inputs import ShownInput
 
 

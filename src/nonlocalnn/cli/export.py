@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.export import parser
 from nonlocalnn.cli.outputs import check_file
 from nonlocalnn.export import describe, export_model
-from nonlocalnn.inference.classifier import weights_file
 
 
 def run(words: Sequence[str]) -> int:

@@ -11,13 +11,13 @@ from typing import Literal
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.cli import segmentation
 from nonlocalnn.cli.common import is_segmentation, load_model
 from nonlocalnn.cli.flags.predict import parser
 from nonlocalnn.cli.outputs import check_file, check_folder
 from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.inference.bulk import predict_list
-from nonlocalnn.inference.classifier import weights_file
 
 _OF_LISTS = ("output_folder", "root", "part_size", "num_workers", "engine", "workers")
 # Where torchrun and srun say how many processes they have started alike.

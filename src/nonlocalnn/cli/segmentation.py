@@ -10,11 +10,11 @@ from typing import Any
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.cli.common import beside, check_classes, check_own, refuse
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.labels import write_labels, write_overlay
 from nonlocalnn.inference import Segmented, Segmenter
-from nonlocalnn.inference.weights import weights_file
 from nonlocalnn.tasks.masks import evaluate_masks, shares_of
 
 _REPORT = "metrics.json"

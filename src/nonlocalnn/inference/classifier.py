@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_positive
 from nonlocalnn.checkpoints import OURS, CheckpointError, Imported, import_checkpoint
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
-from nonlocalnn.inference.weights import weights_file as weights_file
 from nonlocalnn.tasks.answers import answer_files
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput

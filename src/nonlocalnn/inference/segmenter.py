@@ -15,13 +15,13 @@ from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import MASK_SETS
 from nonlocalnn.checkpoints import OURS, CheckpointError, Imported, import_checkpoint
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import read_image
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
 from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
 from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
-from nonlocalnn.inference.weights import weights_file
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.images import Images
 from nonlocalnn.tasks.inputs import InputKind, ShownInput, shown_size

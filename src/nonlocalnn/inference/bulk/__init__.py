@@ -18,11 +18,11 @@ from typing import Any, Literal
 import nonlocalnn
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_choice, check_positive, check_whole
+from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.inference.bulk.answers import AnswerPaths
 from nonlocalnn.inference.bulk.folder import OutputFolder
 from nonlocalnn.inference.bulk.path_list import PathList, read_list
 from nonlocalnn.inference.bulk.ray_engine import ray_workers
-from nonlocalnn.inference.classifier import weights_file
 
 __all__ = ["AnswerPaths", "BulkResult", "predict_list"]
 
