@@ -7,7 +7,7 @@ for, through sub-sampling and groups, to the keys that an engine sees.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -78,12 +78,6 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
     """
     with KNOWN_SIZES.hold(_checked(sizes, canvas)):
         yield
-
-
-def same_positions() -> AbstractContextManager[None]:
-    """Return a context in which what is real is what is so now, for what is computed again later."""
-    real = KNOWN_SIZES.current()
-    return nullcontext() if real is None else KNOWN_SIZES.hold(real)
 
 
 def real_mask(x: Tensor) -> Tensor | None:

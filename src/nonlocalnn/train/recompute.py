@@ -9,8 +9,6 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nonlocalnn.functional.masks import same_positions
-
 
 def recompute_(modules: Iterable[nn.Module]) -> None:
     """Make modules keep only their inputs for the backward pass, which computes the rest again.
@@ -37,19 +35,12 @@ def _recomputed(module: nn.Module) -> Callable[..., Any]:
     forward = module.forward
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _as_at_first(module, same_positions())
+        return nullcontext(), _spare_buffers(module)
 
     def run(*inputs: Any, **named: Any) -> Any:
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
     return run
-
-
-@contextmanager
-def _as_at_first(module: nn.Module, positions: AbstractContextManager[None]) -> Iterator[None]:
-    """Let a second pass be like the first: by then the context that said what is real has ended."""
-    with positions, _spare_buffers(module):
-        yield
 
 
 @contextmanager
