@@ -285,6 +285,33 @@ def test_the_input_is_shown_in_its_own_resolution_and_shape(browser, tmp_path):
         assert says in page.locator(".nl-facts").inner_text()
 
 
+@pytest.mark.parametrize(
+    ("file", "shown", "says"),
+    [
+        (
+            [64, 80],
+            [64, 64],
+            "64 \u00d7 80 pixels, which the network sees as 28 \u00d7 28, its sides cut off:",
+        ),
+        # Shrunk for the page, to whole pixels.
+        ([3001, 4000], [2449, 3264], "3001 \u00d7 4000 pixels, which the network sees as 28 \u00d7 28:"),
+        (
+            [28, 40],
+            [28, 28],
+            "28 \u00d7 40 pixels, which the network sees as 28 \u00d7 28, its sides cut off:",
+        ),
+        ([28, 28], [28, 28], "image of 28 \u00d7 28\n"),
+    ],
+)
+def test_sides_that_were_cut_off_are_named(browser, tmp_path, file, shown, says):
+    made = documents.image()
+    made.document["input"].update(file_sides=file, picture_sides=shown)
+    write_page(made.document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        assert says in page.locator(".nl-facts").inner_text() + "\n"
+
+
 @pytest.mark.parametrize("kind", ["video", "image", "sequence"])
 def test_the_whole_picture_and_its_instruction_are_in_view(opened, kind):
     with opened(kind, viewport={"width": 1280, "height": 800}) as page:

@@ -46,6 +46,7 @@ def test_an_image_is_what_predict_is_given(place):
     assert torch.equal(shown.pixels, shown.sample)
     assert shown.name == "wide.png"
     assert (shown.frame_numbers, shown.seconds, shown.truth) == (None, None, None)
+    assert shown.file_sides == (20, 60)
 
 
 def test_a_whole_image_keeps_its_aspect_ratio(place):
@@ -63,6 +64,8 @@ def test_a_video_is_the_clip_in_the_middle_as_it_looks_and_as_the_network_takes_
     assert shown.frame_numbers == (4, 7, 10, 13)
     assert shown.seconds == tuple(round(number / RATE, 3) for number in shown.frame_numbers)
     assert shown.sample.shape == shown.pixels.shape == (3, 4, 24, 24)
+    # The square leaves out what the file has at its sides.
+    assert (shown.file_sides, shown.picture.shape[-2:]) == ((24, 72), (24, 24))
     assert_near(shown.sample, (shown.pixels * 255 - MEAN) / DEVIATION)
     seen = [round((value * 255 - 20) / 5) for value in shown.pixels.mean((0, 2, 3)).tolist()]
     assert seen == [4, 7, 10, 13]

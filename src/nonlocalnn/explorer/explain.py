@@ -146,6 +146,7 @@ def _described_input(given: ShownInput) -> dict[str, Any]:
         "sides": sides,
         # Rows and columns are those of ``sides``, what the network sees; pictures have their own resolution.
         "picture_sides": list(picture.shape[-2:]) if frames else None,
+        "file_sides": None if given.file_sides is None else list(given.file_sides),
         "frames": [_data_uri(frame) for frame in frames],
         "frame_numbers": None if given.frame_numbers is None else list(given.frame_numbers),
         "seconds": None if given.seconds is None else list(given.seconds),

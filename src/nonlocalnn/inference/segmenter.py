@@ -153,6 +153,7 @@ class Segmenter:
             sample=sample,
             pixels=resize_short(own, self.resize),
             picture=resize_image(own, shown_size(height, width)),
+            file_sides=(height, width),
         )
 
     def take(self, dataset: MaskedImages, index: int, *, split: str) -> ShownInput:

@@ -82,4 +82,5 @@ class Images(InputKind):
             sample=self.prepare(pixels, facts),
             pixels=pixels,
             picture=resize_image(own, shown_size(height, width)),
+            file_sides=(height, width),
         )

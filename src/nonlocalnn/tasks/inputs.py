@@ -74,6 +74,7 @@ class ShownInput:
         picture: An image or a clip in its own resolution, (C, h, w) or (C, T, h, w), in [0, 1]: the part that
             the network sees, in its own shape; smaller only where it has more than 8 million pixels. None
             where there is nothing but ``pixels``.
+        file_sides: Height and width of an image or video file, in pixels, sides that were cut off included.
         frame_numbers: Of a video, which of its frames these are.
         seconds: Of a video, when these are; None where nothing tells its rate.
         truth: Its class, where that is known.
@@ -84,6 +85,7 @@ class ShownInput:
     sample: Tensor
     pixels: Tensor
     picture: Tensor | None = None
+    file_sides: tuple[int, int] | None = None
     frame_numbers: tuple[int, ...] | None = None
     seconds: tuple[float, ...] | None = None
     truth: str | None = None

@@ -128,12 +128,13 @@ class Videos(InputKind):
             watched = _WatchedReader(video, frames)
             taken = sampling.take(watched, frames=frames, stride=facts.stride)
             numbers = clips.centre_indices(video.num_frames, frames=frames, stride=facts.stride)
-            rate = video.frames_per_second
+            rate, file_sides = video.frames_per_second, video.size
         return ShownInput(
             name=path.name,
             sample=self.prepare(taken, facts),
             pixels=_as_it_looks(taken),
             picture=_as_it_looks(watched.picture(numbers, whole=whole)),
+            file_sides=file_sides,
             frame_numbers=tuple(numbers),
             seconds=None if rate is None else tuple(round(number / rate, 3) for number in numbers),
         )

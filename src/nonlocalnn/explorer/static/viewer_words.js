@@ -28,12 +28,21 @@ NonlocalViewer.words = (() => {
   }
 
   /** What the input is, and in which pixels its rows and columns count: those that the network sees. */
-  function sizes({ kind, input: { sides, picture_sides: own } }) {
-    const [seen, shape] = [sides, own ?? []].map((some) => some.join(" \u00d7 "));
-    if (kind === "sequence") return `sequence of ${seen} steps`;
-    const isOwn = own && own.join() !== sides.slice(-2).join();
-    if (!isOwn) return `${kind} of ${seen}`;
-    return `${kind} of ${shape} pixels, which the network sees as ${seen}: rows and columns are counted there`;
+  function sizes({ kind, input: { sides, picture_sides: own, file_sides: file } }) {
+    const shape = (some) => some.join(" \u00d7 ");
+    if (kind === "sequence") return `sequence of ${shape(sides)} steps`;
+    const whole = file ?? own;
+    if (!whole || whole.join() === sides.slice(-2).join()) return `${kind} of ${shape(sides)}`;
+    const cut = isCut(file, own) ? ", its sides cut off" : "";
+    const seen = `which the network sees as ${shape(sides)}${cut}`;
+    return `${kind} of ${shape(whole)} pixels, ${seen}: rows and columns are counted there`;
+  }
+
+  /** Whether a picture is a part of its file: of another shape than rounding to whole pixels gives. */
+  function isCut(file, own) {
+    if (!file || !own) return false;
+    const scale = Math.max(own[0] / file[0], own[1] / file[1]);
+    return own.some((side, axis) => Math.abs(side - file[axis] * scale) > 1);
   }
 
   /** A frame with its number and time in the file. */
