@@ -4,11 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
-from nonlocalnn.data.image_folders import load_image_folder, split_of
+from nonlocalnn._names import SPLITS
+from nonlocalnn.data.folder_files import divide, split_of
+from nonlocalnn.data.image_folders import load_image_folder
 from nonlocalnn.data.recognition import recognised_data
 from tolerances import assert_near, assert_same
 
-SPLITS = ("train", "validation", "test")
 # Of ant/00.png to ant/59.png and bee/00.png to bee/59.png.
 GOLDEN_SIZES = {"train": 101, "validation": 10, "test": 9}
 GOLDEN_TEST = {
@@ -99,6 +100,29 @@ def test_a_file_keeps_its_split_when_others_come(tmp_path):
     save_image(tmp_path / "cow" / "1.png")
     after = load_image_folder(tmp_path, "test")
     assert before <= {after.sample_id(i) for i in range(len(after))}
+
+
+@pytest.mark.parametrize("number", range(1, 30))
+def test_each_class_of_three_files_has_one_in_every_split(number, tmp_path):
+    files = [
+        (tmp_path / name / f"{each}.png", target)
+        for target, name in enumerate(("ant", "bee"))
+        for each in range(number if target else 40)
+    ]
+    divided = divide(files, tmp_path)
+    assert sorted(file for some in divided.values() for file in some) == sorted(files)
+    of_bees = {split: [path for path, target in some if target] for split, some in divided.items()}
+    if number >= 3:
+        assert min(map(len, of_bees.values())) >= 1
+    # No more are moved than are needed for that, and of the other class none.
+    own = {
+        split: [f for f in files if split_of(f[0].relative_to(tmp_path).as_posix()) == split]
+        for split in SPLITS
+    }
+    missing = sum(not any(target for _, target in some) for some in own.values())
+    moved = sum(file not in own[split] for split, some in divided.items() for file in some)
+    assert moved == (missing if number >= 3 else 0)
+    assert divided == divide(files, tmp_path)
 
 
 def test_split_of_takes_any_file_name():

@@ -44,10 +44,12 @@ def test_validation_may_be_called_valid(tmp_path):
 def test_without_one_of_two_splits_the_other_serves(tmp_path):
     for split in ("train", "validation"):
         touch(tmp_path / "a", f"{split}/run/{split}.mp4")
-    assert listed(tmp_path / "a", "videos", "test")[0] == ["validation/run/validation.mp4"]
+    with pytest.warns(UserWarning, match="a has no 'test' split, and the videos of 'validation' stand in"):
+        assert listed(tmp_path / "a", "videos", "test")[0] == ["validation/run/validation.mp4"]
     for split in ("train", "test"):
         touch(tmp_path / "b", f"{split}/run/{split}.mp4")
-    assert listed(tmp_path / "b", "videos", "validation")[0] == ["test/run/test.mp4"]
+    with pytest.warns(UserWarning, match="b has no 'validation' split, and the videos of 'test' stand in"):
+        assert listed(tmp_path / "b", "videos", "validation")[0] == ["test/run/test.mp4"]
 
 
 def test_class_folders_alone_are_divided_as_those_of_images_are(tmp_path):
@@ -66,12 +68,13 @@ def test_class_folders_alone_are_divided_as_those_of_images_are(tmp_path):
 
 def test_too_few_videos_for_a_test_of_their_own(tmp_path):
     names = sorted(f"run/{number}.mp4" for number in range(40))
-    touch(tmp_path, *(name for name in names if split_of(name) != "test"))
+    two = [next(name for name in names if split_of(name) == split) for split in ("train", "validation")]
+    touch(tmp_path, *two)
     with pytest.warns(
         UserWarning, match="none of the videos in .* falls to 'test', and those of 'validation'"
     ):
         paths, _, _ = listed(tmp_path, "videos", "test")
-    assert paths == [name for name in names if split_of(name) == "validation"]
+    assert paths == two[1:]
 
 
 def test_a_folder_of_one_split_is_no_class(tmp_path):

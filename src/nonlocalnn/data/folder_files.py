@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from nonlocalnn._names import SPLITS
+
 # Of the formats that Pillow reads those of photographs, drawings and scans; none that starts a program.
 IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
@@ -200,6 +202,48 @@ def split_of(relative_path: str) -> str:
         >>> split_of("cat/1.png")
         'train'
     """
+    return (("train",) * 8 + ("validation", "test"))[_number_of(relative_path) % 10]
+
+
+def _number_of(relative_path: str) -> int:
     # A file name need not be valid UTF-8; its bytes are taken as they are then.
     digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).digest()
-    return (("train",) * 8 + ("validation", "test"))[int.from_bytes(digest, "big") % 10]
+    return int.from_bytes(digest, "big")
+
+
+def divide(files: Sequence[tuple[Path, int]], root: Path) -> dict[str, list[tuple[Path, int]]]:
+    """Divide the files of a folder without split folders.
+
+    Each falls to its :func:`split_of`. Where that leaves a class of at least three files none in one of the
+    splits, the file with the smallest SHA-256 of the split that has most of the class goes there.
+
+    Args:
+        files: Paths below ``root``, and the number of the class of each.
+        root: The folder.
+
+    Returns:
+        The files of "train", "validation" and "test", in the order in which they came.
+
+    Example:
+        >>> files = [(Path("pets/cat") / name, 0) for name in ("1.png", "2.png", "3.png")]
+        >>> {split: len(some) for split, some in divide(files, Path("pets")).items()}
+        {'train': 1, 'validation': 1, 'test': 1}
+    """
+    names = [path.relative_to(root).as_posix() for path, _ in files]
+    splits = list(map(split_of, names))
+    classes: dict[int, list[int]] = {}
+    for place, (_, target) in enumerate(files):
+        classes.setdefault(target, []).append(place)
+    for places in classes.values():
+        for split in SPLITS:
+            counts = Counter(splits[place] for place in places)
+            if counts[split] or len(places) < len(SPLITS):
+                continue
+            # Of three files and more, one split has two at least: it keeps one.
+            ((most, _),) = counts.most_common(1)
+            candidates = (place for place in places if splits[place] == most)
+            moved = min(candidates, key=lambda place: _number_of(names[place]))
+            splits[moved] = split
+    return {
+        split: [file for file, own in zip(files, splits, strict=True) if own == split] for split in SPLITS
+    }

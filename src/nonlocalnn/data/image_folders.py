@@ -7,7 +7,8 @@ Either the splits are folders, and files are used as they lie::
 where ``val`` and ``valid`` are taken for ``validation``; or there are only classes
 (``data_dir/cat/1.png``), and each file's place below ``data_dir`` decides its split: the SHA-256 of that
 path, in UTF-8 with forward slashes, modulo 10, gives train for 0 to 7, validation for 8 and test for 9. So a
-file keeps its split on every machine and when others are added. A folder named after a split makes
+file keeps its split on every machine and when others are added. Only where a class of three files or more
+would have none in a split, one is moved there, until others of it come. A folder named after a split makes
 ``data_dir`` the first kind.
 
 Classes are the names of the folders, sorted. Other files and folders further down are passed over with one
@@ -23,11 +24,11 @@ from nonlocalnn.data.folder_files import (
     IMAGE_SUFFIXES,
     check_same_classes,
     class_folders,
+    divide,
     files_by_class,
     find_files,
     is_ignored,
     split_folder,
-    split_of,
     warn_of_passed_over,
 )
 from nonlocalnn.data.stored_images import StoredImages, check_reading
@@ -80,11 +81,7 @@ def labelled_files(
     if split_folders:
         # Folders beside those of the splits are no split.
         passed_over += [root / name for name in _class_names(root) if name not in split_folders]
-    samples = [
-        (path, target)
-        for path, target in found
-        if split_folders or split_of(path.relative_to(root).as_posix()) == split
-    ]
+    samples = found if split_folders else divide(found, root)[split]
     warn_of_passed_over(root, passed_over, kind=kind)
     if not samples:
         raise ValueError(

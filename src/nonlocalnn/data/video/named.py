@@ -8,7 +8,7 @@ from pathlib import Path
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS, VIDEO_SETS
 from nonlocalnn.data.archives.index import ArchivedFile, find_archives, read_index, read_split
-from nonlocalnn.data.folder_files import check_same_classes, is_ignored, split_names, split_of
+from nonlocalnn.data.folder_files import check_same_classes, divide, is_ignored, split_names
 from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
 from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
@@ -28,7 +28,7 @@ def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | 
     ============  ==========================================================================================
     name          what ``data_dir`` holds
     ============  ==========================================================================================
-    ``videos``    your own: a folder per class, divided as :func:`~nonlocalnn.data.folder_files.split_of`
+    ``videos``    your own: a folder per class, divided as :func:`~nonlocalnn.data.folder_files.divide`
                   says; or folders ``train``, ``validation`` and ``test`` of such folders; or lists
                   ``train.txt``, ``validation.txt`` and ``test.txt`` (or ``.csv``) of paths in ``data_dir``,
                   see :func:`~nonlocalnn.data.video.lists.read_video_list`; or ``classes.txt`` and archives
@@ -99,19 +99,23 @@ def _own(folder: Path, split: str) -> VideoList:
     for each in (split, *_STANDS_IN[split]):
         videos = _first_of(folder, split_names(folder, each))
         if videos is not None:
+            if each != split:
+                _warn(f"{folder} has no {split!r} split, and the videos of {each!r} stand in")
             return videos
     divided = _divided(folder)
     for each in (split, *_STANDS_IN[split]):
         if each in divided:
             if each != split:
-                warnings.warn(
+                _warn(
                     f"none of the videos in {folder} falls to {split!r}, and those of {each!r} stand in: add "
-                    f"videos, or make the folders {', '.join(SPLITS)} and divide them yourself",
-                    UserWarning,
-                    stacklevel=4,
+                    f"videos, or make the folders {', '.join(SPLITS)} and divide them yourself"
                 )
             return divided[each]
     raise _no_split(folder, split)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=5)
 
 
 def _divided(folder: Path) -> dict[str, VideoList]:
@@ -123,12 +127,13 @@ def _divided(folder: Path) -> dict[str, VideoList]:
         return {}
     every = load_video_folder(folder)
     divided: dict[str, VideoList] = {}
-    for split in SPLITS:
-        chosen = [
-            (path, target)
-            for path, target in zip(every.paths, every.targets, strict=True)
-            if isinstance(path, Path) and split_of(path.relative_to(folder).as_posix()) == split
-        ]
+    # Folders of classes hold files of one class each.
+    files = [
+        (path, target)
+        for path, target in zip(every.paths, every.targets, strict=True)
+        if isinstance(path, Path) and isinstance(target, int)
+    ]
+    for split, chosen in divide(files, folder).items():
         if chosen:
             paths, targets = zip(*chosen, strict=True)
             divided[split] = VideoList(paths, targets, every.classes)
