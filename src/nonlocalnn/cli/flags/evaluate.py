@@ -43,6 +43,7 @@ def parser() -> CommandParser:
         help="of videos and images: up to how many that cannot be read are left out (default: 0)",
     )
     parser.add_argument(
+        "-o",
         "--output",
         type=Path,
         help="folder of the results (default: one beside the model, named after data set and split, such as "

@@ -20,6 +20,7 @@ def parser() -> CommandParser:
     )
     parser.add_argument("--format", default="onnx", choices=EXPORT_FORMATS, help="default: onnx")
     parser.add_argument(
+        "-o",
         "--output",
         type=Path,
         help="the file (default: the name of MODEL, with .onnx or .pt2, in this folder)",

@@ -57,7 +57,11 @@ def parser() -> CommandParser:
         "--all-rows", action="store_true", help="write the rows of all queries, not of those drawn only"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/maps"), help="folder of the results (default: runs/maps)"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("runs/maps"),
+        help="folder of the results (default: runs/maps)",
     )
     return parser
 

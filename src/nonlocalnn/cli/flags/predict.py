@@ -40,7 +40,7 @@ def parser() -> CommandParser:
         type=int,
         help="images, sequences or views a forward pass (default: 64, of views 8)",
     )
-    parser.add_argument("--output", type=Path, help="file for the lines (default: standard output)")
+    parser.add_argument("-o", "--output", type=Path, help="file for the lines (default: standard output)")
     lists = parser.add_argument_group(
         "lists of files",
         "for any number of files; the same command goes on with a run that was stopped",
