@@ -35,4 +35,5 @@ def test_all_are_drawn_and_each_lies_beside_its_page(tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(tmp_path / f"{name}.png") for name in plots.PLOTS]
     for name in plots.PLOTS:
         with Image.open(tmp_path / f"{name}.png") as drawn, Image.open(plots.RESULTS / f"{name}.png") as kept:
-            assert drawn.size == kept.size
+            # Versions of matplotlib round the tight box of a picture to another pixel.
+            assert drawn.size == pytest.approx(kept.size, abs=2)
