@@ -144,6 +144,9 @@ def process_group(device: str, *, sharded: bool = False) -> Iterator[Group]:
         dist.init_process_group("nccl", device_id=resolved, timeout=_PATIENCE, **alone)
     else:
         dist.init_process_group("gloo", timeout=_PATIENCE, **alone)
+        # A rank that refuses its recipe at once would close connections that others are still making, and
+        # they would tell of those.
+        dist.barrier()
     try:
         yield Group(dist.get_rank(), world_size, resolved, is_joined=True)
     finally:
