@@ -53,15 +53,12 @@ def _try(scratch, tests, made):
 
     rows = {"functions": [], "mutants": []}
     for function, each in made:
-        chosen = _tests_of(function, all_tests)
+        running = _tests_of(function, all_tests)
         held = {"file": function.file, "name": function.name, "lines": function.num_lines}
-        rows["functions"].append({**held, "tests": len(chosen)})
-        seconds = 30 + 3 * sum(all_tests[name]["seconds"] for name in chosen)
+        rows["functions"].append({**held, "tests": len(running)})
         for mutant in each:
-            # Those that run the very line come first.
-            order = sorted(
-                chosen, key=lambda name: mutant.line not in all_tests[name]["lines"].get(function.file, ())
-            )
+            order = _order(mutant, running, all_tests)
+            seconds = 30 + 3 * sum(all_tests[name]["seconds"] for name in order)
             noticed = _notice(scratch, tests, mutant, order, seconds)
             while noticed in order and not passes_alone(noticed):
                 # It needs the tests before it, and tells nothing of the mutant.
@@ -75,16 +72,29 @@ def _try(scratch, tests, made):
 
 
 def _tests_of(function, tests):
-    """Return the tests that run a function, short ones first."""
+    """Return the tests that run a function."""
     other = ELSEWHERE.get(function.file, "-")
-    chosen, total = [], 0.0
-    for name, each in sorted(tests.items(), key=lambda pair: pair[1]["seconds"]):
+    running = []
+    for name, each in tests.items():
         lines = each["lines"].get(function.file, ())
         runs = any(function.body <= line <= function.last for line in lines) or name.startswith(f"{other}::")
-        if runs and each["outcome"] == "passed" and total <= _SECONDS_OF_TESTS:
-            chosen.append(name)
-            total += each["seconds"]
-    return chosen
+        if runs and each["outcome"] == "passed":
+            running.append(name)
+    return running
+
+
+def _order(mutant, names, tests):
+    """Return the tests to try: those that run the very line first, of both kinds the short ones first."""
+
+    def rank(name):
+        return mutant.line not in tests[name]["lines"].get(mutant.function.file, ()), tests[name]["seconds"]
+
+    order, total = [], 0.0
+    for name in sorted(names, key=rank):
+        if total <= _SECONDS_OF_TESTS:
+            order.append(name)
+            total += tests[name]["seconds"]
+    return order
 
 
 def _notice(scratch, tests, mutant, names, seconds):
