@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks import plan
 from benchmarks.__main__ import main
 
@@ -42,6 +44,7 @@ def test_the_house_has_no_circle_and_few_rooms(capsys):
     assert found["floors"] <= 9
 
 
+@pytest.mark.slow
 def test_a_journey_counts_the_files_in_which_a_function_runs():
     files = plan.visited(plan._PACKAGE, "a tensor through a block")
     assert {"blocks.py", "functional/geometry.py"} <= set(files)

@@ -281,7 +281,8 @@ def test_what_cannot_be_made_again_says_what_to_do(tmp_path, places, capsys):
         )
 
 
-@pytest.mark.parametrize("name", ["tiny of images", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny of images", "resnet18"])
 def test_the_explorer_takes_it(tmp_path, places, capfd, name):
     from nonlocalnn.explorer.explain import explain_file
     from nonlocalnn.explorer.jobs import JobQueue

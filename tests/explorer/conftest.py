@@ -1,4 +1,4 @@
-"""What tests of pages and of the server share; each file has a browser and a server of its own."""
+"""What tests of pages and of the server share; each file has a browser of its own."""
 
 import contextlib
 import tempfile
@@ -78,7 +78,7 @@ def image(inputs):
     return (inputs / "cat.png").read_bytes()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(models, inputs):
     """The port of a server with a stand-in for what explains, and its queue."""
     with serve(models, fake_explain.explain, inputs=inputs, limits=LIMITS) as (port, queue):
