@@ -355,6 +355,40 @@ def test_copies_pickles_fx_compile_and_export(instantiation, masked):
     assert_near(program.module()(x, key_mask=mask), expected)
 
 
+@pytest.mark.parametrize(
+    ("sides", "instantiation", "sub_sample"),
+    [
+        (2, "embedded_gaussian", "after"),
+        *(
+            pytest.param(sides, form, sub_sample, marks=pytest.mark.slow)
+            for sides, form, sub_sample in (
+                *((1, form, "after") for form in INSTANTIATIONS),
+                *((3, form, "before") for form in INSTANTIATIONS),
+                *((2, form, "after") for form in INSTANTIATIONS if form != "embedded_gaussian"),
+            )
+        ),
+    ],
+)
+def test_export_with_a_mask_and_open_sides(sides, instantiation, sub_sample):
+    block = made(sides, instantiation=instantiation, sub_sample=sub_sample)
+    open_sides = {axis: torch.export.Dim(f"side_{axis}", min=4) for axis in range(1, sides + 1)}
+    batch = torch.export.Dim("batch")
+    shapes = {
+        "x": {0: batch, **{axis + 1: side for axis, side in open_sides.items()}},
+        "key_mask": {0: batch, **open_sides},
+    }
+    example = (10, 12, 6)[:sides]
+    program = torch.export.export(
+        block,
+        (draw(2, C, *example),),
+        {"key_mask": mask_of([(4,) * sides, example], example)},
+        dynamic_shapes=shapes,
+    )
+    for canvas in ((7, 13, 5)[:sides], (4, 4, 9)[:sides]):
+        x, mask = draw(3, C, *canvas), mask_of([(3,) * sides, canvas, (4,) * sides], canvas)
+        assert_near(program.module()(x, key_mask=mask), block(x, key_mask=mask))
+
+
 @pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True], ids=["eval", "train"])
 def test_compile_in_one_graph_with_a_mask_and_a_context(train):
     """And the backward pass of both, also where one map is masked and one norm serves both maps."""
@@ -524,6 +558,10 @@ def test_contexts_of_other_kinds():
         ValueError, match=r"extent='time' a context must have the rows and columns of x, \(3, 2\)"
     ):
         NonLocal3d(C, extent="time")(clip, torch.zeros(1, C, 4, 2, 3))
+    with pytest.raises(ValueError, match=r"the rows and columns of x, \(3, 2\); got \(4, 2\)"):
+        NonLocal3d(C, extent="time")(clip, torch.zeros(1, C, 4, 4, 2))
+    with pytest.raises(TypeError, match="context must be a torch.Tensor; got a numpy"):
+        NonLocal2d(C)(x, x.numpy())
     for extent in ("space", 2):
         with pytest.raises(ValueError, match=r"a context must have the frames of x, \(4,\); got \(6,\)"):
             NonLocal3d(C, extent=extent)(clip, torch.zeros(1, C, 6, 3, 2))

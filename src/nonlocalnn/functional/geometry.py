@@ -174,6 +174,9 @@ class Geometry:
         images = positions.reshape(batch * outer, *sides, num_channels).movedim(-1, 1)
         pooled = F.max_pool3d(images, kernel) if len(sides) == 3 else F.max_pool2d(images, kernel)
         num_pooled = outer * math.prod(pooled.shape[2:])
+        if pooled.dim() == 4 and sides[0] == 1:
+            # A row of one would make exported programs ask whether its other side divides it.
+            pooled = pooled.squeeze(2)
         result = pooled.movedim(1, -1).reshape(batch, num_pooled, num_channels)
         return result if mask is None else _without_infinity(result)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from nonlocalnn.functional.geometry import Geometry
@@ -233,9 +234,7 @@ def key_mask_of(
     for axis, size in enumerate(places.group_kernel, start=1):
         if size == 1:
             continue
-        count = grouped.shape[axis] // size
-        windows = grouped.narrow(axis, 0, count * size).unflatten(axis, (count, size))
-        whole, partly = windows.all(axis + 1), windows.any(axis + 1)
+        whole, partly = ~_any_of_windows(~grouped, axis, size), _any_of_windows(grouped, axis, size)
         has_key = whole.flatten(1).any(1)
         if ranks is not None:
             # A group may have all of its keys on another rank.
@@ -244,3 +243,16 @@ def key_mask_of(
             has_key = number.bool()
         grouped = torch.where(has_key.view(-1, *[1] * (whole.dim() - 1)), whole, partly)
     return grouped.flatten(1)
+
+
+def _any_of_windows(mask: Tensor, axis: int, size: int) -> Tensor:
+    """Return whether any position of each window along an axis is True; a rest at its end is left out."""
+    # Pooled, since views of windows make exported programs ask for sides that windows divide.
+    num_sides = mask.dim() - 1
+    kernel = [size if place == axis else 1 for place in range(1, num_sides + 1)]
+    channel = mask.unsqueeze(1).float()
+    # In two dimensions where it is one: PyTorch exports the pool of one with the sides of its example.
+    if num_sides == 1:
+        return F.max_pool2d(channel.unsqueeze(2), [1, *kernel]).squeeze(2).squeeze(1) > 0
+    pool = F.max_pool2d if num_sides == 2 else F.max_pool3d
+    return pool(channel, kernel).squeeze(1) > 0
