@@ -362,7 +362,8 @@ def test_copies_pickles_fx_compile_and_export(instantiation, masked):
         *(
             pytest.param(sides, form, sub_sample, marks=pytest.mark.slow)
             for sides, form, sub_sample in (
-                *((1, form, "after") for form in INSTANTIATIONS),
+                # The Gaussian of a sequence is refused: PyTorch asks for lengths other than 2 and 3.
+                *((1, form, "after") for form in INSTANTIATIONS if form != "gaussian"),
                 *((3, form, "before") for form in INSTANTIATIONS),
                 *((2, form, "after") for form in INSTANTIATIONS if form != "embedded_gaussian"),
             )
@@ -560,7 +561,7 @@ def test_contexts_of_other_kinds():
         NonLocal3d(C, extent="time")(clip, torch.zeros(1, C, 4, 2, 3))
     with pytest.raises(ValueError, match=r"the rows and columns of x, \(3, 2\); got \(4, 2\)"):
         NonLocal3d(C, extent="time")(clip, torch.zeros(1, C, 4, 4, 2))
-    with pytest.raises(TypeError, match="context must be a torch.Tensor; got a numpy"):
+    with pytest.raises(TypeError, match=r"context must be a torch\.Tensor; got a numpy"):
         NonLocal2d(C)(x, x.numpy())
     for extent in ("space", 2):
         with pytest.raises(ValueError, match=r"a context must have the frames of x, \(4,\); got \(6,\)"):

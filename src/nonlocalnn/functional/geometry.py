@@ -174,8 +174,8 @@ class Geometry:
         images = positions.reshape(batch * outer, *sides, num_channels).movedim(-1, 1)
         pooled = F.max_pool3d(images, kernel) if len(sides) == 3 else F.max_pool2d(images, kernel)
         num_pooled = outer * math.prod(pooled.shape[2:])
-        if pooled.dim() == 4 and sides[0] == 1:
-            # A row of one would make exported programs ask whether its other side divides it.
+        if len(self.sides) == 1:
+            # A reshape of the single row would make exported programs ask whether its length divides it.
             pooled = pooled.squeeze(2)
         result = pooled.movedim(1, -1).reshape(batch, num_pooled, num_channels)
         return result if mask is None else _without_infinity(result)
@@ -195,7 +195,10 @@ class Geometry:
             maxima = F.max_pool1d(images.flatten(2), kernel[1])
         else:
             maxima = F.max_pool3d(images, kernel) if len(sides) == 3 else F.max_pool2d(images, kernel)
-        pooled = maxima.reshape(batch, num_channels, *self.pooled().sides)
+        if len(self.sides) == 1:
+            pooled = maxima if maxima.dim() == 3 else maxima.squeeze(2)
+        else:
+            pooled = maxima.reshape(batch, num_channels, *self.pooled().sides)
         return pooled if mask is None else _without_infinity(pooled)
 
     def group(self, positions: Tensor) -> Tensor:

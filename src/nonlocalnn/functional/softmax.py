@@ -75,7 +75,8 @@ def _attention(
     if theta_BND.device.type == "cuda":
         width = -(-width // 8) * 8
     query, key, value = (
-        F.pad(part, (0, width - part.shape[2])).contiguous().unsqueeze(1)
+        # A pad of nothing is a copy.
+        (F.pad(part, (0, width - part.shape[2])) if part.shape[2] < width else part).contiguous().unsqueeze(1)
         for part in (theta_BND, phi_BMD, g_BME)
     )
     mask = None if bias_BM is None else bias_BM[:, None, None, :]
