@@ -62,6 +62,8 @@ def test_outputs_gradients_and_statistics_stay(case):
     assert (len(statistics) == 3) is ("norm" in case.column)
     settings = report.converted["0"].settings
     assert settings["instantiation"] == case.ours
+    # What is as usual is not among them.
+    assert not {"num_heads", "pre_norm", "value_channels"} & settings.keys()
     assert report.converted["0"].source == case.source
     assert type(ours[0]) is BLOCKS[case.dimension]
 

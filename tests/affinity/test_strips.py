@@ -131,6 +131,7 @@ def test_a_sequence_is_shaded_by_weight_above_steps(instantiation):
     edges = [0, 6.5, 14.5, 22.5, 32]
     mesh = above.collections[0]
     assert_near(mesh.get_coordinates()[0, :, 0], edges)
+    assert_near(mesh.get_coordinates()[:, 0, 1], above.get_ylim())
     colours = mesh.get_array()[0]
     # Of four keys one stands out from 2.5 times the even level on.
     top = max(float(row.abs().max()), 2.5 * float(row.abs().mean()))

@@ -10,6 +10,7 @@ import torch
 import nonlocalnn as nl
 from foreign_video_networks import MMAction2, Official, SlowFast
 from nonlocalnn.checkpoints import export_checkpoint, import_checkpoint, read_metadata
+from nonlocalnn.checkpoints.sources.key_names import KeyNames
 from tolerances import assert_near
 
 NETWORKS = {"official": Official, "slowfast": SlowFast, "mmaction2": MMAction2}
@@ -362,3 +363,13 @@ def test_what_is_not_exported(tmp_path):
     with pytest.raises(ValueError, match="to must be one of 'slowfast', 'mmaction2'"):
         export_checkpoint(gaussian, tmp_path / "x", to="caffe2")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_is_translated_by_the_numbers_of_its_own_side():
+    names = KeyNames([("res{res}_{place}_{letter}", "layer{res}.{place}.conv{letter}")])
+    assert names.ours("res5_0_b") == "layer4.0.conv2"
+    assert names.theirs("layer1.3.conv3") == "res2_3_c"
+    for key in ("res1_0_a", "res2_0_1"):
+        assert names.ours(key) is None
+    for key in ("layer5.0.conv1", "layer1.0.conva"):
+        assert names.theirs(key) is None

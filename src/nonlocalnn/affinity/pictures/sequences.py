@@ -111,13 +111,13 @@ def _shade(axis: Any, view: View, edges: Tensor, scale: panels.Scale) -> None:
 
     shares = view.weights.float() / scale.high
     colours = torch.empty(1, len(shares), 4)
-    colours[0, :, :3] = torch.where(
+    colours[:, :, :3] = torch.where(
         (shares > 0)[:, None], torch.tensor(to_rgb(_POSITIVE)), torch.tensor(to_rgb(_NEGATIVE))
     )
-    colours[0, :, 3] = 0.7 * shares.abs()
+    colours[:, :, 3] = 0.7 * shares.abs()
     bottom, top = axis.get_ylim()
     # pcolormesh, since the first and the last box may be cut by the input's ends.
-    axis.pcolormesh(edges.numpy(), [bottom, top], colours.numpy(), zorder=1)
+    axis.pcolormesh(edges.numpy(), [bottom, top], colours.numpy())
     axis.set_ylim(bottom, top)
 
 
