@@ -21,6 +21,10 @@ from nonlocalnn.data.recognition import recognised_data
         (["train/wave/a/1.jpg", "train/wave/a/2.jpg"], "videos"),
         (["cat/1.jpg", "cat/2.jpg", "cat/cover.mp4"], "images"),
         (["cat/1.jpg", "cat/more/2.jpg", "dog/3.jpg"], "images"),
+        # As many of one as of the other, and fewer than half of the images further down.
+        (["cat/1.jpg", "cat/1.mp4"], "videos"),
+        (["cat/1.jpg", "cat/more/2.jpg"], "images"),
+        (["cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/more/4.jpg", "dog/more/5.jpg"], "images"),
     ],
 )
 def test_files(tmp_path, names, data):
@@ -40,6 +44,7 @@ def test_files(tmp_path, names, data):
         ({"train.csv": b"a.mp4,wave", "val.csv": b"", "a.mp4": b""}, "videos"),
         ({"cat/1.jpg": b"", "labels.csv": b"", "more.csv": b""}, "images"),
         ({"cat/1.jpg": b"", "features/1.npy": b"", "features/2.npy": b""}, "sequences"),
+        ({"cat/1.jpg": b"", "cat/1.npy": b""}, "images"),
     ],
 )
 def test_files_of_numbers(tmp_path, contents, data):

@@ -139,6 +139,9 @@ def test_broken_members_are_left_out_and_listed(videos, root):
     ) as caught:
         strict[1]
     assert caught.value.path == listed.paths[1]
+    with pytest.raises(VideoDecodeError, match="max_broken is 0") as caught:
+        strict._leave_out(1, VideoDecodeError("lost", path=listed.paths[1], frame=3))
+    assert caught.value.frame == 3
 
 
 @pytest.mark.parametrize(
