@@ -1,5 +1,6 @@
 """What a run chooses and says where its recipe leaves things open."""
 
+import inspect
 import shutil
 import warnings
 
@@ -146,4 +147,23 @@ def test_classes_that_a_split_lacks_are_warned_of(tmp_path):
         warn_of_missing_classes({"training": data["train"], "test": data["test"], "other": [1, 2]})
     data["test"].targets = [1] * len(data["test"])
     with pytest.warns(UserWarning, match="^no test sample is of class dark: what is not in training"):
-        warn_of_missing_classes({"training": data["train"], "test": data["test"]})
+        # What is no labelled data is passed over, and what comes after it is not.
+        warn_of_missing_classes({"other": [1, 2], "training": data["train"], "test": data["test"]})
+
+
+@pytest.mark.parametrize(
+    ("number", "more"), [(5, ": what"), (6, " and 1 more: what"), (8, " and 3 more: what")]
+)
+def test_five_missing_classes_are_named_and_the_others_counted(number, more):
+    data = load_dataset("digits", "test")
+    data.targets = [target % (10 - number) for target in data.targets]
+    names = ", ".join(map(str, range(10 - number, min(10, 15 - number))))
+
+    def trained():
+        return (lambda: (lambda: warn_of_missing_classes({"test": data}))())()
+
+    with pytest.warns(UserWarning, match=f"no test sample is of class {names}{more}") as caught:
+        trained()
+    # The line that called what trains.
+    line = inspect.currentframe().f_lineno - 2
+    assert (caught[0].filename, caught[0].lineno) == (__file__, line)

@@ -134,3 +134,13 @@ def test_published_weights_of_another_library(tmp_path, ending):
     assert_near(model(x), published(x))
     with pytest.raises(CheckpointError, match=r"of another network: layer1\.0\.bn3\..* lacks it"):
         start_from_(model, saved(models.resnet50(weights=None), tmp_path))
+
+
+def test_heads_of_segmentation_networks_of_other_classes_begin_anew(tmp_path):
+    source, model = network("fcn_tiny", num_classes=3), network("fcn_tiny", num_classes=4)
+    kept = start_from_(model, saved(source, tmp_path))
+    assert kept
+    assert {name.split(".")[0] for name in kept} == {"head"}
+    image = torch.randn(1, 3, 16, 16).double()
+    body, theirs = (dict(each.named_children())["conv1"](image) for each in (model, source))
+    assert_near(body, theirs)
