@@ -1,8 +1,8 @@
 """Break a sample of the library on purpose, and see whether the tests notice: needs the extra "mutants".
 
 ``python tests/mutants/run_mutants.py --seed 0 [--rooms data train] [--output mutants.json]``; a page goes
-beside it. The exit status is 1 where fewer than 95 of 100 mutants are noticed, those left out that
-``equivalent.toml`` names.
+beside it. With ``--rooms`` the other rooms of the file stay, each with the commit that it is of. The exit
+status is 1 where fewer than 95 of 100 mutants are noticed, those left out that ``equivalent.toml`` names.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def markdown(found):
         "| room | functions | lines | mutants | noticed | equivalent | survived | noticed of the rest |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    lines += [_line(room["room"], [room]) for room in found["rooms"]]
+    lines += [_line(_name(room, about), [room]) for room in found["rooms"]]
     lines += [_line("all", found["rooms"]), "", "## Survivors", ""]
     rows = [(room["room"], each) for room in found["rooms"] for each in room["mutants"]]
     lines += [_change(each) for _, each in rows if _fate(each) == "survived"] or ["None."]
@@ -158,6 +158,11 @@ def markdown(found):
         names = ", ".join(f"`{each['file']}` {each['name']}" for each in room["functions"])
         lines.append(f"- {room['room']}: {names}")
     return "\n".join(lines) + "\n"
+
+
+def _name(room, about):
+    other = room.get("commit", about["commit"])
+    return room["room"] if other == about["commit"] else f"{room['room']} (at {other})"
 
 
 def _line(name, rooms):
@@ -178,7 +183,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the functions (default: 0)")
     parser.add_argument("--lines", type=int, default=48, help="of code in each room, at least (default: 48)")
-    parser.add_argument("--rooms", nargs="+", choices=tuple(ROOMS), default=tuple(ROOMS))
+    parser.add_argument("--rooms", nargs="+", choices=tuple(ROOMS), help="these alone (default: all)")
     parser.add_argument("--output", type=Path, help="JSON file; a .md is written beside it")
     given = parser.parse_args()
     named = tomllib.loads(_EQUIVALENT.read_text())["mutant"]
@@ -189,11 +194,15 @@ def main():
     with ProcessPoolExecutor(1) as other:
         about = other.submit(findings.facts, seed=given.seed).result()
     found = {"about": about, "rooms": []}
+    if given.rooms and given.output is not None and given.output.exists():
+        found["rooms"] = json.loads(given.output.read_text())["rooms"]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         scratch = Scratch(folder)
-        for room in given.rooms:
+        for room in given.rooms or ROOMS:
             tried = try_room(scratch, room, lines=given.lines, seed=given.seed, equivalent=equivalent)
-            found["rooms"].append(tried)
+            tried["commit"] = about["commit"]
+            others = [each for each in found["rooms"] if each["room"] != room]
+            found["rooms"] = sorted([*others, tried], key=lambda each: list(ROOMS).index(each["room"]))
             print(_line(room, [tried]), flush=True)
             findings.write(found, markdown(found), given.output)
     print(markdown(found))
