@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.models import DigitsNetwork, ResidualNetwork, SegmentationNetwork
+from nonlocalnn.models import DetectionNetwork, DigitsNetwork, ResidualNetwork, SegmentationNetwork
 from nonlocalnn.models.libraries import build_named, candidates, last_layer, width_of
 from nonlocalnn.surgery.insertion import insert_again_, inserted_settings, remove_nonlocal_
 from nonlocalnn.surgery.insertion_sites import CHILD
 
-_OURS = (ResidualNetwork, DigitsNetwork, SegmentationNetwork)
+_OURS = (ResidualNetwork, DigitsNetwork, SegmentationNetwork, DetectionNetwork)
 # Attributes of modules that change nothing in what a trained network computes.
 _OF_TRAINING = ("training", "inplace", "momentum", "p", "drop_rate", "drop_prob", "grad_checkpointing")
 
@@ -149,7 +149,9 @@ def _guesses(model: nn.Module) -> Iterator[Description]:
     if type(model) in _OURS:
         config: Any = getattr(model, "config", None)
         if isinstance(config, dict):
-            yield Description(config["name"], width_of(head), config["overrides"])
+            # A detector's last layer is a head's, which counts the background or knows points alone.
+            width = model.num_classes if isinstance(model, DetectionNetwork) else width_of(head)
+            yield Description(config["name"], width, config["overrides"])
         return
     blocks = nonlocal_blocks(model).values()
     num_inserted = sum(parameter.numel() for block in blocks for parameter in block.parameters())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -24,19 +24,23 @@ from nonlocalnn.functional.scopes import Scope
 class _Real:
     """Sizes (B, sides) of the samples, on the CPU, of a canvas; ``is_full`` where nothing is padded.
 
-    The canvas is a tensor (sides,) too: numbers would make torch.compile compile once for each.
+    The canvas is a tensor (sides,) too: numbers would make torch.compile compile once for each. ``layers``
+    is whether layers of our networks know it, and not the blocks alone.
     """
 
     sizes: Tensor
     canvas: Tensor
     is_full: bool
+    layers: bool = True
 
 
 KNOWN_SIZES: Scope[_Real] = Scope("real_positions")
 
 
 @contextmanager
-def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int]) -> Iterator[None]:
+def real_positions(
+    sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int], *, layers: bool = True
+) -> Iterator[None]:
     """Tell all non-local blocks that run in this context which part of each padded sample is real.
 
     Each block derives the mask of the map that it meets by proportion: of a side of n positions the first
@@ -60,6 +64,8 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
             the order of the sides: (N,), (H, W) or (T, H, W).
         canvas: The sides of the padded batch, in the same units. Where positions are split over processes,
             sizes and canvas are those of the rank's own part, and a size may be 0.
+        layers: Whether those layers know of it too; False leaves it to the blocks, for weights that were
+            trained with layers that see zeros beside an image.
 
     Raises:
         ValueError: Sizes and canvas do not fit each other; or, when a block runs, it meets a map of another
@@ -77,18 +83,18 @@ def real_positions(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int
         >>> bool(torch.allclose(z, block(small), atol=1e-5))
         True
     """
-    with KNOWN_SIZES.hold(_checked(sizes, canvas)):
+    with KNOWN_SIZES.hold(replace(_checked(sizes, canvas), layers=layers)):
         yield
 
 
 def real_mask(x: Tensor) -> Tensor | None:
-    r"""Return which positions of a map are real, (B, \*sides), by :func:`real_positions`; None is all.
+    r"""Return which positions of a layer's map are real, (B, \*sides), by :func:`real_positions`; None: all.
 
     Raises:
         ValueError: The map has another rank, or another number of samples, than the context was given.
     """
     real = KNOWN_SIZES.current()
-    return None if real is None else _derived(real, x, None)
+    return None if real is None or not real.layers else _derived(real, x, None)
 
 
 def _checked(sizes: Tensor | Sequence[Sequence[int]], canvas: Sequence[int]) -> _Real:

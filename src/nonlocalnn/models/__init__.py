@@ -1,6 +1,7 @@
 """Whole networks."""
 
 from nonlocalnn.models.dense import SegmentationNetwork
+from nonlocalnn.models.detection import DetectionNetwork
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.inflation import inflate_
 from nonlocalnn.models.presets import (
@@ -15,6 +16,7 @@ from nonlocalnn.models.presets import (
 from nonlocalnn.models.resnet import ResidualNetwork
 
 __all__ = [
+    "DetectionNetwork",
     "DigitsNetwork",
     "ResidualNetwork",
     "SegmentationNetwork",

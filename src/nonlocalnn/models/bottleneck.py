@@ -67,7 +67,8 @@ class FrozenNorm(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions around a shortcut, then a non-local block where there is one.
 
-    In a video network the first convolution spans ``first_frames`` frames and the second ``frames``.
+    In a video network the first convolution spans ``first_frames`` frames and the second ``frames``. With
+    several ``groups`` it is ResNeXt's.
     """
 
     def __init__(
@@ -80,21 +81,27 @@ class Bottleneck(nn.Module):
         first_frames: int,
         frames: int,
         norm: Callable[[int], nn.Module],
+        groups: int = 1,
+        group_width: int = 64,
     ) -> None:
         super().__init__()
         conv = CONVOLUTIONS[num_sides - 1]
         out_channels = width * EXPANSION
+        # torchvision's rule, so that the published weights of its ResNeXts fit: 64 is one plain group.
+        inner = width * group_width // 64 * groups
 
         def kernel(side: int, num_frames: int) -> tuple[int, ...]:
             return along(num_sides, num_frames, side)
 
         first, second = kernel(1, first_frames), kernel(3, frames)
         strides = along(num_sides, 1, stride)
-        self.conv1 = conv(in_channels, width, first, padding=halves(first), bias=False)
-        self.bn1 = norm(width)
-        self.conv2 = conv(width, width, second, stride=strides, padding=halves(second), bias=False)
-        self.bn2 = norm(width)
-        self.conv3 = conv(width, out_channels, kernel(1, 1), bias=False)
+        self.conv1 = conv(in_channels, inner, first, padding=halves(first), bias=False)
+        self.bn1 = norm(inner)
+        self.conv2 = conv(
+            inner, inner, second, stride=strides, padding=halves(second), groups=groups, bias=False
+        )
+        self.bn2 = norm(inner)
+        self.conv3 = conv(inner, out_channels, kernel(1, 1), bias=False)
         self.bn3 = norm(out_channels)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:

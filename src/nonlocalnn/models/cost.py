@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +157,10 @@ def cost(model: nn.Module | str, input_shape: tuple[int, ...]) -> Cost:
     A copy without data runs on the meta device, in eval mode and without hooks: ``model`` stays as it is
     wherever it lies, no random number is drawn, and time and memory do not depend on the input's size.
 
+    Of a detector of torchvision or of ours that has heads of regions, what it does with images that have
+    been brought to their size is counted: body, pyramid and proposals, and its heads on as many regions as
+    they look at most, by default 1,000 boxes and 100 masks an image. Choosing among boxes is not counted.
+
     Args:
         model: Any network that takes one floating-point tensor, or a name for
             :func:`nonlocalnn.create_model`. What it computes on a device that it names itself cannot be
@@ -219,8 +224,35 @@ def _run_without_data(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[l
     dtypes = [each.dtype for each in copied.parameters() if each.is_floating_point()]
     dtype = dtypes[0] if dtypes else torch.float32
     with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
-        copied(torch.empty(input_shape, dtype=dtype))
+        x = torch.empty(input_shape, dtype=dtype)
+        (_detect if _has_regions(copied) else _call)(copied, x)
     return blocks, counter.get_total_flops()
+
+
+def _call(model: Any, x: Tensor) -> None:
+    model(x)
+
+
+def _has_regions(model: nn.Module) -> bool:
+    """Return whether a network is a detector with heads of regions, by torchvision's names for its parts."""
+    return {"transform", "backbone", "rpn", "roi_heads"} <= model._modules.keys()
+
+
+def _detect(model: Any, x: Tensor) -> None:
+    """Run the parts of a detector: which regions there are depends on values, and their number does not."""
+    maps = model.backbone(x)
+    maps = {"0": maps} if isinstance(maps, Tensor) else maps
+    model.rpn.head(list(maps.values()))
+    channels, regions = next(iter(maps.values())).shape[1], model.roi_heads
+    number = x.shape[0] * model.rpn._post_nms_top_n["testing"]
+    side = regions.box_roi_pool.output_size
+    regions.box_predictor(regions.box_head(x.new_empty(number, channels, *side)))
+    number = x.shape[0] * regions.detections_per_img
+    for kind in ("mask", "keypoint"):
+        if getattr(regions, f"{kind}_head", None) is not None:
+            side = getattr(regions, f"{kind}_roi_pool").output_size
+            head = getattr(regions, f"{kind}_head")(x.new_empty(number, channels, *side))
+            getattr(regions, f"{kind}_predictor")(head)
 
 
 def _record(

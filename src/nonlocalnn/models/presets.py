@@ -11,6 +11,7 @@ from torch import nn
 
 from nonlocalnn._errors import check_choice, near_miss
 from nonlocalnn.models.dense import SegmentationNetwork
+from nonlocalnn.models.detection import DetectionNetwork
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.resnet import Inflation, ResidualNetwork
 
@@ -27,7 +28,7 @@ class Preset:
         sample_shape: Shape of one sample that it is meant for, (C, *sides).
         settings: Keyword arguments of ``build``, which overrides replace.
         stride: Video only: frames from one of a clip to the next.
-        task: What it is for: "classification" or "segmentation".
+        task: What it is for: "classification", "segmentation" or "detection".
     """
 
     build: Callable[..., nn.Module]
@@ -121,7 +122,53 @@ def _segmentation_presets() -> Iterator[tuple[str, Preset]]:
         )
 
 
-_PRESETS: dict[str, Preset] = dict([*_other_presets(), *_video_presets(), *_segmentation_presets()])
+def _detection_presets() -> Iterator[tuple[str, Preset]]:
+    # What is known of COCO's photographs: they are brought to 800 pixels, and a batch to one size.
+    shape, of_coco = (3, 800, 1088), 80
+    resnext = {"depth": (3, 8, 36, 3), "groups": 32, "group_width": 8}
+    bodies: dict[str, tuple[dict[str, Any], Any]] = {
+        "r50": ({"depth": 50}, 1),
+        "r101": ({"depth": 101}, 1),
+        # Right before the last bottleneck of res4, as in the others.
+        "x152": (resnext, {"layer3": (34,)}),
+    }
+    tiny = {
+        "depth": (1, 1, 1, 1),
+        "width": 8,
+        "small": True,
+        "trainable_stages": 5,
+        "min_size": 96,
+        "sub_sample": None,
+        "zero_init": False,
+    }
+    for kind, own in (("fasterrcnn", {"masks": False}), ("maskrcnn", {})):
+        for prefix, has_block in (("", False), ("nl1_", True)):
+            for body, (settings, block) in bodies.items():
+                given = {**settings, **own, "blocks": block if has_block else 0}
+                yield (
+                    f"{prefix}{kind}_{body}",
+                    Preset(DetectionNetwork, of_coco, shape, given, task="detection"),
+                )
+            given = {**tiny, **own, "blocks": int(has_block)}
+            yield (
+                f"{prefix}{kind}_tiny",
+                Preset(DetectionNetwork, 2, (3, 96, 128), given, task="detection"),
+            )
+    people = {"depth": 101, "masks": False, "num_keypoints": 17}
+    for prefix, more in (
+        ("", {}),
+        ("nl4head_", {"head_blocks": 4}),
+        ("nl4head1_", {"head_blocks": 4, "blocks": 1}),
+    ):
+        yield (
+            f"{prefix}keypointrcnn_r101",
+            Preset(DetectionNetwork, 1, shape, {**people, **more}, task="detection"),
+        )
+
+
+_PRESETS: dict[str, Preset] = dict(
+    [*_other_presets(), *_video_presets(), *_segmentation_presets(), *_detection_presets()]
+)
 
 
 def list_models() -> list[str]:
@@ -193,7 +240,7 @@ def clip_stride(name: str) -> int:
 
 
 def model_task(name: str) -> str:
-    """Return what a network by name is for: "classification", or "segmentation", a class for each pixel.
+    """Return what a network by name is for: "classification", "segmentation" or "detection".
 
     Raises:
         ValueError: The name is unknown.

@@ -81,6 +81,8 @@ class ResidualNetwork(nn.Module):
             and none in the blocks.
         dropout: Before the last layer.
         window: Side of the windows of :meth:`probabilities`, in positions; None is the whole map.
+        groups: Groups of the 3x3 convolutions, over images only: 32 in ResNeXt's of torchvision.
+        group_width: Channels of each group in the first stage: 8 in its 32x8d, 64 of a plain ResNet.
 
     Raises:
         ValueError: A setting is unknown or has no meaning here.
@@ -127,6 +129,8 @@ class ResidualNetwork(nn.Module):
         norm: ResidualNorm = "batch",
         dropout: float = 0.5,
         window: int | None = 7,
+        groups: int = 1,
+        group_width: int = 64,
     ) -> None:
         super().__init__()
         check_choice("inflation", inflation, ("3x1x1", "3x3x3", None))
@@ -135,6 +139,10 @@ class ResidualNetwork(nn.Module):
         check_whole("in_channels", in_channels)
         check_whole("width", width, most=2**20)
         check_choice("stem_stride", stem_stride, (1, 2))
+        check_whole("groups", groups, most=2**10)
+        check_whole("group_width", group_width, most=2**10)
+        if num_sides != 2 and (groups, group_width) != (1, 64):
+            raise ValueError("groups and group_width are settings of networks over images, num_sides=2")
         if window is not None:
             check_whole("window", window)
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
@@ -198,6 +206,8 @@ class ResidualNetwork(nn.Module):
                     first_frames=spans if inflation == "3x1x1" else 1,
                     frames=spans if inflation == "3x3x3" else 1,
                     norm=norm_class,
+                    groups=groups,
+                    group_width=group_width,
                 )
                 channels = width * 2**stage * EXPANSION
                 if place in places[name]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from nonlocalnn.functional.masks import real_positions
+from nonlocalnn.models import DetectionNetwork
 
 # torchvision's, known by name so that it need not be installed.
 _TRANSFORM = "GeneralizedRCNNTransform"
@@ -112,6 +113,8 @@ def follow_padding_(model: nn.Module) -> list[str]:
         transform, backbone = (module._modules.get(child) for child in ("transform", "backbone"))
         classes = {each.__name__ for each in type(transform).__mro__}
         if transform is None or backbone is None or _TRANSFORM not in classes:
+            continue
+        if isinstance(module, DetectionNetwork):  # does so by itself
             continue
         if _note in transform._forward_hooks.values():
             continue

@@ -14,8 +14,15 @@ from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.checkpoints.state import read_weights
 from nonlocalnn.checkpoints.wrapped import nearest
 from nonlocalnn.functional.layers import fold_norm
-from nonlocalnn.models import DigitsNetwork, ResidualNetwork, SegmentationNetwork, inflate_
+from nonlocalnn.models import (
+    DetectionNetwork,
+    DigitsNetwork,
+    ResidualNetwork,
+    SegmentationNetwork,
+    inflate_,
+)
 from nonlocalnn.models.libraries import last_layer
+from nonlocalnn.train.detector_weights import BODY, NEW_IN_DETECTORS, check_constant, torchvisions_names
 
 
 def start_from_(model: nn.Module, path: Path) -> list[str]:
@@ -26,7 +33,8 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
     W_z. Blocks and the last layer keep their own values where the checkpoint has none that fit. The state
     dict of an image ResNet is inflated by :func:`nonlocalnn.inflate_`. A network of another library takes
     the file of its published weights, with blocks inserted or not. A segmentation network takes its own
-    checkpoint, or the body of an image ResNet of the same depth, of ours or torchvision's.
+    checkpoint, or the body of an image ResNet of the same depth, of ours or torchvision's. So does a
+    detector, whose body may also be a segmentation network's; torchvision's published detectors fit too.
 
     Args:
         model: A network of :func:`nonlocalnn.create_model`, or of torchvision or timm.
@@ -42,7 +50,9 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
     """
     path = weights_file(path)
     own, heads = model.state_dict(), _heads_of(model)
-    if not isinstance(model, ResidualNetwork | DigitsNetwork):
+    if isinstance(model, DetectionNetwork):
+        given, heads = _for_detector(model, path)
+    elif not isinstance(model, ResidualNetwork | DigitsNetwork):
         given = nearest(_weights_of(path), own)
     elif is_safetensors(path):
         given = _comparable(load_checkpoint(path), model)
@@ -74,6 +84,32 @@ def _heads_of(model: nn.Module) -> tuple[str, ...]:
     own = next((f"{name}." for name, module in model.named_modules() if module is head), "fc.")
     # Bodies of segmentation networks are trained as classifiers first, whose last layer is left out.
     return ("head.", "auxiliary.", "fc.") if isinstance(model, SegmentationNetwork) else (own,)
+
+
+def _for_detector(model: DetectionNetwork, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return weights under a detector's names, and how names begin whose values may be its own."""
+    own = model.state_dict()
+    if is_safetensors(path):
+        source = load_checkpoint(path)
+        if not isinstance(source, DetectionNetwork):
+            return _as_body(_comparable(source, model.backbone.body), own)
+        return _comparable(source, model), NEW_IN_DETECTORS
+    found = {
+        name: value for name, value in _weights_of(path).items() if not name.endswith("num_batches_tracked")
+    }
+    given = torchvisions_names(nearest(found, own), model.num_classes)
+    if any(name.startswith(BODY) for name in given):
+        check_constant(model, path)
+        return given, NEW_IN_DETECTORS
+    body = [name.removeprefix(BODY) for name in own if name.startswith(BODY)]
+    return _as_body(nearest(given, body), own)
+
+
+def _as_body(given: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the weights of a classifier or a segmentation network as those of a detector's body."""
+    # What comes after a body is another task's, and the names of its layers are no detector's.
+    taken = {f"{BODY}{name}": value for name, value in given.items() if f"{BODY}{name}" in own}
+    return taken, ("backbone.fpn.", "rpn.", "roi_heads.", f"{BODY}head.")
 
 
 def _weights_of(path: Path) -> dict[str, Tensor]:
