@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nonlocalnn._errors import check_choice
 
@@ -49,6 +49,20 @@ def resolve_device(device: str) -> torch.device:
             "use 'auto' or 'cpu'"
         )
     return resolved
+
+
+def moved(batch: Any, device: torch.device | str) -> Any:
+    """Return a batch on a device: a tensor, or lists, tuples and dictionaries of what is one.
+
+    Example:
+        >>> moved([torch.zeros(2), [{"boxes": torch.zeros(1, 4)}]], "cpu")[1][0]["boxes"].shape
+        torch.Size([1, 4])
+    """
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {name: moved(value, device) for name, value in batch.items()}
+    return [moved(each, device) for each in batch]
 
 
 @contextmanager

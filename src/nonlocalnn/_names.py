@@ -13,7 +13,9 @@ GENERATED_SETS = ("cue", "cue-sequence")
 DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, "sequences", *VIDEO_SETS)
 # Those of images with masks, the class of each pixel.
 MASK_SETS = ("masks", "voc", "cityscapes", "ade20k", "segment-cue")
-TASKS = ("classification", "segmentation")
+# Those of images with objects, each a box and a class.
+OBJECT_SETS = ("coco", "voc-xml", "detect-cue")
+TASKS = ("classification", "segmentation", "detection")
 # What archives were called before 0.1.0.
 OLD_NAMES = {"shards": "archives"}
 BACKENDS = ("pyav", "torchcodec")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnn._errors import near_miss
+from nonlocalnn.affinity.detectors import PhotographTracer
 from nonlocalnn.affinity.grids import GridTracer, check_position
 from nonlocalnn.affinity.maps import AffinityMap
 from nonlocalnn.affinity.rows import Query
@@ -40,6 +41,10 @@ def capture_affinity(
     pass, whose engine and output stay as they are. A second run replaces the maps of the first. No hook is
     left behind. It works in train mode, under autocast, and on each rank of a distributed run, whose maps
     are those of the rank's own samples. A model that was compiled runs as written meanwhile.
+
+    Detectors of torchvision and of ours bring a photograph to a size and pad it: where they are given one,
+    the maps of blocks in their backbones lie over it as it was given, and know nothing of the padding. The
+    positions of blocks in their heads, which work on regions, are counted in those of a region.
 
     The keys of a block that reads a context are places of that context. Where these lie in the input is said
     as if the context had been made from it. Of several heads a map is the mean;
@@ -78,7 +83,7 @@ def capture_affinity(
     if queries is not None and len(queries) == 0:
         raise ValueError("queries must name at least one place; None records all")
     maps = _Maps()
-    tracer = GridTracer()
+    tracer, photographs = GridTracer(), PhotographTracer()
 
     def record(
         name: str,
@@ -89,7 +94,7 @@ def capture_affinity(
         key_mask: Tensor | None = None,
     ) -> None:
         maps.pop(name, None)
-        maps[name] = _map_of(block, x, context, key_mask, tracer, queries)
+        maps[name] = photographs.placed(name, _map_of(block, x, context, key_mask, tracer, queries))
 
     def hook_for(name: str) -> Callable[[Any, Any, Any], None]:
         return lambda block, inputs, named: record(name, block, *inputs, **named)
@@ -99,6 +104,7 @@ def capture_affinity(
         stack.enter_context(_without_compiled_code())
         # A block's output has its input's sides; and hooks on its layers would change how it is computed.
         stack.enter_context(tracer.follow(model, without=find_blocks(model, None).values()))
+        stack.enter_context(photographs.follow(model))
         for name, block in found.items():
             hook = block.register_forward_pre_hook(hook_for(name), with_kwargs=True)
             stack.callback(hook.remove)

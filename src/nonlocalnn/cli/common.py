@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnn._device import resolve_device
-from nonlocalnn.checkpoints import import_checkpoint, read_metadata
+from nonlocalnn.checkpoints import Imported, import_checkpoint, read_metadata
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.inference import Classifier, Detector, Segmenter
 from nonlocalnn.inference.classifier import classifier_of
+from nonlocalnn.inference.detector import detector_of
 from nonlocalnn.inference.segmenter import segmenter_of
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
 
+Loaded = Classifier | Segmenter | Detector
 
-def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier | Segmenter:
-    """Load a classifier or a segmentation network, whichever a file holds.
+
+def load_model(command: str, path: Path, *, device: str = "cpu") -> Loaded:
+    """Load a classifier, a segmentation network or a detector, whichever a file holds.
 
     What its file does not tell of its classes and samples is said on stderr.
 
@@ -36,35 +39,41 @@ def load_model(command: str, path: Path, *, device: str = "cpu") -> Classifier |
     file = weights_file(path)
     # Opened once: its task and its weights are then of one file.
     found = import_checkpoint(file)
-    is_of_masks = trained_task(found.metadata) == "segmentation"
-    loaded = segmenter_of(file, found) if is_of_masks else classifier_of(file, found)
+    kinds: dict[str, Callable[[Path, Imported], Loaded]] = {
+        "segmentation": segmenter_of,
+        "detection": detector_of,
+    }
+    loaded = kinds.get(trained_task(found.metadata), classifier_of)(file, found)
     if loaded.assumptions:
         print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     loaded.model.to(place)
     return loaded
 
 
-def is_segmentation(path: Path) -> bool:
-    """Return whether a checkpoint, or a run's folder, is of a segmentation network.
+def is_classifier(path: Path) -> bool:
+    """Return whether a checkpoint, or a run's folder, is of a classifier.
 
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: It is damaged.
     """
-    return trained_task(read_metadata(weights_file(path))) == "segmentation"
+    return trained_task(read_metadata(weights_file(path))) == "classification"
 
 
-def taker(loaded: Classifier | Segmenter, args: argparse.Namespace) -> Callable[[int], ShownInput]:
+def taker(loaded: Loaded, args: argparse.Namespace) -> Callable[[int], ShownInput]:
     """Return what gives a sample of ``--data`` by its place in the split."""
     if isinstance(loaded, Segmenter):
         masks = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
         return partial(loaded.take, masks, split=args.split)
+    if isinstance(loaded, Detector):
+        objects = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
+        return partial(loaded.take, objects, split=args.split)
     dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
     return partial(take_sample, dataset, split=args.split)
 
 
-def refuse(args: argparse.Namespace, *names: str) -> None:
-    """Refuse settings that have no effect on a segmentation network.
+def refuse(args: argparse.Namespace, *names: str, what: str = "a segmentation network") -> None:
+    """Refuse settings that have no effect on what was loaded.
 
     Raises:
         ValueError: One is given.
@@ -72,10 +81,10 @@ def refuse(args: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(args, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} has no effect on a segmentation network: leave it out")
+            raise ValueError(f"{flag} has no effect on {what}: leave it out")
 
 
-def check_rate(rate: float | None, loaded: Classifier | Segmenter) -> None:
+def check_rate(rate: float | None, loaded: Loaded) -> None:
     """Check that steps a second were given of sequences only, and are a number above zero.
 
     Raises:

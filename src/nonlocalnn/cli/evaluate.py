@@ -13,12 +13,12 @@ from typing import Any
 from nonlocalnn._files import write_text
 from nonlocalnn._names import VIDEO_SETS
 from nonlocalnn._progress import progress
-from nonlocalnn.cli import segmentation
+from nonlocalnn.cli import detection, segmentation
 from nonlocalnn.cli.common import beside, check_classes, check_own, load_model
 from nonlocalnn.cli.flags.evaluate import parser
 from nonlocalnn.cli.outputs import check_folder
 from nonlocalnn.explorer import draw_confusion
-from nonlocalnn.inference import Segmenter
+from nonlocalnn.inference import Detector, Segmenter
 from nonlocalnn.tasks.evaluation import evaluate
 from nonlocalnn.tasks.figures import Evaluation
 
@@ -35,6 +35,8 @@ def run(words: Sequence[str]) -> int:
     loaded = load_model("evaluate", args.model, device=args.device)
     if isinstance(loaded, Segmenter):
         return segmentation.evaluate(args, loaded)
+    if isinstance(loaded, Detector):
+        return detection.evaluate(args, loaded)
     if args.window is not None:
         raise ValueError("--window is a setting of segmentation networks; this one is none: leave it out")
     data = args.data or loaded.recipe.get("data")

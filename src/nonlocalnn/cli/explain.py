@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.cli.common import at_rate, check_rate, load_model, refuse, taker
+from nonlocalnn.cli.common import Loaded, at_rate, check_rate, load_model, refuse, taker
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
+from nonlocalnn.explorer.map_files import answer_in_words
 from nonlocalnn.explorer.page import write_page
 from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.tasks.inputs import ShownInput
@@ -34,8 +36,9 @@ def run(words: Sequence[str]) -> int:
     elif args.output is not None and not args.output.is_dir():
         check_file(args.output)
     loaded = load_model("explain", args.model, device=args.device)
-    if isinstance(loaded, Segmenter):
-        refuse(args, "whole", "no_effects", "deletion")
+    if not isinstance(loaded, Classifier):
+        what = "a segmentation network" if isinstance(loaded, Segmenter) else "a detector"
+        refuse(args, "whole", "no_effects", "deletion", what=what)
     check_rate(args.rate, loaded)
     if len(args.inputs) < 2:
         _explain(args, loaded, _shown(args, loaded), args.output)
@@ -53,9 +56,7 @@ def run(words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _explain(
-    args: argparse.Namespace, loaded: Classifier | Segmenter, shown: ShownInput, output: Path | None
-) -> None:
+def _explain(args: argparse.Namespace, loaded: Loaded, shown: ShownInput, output: Path | None) -> None:
     """Write the page of one input and say what is in it."""
     page = Path(f"{Path(shown.name).stem}.html")
     output = page if output is None else output / page if output.is_dir() else output
@@ -72,25 +73,31 @@ def _explain(
     for block in document["blocks"]:
         if reason := block.get("no_effects"):
             print(f"nonlocalnn explain: {block['name']} has no effects: {reason}", file=sys.stderr)
-    best = document["prediction"][0]
     size = output.stat().st_size / 1e6
-    answer = f"most pixels {best['class']!r}, {best.get('share', 0):.1%}"
-    if isinstance(loaded, Classifier):
-        answer = f"{best['class']!r}, probability {best['probability']:.3f}"
-    print(f"{shown.name}: {answer}; page {output}, {size:.1f} MB")
+    print(f"{shown.name}: {_in_words(document['prediction'])}; page {output}, {size:.1f} MB")
     if args.deletion and isinstance(loaded, Classifier):
+        best = document["prediction"][0]
         found = deletion_test(loaded, shown.sample, blocks=args.blocks)
         _report(found, best["class"])
         numbers = [each.as_numbers() for each in found]
         write_text(output.with_suffix(".deletion.json"), json_text(numbers, indent=1) + "\n")
 
 
-def _shown(args: argparse.Namespace, loaded: Classifier | Segmenter) -> ShownInput:
+def _in_words(prediction: Sequence[Mapping[str, Any]]) -> str:
+    if not prediction or "box" in prediction[0]:
+        return answer_in_words({"prediction": prediction, "truth": None})
+    best = prediction[0]
+    if "share" in best:
+        return f"most pixels {best['class']!r}, {best['share']:.1%}"
+    return f"{best['class']!r}, probability {best['probability']:.3f}"
+
+
+def _shown(args: argparse.Namespace, loaded: Loaded) -> ShownInput:
     return _read(args, loaded, args.inputs[0]) if args.data is None else taker(loaded, args)(args.sample)
 
 
-def _read(args: argparse.Namespace, loaded: Classifier | Segmenter, path: Path) -> ShownInput:
-    return loaded.show(path) if isinstance(loaded, Segmenter) else loaded.show(path, whole=args.whole)
+def _read(args: argparse.Namespace, loaded: Loaded, path: Path) -> ShownInput:
+    return loaded.show(path, whole=args.whole) if isinstance(loaded, Classifier) else loaded.show(path)
 
 
 def _report(found: Sequence[Deletion], predicted: str) -> None:

@@ -10,6 +10,7 @@ from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.export import parser
 from nonlocalnn.cli.outputs import check_file
 from nonlocalnn.export import describe, export_model
+from nonlocalnn.inference import Detector
 
 
 def run(words: Sequence[str]) -> int:
@@ -21,6 +22,11 @@ def run(words: Sequence[str]) -> int:
     output = Path(name + suffix) if args.output is None else args.output
     check_file(output, read=(weights_file(args.model),))
     loaded = load_model("export", args.model)
+    if isinstance(loaded, Detector):
+        raise ValueError(
+            "a detector is not exported as a whole: its blocks ask for the size of each image, which a "
+            "program does not have; export its body from Python, model.backbone, for images of one size"
+        )
     report = export_model(
         loaded.model,
         output,

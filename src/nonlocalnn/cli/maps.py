@@ -18,16 +18,18 @@ from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.cli.common import at_rate, check_rate, load_model, taker
+from nonlocalnn.cli.common import Loaded, at_rate, check_rate, load_model, taker
 from nonlocalnn.cli.flags.maps import parser
 from nonlocalnn.cli.outputs import check_folder, unused
 from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.labels import write_overlay
 from nonlocalnn.explorer.map_files import answer_in_words, write_maps
+from nonlocalnn.explorer.objects import write_objects
 from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.tasks.inputs import ShownInput
 from nonlocalnn.tasks.masks import shares_of
 
+_MOST_OBJECTS = 100
 # Of a whole map in a file: 1 GiB in float32.
 _MOST_NUMBERS = 2**28
 
@@ -41,10 +43,9 @@ def run(words: Sequence[str]) -> int:
         parser().error("--whole is about files; samples of a data set have their own size")
     check_folder(args.output)
     loaded = load_model("maps", args.model, device=args.device)
-    if args.whole and isinstance(loaded, Segmenter):
-        raise ValueError(
-            "--whole has no effect on a segmentation network, which sees whole images: leave it out"
-        )
+    if args.whole and not isinstance(loaded, Classifier):
+        what = "a segmentation network" if isinstance(loaded, Segmenter) else "a detector"
+        raise ValueError(f"--whole has no effect on {what}, which sees whole images: leave it out")
     if args.format in ANIMATIONS and loaded.kind.name != "video":
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
     check_rate(args.rate, loaded)
@@ -73,7 +74,7 @@ def run(words: Sequence[str]) -> int:
             shown,
             answer.maps,
             queries=places,
-            prediction=answer.prediction(loaded.classes, top=3),
+            prediction=answer.prediction(loaded.classes, top=3 if answer.objects is None else _MOST_OBJECTS),
             suffix=args.format,
             all_rows=args.all_rows,
         )
@@ -81,17 +82,19 @@ def run(words: Sequence[str]) -> int:
             shares = shares_of(answer.labels, loaded.classes)
             path = folder / "labels.png"
             write_overlay(shown.pixels, answer.labels, path, classes=loaded.classes, shares=shares)
+        if answer.objects is not None:
+            write_objects(shown.pixels, answer.objects, folder / "objects.png", classes=loaded.classes)
         print("\n".join(_table(folder.name, facts)))
     if done := len(readers) - failed:
         print(f"{done} input{'' if done == 1 else 's'}, results in {args.output}")
     return 1 if failed else 0
 
 
-def _readers(args: argparse.Namespace, loaded: Classifier | Segmenter) -> list[Callable[[], ShownInput]]:
+def _readers(args: argparse.Namespace, loaded: Loaded) -> list[Callable[[], ShownInput]]:
     """Return what reads each input, in turn."""
     if args.data is None:
         paths = loaded.find(args.inputs)
-        if isinstance(loaded, Segmenter):
+        if not isinstance(loaded, Classifier):
             return [partial(loaded.show, path) for path in paths]
         return [partial(loaded.show, path, whole=args.whole) for path in paths]
     take = taker(loaded, args)

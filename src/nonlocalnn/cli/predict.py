@@ -12,11 +12,11 @@ from typing import Literal
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.cli import segmentation
-from nonlocalnn.cli.common import is_segmentation, load_model
+from nonlocalnn.cli import detection, segmentation
+from nonlocalnn.cli.common import is_classifier, load_model
 from nonlocalnn.cli.flags.predict import parser
 from nonlocalnn.cli.outputs import check_file, check_folder
-from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.inference import Classifier, Detector, Segmenter
 from nonlocalnn.inference.bulk import predict_list
 
 _OF_LISTS = ("output_folder", "root", "part_size", "num_workers", "engine", "workers")
@@ -37,8 +37,8 @@ def run(words: Sequence[str]) -> int:
         if args.output_folder is None:
             parser().error("--list needs --output-folder")
         check_folder(args.output_folder, flag="--output-folder")
-        if is_segmentation(args.model):
-            raise ValueError("--list is for classifiers; of segmentation name the images, or their folder")
+        if not is_classifier(args.model):
+            raise ValueError("--list is for classifiers; of others name the images, or their folder")
         _complete(args)
         return _predict_list(args)
     if not args.inputs:
@@ -52,6 +52,8 @@ def run(words: Sequence[str]) -> int:
     loaded = load_model("predict", args.model, device=args.device)
     if isinstance(loaded, Segmenter):
         return segmentation.predict(args, loaded)
+    if isinstance(loaded, Detector):
+        return detection.predict(args, loaded)
     if args.output_folder is not None:
         parser().error("--output-folder is a setting of --list: leave it out")
     _complete(args)
@@ -66,6 +68,8 @@ def _complete(args: argparse.Namespace) -> None:
     """
     if args.window is not None:
         raise ValueError("--window is a setting of segmentation networks; this one is none: leave it out")
+    if args.min_score is not None:
+        raise ValueError("--min-score is a setting of detectors; this one is none: leave it out")
     args.top = 3 if args.top is None else args.top
 
 

@@ -59,7 +59,7 @@ def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
 
 def predict(args: argparse.Namespace, loaded: Segmenter) -> int:
     """Write the labels and an overlay of each image, and a line of JSON; status 1 when one cannot be read."""
-    refuse(args, "views", "top", "batch_size")
+    refuse(args, "views", "top", "batch_size", "min_score")
     if args.output is not None:
         check_file(args.output)
     folder = beside(args.model, "predictions") if args.output_folder is None else args.output_folder

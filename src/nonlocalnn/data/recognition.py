@@ -9,6 +9,11 @@ from nonlocalnn.data.sequences.ts_file import is_text
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 # By which folders known sets of images with masks are recognised.
+_OBJECT_FILES = (
+    *("train/_annotations.coco.json", "_annotations.coco.json", "annotations.json", "train.json"),
+    *("annotations/instances_train2017.json", "annotations/instances_train2014.json"),
+    *("annotations/instances_train.json", "annotations/train.json"),
+)
 _MASK_FOLDERS = (
     ("voc", ("JPEGImages", "SegmentationClass")),
     ("voc", ("VOCdevkit/VOC2012/JPEGImages",)),
@@ -19,7 +24,10 @@ _MASK_FOLDERS = (
 
 
 def recognised_data(folder: Path) -> str:
-    """Return the data set that a folder is: "images", "archives", "videos", "sequences", or one of masks.
+    """Return the data set that a folder is: "images", "archives", "videos", "sequences", or one of marks.
+
+    Of images with objects it is "coco" where it holds JSON under one of the names that COCO and Roboflow
+    use, and "voc-xml" where more than half of its images have an XML file.
 
     Of images with masks it is "masks" where it holds folders ``images`` and ``masks``, or one for each split
     that do, and "voc", "cityscapes" or "ade20k" where it holds the folders that these sets have.
@@ -34,6 +42,8 @@ def recognised_data(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of images or videos or sequences")
+    if any((folder / name).is_file() for name in _OBJECT_FILES):
+        return "coco"
     with_masks = _with_masks(folder)
     if with_masks is not None:
         return with_masks
@@ -45,6 +55,10 @@ def recognised_data(folder: Path) -> str:
     texts = {path for path in files if path.suffix.lower() == ".ts" and is_text(folder / path)}
     videos = [path for path in files if path.suffix.lower() in _ONLY_VIDEOS and path not in texts]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    marks = [path for path in files if path.suffix.lower() == ".xml"]
+    # One an image: a stray file of settings makes no data set.
+    if images and 2 * len(marks) > len(images):
+        return "voc-xml"
     sequences = [path for path in files if path.suffix.lower() in ONE_SUFFIXES or path in texts]
     if videos or images:
         sequences = [path for path in sequences if path.suffix.lower() != ".csv"]

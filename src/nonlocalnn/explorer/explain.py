@@ -24,7 +24,8 @@ from nonlocalnn.affinity.pictures.views import meaning
 from nonlocalnn.affinity.rows import Query
 from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
 from nonlocalnn.explorer.labels import colours_of, overlay
-from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.explorer.objects import colour_of, drawn_objects
+from nonlocalnn.inference import Classifier, Detector, Segmenter
 from nonlocalnn.tasks.inputs import ShownInput
 from nonlocalnn.tasks.kinds import kind_of_samples
 
@@ -34,6 +35,8 @@ _MOST_BYTES = 7_000_000
 _MOST_RAW_BYTES = 2 * _MOST_BYTES
 # With more pairs than these, a summary covers the stored queries only.
 _MOST_PAIRS = 2**27
+# A list of more objects is too long for a page.
+_MOST_OBJECTS = 50
 # Frames up to this side are stored as PNG, larger ones as JPEG.
 _EXACT_SIDE = 64
 
@@ -58,7 +61,7 @@ def explain_file(
 
 
 def explain(
-    loaded: Classifier | Segmenter,
+    loaded: Classifier | Segmenter | Detector,
     given: ShownInput,
     *,
     title: str,
@@ -75,7 +78,7 @@ def explain(
     opens on the block that attends least evenly; see :mod:`nonlocalnn.affinity.evenness` for what stands out.
 
     Args:
-        loaded: The classifier or segmentation network, in eval mode.
+        loaded: The classifier, segmentation network or detector, in eval mode.
         given: Its input.
         title: Heading of the page.
         model: Name of the model.
@@ -104,8 +107,10 @@ def explain(
     """
     effects = effects and isinstance(loaded, Classifier)
     answer = answer_with_maps(loaded, given.sample, name=title, blocks=blocks, effects=effects)
-    prediction = answer.prediction(loaded.classes, top=5 if answer.labels is None else len(loaded.classes))
-    described = _blocks(answer, prediction[0]["class"])
+    top = 5 if isinstance(loaded, Classifier) else len(loaded.classes)
+    prediction = answer.prediction(loaded.classes, top=_MOST_OBJECTS if answer.objects is not None else top)
+    # A detector may find nothing.
+    described = _blocks(answer, prediction[0]["class"] if prediction else "")
     if effects:
         running = find_blocks(loaded.model, list(answer.maps))
         # A page that leaves effects out on its own must say why.
@@ -115,6 +120,16 @@ def explain(
         shown |= _described_labels(given, answer.labels, loaded.classes)
         colours = colours_of(loaded.classes)
         prediction = [{**each, "colour": list(colours[each["id"]])} for each in prediction]
+    if answer.objects is not None:
+        shown |= {
+            "labels": _data_uri(drawn_objects(given.pixels, answer.objects, loaded.classes)),
+            "marked": True,
+        }
+        labels = answer.objects["labels"].tolist()
+        prediction = [
+            {**each, "colour": list(colour_of(label))}
+            for label, each in zip(labels, prediction, strict=False)
+        ]
     entropies = {block["name"]: block["summary"]["entropy"] for block in described}
     return {
         "format": 2,

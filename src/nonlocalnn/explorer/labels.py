@@ -64,9 +64,9 @@ def write_labels(labels: Tensor, path: str | os.PathLike[str], classes: Sequence
         ImportError: Pillow is missing.
     """
     # A copy: what is made of an array shares its memory, and a palette is put in place.
-    image = _pillow().fromarray(labels.to(torch.uint8).contiguous().numpy()).copy()
+    image = pillow().fromarray(labels.to(torch.uint8).contiguous().numpy()).copy()
     image.putpalette([part for colour in colours_of(classes) for part in colour])
-    _save(image, path)
+    save_picture(image, path)
 
 
 def write_overlay(
@@ -89,14 +89,14 @@ def write_overlay(
     Raises:
         ImportError: Pillow is missing.
     """
-    pillow = _pillow()
+    images = pillow()
     from PIL import ImageDraw
 
     pixels = (overlay(image, labels, classes) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    drawn = pillow.fromarray(pixels.contiguous().numpy())
+    drawn = images.fromarray(pixels.contiguous().numpy())
     enlarge = max(1, math.ceil(_LEAST_WIDTH / drawn.width))
-    drawn = drawn.resize((drawn.width * enlarge, drawn.height * enlarge), pillow.Resampling.NEAREST)
-    canvas = pillow.new("RGB", (drawn.width, drawn.height + _LINE * len(shares) + 2 * _MARGIN), "white")
+    drawn = drawn.resize((drawn.width * enlarge, drawn.height * enlarge), images.Resampling.NEAREST)
+    canvas = images.new("RGB", (drawn.width, drawn.height + _LINE * len(shares) + 2 * _MARGIN), "white")
     canvas.paste(drawn, (0, 0))
     draw, colours = ImageDraw.Draw(canvas), colours_of(classes)
     for number, each in enumerate(shares):
@@ -110,15 +110,17 @@ def write_overlay(
         draw.text(
             (2 * _MARGIN + _SWATCH, top), words.encode("latin-1", "replace").decode("latin-1"), fill="black"
         )
-    _save(canvas, path)
+    save_picture(canvas, path)
 
 
-def _pillow() -> Any:
+def pillow() -> Any:
+    """Return Pillow's module of images."""
     with needs("pillow", "data", "pictures of labels"):
         from PIL import Image
     return Image
 
 
-def _save(image: Any, path: str | os.PathLike[str]) -> None:
+def save_picture(image: Any, path: str | os.PathLike[str]) -> None:
+    """Write an image of Pillow as a PNG, whole or not at all."""
     with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
         image.save(file, "PNG", optimize=True)

@@ -43,7 +43,8 @@ def write_maps(
         maps: The maps of the blocks, of this one input.
         queries: For each block the places that are drawn.
         prediction: ``{"class", "probability"}`` of the most probable classes, the best first; of segmentation
-            ``{"class", "id", "share"}`` of those with the most pixels.
+            ``{"class", "id", "share"}`` of those with the most pixels; of a detector ``{"class", "score",
+            "box"}`` of the objects, perhaps none.
         suffix: "png" or "svg"; for clips also "gif" or "mp4".
         all_rows: Write the whole map, (N, M) or where an extent makes groups (groups, N, M), and not the
             rows of the queries, (Q, \*key sides).
@@ -89,7 +90,7 @@ def write_maps(
 
 
 def answer_in_words(facts: Mapping[str, Any]) -> str:
-    """Return the predicted class, and the true one where that is known, in words.
+    """Return the predicted class, and the true one where that is known, or what objects there are, in words.
 
     Example:
         >>> answer_in_words({"prediction": [{"class": "3", "probability": 0.974}], "truth": "8"})
@@ -97,7 +98,12 @@ def answer_in_words(facts: Mapping[str, Any]) -> str:
         >>> answer_in_words({"prediction": [{"class": "sky", "id": 2, "share": 0.4}], "truth": None})
         "most pixels 'sky' (40 %)"
     """
+    if not facts["prediction"]:
+        return "no object"
     best = facts["prediction"][0]
+    if "box" in best:
+        number = len(facts["prediction"])
+        return f"{number} object{'' if number == 1 else 's'}, best {best['class']!r} ({best['score']:.2g})"
     if "share" in best:
         return f"most pixels {best['class']!r} ({100 * best['share']:.0f} %)"
     predicted = f"predicted {best['class']!r} ({best['probability']:.2g})"

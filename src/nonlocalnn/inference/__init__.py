@@ -1,6 +1,16 @@
 """A trained model from a file, and its answers to files."""
 
 from nonlocalnn.inference.classifier import Classifier, load_classifier
+from nonlocalnn.inference.detector import Detected, Detector, load_detector
 from nonlocalnn.inference.segmenter import Segmented, Segmenter, load_segmenter
 
-__all__ = ["Classifier", "Segmented", "Segmenter", "load_classifier", "load_segmenter"]
+__all__ = [
+    "Classifier",
+    "Detected",
+    "Detector",
+    "Segmented",
+    "Segmenter",
+    "load_classifier",
+    "load_detector",
+    "load_segmenter",
+]

@@ -18,7 +18,7 @@ from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
 from nonlocalnn.tasks.answers import answer_files
-from nonlocalnn.tasks.choice import trained_task
+from nonlocalnn.tasks.choice import LOADERS, trained_task
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_samples
 from nonlocalnn.tasks.probabilities import class_probabilities
@@ -282,7 +282,7 @@ def classifier_of(path: Path, found: Imported) -> Classifier:
     if trained_task(known) != "classification":
         raise CheckpointError(
             f"{path} was trained for {trained_task(known)} and gives no class of a whole sample: nonlocalnn "
-            "predict and evaluate take it, and in Python nonlocalnn.inference.load_segmenter"
+            f"predict and evaluate take it, and in Python {LOADERS[trained_task(known)]}"
         )
     facts = checked_facts(known, path)
     # What is known of another code base's file is known of the code base: the file itself says nothing.

@@ -16,6 +16,7 @@ from nonlocalnn.data.masks.masked import STANDARD_DEVIATION as PHOTOGRAPHS_DEVIA
 from nonlocalnn.data.normalization import check_normalization
 from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION, test_side
 from nonlocalnn.models import (
+    DetectionNetwork,
     DigitsNetwork,
     ResidualNetwork,
     SegmentationNetwork,
@@ -61,6 +62,8 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
         scale = {"mean": list(PHOTOGRAPHS_MEAN), "standard_deviation": list(PHOTOGRAPHS_DEVIATION)}
         shape = [model.conv1.in_channels, *sample_shape(config["name"])[1:]]
         facts |= {"task": "segmentation", "sample_shape": shape, **scale}
+    elif isinstance(model, DetectionNetwork):
+        facts |= {"task": "detection", "sample_shape": list(sample_shape(config["name"]))}
     elif not is_ours:
         facts |= library_facts(config)
     elif "sample_shape" not in metadata and "image_size" not in metadata:

@@ -22,7 +22,7 @@ from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
 from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
 from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
-from nonlocalnn.tasks.choice import trained_task
+from nonlocalnn.tasks.choice import LOADERS, trained_task
 from nonlocalnn.tasks.images import Images
 from nonlocalnn.tasks.inputs import InputKind, ShownInput, shown_size
 from nonlocalnn.tasks.masks import image_scores, labels_of
@@ -242,7 +242,9 @@ def segmenter_of(path: Path, found: Imported) -> Segmenter:
     implied = implied_facts(found.model, found.metadata)
     known = {**implied, **found.metadata}
     if trained_task(known) != "segmentation":
-        raise CheckpointError(f"{path} was trained for {trained_task(known)}: load_classifier loads it")
+        raise CheckpointError(
+            f"{path} was trained for {trained_task(known)}: {LOADERS[trained_task(known)]} loads it"
+        )
     facts = checked_facts(known, path)
     num_outputs = found.model.config["num_classes"]  # type: ignore[index]
     if num_outputs != len(facts["classes"]):

@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn._names import MASK_SETS, TASKS
+from nonlocalnn._names import MASK_SETS, OBJECT_SETS, TASKS
 from nonlocalnn.tasks.classification import ClassificationTask
+from nonlocalnn.tasks.detection import DetectionTask
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import SegmentationTask
 
+# What loads a network that was trained for each task.
+LOADERS = {
+    "classification": "load_classifier",
+    "segmentation": "nonlocalnn.inference.load_segmenter",
+    "detection": "nonlocalnn.inference.load_detector",
+}
 
-def task_of(recipe: Recipe) -> ClassificationTask | SegmentationTask:
+
+def task_of(recipe: Recipe) -> ClassificationTask | SegmentationTask | DetectionTask:
     """Return the task of a recipe; where it names none, the data set tells it.
 
     Raises:
@@ -23,6 +31,8 @@ def task_of(recipe: Recipe) -> ClassificationTask | SegmentationTask:
         ('SegmentationTask', 'ClassificationTask')
     """
     # A recipe refuses a task that is not its data's, so that the data alone decides.
+    if recipe.data in OBJECT_SETS:
+        return DetectionTask(recipe)
     return SegmentationTask(recipe) if recipe.data in MASK_SETS else ClassificationTask(recipe)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 class Samples(Protocol):
     """What the training loop asks of a data set.
 
-    One whose samples differ in size also has ``collate``, which makes a batch of a list of its items.
+    One whose samples differ in size also has ``collate``, which makes a batch of a list of its items, and
+    perhaps ``groups``, a number for each sample: batches are then of samples with the same number.
     """
 
     def __len__(self) -> int: ...
@@ -30,7 +31,7 @@ D = TypeVar("D", bound=Samples)
 
 
 class Task(Protocol[D]):
-    """What the training loop asks of a task; classification.py and segmentation.py are two."""
+    """What the training loop asks of a task, such as that of classification.py."""
 
     @property
     def metric(self) -> str:
@@ -45,9 +46,10 @@ class Task(Protocol[D]):
         """Return a new network for the training data, its weights drawn from torch's global generator."""
         ...
 
-    def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss over a collated batch, and further means to log, all of shape ().
 
+        A batch is a sequence of tensors, or of lists and dictionaries of tensors.
         It is also called without gradients, where statistics of norms are averaged anew.
         """
         ...
@@ -55,7 +57,7 @@ class Task(Protocol[D]):
     def evaluate(
         self, model: nn.Module, data: D, *, device: torch.device, distributed: bool
     ) -> dict[str, Any]:
-        """Return JSON values: "loss", the metric, and whatever else is worth keeping of the test."""
+        """Return JSON values: the metric, "loss" where there is one, and what else the test should keep."""
         ...
 
     def metadata(self, data: D) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from torch import nn
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.data.normalization import ChannelValues
-from nonlocalnn.models import clip_stride, list_models, model_settings, model_task, sample_shape
+from nonlocalnn.models import (
+    DetectionNetwork,
+    clip_stride,
+    list_models,
+    model_settings,
+    model_task,
+    sample_shape,
+)
 from nonlocalnn.models.libraries import LIBRARIES, build_named, import_library, library_facts, listed_names
 from nonlocalnn.surgery.insertion import insert_nonlocal_
 from nonlocalnn.tasks.settings import ModelSettings
@@ -138,7 +145,11 @@ def check_task(model: str, task: str) -> None:
     """
     own = model_task(model) if named_network(model).is_ours else "classification"
     if own != task:
-        answers = {"classification": "one answer a sample", "segmentation": "a class for each pixel"}
+        answers = {
+            "classification": "one answer a sample",
+            "segmentation": "a class for each pixel",
+            "detection": "boxes of objects",
+        }
         others = [name for name in list_models() if model_task(name) == task]
         raise ValueError(
             f"model {model!r} is for {own} and gives {answers[own]}; {task} needs {answers[task]}: choose "
@@ -180,7 +191,9 @@ def build_network(settings: ModelSettings, data: TrainingData) -> nn.Module:
         names = [name.strip() for name in settings.insert.split(",")]
         for each in settings.insert_settings:
             check_choice("a setting of insert_settings", each, _INSERT_SETTINGS)
-        example = torch.zeros(1, *data.sample_shape)
+        example: object = torch.zeros(1, *data.sample_shape)
+        if isinstance(model, DetectionNetwork):
+            example = [torch.zeros(data.sample_shape)]
         insert_nonlocal_(model, after=names, example_input=example, **settings.insert_settings)
     return model
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn._names import MASK_SETS, VIDEO_SETS, current_name
+from nonlocalnn._names import MASK_SETS, OBJECT_SETS, VIDEO_SETS, current_name
 from nonlocalnn.tasks.settings import (
     DataSettings,
     MaskSettings,
@@ -64,6 +64,9 @@ class Recipe(
             (MaskSettings, "images with masks", MASK_SETS),
         ):
             for each in () if self.data in sets else dataclasses.fields(part):
+                # Detectors bring images to a size as well.
+                if each.name == "resize" and self.data in OBJECT_SETS:
+                    continue
                 if getattr(self, each.name) != each.default:
                     raise ValueError(
                         f"{each.name} has an effect only with {what}, data one of {', '.join(sets)}; "

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn._names import BACKENDS, IMAGE_SETS, MASK_SETS, TASKS, VIDEO_SETS
+from nonlocalnn._names import BACKENDS, IMAGE_SETS, MASK_SETS, OBJECT_SETS, TASKS, VIDEO_SETS
+
+# Which data sets tasks other than classification learn from.
+_SETS_OF = {"segmentation": MASK_SETS, "detection": OBJECT_SETS}
 
 
 class Settings:
@@ -68,8 +71,8 @@ class DataSettings(Settings):
     """Which data set, and how its samples are read.
 
     Args:
-        task: What is learnt: "classification", or "segmentation", a class for each pixel; None is what the
-            data set is for.
+        task: What is learnt: "classification", "segmentation", a class for each pixel, or "detection", boxes
+            and masks of objects; None is what the data set is for.
         data: Name of the data set.
         data_dir: Folder that holds the data set's files; None for one that needs no folder.
         image_size: Height and width of the images, or of the clips in training, in pixels; None keeps the
@@ -79,7 +82,7 @@ class DataSettings(Settings):
         augment: Whether training images are varied at random; of videos, whether clips are mirrored.
         num_workers: Processes that read the data on each rank; 0 reads in the training process.
         max_broken: Files only, videos and images: how many that cannot be read are left out; one more is an
-            error.
+            error. Of detection how many objects, such as one whose box has no area.
     """
 
     task: Literal["classification", "segmentation"] | None = None
@@ -94,16 +97,18 @@ class DataSettings(Settings):
     def __post_init__(self) -> None:
         self._as_path("data_dir")
         check_choice("task", self.task, (None, *TASKS))
-        fitting = "segmentation" if self.data in MASK_SETS else "classification"
+        fitting = next((task for task, sets in _SETS_OF.items() if self.data in sets), "classification")
         if self.task not in (None, fitting):
-            raise ValueError(
-                f"task must be {fitting!r} with data={self.data!r}; got {self.task!r}: segmentation learns "
-                f"from images with masks, data one of {', '.join(MASK_SETS)}"
-            )
+            needed = {"segmentation": "images with masks", "detection": "images with objects"}
+            hint = f"leave it out, or name data for {self.task}"
+            if self.task in needed:
+                sets = ", ".join(_SETS_OF[self.task])
+                hint = f"{self.task} learns from {needed[self.task]}, data one of {sets}"
+            raise ValueError(f"task must be {fitting!r} with data={self.data!r}; got {self.task!r}: {hint}")
         check_choice("channels", self.channels, (None, 1, 3))
         self._check_at_least(1, "image_size")
         self._check_at_least(0, "num_workers", "max_broken")
-        files = (*VIDEO_SETS, *IMAGE_SETS)
+        files = (*VIDEO_SETS, *IMAGE_SETS, *(name for name in OBJECT_SETS if name != "detect-cue"))
         if self.max_broken and self.data not in files:
             raise ValueError(
                 f"max_broken has an effect only with files, data one of {', '.join(files)}; "
@@ -148,8 +153,9 @@ class MaskSettings(Settings):
     Args:
         scales: Segmentation only: training scales an image by a factor between these two, at random; None is
             0.5 to 2.
-        resize: Segmentation only: short side to which images are brought first, in training, test and
-            prediction, in pixels; None keeps their own, and is 160 for files where the network is chosen too.
+        resize: Segmentation and detection only: short side to which images are brought first, in training,
+            test and prediction, in pixels; None keeps their own, of detection the network's, and is 160, of
+            detection 256, for files where the network is chosen too.
         window: Segmentation only: validation and test look at an image by windows of this side, in pixels,
             a third of which overlap; None looks at whole images.
         class_weights: Segmentation only: how much a pixel of each class counts in the training loss, in the

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from nonlocalnn._device import autocast_for
+from nonlocalnn._device import autocast_for, moved
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.tasks.contract import Samples, Task
 from nonlocalnn.tasks.recipe import Recipe
@@ -24,7 +24,8 @@ from nonlocalnn.train.state.old_file import old_tensors
 from nonlocalnn.train.state.resuming import read_tensors
 from nonlocalnn.train.stopwatch import Stopwatch
 
-Part = tuple[Sequence[Tensor], Tensor]
+# A batch is a sequence of tensors, or of lists and dictionaries of them, and comes with its samples' numbers.
+Part = tuple[Sequence[Any], Tensor]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -174,7 +175,7 @@ class Learner:
         torch.manual_seed(seed)
         device = self._group.device
         # The task alone knows what of a batch the network takes, and what in it is padding.
-        batches = ([[each.to(device) for each in batch]] for batch, _ in parts)
+        batches = ([moved(batch, device)] for batch, _ in parts)
         with autocast_for(self._recipe.precision, device):
             update_bn(batches, _Losses(self._task, self.model).train(self.model.training))
 
@@ -198,9 +199,7 @@ class Learner:
                 if isinstance(self.network, Sharded):
                     watch.stop()  # the forward pass waits for the others' shards
                 with autocast_for(self._recipe.precision, device):
-                    loss, logs = self._task.loss(
-                        self.network.shared, [each.to(device, non_blocking=True) for each in batch]
-                    )
+                    loss, logs = self._task.loss(self.network.shared, moved(batch, device))
                 if last:
                     watch.stop()  # the backward pass waits for the others' gradients
                 self._scaler.scale(loss / accumulate).backward()
@@ -231,7 +230,7 @@ class _Losses(nn.Module):
         super().__init__()
         self.task, self.model = task, model
 
-    def forward(self, batch: Sequence[Tensor]) -> None:
+    def forward(self, batch: Sequence[Any]) -> None:
         self.task.loss(self.model, batch)
 
 

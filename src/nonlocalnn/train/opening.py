@@ -37,7 +37,9 @@ def opening_lines(
         names = list(facts["classes"])
         shown = ", ".join(names[:_MOST_CLASSES]) + (", ..." if len(names) > _MOST_CLASSES else "")
         found += f": {len(names)} classes ({shown})"
-    sides = [str(side) for side in facts.get("sample_shape", ())]
+    # Images of detectors have sizes of their own.
+    shape_of_all = () if facts.get("task") == "detection" else facts.get("sample_shape", ())
+    sides = [str(side) for side in shape_of_all]
     shortest, longest = facts.get("lengths", (None, None))
     if shortest != longest:
         sides[-1] = f"{shortest} to {longest}"

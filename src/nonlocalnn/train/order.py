@@ -41,6 +41,31 @@ def epoch_order(length: int, *, seed: int, epoch: int) -> list[int]:
     return torch.randperm(length, generator=generator).tolist()
 
 
+def grouped(order: Sequence[int], groups: Sequence[int], batch_size: int) -> list[int]:
+    """Return an order whose batches are of one group each, as far as a group fills them.
+
+    Of images in wide and tall formats, which a batch pads to one size, less is padding then. What is left of
+    each group makes the last batches.
+
+    Args:
+        order: The order of :func:`epoch_order`, which alone decides the result.
+        groups: The group of each sample.
+        batch_size: Samples of an optimiser step.
+
+    Example:
+        >>> grouped([3, 0, 2, 1, 4], groups=[0, 0, 1, 1, 1], batch_size=2)
+        [3, 2, 0, 1, 4]
+    """
+    waiting: dict[int, list[int]] = {}
+    full: list[int] = []
+    for index in order:
+        batch = waiting.setdefault(groups[index], [])
+        batch.append(index)
+        if len(batch) == batch_size:
+            full += waiting.pop(groups[index])
+    return full + [index for number in sorted(waiting) for index in waiting[number]]
+
+
 def steps_per_epoch(length: int, batch_size: int) -> int:
     """Return the number of whole batches in ``length`` samples; the rest of the order is left out.
 

@@ -32,6 +32,7 @@ from nonlocalnn.train.order import (
     SeededBatch,
     SeededSamples,
     epoch_order,
+    grouped,
     mix,
     steps_per_epoch,
 )
@@ -143,6 +144,7 @@ class _Run:
         assert recipe.batch_size is not None
         assert recipe.norm_batches is not None
         self.batch_size, self.norm_batches = recipe.batch_size, recipe.norm_batches
+        self._groups: list[int] | None = getattr(self.train_data, "groups", None)
         self.steps_per_epoch = steps_per_epoch(len(self.train_data), self.batch_size)
         self.num_steps = recipe.num_steps(self.steps_per_epoch)
         if state is not None and state.num_samples != len(self.train_data):
@@ -284,10 +286,13 @@ class _Run:
 
     def _parts(self, *, epoch: int, start_step: int) -> Generator[Part, None, None]:
         recipe = self.recipe
+        order = epoch_order(len(self.train_data), seed=recipe.seed, epoch=epoch)
+        if self._groups is not None:
+            order = grouped(order, self._groups, self.batch_size)
         loader = DataLoader(
             SeededSamples(self.train_data, seed=recipe.seed, epoch=epoch),
             batch_sampler=MicroBatches(
-                epoch_order(len(self.train_data), seed=recipe.seed, epoch=epoch),
+                order,
                 batch_size=self.batch_size,
                 accumulate=recipe.accumulate,
                 rank=self.group.rank,
@@ -311,7 +316,7 @@ class _Run:
             "step": self.steps,
             "lr": learning_rate(self.recipe, self.steps - 1, steps_per_epoch=self.steps_per_epoch),
             **{f"train_{name}": value / done for name, value in position.sums.items()},
-            "validation_loss": found["loss"],
+            **({"validation_loss": found["loss"]} if "loss" in found else {}),
             f"validation_{self.task.metric}": found[self.task.metric],
             "seconds": position.seconds,
             "samples_per_second": done * self.batch_size / position.seconds,

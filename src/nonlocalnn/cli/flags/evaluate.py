@@ -12,7 +12,8 @@ def parser() -> CommandParser:
         "evaluate",
         "Accuracy, recall and precision of each class, and the confusion matrix; of videos that may show\n"
         "several classes mean average precision. Of segmentation the mean over the classes of intersection\n"
-        "over union, from one confusion matrix over all pixels.",
+        "over union, from one confusion matrix over all pixels. Of detection average precision of boxes and\n"
+        "masks by COCO's rules, and the results in files that other tools score.",
         "nonlocalnn evaluate --model runs/digits --data digits\n"
         "  nonlocalnn evaluate --model runs/kinetics --data kinetics --data-dir data/kinetics --views 30",
     )

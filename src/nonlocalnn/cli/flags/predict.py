@@ -12,9 +12,12 @@ def parser() -> CommandParser:
         "The most probable classes of images, or of videos or sequences by a model of them, one JSON object\n"
         "a line.\n"
         "Of a segmentation network the classes of an image's pixels: a picture of the labels, one with\n"
-        "colours over the image, and in the line each class's share.",
+        "colours over the image, and in the line each class's share.\n"
+        "Of a detector the objects: a picture of them over the image, and in the line boxes, classes,\n"
+        "scores and masks.",
         "nonlocalnn predict digit.png more/ --model runs/digits\n"
         "  nonlocalnn predict photos/ --model runs/masks --output-folder labelled\n"
+        "  nonlocalnn predict photos/ --model runs/boxes --min-score 0.8\n"
         "  nonlocalnn predict clip.mp4 --model runs/kinetics --views 30 --top 5\n"
         "  nonlocalnn predict ecg.csv Vowels_TEST.ts --model runs/sequences\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics\n"
@@ -36,6 +39,9 @@ def parser() -> CommandParser:
         "as the run was tested)",
     )
     parser.add_argument(
+        "--min-score", type=float, help="of detection: objects with a lower score are left out (default: 0.5)"
+    )
+    parser.add_argument(
         "--batch-size",
         type=int,
         help="images, sequences or views a forward pass (default: 64, of views 8)",
@@ -49,7 +55,8 @@ def parser() -> CommandParser:
     lists.add_argument(
         "--output-folder",
         type=Path,
-        help="folder of the results, part by part; without a list, of segmentation, folder of the pictures "
+        help="folder of the results, part by part; without a list, of segmentation and detection, folder of "
+        "the pictures "
         "(default: predictions in the run's folder)",
     )
     lists.add_argument("--root", type=Path, help="what paths are relative to (default: the list's folder)")

@@ -46,6 +46,7 @@ class NonlocalViewer {
     this.frame = this.query[0];
     this.panel = new Panel(this);
     this.picture = new Picture(this, this.panel.strip, this.panel.stage);
+    if (data.input.marked) this.picture.surfaces[0].content.src = data.input.labels;
     NonlocalViewer.listenToPointer(this);
     NonlocalViewer.listenToKeys(this);
     this.#observer = new ResizeObserver(() => this.refresh({ layout: true }));

@@ -31,8 +31,11 @@ NonlocalViewer.Panel = (() => {
         "The arrow keys move it; ? lists all keys below.");
       const side = element("div", { class: "nl-side" }, this.#looks());
       if (data.prediction.length) {
-        const list = predictionList(data.prediction);
-        const heading = data.input.labels ? "Classes of the pixels" : "Prediction";
+        // An object is asked about where its middle is.
+        const ask = ([left, top, right, bottom]) => viewer.ask([0, (top + bottom) / 2, (left + right) / 2], true);
+        const list = predictionList(data.prediction, ask);
+        const { labels, marked } = data.input;
+        const heading = marked ? "Objects" : labels ? "Classes of the pixels" : "Prediction";
         side.prepend(element("section", {}, this.#heading(heading), list));
       }
       const player = data.kind === "video" ? [this.#player()] : [];
@@ -184,12 +187,12 @@ NonlocalViewer.Panel = (() => {
     /** A box that shows the labels over the image, in place of the image. */
     #labels() {
       const { viewer } = this;
-      const { frames: [plain], labels } = viewer.data.input;
-      const input = element("input", { type: "checkbox" });
+      const { frames: [plain], labels, marked } = viewer.data.input;
+      const input = element("input", { type: "checkbox", ...(marked ? { checked: "" } : {}) });
       viewer.listen(input, "change", () => {
         viewer.picture.surfaces[0].content.src = input.checked ? labels : plain;
       });
-      return this.#box(input, "Labels over the image");
+      return this.#box(input, marked ? "Objects over the image" : "Labels over the image");
     }
 
     #scale() {

@@ -39,15 +39,24 @@ NonlocalViewer.parts = (() => {
     return `${(100 * probability).toFixed(1)} %`;
   }
 
-  /** The most probable classes with a bar each; of pixels their shares, in the colours of the labels. */
-  function predictionList(prediction) {
-    return element("ol", { class: "nl-classes" }, ...prediction.map(({ class: name, probability, share, colour }) => {
-      const part = percent(share ?? probability);
+  /**
+   * The most probable classes with a bar each; of pixels their shares, in the colours of the labels. An object
+   * is a button, which asks about its box.
+   */
+  function predictionList(prediction, ask) {
+    return element("ol", { class: "nl-classes" }, ...prediction.map((each) => {
+      const { class: name, probability, share, score, box, colour } = each;
+      const part = percent(share ?? score ?? probability);
       const bar = element("span", { class: "nl-bar", "aria-hidden": "true" }, element("span", {}));
       bar.firstChild.style.width = part.replace(" ", "");
       // The background has no colour over the image.
       if (colour?.some(Boolean)) bar.firstChild.style.background = `rgb(${colour.join(" ")})`;
-      return element("li", {}, element("span", { class: "nl-class" }, name),
+      let called = element("span", { class: "nl-class" }, name);
+      if (box) {
+        called = element("button", { type: "button", class: "nl-class nl-object" }, name);
+        called.addEventListener("click", () => ask(box));
+      }
+      return element("li", {}, called,
         element("span", { class: "nl-percent" }, part), bar);
     }));
   }
@@ -56,7 +65,8 @@ NonlocalViewer.parts = (() => {
   function verdict({ prediction, truth }) {
     const [best] = prediction;
     const parts = [];
-    if (best && "share" in best) return `Most pixels: ${best.class}, ${percent(best.share)}.`;
+    if (!best || "box" in best) return "";
+    if ("share" in best) return `Most pixels: ${best.class}, ${percent(best.share)}.`;
     if (best) parts.push(`Predicted: ${best.class}, ${percent(best.probability)}.`);
     if (truth !== null) {
       const right = truth === best?.class ? "as predicted" : "not as predicted";

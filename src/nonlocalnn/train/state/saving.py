@@ -55,7 +55,8 @@ def best_row(rows: list[dict[str, Any]], *, metric: str, keep: str) -> dict[str,
     score = f"validation_{metric}"
 
     def merit(row: dict[str, Any]) -> tuple[float, float]:
-        pair = (row[score], -row["validation_loss"])
+        # Detectors have no loss of what they answer.
+        pair = (row[score], -row.get("validation_loss", 0.0))
         return tuple(-math.inf if math.isnan(value) else value for value in pair)  # type: ignore[return-value]
 
     return max(rows, key=merit, default=None)

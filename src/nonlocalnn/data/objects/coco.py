@@ -1,0 +1,298 @@
+"""COCO's JSON: images, classes and what is marked, read whole and checked by name."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nonlocalnn.data.objects.annotated import Marked, Sheet
+
+# A box may end so many pixels beyond its image: tools round, and some count from 1.
+_SLACK = 1.0
+_MOST_NAMED = 3
+_FEWEST_NUMBERS = 6  # three points of a polygon
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a file, or a folder of files, says of some images.
+
+    Args:
+        classes: Names of the classes, in the order of their numbers.
+        class_ids: Their numbers in the file.
+        sheets: The images, and what is marked on each.
+        has_masks: Whether every object has a mask.
+    """
+
+    classes: Sequence[str]
+    class_ids: Sequence[int]
+    sheets: Sequence[Sheet]
+    has_masks: bool
+
+
+@dataclass
+class Faults:
+    """What is wrong with single marks of a file: an error, unless so many may be left out.
+
+    Args:
+        source: The file.
+        most: How many may be left out.
+    """
+
+    source: Path
+    most: int = 0
+    found: list[str] = field(default_factory=list)
+
+    def settle(self) -> None:
+        """Warn of what was left out.
+
+        Raises:
+            ValueError: There is more than may be left out.
+        """
+        if not self.found:
+            return
+        shown = "; ".join(self.found[:_MOST_NAMED])
+        more = len(self.found) - _MOST_NAMED
+        words = f"{self.source}: {shown}{f'; and {more} more' if more > 0 else ''}"
+        if len(self.found) > self.most:
+            raise ValueError(
+                f"{words}: mend it, or set max_broken={len(self.found)} to leave such objects out"
+            )
+        warnings.warn(f"left out, {len(self.found)} in all: {words}", stacklevel=2)
+
+
+def read_coco(path: Path, *, max_broken: int = 0) -> Annotations:
+    """Read a file of COCO's format.
+
+    Numbers of classes and images stay what they are. A class that stands for all others, as Roboflow writes
+    one, and that nothing is of, is left out.
+
+    Args:
+        path: The file.
+        max_broken: Up to how many objects with a fault are left out.
+
+    Raises:
+        ValueError: It is no such file, or cut; or more objects have a fault than may be left out: a box
+            without an area or beyond its image, a polygon of two points, a number that nothing has.
+    """
+    content = _content(path)
+    names = _classes(content, path)
+    sheets, labels = _images(content, path), {number: place for place, number in enumerate(names, start=1)}
+    objects: dict[int, list[Marked]] = {number: [] for number in sheets}
+    faults, beyond = Faults(path, max_broken), []
+    for place, entry in enumerate(content["annotations"]):
+        called = f"annotation {entry.get('id', f'at place {place}') if isinstance(entry, dict) else place}"
+        try:
+            number, marked = _marked(entry, sheets, labels)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            faults.found.append(f"{called}: {reason}")
+            continue
+        if exceeds(marked.box, sheets[number]):
+            beyond.append(f"{called} of {sheets[number].name}")
+        objects[number].append(marked)
+    has_masks = _all_have_masks(objects, faults)
+    faults.settle()
+    tell_of_cut_boxes(path, beyond)
+    found = [
+        Sheet(number, sheet.name, sheet.height, sheet.width, tuple(objects[number]))
+        for number, sheet in sheets.items()
+    ]
+    return Annotations(list(names.values()), list(names), found, has_masks)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text: it must be JSON as COCO's") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no whole JSON, it may be cut: {error}") from None
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise ValueError(
+                f"{path} must be JSON as COCO's, with lists images, annotations and categories; it has no "
+                f"list {part}"
+            )
+    return content
+
+
+def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
+    """Return the names of the classes by their numbers, in the order of the numbers."""
+    entries = content["categories"]
+    try:
+        names = {_whole(each["id"]): str(each["name"]) for each in entries}
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: each of categories must have an id and a name: {error}") from None
+    if len(names) != len(entries):
+        raise ValueError(f"{path}: two of the categories have the same id")
+    used = {each.get("category_id") for each in content["annotations"] if isinstance(each, dict)}
+    parents = {each.get("supercategory") for each in entries}
+    for each in entries:
+        # Roboflow's first category is the name of the project, of which all others are kinds.
+        if each.get("supercategory") == "none" and each["name"] in parents and each["id"] not in used:
+            del names[each["id"]]
+    if not names:
+        raise ValueError(f"{path} must name a class at least; its categories are empty")
+    return dict(sorted(names.items()))
+
+
+def _images(content: Mapping[str, Any], path: Path) -> dict[int, Sheet]:
+    sheets: dict[int, Sheet] = {}
+    for place, each in enumerate(content["images"]):
+        try:
+            number, name = _whole(each["id"]), each["file_name"]
+            height, width = _whole(each["height"]), _whole(each["width"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{path}: each of images must have id, file_name, height and width; the one at place {place} "
+                f"has not: {error}"
+            ) from None
+        if not isinstance(name, str) or min(height, width) < 1:
+            raise ValueError(f"{path}: image {number} must have a file_name, and sides of a pixel at least")
+        if number in sheets:
+            raise ValueError(f"{path}: two images have the id {number}, {sheets[number].name} and {name}")
+        sheets[number] = Sheet(number, name, height, width)
+    return sheets
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r:.40} is no whole number")
+    return value
+
+
+def _marked(
+    entry: Mapping[str, Any], sheets: Mapping[int, Sheet], labels: Mapping[int, int]
+) -> tuple[int, Marked]:
+    """Return the image of an annotation and what it marks.
+
+    Raises:
+        ValueError: It has a fault.
+    """
+    number, class_id = entry["image_id"], entry["category_id"]
+    if number not in sheets:
+        raise ValueError(f"there is no image {number!r:.40}")
+    sheet = sheets[number]
+    if class_id not in labels:
+        raise ValueError(f"{sheet.name} has category {class_id!r:.40}, which is none of the categories")
+    box = checked_box(entry["bbox"], sheet)
+    is_crowd = bool(entry.get("iscrowd", 0))
+    area = entry.get("area")
+    if area is not None and not (isinstance(area, int | float) and math.isfinite(area)):
+        raise ValueError(f"{sheet.name}: its area must be a number; got {area!r:.40}")
+    return number, Marked(labels[class_id], box, _shape(entry.get("segmentation"), sheet), is_crowd, area)
+
+
+def checked_box(value: Any, sheet: Sheet) -> tuple[float, float, float, float]:
+    """Return a box (left, top, width, height) that has an area, some of it on its image.
+
+    Raises:
+        ValueError: It has none.
+    """
+    numbers = value if isinstance(value, list | tuple) else ()
+    if len(numbers) != 4 or not all(_is_number(each) for each in numbers):
+        raise ValueError(f"{sheet.name}: a box must be four numbers; got {value!r:.60}")
+    left, top, width, height = map(float, numbers)
+    if width <= 0 or height <= 0:
+        raise ValueError(f"{sheet.name}: its box {list(numbers)} has no area")
+    if left >= sheet.width or top >= sheet.height or left + width <= 0 or top + height <= 0:
+        raise ValueError(
+            f"{sheet.name}: its box {list(numbers)} lies outside the image, {sheet.width} x {sheet.height}"
+        )
+    return left, top, width, height
+
+
+def exceeds(box: Sequence[float], sheet: Sheet) -> bool:
+    """Return whether a box ends more than a pixel beyond its image."""
+    left, top, width, height = box
+    return (
+        min(left, top) < -_SLACK
+        or left + width > sheet.width + _SLACK
+        or top + height > sheet.height + _SLACK
+    )
+
+
+def tell_of_cut_boxes(source: Path, beyond: Sequence[str]) -> None:
+    """Warn of boxes that end beyond their images."""
+    if beyond:
+        warnings.warn(
+            f"{source}: {len(beyond)} boxes end beyond their image and are cut off there, such as "
+            f"{beyond[0]}",
+            stacklevel=3,
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shape(value: Any, sheet: Sheet) -> Any:
+    """Return polygons or run lengths that are whole; None of an object that has a box only.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not value:
+        return None
+    if isinstance(value, dict):
+        counts = value.get("counts")
+        if value.get("size") != [sheet.height, sheet.width] or not isinstance(counts, list | str):
+            raise ValueError(
+                f"{sheet.name}: run lengths must have counts, and a size of [{sheet.height}, {sheet.width}]; "
+                f"got {value.get('size')!r:.40}"
+            )
+        # Decoders trust these: of too few, pixels hold whatever the memory held before.
+        lengths = counts if isinstance(counts, list) else _lengths(counts)
+        is_whole = all(isinstance(each, int) and each >= 0 for each in lengths)
+        if not is_whole or sum(lengths) != sheet.height * sheet.width:
+            raise ValueError(f"{sheet.name}: the run lengths of a mask must add up to its image's pixels")
+        return value
+    for polygon in value if isinstance(value, list) else [value]:
+        # Of four numbers pycocotools makes a box, in silence.
+        if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
+            raise ValueError(f"{sheet.name}: a polygon must have three points at least; got {polygon!r:.60}")
+        if not all(_is_number(each) for each in polygon):
+            raise ValueError(f"{sheet.name}: a polygon must be of numbers; got {polygon!r:.60}")
+    return value
+
+
+def _lengths(text: str) -> list[int]:
+    """Return the run lengths that COCO packs into letters: five bits in each, from the lowest on.
+
+    From the third on each is a difference to the one before the last. What is no such text gives a length
+    below 0.
+
+    Example:
+        >>> _lengths("06"), _lengths("o")
+        ([0, 6], [-1])
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = ord(letter) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
+            value = shift = 0
+    return [*lengths, -1] if shift else lengths
+
+
+def _all_have_masks(objects: Mapping[int, Sequence[Marked]], faults: Faults) -> bool:
+    """Return whether objects have masks; those that alone have none are faults."""
+    marked = [(number, each) for number, found in objects.items() for each in found if not each.is_crowd]
+    without = [(number, each) for number, each in marked if each.shape is None]
+    if len(without) == len(marked):
+        return False
+    for number, each in without:
+        faults.found.append(f"an object of image {number} has no segmentation, and others have one")
+        objects[number].remove(each)  # type: ignore[attr-defined]
+    return True

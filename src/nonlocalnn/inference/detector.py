@@ -1,0 +1,219 @@
+"""A trained detector together with its classes, ready to be asked about images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nonlocalnn._device import Precision
+from nonlocalnn._errors import check_whole
+from nonlocalnn._names import OBJECT_SETS
+from nonlocalnn.checkpoints import OURS, CheckpointError, Imported, import_checkpoint
+from nonlocalnn.checkpoints.run_folder import weights_file
+from nonlocalnn.data import read_image
+from nonlocalnn.data.image_folders import find_images
+from nonlocalnn.data.labelled import resize_image
+from nonlocalnn.data.objects import AnnotatedImages, load_objects
+from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
+from nonlocalnn.models import DetectionNetwork
+from nonlocalnn.tasks.choice import LOADERS, trained_task
+from nonlocalnn.tasks.images import Images
+from nonlocalnn.tasks.inputs import InputKind, ShownInput, shown_size
+from nonlocalnn.tasks.objects import Found, found_objects
+
+
+@dataclass(frozen=True, eq=False)
+class Detected:
+    """What was found on one image, or why it could not be read.
+
+    Args:
+        path: The file.
+        image: As it looks, float32 (3, H, W) in [0, 1]; None where it cannot be read.
+        found: What :func:`~nonlocalnn.tasks.objects.found_objects` gives.
+        error: Why it cannot be read; None where it can.
+    """
+
+    path: Path
+    image: Tensor | None = None
+    found: Found | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """A detector and what it was trained on.
+
+    Args:
+        model: In eval mode; :func:`load_detector` leaves it on the CPU.
+        classes: Names of the classes.
+        class_ids: The number that the data gave each class, used in results.
+        sample_shape: (3, H, W) of an image of training; it takes images of any size.
+        recipe: The recipe that trained it; empty where it was not trained by one.
+        assumed: Which of these its file does not say.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> model = create_model("maskrcnn_tiny").eval()
+        >>> detector = Detector(model=model, classes=("a", "b"), class_ids=(1, 2), sample_shape=(3, 96, 128))
+        >>> sorted(detector.objects(torch.rand(3, 40, 50)))
+        ['boxes', 'labels', 'masks', 'scores']
+    """
+
+    model: DetectionNetwork
+    classes: tuple[str, ...]
+    class_ids: tuple[int, ...]
+    sample_shape: tuple[int, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> InputKind:
+        """What it takes: images."""
+        return Images()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def assumptions(self) -> str:
+        """What was assumed of it, in words; empty where its file says everything."""
+        return in_words(vars(self), self.assumed)
+
+    def load_dataset(
+        self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
+    ) -> AnnotatedImages:
+        """Return a split of a data set of images with objects.
+
+        Args:
+            name: See :func:`nonlocalnn.data.objects.load_objects`, and so the others.
+            split: "train", "validation" or "test".
+            data_dir: Where the files are; None is where those of the training were, for the same data set.
+
+        Raises:
+            ValueError: The data set has no objects.
+        """
+        if name not in OBJECT_SETS:
+            raise ValueError(
+                f"the model was trained for detection, and {name!r} has no objects: choose one of "
+                f"{', '.join(OBJECT_SETS)}"
+            )
+        max_broken = None
+        if name == self.recipe.get("data"):
+            data_dir = self.recipe.get("data_dir") if data_dir is None else data_dir
+            max_broken = self.recipe.get("max_broken") or None
+        return load_objects(name, split, data_dir=data_dir, max_broken=max_broken)
+
+    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """Return the image files among ``inputs`` and in the folders among them."""
+        return find_images(inputs)
+
+    def show(self, path: str | os.PathLike[str]) -> ShownInput:
+        """Return an image file as it looks; the network brings it to its size by itself.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It cannot be read.
+        """
+        own = read_image(path, image_size=None, channels=3)
+        height, width = own.shape[1:]
+        # Positions of maps are counted in pixels of the image itself, also where it is shown smaller.
+        return ShownInput(
+            name=Path(path).name,
+            sample=own,
+            pixels=own,
+            picture=resize_image(own, shown_size(height, width)),
+        )
+
+    def take(self, dataset: AnnotatedImages, index: int, *, split: str) -> ShownInput:
+        """Return image ``index`` of a split of :meth:`load_dataset`, as :meth:`show` does a file.
+
+        Raises:
+            ValueError: There is no such image.
+        """
+        if not 0 <= index < len(dataset):
+            raise ValueError(f"samples are from 0 to {len(dataset) - 1} for this split; got {index}")
+        image = dataset.image(index)
+        return ShownInput(name=f"{split}-{index}", sample=image, pixels=image, picture=image)
+
+    @torch.no_grad()
+    def objects(self, image: Tensor, *, precision: Precision = "fp32") -> Found:
+        """Return the objects on an image, (3, H, W) in [0, 1], the best first, on the CPU.
+
+        See :func:`~nonlocalnn.tasks.objects.found_objects`.
+        """
+        return found_objects(self.model, image.to(self.device), precision=precision)
+
+    def predict_many(
+        self, inputs: Iterable[str | os.PathLike[str]], *, precision: Precision = "fp32"
+    ) -> Iterator[Detected]:
+        """Yield what is found on files, and on those in folders, one after another.
+
+        Args:
+            inputs: Files, and folders of them.
+            precision: "fp32", "bf16" or "fp16".
+        """
+        for path in self.find([inputs] if isinstance(inputs, str | os.PathLike) else inputs):
+            try:
+                image = read_image(path, image_size=None, channels=3)
+                found = self.objects(image, precision=precision)
+            except (OSError, ValueError) as error:
+                yield Detected(path, error=" ".join(str(error).split()))
+            else:
+                yield Detected(path, image, found)
+
+
+def load_detector(path: str | os.PathLike[str]) -> Detector:
+    """Load a detector from a checkpoint or a run's folder.
+
+    Args:
+        path: A checkpoint of ours, or the folder of a run, whose best weights are taken.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the folder holds no run.
+        CheckpointError: The file is of another task, or a fact in it is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from nonlocalnn import create_model, save_checkpoint
+        >>> path = tempfile.mkdtemp() + "/scenes.safetensors"
+        >>> save_checkpoint(create_model("maskrcnn_tiny"), path, metadata={"classes": ["a", "b"]})
+        >>> load_detector(path).class_ids
+        (1, 2)
+    """
+    path = weights_file(path)
+    return detector_of(path, import_checkpoint(path))
+
+
+def detector_of(path: Path, found: Imported) -> Detector:
+    """Return the detector that an opened checkpoint holds; see :func:`load_detector`."""
+    implied = implied_facts(found.model, found.metadata)
+    known = {**implied, **found.metadata}
+    if trained_task(known) != "detection" or not isinstance(found.model, DetectionNetwork):
+        raise CheckpointError(
+            f"{path} was trained for {trained_task(known)}: {LOADERS[trained_task(known)]} loads it"
+        )
+    facts = checked_facts(known, path)
+    num_classes = found.model.num_classes
+    if num_classes != len(facts["classes"]):
+        raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_classes}")
+    class_ids = known.get("class_ids", list(range(1, num_classes + 1)))
+    try:
+        for number in class_ids:
+            check_whole("each of class_ids", number, least=0)
+        if len(set(class_ids)) != num_classes:
+            raise ValueError(f"class_ids must be {num_classes} different numbers; got {class_ids!r:.80}")
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} does not say what its model takes: {error}") from None
+    given = {name: facts[name] for name in ("classes", "sample_shape", "recipe")}
+    is_ours = found.source == OURS
+    taken = [name for name in (implied if is_ours else known) if name in ("classes",)]
+    assumed = assumed_facts(facts, taken, found.metadata if is_ours else ())
+    return Detector(model=found.model.eval(), class_ids=tuple(class_ids), **given, assumed=assumed)

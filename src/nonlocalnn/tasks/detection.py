@@ -1,0 +1,164 @@
+"""Detection: boxes, classes and masks of the objects on an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnn.data.objects import AnnotatedImages, load_objects
+from nonlocalnn.models import DetectionNetwork
+from nonlocalnn.tasks.networks import build_network, check_task
+from nonlocalnn.tasks.objects import evaluate_objects
+from nonlocalnn.tasks.recipe import Recipe
+
+_GENERATED = "detect-cue"
+# Where the network is chosen for one's own files: what a CPU trains in minutes.
+_SMALL_SIDE = 256
+
+
+@dataclass(frozen=True)
+class DetectionTask:
+    """The losses of proposals, boxes, classes and masks, added up, and average precision by COCO's rules.
+
+    Images keep their shapes, and a batch is a list of them. Where a batch is trained in parts, each part's
+    losses are means over its own regions, and the parts weigh the same.
+
+    Args:
+        recipe: Names the data set and the network. The attribute has a network and a size that fit the data
+            where it leaves them open.
+
+    Raises:
+        ValueError: The network finds no objects, or a setting has no effect on the data.
+    """
+
+    recipe: Recipe
+    metric: ClassVar[str] = "box_ap"
+    # Of the split that was read first: all must have the same.
+    _classes: list[tuple[str, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _train: list[AnnotatedImages] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        if recipe.channels is not None:
+            raise ValueError("channels has no effect on images with objects, which have 3: leave it out")
+        if recipe.image_size is not None:
+            raise ValueError(
+                "image_size has no effect on images with objects, which keep their shapes: set resize, their "
+                "short side"
+            )
+        for name in ("data_dir", "resize") if recipe.data == _GENERATED else ():
+            if getattr(recipe, name) is not None:
+                raise ValueError(f"{name} has no effect on {_GENERATED!r}, which is generated: leave it out")
+        if recipe.parallel == "fsdp":
+            raise ValueError("parallel='fsdp' was not tried with detectors: leave it out")
+        if recipe.model is None:
+            object.__setattr__(self, "recipe", self._completed())
+        assert self.recipe.model is not None, "filled in above"
+        check_task(self.recipe.model, "detection")
+
+    def _completed(self) -> Recipe:
+        """Return the recipe with a small network, with a head of masks where the data has masks."""
+        recipe = self.recipe
+        if recipe.data == _GENERATED:
+            return replace(recipe, model="nl1_maskrcnn_tiny")
+        self._train.append(self._load("train"))
+        kind = "maskrcnn" if self._train[0].has_masks else "fasterrcnn"
+        side = _SMALL_SIDE if recipe.resize is None else recipe.resize
+        return replace(recipe, model=f"nl1_{kind}_tiny", resize=side)
+
+    def data(self, split: str) -> AnnotatedImages:
+        """Return a split of the recipe's data set; only "train" is mirrored, and leaves crowds out.
+
+        Raises:
+            ValueError: Nothing is marked, or it has other classes than the split that was asked for first.
+        """
+        found = self._train.pop() if split == "train" and self._train else self._load(split)
+        if not self._classes:
+            self._classes.append(found.classes)
+        if found.classes != self._classes[0]:
+            raise ValueError(
+                f"all splits must have the same classes; {split} has {', '.join(found.classes[:8])}, and the "
+                f"first one {', '.join(self._classes[0][:8])}"
+            )
+        # Now, and not after the first epoch: there would be nothing to learn from, or to compare with.
+        if all(each.is_crowd for place in range(len(found)) for each in found.sheet(place).objects):
+            raise ValueError(f"no object is marked on the {len(found)} images of {split}: mark some")
+        return found
+
+    def _load(self, split: str) -> AnnotatedImages:
+        recipe = self.recipe
+        return load_objects(
+            recipe.data,
+            split,
+            data_dir=recipe.data_dir,
+            augment=recipe.augment and split == "train",
+            max_broken=recipe.max_broken or None,
+        )
+
+    def model(self, data: AnnotatedImages) -> nn.Module:
+        """Return the recipe's network with as many classes as the data has.
+
+        Raises:
+            ValueError: It finds masks or keypoints, and the data has none.
+        """
+        recipe = self.recipe
+        if recipe.resize is not None:
+            overrides = {"min_size": recipe.resize, **recipe.model_overrides}
+            recipe = replace(recipe, model_overrides=overrides)
+        model = build_network(recipe, data)
+        assert isinstance(model, DetectionNetwork), "checked by its task"
+        if model.num_keypoints:
+            raise ValueError(
+                f"model {recipe.model!r} finds keypoints, which no data set here has: train it in a loop of "
+                "your own, or choose a maskrcnn"
+            )
+        if model.has_masks and not data.has_masks:
+            assert recipe.model is not None, "it was built"
+            raise ValueError(
+                f"model {recipe.model!r} finds masks, and {recipe.data!r} has boxes only: choose "
+                f"{recipe.model.replace('maskrcnn', 'fasterrcnn')}"
+            )
+        return model
+
+    def loss(self, model: nn.Module, batch: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the losses, and each of them by its name.
+
+        Args:
+            model: The network, in train mode.
+            batch: A list of images, (3, h, w), and a list of targets.
+        """
+        images, targets = batch
+        losses = model(images, targets)
+        total = torch.stack([each.float() for each in losses.values()]).sum()
+        return total, dict(losses)
+
+    def evaluate(
+        self, model: nn.Module, data: AnnotatedImages, *, device: torch.device, distributed: bool
+    ) -> dict[str, Any]:
+        """Return the figures of :func:`~nonlocalnn.tasks.objects.evaluate_objects`."""
+        figures, _ = evaluate_objects(
+            model,
+            data,
+            device=device,
+            precision=self.recipe.precision,
+            num_workers=self.recipe.num_workers,
+            distributed=distributed,
+        )
+        return figures.to_dict()
+
+    def metadata(self, data: AnnotatedImages) -> dict[str, Any]:
+        """Return the task, the classes and the numbers that the data set gives them."""
+        return {
+            "task": "detection",
+            "classes": list(data.classes),
+            "class_ids": list(data.class_ids),
+            "sample_shape": list(data.sample_shape),
+            "channels": data.channels,
+            "image_size": list(data.sample_shape[1:]),
+            "mean": 0.0,
+            "standard_deviation": 255.0,
+        }

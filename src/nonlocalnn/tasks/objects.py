@@ -1,0 +1,167 @@
+"""The objects that a network finds, and how well they fit those that people marked: one pass over a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from nonlocalnn._device import Precision, autocast_for, eval_mode, moved
+from nonlocalnn._errors import check_whole
+from nonlocalnn._workers import Batches, leave_signals_to_parent
+from nonlocalnn.data.objects import AnnotatedImages, encoded
+from nonlocalnn.tasks.evaluation import own_share
+from nonlocalnn.tasks.object_figures import ObjectFigures, scored
+
+# A pixel is an object's where its mask is at least as likely.
+_MASK_LEVEL = 0.5
+
+Found = dict[str, Tensor]
+Results = dict[str, list[dict[str, Any]]]
+
+
+@torch.no_grad()
+def evaluate_objects(
+    model: nn.Module,
+    dataset: AnnotatedImages,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    num_workers: int = 0,
+    distributed: bool = False,
+    watch: Callable[[Batches], Iterable[Any]] | None = None,
+) -> tuple[ObjectFigures, Results]:
+    """Run a network over images with objects, one image at a time, and score what it finds by COCO's rules.
+
+    Args:
+        model: Takes a list of images; see :class:`nonlocalnn.models.DetectionNetwork`. Its train or eval
+            state is put back.
+        dataset: The images.
+        device: Where the model is.
+        precision: "fp32", "bf16" or "fp16".
+        num_workers: Processes that read; 0 reads in this one.
+        distributed: Share the images among the ranks of the default process group; every rank returns the
+            same total.
+        watch: Takes the images and gives them back one by one, to show how far it is.
+
+    Returns:
+        The figures; and what was found, as COCO's results have it: under "bbox" boxes, and with masks under
+        "segm" the same with masks as compressed run lengths.
+
+    Raises:
+        ValueError: The set is empty, nothing is marked on it, or the model knows other classes.
+        ImportError: Neither pycocotools nor faster-coco-eval is installed.
+
+    Memory: results of all images on every rank, masks compressed.
+    """
+    if len(dataset) == 0:
+        raise ValueError("cannot evaluate on an empty data set")
+    check_whole("num_workers", num_workers, least=0)
+    num_classes = getattr(model, "num_classes", len(dataset.classes))
+    if num_classes != len(dataset.classes):
+        raise ValueError(
+            f"the model must know the {len(dataset.classes)} classes of this data set; it knows "
+            f"{num_classes}: load a model that was trained on these classes"
+        )
+    share = own_share(len(dataset), distributed)
+    loader = DataLoader(
+        Subset(dataset, share),
+        batch_size=1,
+        num_workers=num_workers,
+        collate_fn=dataset.collate,
+        worker_init_fn=leave_signals_to_parent,
+    )
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    with eval_mode(model):
+        batches = Batches(loader) if watch is None else watch(Batches(loader))
+        for index, (images, _) in zip(share, batches, strict=True):
+            found = found_objects(model, moved(images[0], device), precision=precision)
+            by_image[index] = results_of(found, dataset.sheet(index).number, dataset.class_ids)
+    if distributed:
+        gathered: list[dict[int, list[dict[str, Any]]]] = [by_image] * dist.get_world_size()
+        dist.all_gather_object(gathered, by_image)
+        by_image = {index: found for part in gathered for index, found in part.items()}
+    results = in_kinds([each for index in sorted(by_image) for each in by_image[index]], dataset.has_masks)
+    truth = dataset.truth()
+    if not any(not each["iscrowd"] for each in truth["annotations"]):
+        raise ValueError(
+            f"no object is marked on the {len(dataset)} images: there is nothing to compare with"
+        )
+    figures = ObjectFigures(
+        classes=dataset.classes,
+        num_samples=len(dataset),
+        num_objects=tuple(
+            sum(each["category_id"] == number and not each["iscrowd"] for each in truth["annotations"])
+            for number in dataset.class_ids
+        ),
+        scores={kind: scored(truth, found, kind) for kind, found in results.items()},
+    )
+    return figures, results
+
+
+def found_objects(model: nn.Module, image: Tensor, *, precision: Precision = "fp32") -> Found:
+    """Return what a network in eval mode finds on an image, on the CPU, the best first.
+
+    Args:
+        model: The network.
+        image: (3, h, w) in [0, 1], where the network is.
+        precision: "fp32", "bf16" or "fp16".
+
+    Returns:
+        ``boxes`` (n, 4) as left, top, right, bottom in pixels of the image, ``labels`` (n,) from 1 on,
+        ``scores`` (n,), and ``masks``, bool (n, h, w), where the network finds them.
+
+    Raises:
+        ValueError: It finds nothing, and its weights are not finite.
+    """
+    with autocast_for(precision, image.device):
+        (found,) = model([image])
+    # Scores that are no numbers are below every threshold: damaged weights would look like empty images.
+    if not len(found["scores"]) and not all(bool(each.isfinite().all()) for each in model.parameters()):
+        raise ValueError("the model's weights are not finite (NaN or infinity): they are damaged")
+    kept = {name: found[name].float().cpu() for name in ("boxes", "scores")}
+    kept["labels"] = found["labels"].cpu()
+    if "masks" in found:
+        kept["masks"] = (found["masks"][:, 0] >= _MASK_LEVEL).cpu()
+    return kept
+
+
+def results_of(found: Found, number: int, class_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Return what was found on an image as COCO's results have it, JSON-ready.
+
+    Args:
+        found: What :func:`found_objects` gave.
+        number: The image's id.
+        class_ids: The number of each class, that of label 1 first.
+
+    Example:
+        >>> found = {"boxes": torch.tensor([[1.0, 2.0, 4.0, 8.0]]), "labels": torch.tensor([1])}
+        >>> results_of({**found, "scores": torch.tensor([0.5])}, 7, [90])
+        [{'image_id': 7, 'category_id': 90, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+    """
+    results = []
+    boxes = torch.cat([found["boxes"][:, :2], found["boxes"][:, 2:] - found["boxes"][:, :2]], 1).tolist()
+    for place, (box, label, score) in enumerate(
+        zip(boxes, found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    ):
+        entry = {"image_id": number, "category_id": class_ids[label - 1], "bbox": box, "score": score}
+        if "masks" in found:
+            entry["segmentation"] = encoded(found["masks"][place].to(torch.uint8))
+        results.append(entry)
+    return results
+
+
+def in_kinds(results: Sequence[dict[str, Any]], has_masks: bool) -> Results:
+    """Return results as lists of boxes and, where there are masks, of masks.
+
+    In lists of their own: of results with both pycocotools takes the box's area for the mask's.
+    """
+    kinds = {"bbox": "segmentation"} | ({"segm": "bbox"} if has_masks else {})
+    return {
+        kind: [{name: value for name, value in each.items() if name != without} for each in results]
+        for kind, without in kinds.items()
+    }
