@@ -2,6 +2,7 @@
 
 from nonlocalnn.tasks.classification import ClassificationTask
 from nonlocalnn.tasks.contract import Samples, Task
+from nonlocalnn.tasks.detection import DetectionTask
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import SegmentationTask
 from nonlocalnn.train.learner import NonFiniteLossError
@@ -10,6 +11,7 @@ from nonlocalnn.train.trainer import train
 
 __all__ = [
     "ClassificationTask",
+    "DetectionTask",
     "NonFiniteLossError",
     "Recipe",
     "Samples",

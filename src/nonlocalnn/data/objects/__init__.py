@@ -6,9 +6,10 @@ import os
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import OBJECT_SETS, SPLITS
-from nonlocalnn.data.objects.annotated import AnnotatedImages, Marked, Sheet, decoded
+from nonlocalnn.data.objects.annotated import AnnotatedImages, Marked, Sheet
 from nonlocalnn.data.objects.files import folder_of, load_coco, load_voc_xml
-from nonlocalnn.data.objects.scenes import CueObjects, encoded
+from nonlocalnn.data.objects.runs import decoded, encoded
+from nonlocalnn.data.objects.scenes import CueObjects
 
 __all__ = ["AnnotatedImages", "Marked", "Sheet", "decoded", "encoded", "load_objects"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nonlocalnn._errors import needs
 from nonlocalnn.data.normalization import ChannelValues
+from nonlocalnn.data.objects.runs import decoded
 
 Target = dict[str, Tensor]
 # Images, and what is on each: they differ in size, and so a batch is a list.
@@ -196,22 +196,3 @@ def mirrored(image: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Targe
     if "masks" in target:
         changed["masks"] = target["masks"].flip(-1)
     return image.flip(-1), changed
-
-
-def decoded(shape: Any, height: int, width: int) -> Tensor:
-    """Return a mask, uint8 (height, width), of polygons or run lengths as COCO writes them.
-
-    Raises:
-        ImportError: pycocotools is missing.
-
-    Example:
-        >>> int(decoded([[1, 1, 4, 1, 4, 3, 1, 3]], 5, 6).sum())
-        6
-    """
-    with needs("pycocotools", "detection", "masks of objects"):
-        from pycocotools import mask as coder
-    if isinstance(shape, list):
-        runs = coder.merge(coder.frPyObjects(shape, height, width))
-    else:
-        runs = coder.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
-    return torch.from_numpy(coder.decode(runs))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnn.data.objects.annotated import Marked, Sheet
+from nonlocalnn.data.objects.runs import lengths_of
 
 # A box may end so many pixels beyond its image: tools round, and some count from 1.
 _SLACK = 1.0
@@ -248,7 +249,7 @@ def _shape(value: Any, sheet: Sheet) -> Any:
                 f"got {value.get('size')!r:.40}"
             )
         # Decoders trust these: of too few, pixels hold whatever the memory held before.
-        lengths = counts if isinstance(counts, list) else _lengths(counts)
+        lengths = lengths_of(counts)
         is_whole = all(isinstance(each, int) and each >= 0 for each in lengths)
         if not is_whole or sum(lengths) != sheet.height * sheet.width:
             raise ValueError(f"{sheet.name}: the run lengths of a mask must add up to its image's pixels")
@@ -260,30 +261,6 @@ def _shape(value: Any, sheet: Sheet) -> Any:
         if not all(_is_number(each) for each in polygon):
             raise ValueError(f"{sheet.name}: a polygon must be of numbers; got {polygon!r:.60}")
     return value
-
-
-def _lengths(text: str) -> list[int]:
-    """Return the run lengths that COCO packs into letters: five bits in each, from the lowest on.
-
-    From the third on each is a difference to the one before the last. What is no such text gives a length
-    below 0.
-
-    Example:
-        >>> _lengths("06"), _lengths("o")
-        ([0, 6], [-1])
-    """
-    lengths: list[int] = []
-    value = shift = 0
-    for letter in text:
-        bits = ord(letter) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
-            value = shift = 0
-    return [*lengths, -1] if shift else lengths
 
 
 def _all_have_masks(objects: Mapping[int, Sequence[Marked]], faults: Faults) -> bool:

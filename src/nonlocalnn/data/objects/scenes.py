@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import needs
 from nonlocalnn.data.masks.scenes import DIGIT_CLASSES, NUM_SCENES, SIDES, Scene, Scenes
 from nonlocalnn.data.objects.annotated import AnnotatedImages, Marked, Sheet, Target
+from nonlocalnn.data.objects.runs import encoded
 
 
 class CueObjects(AnnotatedImages):
@@ -72,21 +72,3 @@ class CueObjects(AnnotatedImages):
             label = 1 if digit.has_cue else 2
             objects.append(Marked(label, tuple(map(float, box)), encoded(mask), False, float(mask.sum())))  # type: ignore[arg-type]
         return Sheet(index + 1, f"{index}.png", height, width, tuple(objects))
-
-
-def encoded(mask: Tensor) -> dict[str, object]:
-    """Return a mask, uint8 (H, W), as compressed run lengths, JSON-ready.
-
-    Raises:
-        ImportError: pycocotools is missing.
-
-    Example:
-        >>> encoded(torch.ones(2, 3, dtype=torch.uint8))
-        {'size': [2, 3], 'counts': '06'}
-    """
-    with needs("pycocotools", "detection", "masks of objects"):
-        from pycocotools import mask as coder
-    import numpy
-
-    runs = coder.encode(numpy.asfortranarray(mask.numpy()))
-    return {"size": runs["size"], "counts": runs["counts"].decode("ascii")}
