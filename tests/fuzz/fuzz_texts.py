@@ -11,6 +11,9 @@ from fuzz_watch import ran_out_of_memory, watched
 from hypothesis import strategies as st
 
 from nonlocalnn.cli.recipe_parser import RecipeParser
+from nonlocalnn.data.objects import decoded
+from nonlocalnn.data.objects.coco import Annotations, read_coco
+from nonlocalnn.data.objects.voc_xml import read_voc
 from nonlocalnn.data.video.lists import VideoList, read_video_list
 from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
@@ -20,7 +23,10 @@ from nonlocalnn.data.video.public_lists import (
 )
 from nonlocalnn.train import Recipe
 
-READERS = ("recipe.yaml", "recipe.json", "own", "indices", "kinetics", "ucf101", "hmdb51", "charades")
+READERS = (
+    *("recipe.yaml", "recipe.json", "own", "indices", "kinetics", "ucf101", "hmdb51", "charades"),
+    *("coco.json", "voc.xml"),
+)
 WHOLE = {
     "recipe.yaml": "data: digits\nmodel: nl_digits\nepochs: 3\nlr: 0.01\nmilestones: [1, 2]\nschedule: step\n"
     "model_overrides:\n  instantiation: dot_product\noutput: runs/x\n",
@@ -30,6 +36,13 @@ WHOLE = {
     "kinetics": 'label,youtube_id,time_start,time_end,split\nrun,abc,0,10,train\n"a, b",d-f,7,17,train\n',
     "ucf101": "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\nArchery/v_Archery_g08_c01.avi 2\n",
     "hmdb51": "a.avi 1\nb.avi 2\nc.avi 0\n",
+    "coco.json": '{"images": [{"id": 7, "file_name": "a.png", "height": 8, "width": 9}], "categories": '
+    '[{"id": 3, "name": "cat"}], "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": '
+    '[1, 2, 3, 4], "area": 5, "iscrowd": 0, "segmentation": {"size": [8, 9], "counts": ":35000V1"}}, '
+    '{"id": 2, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2.5, 4], "segmentation": [[1, 1, 4, 1, 4, 4]]}]}',
+    "voc.xml": "<annotation><filename>a.png</filename><size><width>9</width><height>8</height></size>"
+    "<object><name>cat</name><difficult>0</difficult><bndbox><xmin>2</xmin><ymin>1</ymin><xmax>5</xmax>"
+    "<ymax>8</ymax></bndbox></object></annotation>",
     "charades": "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
     "46GP8,HR43,Kitchen,6,7,Yes,x,y,z,c092 11.90 21.20;c147 0.00 12.60,24.83\n",
 }
@@ -96,6 +109,16 @@ TOKENS = (
         "batch_size: 1.5",
         "model_overrides: {x: {class_path: this}}",
     ),
+    *(
+        "<!DOCTYPE a [<!ENTITY b 'bb'><!ENTITY c '&b;&b;'>]>",
+        "<!ENTITY b SYSTEM 'file:///etc/passwd'>",
+        "&b;",
+        "</object>",
+        "NaN",
+        "-5",
+        '"id": 0',
+        "null",
+    ),
 )
 
 
@@ -136,7 +159,9 @@ def check_text(case, folder):
     assert not (folder / "ran").exists()
     assert outcome != "refused" or not ran_out_of_memory(found), f"it asked for too much memory: {found}"
     if outcome == "answered":
-        assert isinstance(found, Recipe | VideoList)
+        assert isinstance(found, Recipe | VideoList | Annotations)
+        if isinstance(found, Annotations):
+            _check_objects(found)
         assert not isinstance(found, Recipe) or Recipe.from_dict(found.to_dict()) == found
     return outcome
 
@@ -151,9 +176,25 @@ def _read(reader, path):
         "ucf101": functools.partial(read_ucf101_split, classes_path=path.parent / "classes"),
         "hmdb51": functools.partial(read_hmdb51_split, split="train", number=1),
         "charades": read_charades_csv,
+        "coco.json": lambda path, root: read_coco(path, max_broken=2),
+        "voc.xml": lambda path, root: read_voc([path], ["cat"], source=root, max_broken=2),
     }[reader]
     place = path.parent if reader == "hmdb51" else path  # of HMDB51, a folder of files
     return outcome_of(lambda: read(place, root=path.parent), (ValueError, FileNotFoundError))
+
+
+def _check_objects(found):
+    """What was not refused has an area on its image, and a mask of as many pixels."""
+    for sheet in found.sheets:
+        for each in sheet.objects:
+            left, top, width, height = each.box
+            assert width > 0
+            assert height > 0
+            assert left < sheet.width
+            assert top < sheet.height
+            assert 1 <= each.label <= len(found.classes)
+            if sheet.width * sheet.height < 10**6 and each.shape is not None:
+                assert decoded(each.shape, sheet.height, sheet.width).shape == (sheet.height, sheet.width)
 
 
 def _recipe(path):

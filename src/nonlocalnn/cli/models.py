@@ -52,8 +52,8 @@ def run(words: Sequence[str]) -> int:
     print("\n\n".join(listed))
     if not args.words:
         print(
-            "\nnl1_, nl5_, nl10_: with so many non-local blocks; nl2_: with two, nl_: in the head. d6: "
-            "a dilation of 6. r50, r101: the depth. 8x8: frames of a clip x stride."
+            "\nnl1_, nl5_, nl10_: with so many non-local blocks; nl2_: with two, nl_ and nl4head_: in the "
+            "head. d6: a dilation of 6. r50, r101, x152: the depth. 8x8: frames of a clip x stride."
         )
     return 0
 
@@ -66,6 +66,8 @@ def _use(name: str) -> str:
     """Return the heading under which a network is listed: what it takes, and for what it is meant."""
     if model_task(name) == "segmentation":
         return f"{_takes(name)}, a class for each pixel: segmentation"
+    if model_task(name) == "detection":
+        return f"{_takes(name)}, boxes and masks of objects: detection"
     if "tiny" in name or "digits" in name:
         return f"{_takes(name)}, small: to train from scratch in minutes"
     kind = next((each for each in ("i3d333", "i3d", "c2d") if each in name), None)

@@ -112,7 +112,8 @@ def _content(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no text: it must be JSON as COCO's") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    # Of a number of thousands of digits Python refuses to make one, with an error of its own.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no whole JSON, it may be cut: {error}") from None
     for part in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
