@@ -39,7 +39,8 @@ WHOLE = {
     "coco.json": '{"images": [{"id": 7, "file_name": "a.png", "height": 8, "width": 9}], "categories": '
     '[{"id": 3, "name": "cat"}], "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": '
     '[1, 2, 3, 4], "area": 5, "iscrowd": 0, "segmentation": {"size": [8, 9], "counts": ":35000V1"}}, '
-    '{"id": 2, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2.5, 4], "segmentation": [[1, 1, 4, 1, 4, 4]]}]}',
+    '{"id": 2, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2.5, 4], "segmentation": '
+    "[[1, 1, 4, 1, 4, 4]]}]}",
     "voc.xml": "<annotation><filename>a.png</filename><size><width>9</width><height>8</height></size>"
     "<object><name>cat</name><difficult>0</difficult><bndbox><xmin>2</xmin><ymin>1</ymin><xmax>5</xmax>"
     "<ymax>8</ymax></bndbox></object></annotation>",

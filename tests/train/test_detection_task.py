@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -275,8 +280,6 @@ class Stopping(DetectionTask):
     def loss(self, model, batch):
         Stopping.calls += 1
         if Stopping.calls == 3:
-            import signal
-
             signal.raise_signal(signal.SIGTERM)
         return super().loss(model, batch)
 
@@ -308,12 +311,36 @@ def test_norms_are_averaged_over_batches_of_lists(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
-    """The batch is shared; losses are of each rank's own regions, so that weights are near and not equal."""
-    import os
-    import subprocess
-    import sys
+def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path):
+    """Two processes, killed without a word in mid-epoch, and begun again by the same command."""
+    root = write_roboflow(tmp_path / "data", train=8, others=1)
+    words = ["train", "--data", "coco", "--data-dir", str(root), "--model", "nl1_maskrcnn_tiny"]
+    words += ["--resize", "64", "--batch-size", "2", "--epochs", "3", "--device", "cpu", "--seed", "3"]
+    words += ["--checkpoint-every", "1", "--num-workers", "1", "--resume-if-any"]
 
+    def start(name):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        return subprocess.Popen(
+            [*command, "-m", "nonlocalnn", *words, "--output", str(tmp_path / name)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+    assert start("whole").wait(timeout=280) == 0
+    first = start("parts")
+    while not (tmp_path / "parts/last").is_dir():
+        assert first.poll() is None
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (tmp_path / "parts/metrics.json").exists()
+    assert start("parts").wait(timeout=280) == 0
+    assert_identical(final_state(tmp_path / "whole"), final_state(tmp_path / "parts"))
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch(tmp_path):
+    """The batch is shared; losses are of each rank's own regions, so that weights are near and not equal."""
     root = write_roboflow(tmp_path / "data", train=4, others=2)
     words = ["--data", "coco", "--data-dir", str(root), "--model", "nl1_maskrcnn_tiny", "--resize", "64"]
     words += ["--batch-size", "4", "--epochs", "1", "--device", "cpu", "--output", str(tmp_path / "two")]
