@@ -280,3 +280,21 @@ def test_what_a_detector_costs():
     assert ours.flops - block.flops == nl.cost(theirs, (1, 3, 320, 416)).flops
     head = nl.cost(keypoints, (1, 3, 320, 416)).blocks
     assert [each.input_shape for each in head] == [(100, 512, 14, 14)] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_of_images_of_one_size(tmp_path):
+    """The exporter by tracing takes a detector, blocks and all, where nothing is padded."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    model = randomize_(tiny()).eval()
+    image, path = torch.rand(3, 96, 128), tmp_path / "detector.onnx"
+    torch.onnx.export(model, ([image],), path, dynamo=False)
+    session = onnxruntime.InferenceSession(path)
+    found = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    with torch.no_grad():
+        (expected,) = model([image])
+    for one, name in zip(found, ("boxes", "labels", "scores", "masks"), strict=True):
+        assert_near(torch.from_numpy(one).float(), expected[name].float(), sums=NETWORK)
+    with pytest.raises(ValueError, match="traced for images of one size that need no padding"):
+        torch.onnx.export(model, ([torch.rand(3, 96, 100)],), path, dynamo=False)

@@ -24,8 +24,8 @@ def run(words: Sequence[str]) -> int:
     loaded = load_model("export", args.model)
     if isinstance(loaded, Detector):
         raise ValueError(
-            "a detector is not exported as a whole: its blocks ask for the size of each image, which a "
-            "program does not have; export its body from Python, model.backbone, for images of one size"
+            "a detector is exported from Python, for images of one size: torch.onnx.export(model, "
+            "([image],), path, dynamo=False), see the guide to detection"
         )
     report = export_model(
         loaded.model,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -209,8 +211,7 @@ class DetectionNetwork(nn.Module):
         sizes = [tuple(image.shape[-2:]) for image in images]
         given = None if targets is None else [dict(each) for each in targets]
         batch, given = self.transform(list(images), given)
-        # Small networks are trained here, so that their layers can see no padding either.
-        with real_positions(batch.image_sizes, batch.tensors.shape[-2:], layers=self.small):
+        with self._real(batch.image_sizes, batch.tensors):
             maps = self.backbone(batch.tensors)
         # Regions are of other samples than images: they know nothing of the padding.
         proposals, losses = self.rpn(batch, maps, given)
@@ -218,6 +219,25 @@ class DetectionNetwork(nn.Module):
         if self.training:
             return {**losses, **more}
         return self.transform.postprocess(found, batch.image_sizes, sizes)
+
+    def _real(self, sizes: Sequence[tuple[int, int]], batch: Tensor) -> AbstractContextManager[None]:
+        """Return the context in which blocks see no padding; there is none where nothing is padded.
+
+        Raises:
+            ValueError: The network is traced with an image that is padded.
+        """
+        canvas = tuple(map(int, batch.shape[-2:]))
+        given = [tuple(map(int, size)) for size in sizes]
+        if torch._C._get_tracing_state() is not None:
+            if any(size != canvas for size in given):
+                raise ValueError(
+                    "a detector is traced for images of one size that need no padding; got "
+                    f"{given} in {canvas}: "
+                    "give an example whose sides are multiples of 32 when its short side is min_size"
+                )
+            return nullcontext()
+        # Small networks are trained here, so that their layers can see no padding either.
+        return real_positions(given, canvas, layers=self.small)
 
 
 class _Body(nn.Module):
