@@ -19,6 +19,7 @@ EXTRAS = {
         "onnx",
         "onnxruntime",
     ),
+    *("faster_coco_eval", "pycocotools"),
     *("onnxscript", "python_multipart", "ray", "scipy", "sklearn", "starlette", "timm", "torchcodec"),
     *("torchvision", "tqdm", "uvicorn", "yaml"),
 }
