@@ -83,7 +83,12 @@ def _order(use: str) -> tuple[int, str]:
 def _line(name: str, known: dict[str, int]) -> str:
     shape = "x".join(map(str, sample_shape(name)))
     stride = f", stride {clip_stride(name)}" if clip_stride(name) > 1 else ""
-    return f"  {name:<24}{_num_parameters(name, known):>12,} parameters  sample {shape}{stride}"
+    try:
+        number = f"{_num_parameters(name, known):>12,} parameters"
+    except ImportError:
+        # Detectors are made of torchvision's parts: without it the others are listed all the same.
+        number = f"{'':>12} needs torchvision"
+    return f"  {name:<24}{number}  sample {shape}{stride}"
 
 
 # Of networks that differ in these alone the layers are the same.
