@@ -246,6 +246,10 @@ def test_a_checkpoint_makes_it_again(tmp_path):
     assert (again.num_classes, again.transform.min_size) == (5, (64,))
     for name, value in again.state_dict().items():
         assert_same(value, model.state_dict()[name])
+    # Sides of the boxes that proposals begin with: from 1/8 to 1/2 of the short side, or as they are told.
+    assert again.rpn.anchor_generator.sizes == ((8, 12), (17, 32))
+    own = tiny(anchors=[[20, 30], [40, 60]])
+    assert own.rpn.anchor_generator.sizes == ((20, 30), (40, 60))
     with pytest.raises(ValueError, match="small networks have 0 blocks or 1"):
         tiny(blocks=5)
 
@@ -259,6 +263,9 @@ def test_a_checkpoint_makes_it_again(tmp_path):
         ({"max_size": 5}, "max_size must be a whole number"),
         ({"frozen_eps": 2}, "frozen_eps must be"),
         ({"trainable_stages": 6}, "trainable_stages must be one of"),
+        ({"anchors": [[8, 9], [9, 9]]}, "anchors are a setting of small networks"),
+        ({"small": True, "anchors": [[8, 9]]}, "two sides for each of two levels"),
+        ({"small": True, "anchors": [[8, 9], [0, 4]]}, "each of anchors must be a whole number"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

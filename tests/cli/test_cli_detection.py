@@ -150,7 +150,6 @@ def test_pages_and_maps_show_the_objects(run_folder, folder, tmp_path, capsys):
         (["predict", "--list", "x.txt", "--output-folder", "o"], "--list is for classifiers"),
         (["maps", "x.png", "--whole"], "--whole has no effect on a detector"),
         (["explain", "x.png", "--deletion"], "--deletion has no effect on a detector"),
-        (["explore"], "was trained for detection"),
         (["export", "--format", "onnx"], "a detector is exported from Python, for images of one size"),
     ],
     ids=lambda value: "-".join(value[:3]) if isinstance(value, list) else "",

@@ -85,6 +85,8 @@ class DetectionNetwork(nn.Module):
         small: For images of some hundreds of pixels, trained from scratch in minutes: the body, the first
             convolution of the head and the block of ``nl_fcn_tiny``, whose weights fit, and a pyramid of two
             levels. Norms are not frozen.
+        anchors: Of small networks, sides of the boxes that proposals begin with, in pixels of the image as
+            it is looked at, two for each of the two levels; None is from 1/8 to 1/2 of ``min_size``.
         instantiation: The pairwise function of the blocks.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
@@ -123,6 +125,7 @@ class DetectionNetwork(nn.Module):
         trainable_stages: int = 3,
         frozen_eps: float = 1e-5,
         small: bool = False,
+        anchors: Sequence[Sequence[int]] | None = None,
         instantiation: Instantiation = "embedded_gaussian",
         sub_sample: SubSample = "before",
         use_scale: bool = True,
@@ -142,6 +145,8 @@ class DetectionNetwork(nn.Module):
             raise ValueError("head_blocks stand in the head of keypoints: set num_keypoints, or leave it out")
         if small and (not isinstance(blocks, int) or blocks not in (0, 1)):
             raise ValueError(f"small networks have 0 blocks or 1, at one place; got {blocks!r:.80}")
+        if anchors is not None and not small:
+            raise ValueError("anchors are a setting of small networks: leave it out")
         if max_size is None:
             max_size = round(min_size * _LONGEST)
         check_whole("max_size", max_size, least=min_size, most=2**16)
@@ -176,7 +181,7 @@ class DetectionNetwork(nn.Module):
         }
         backbone = _Backbone(body, _SMALL_WIDTH if small else 256, pools=not small)
         if small:
-            common |= _SMALL_LIMITS | _small_parts(num_classes, min_size, masks)
+            common |= _SMALL_LIMITS | _small_parts(num_classes, _anchors_of(anchors, min_size), masks)
         else:
             common["num_classes"] = num_classes + 1
         if num_keypoints:
@@ -335,13 +340,28 @@ def _follow_(head: nn.Sequential, block_settings: dict[str, Any]) -> None:
         head[place] = _ReLUThenBlock(NonLocal2d(_KEYPOINT_WIDTHS[0], norm=None, **block_settings))
 
 
-def _small_parts(num_classes: int, min_size: int, masks: bool) -> dict[str, Any]:
+def _anchors_of(given: Sequence[Sequence[int]] | None, min_size: int) -> tuple[tuple[int, ...], ...]:
+    """Return the sides of the anchors of both levels.
+
+    Raises:
+        ValueError: They are not two for each of two levels.
+    """
+    if given is None:
+        scale = min_size / _SMALL_SIDE
+        return tuple(tuple(round(size * scale) for size in level) for level in _SMALL_ANCHORS)
+    levels = [tuple(level) if isinstance(level, list | tuple) else () for level in given]
+    if [len(level) for level in levels] != [2, 2]:
+        raise ValueError(f"anchors must be two sides for each of two levels; got {given!r:.80}")
+    for side in (side for level in levels for side in level):
+        check_whole("each of anchors", side, most=2**14)
+    return tuple(levels)
+
+
+def _small_parts(num_classes: int, sizes: tuple[tuple[int, ...], ...], masks: bool) -> dict[str, Any]:
     """Return the parts of a small detector by the names of torchvision's arguments."""
     from torchvision.models.detection import anchor_utils, faster_rcnn, mask_rcnn
     from torchvision.ops import MultiScaleRoIAlign
 
-    scale = min_size / _SMALL_SIDE
-    sizes = tuple(tuple(round(size * scale) for size in level) for level in _SMALL_ANCHORS)
     levels = ["0", "1"]
     parts: dict[str, Any] = {
         "rpn_anchor_generator": anchor_utils.AnchorGenerator(sizes, (_RATIOS,) * len(sizes)),
