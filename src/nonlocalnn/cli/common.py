@@ -60,7 +60,7 @@ def taker(loaded: Classifier | Segmenter, args: argparse.Namespace) -> Callable[
         masks = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
         return partial(loaded.take, masks, split=args.split)
     dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
-    return partial(take_sample, dataset, split=args.split)
+    return partial(take_sample, dataset, split=args.split, kind=loaded.kind)
 
 
 def refuse(args: argparse.Namespace, *names: str) -> None:
@@ -92,6 +92,11 @@ def check_rate(rate: float | None, loaded: Classifier | Segmenter) -> None:
 def at_rate(shown: ShownInput, rate: float | None) -> ShownInput:
     """Return an input with its steps a second, where these were given."""
     return shown if rate is None else replace(shown, rate=rate)
+
+
+def stem_of(shown: ShownInput) -> str:
+    """Return the name of an input without its ending; that of a compressed file has two."""
+    return Path(shown.name.removesuffix(".gz")).stem
 
 
 def check_classes(known: Sequence[str], classes: Sequence[str], name: str) -> str:

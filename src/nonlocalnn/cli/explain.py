@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.cli.common import at_rate, check_rate, load_model, refuse, taker
+from nonlocalnn.cli.common import at_rate, check_rate, load_model, refuse, stem_of, taker
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> int:
     for path in args.inputs:
         try:
             shown = _read(args, loaded, path)
-            page = (args.output or Path()) / f"{unused(Path(shown.name).stem, taken)}.html"
+            page = (args.output or Path()) / f"{unused(stem_of(shown), taken)}.html"
             _explain(args, loaded, shown, page)
         except (ValueError, FileNotFoundError) as error:
             # One input that cannot be read must not keep the others from their pages.
@@ -57,7 +57,7 @@ def _explain(
     args: argparse.Namespace, loaded: Classifier | Segmenter, shown: ShownInput, output: Path | None
 ) -> None:
     """Write the page of one input and say what is in it."""
-    page = Path(f"{Path(shown.name).stem}.html")
+    page = Path(f"{stem_of(shown)}.html")
     output = page if output is None else output / page if output.is_dir() else output
     check_file(output, read=(weights_file(args.model), *args.inputs))
     document = explain(
@@ -74,7 +74,8 @@ def _explain(
             print(f"nonlocalnn explain: {block['name']} has no effects: {reason}", file=sys.stderr)
     best = document["prediction"][0]
     size = output.stat().st_size / 1e6
-    answer = f"most pixels {best['class']!r}, {best.get('share', 0):.1%}"
+    what = "pixels" if shown.planes is None else "voxels"
+    answer = f"most {what} {best['class']!r}, {best.get('share', 0):.1%}"
     if isinstance(loaded, Classifier):
         answer = f"{best['class']!r}, probability {best['probability']:.3f}"
     print(f"{shown.name}: {answer}; page {output}, {size:.1f} MB")

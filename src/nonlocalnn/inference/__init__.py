@@ -2,5 +2,6 @@
 
 from nonlocalnn.inference.classifier import Classifier, load_classifier
 from nonlocalnn.inference.segmenter import Segmented, Segmenter, load_segmenter
+from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
 
-__all__ = ["Classifier", "Segmented", "Segmenter", "load_classifier", "load_segmenter"]
+__all__ = ["Classifier", "Segmented", "Segmenter", "VolumeSegmenter", "load_classifier", "load_segmenter"]

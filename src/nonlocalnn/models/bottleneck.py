@@ -67,7 +67,8 @@ class FrozenNorm(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions around a shortcut, then a non-local block where there is one.
 
-    In a video network the first convolution spans ``first_frames`` frames and the second ``frames``.
+    In a video network the first convolution spans ``first_frames`` frames and the second ``frames``; with
+    ``strides_frames`` the stride goes along them too, as in a volume.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Bottleneck(nn.Module):
         first_frames: int,
         frames: int,
         norm: Callable[[int], nn.Module],
+        strides_frames: bool = False,
     ) -> None:
         super().__init__()
         conv = CONVOLUTIONS[num_sides - 1]
@@ -89,7 +91,7 @@ class Bottleneck(nn.Module):
             return along(num_sides, num_frames, side)
 
         first, second = kernel(1, first_frames), kernel(3, frames)
-        strides = along(num_sides, 1, stride)
+        strides = along(num_sides, stride if strides_frames else 1, stride)
         self.conv1 = conv(in_channels, width, first, padding=halves(first), bias=False)
         self.bn1 = norm(width)
         self.conv2 = conv(width, width, second, stride=strides, padding=halves(second), bias=False)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn._names import MASK_SETS, TASKS
+from nonlocalnn._names import MASK_SETS, TASKS, VOLUME_MASK_SETS
 from nonlocalnn.tasks.classification import ClassificationTask
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import SegmentationTask
+from nonlocalnn.tasks.volume_segmentation import VolumeSegmentationTask
 
 
-def task_of(recipe: Recipe) -> ClassificationTask | SegmentationTask:
+def task_of(recipe: Recipe) -> ClassificationTask | SegmentationTask | VolumeSegmentationTask:
     """Return the task of a recipe; where it names none, the data set tells it.
 
     Raises:
@@ -23,6 +24,8 @@ def task_of(recipe: Recipe) -> ClassificationTask | SegmentationTask:
         ('SegmentationTask', 'ClassificationTask')
     """
     # A recipe refuses a task that is not its data's, so that the data alone decides.
+    if recipe.data in VOLUME_MASK_SETS:
+        return VolumeSegmentationTask(recipe)
     return SegmentationTask(recipe) if recipe.data in MASK_SETS else ClassificationTask(recipe)
 
 

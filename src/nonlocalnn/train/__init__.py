@@ -4,6 +4,7 @@ from nonlocalnn.tasks.classification import ClassificationTask
 from nonlocalnn.tasks.contract import Samples, Task
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import SegmentationTask
+from nonlocalnn.tasks.volume_segmentation import VolumeSegmentationTask
 from nonlocalnn.train.learner import NonFiniteLossError
 from nonlocalnn.train.result import TrainResult
 from nonlocalnn.train.trainer import train
@@ -16,5 +17,6 @@ __all__ = [
     "SegmentationTask",
     "Task",
     "TrainResult",
+    "VolumeSegmentationTask",
     "train",
 ]

@@ -12,7 +12,8 @@ def parser() -> CommandParser:
         "evaluate",
         "Accuracy, recall and precision of each class, and the confusion matrix; of videos that may show\n"
         "several classes mean average precision. Of segmentation the mean over the classes of intersection\n"
-        "over union, from one confusion matrix over all pixels.",
+        "over union, from one confusion matrix over all pixels; of volumes the mean Dice coefficient, and\n"
+        "how far surfaces are apart, in millimetres.",
         "nonlocalnn evaluate --model runs/digits --data digits\n"
         "  nonlocalnn evaluate --model runs/kinetics --data kinetics --data-dir data/kinetics --views 30",
     )
@@ -34,7 +35,7 @@ def parser() -> CommandParser:
         "--window",
         type=int,
         help="of segmentation: look at images by windows of this side, in pixels (default: whole images, or "
-        "as the run was tested)",
+        "as the run was tested); at volumes in voxels",
     )
     parser.add_argument("--decoder", choices=BACKENDS, help="of videos: what decodes (default: pyav)")
     parser.add_argument(

@@ -7,6 +7,7 @@ NonlocalViewer.Panel = (() => {
   } = NonlocalViewer.parts;
   const TARGETS = {
     video: ["Frames", "any frame", "place"],
+    volume: ["Planes", "a plane", "voxel"],
     image: ["Image", "the image", "place"],
     sequence: ["Curves", "the curves", "step"],
   };
@@ -32,7 +33,8 @@ NonlocalViewer.Panel = (() => {
       const side = element("div", { class: "nl-side" }, this.#looks());
       if (data.prediction.length) {
         const list = predictionList(data.prediction);
-        const heading = data.input.labels ? "Classes of the pixels" : "Prediction";
+        const heading = data.input.labels ? "Classes of the pixels"
+          : data.input.voxel_labels ? "Classes of the voxels" : "Prediction";
         side.prepend(element("section", {}, this.#heading(heading), list));
       }
       const player = data.kind === "video" ? [this.#player()] : [];
@@ -173,7 +175,8 @@ NonlocalViewer.Panel = (() => {
       this.arrowsHint = element("p", { class: "nl-hint" });
       const keysBox = element("input", { type: "checkbox", checked: "" });
       viewer.listen(keysBox, "change", () => { viewer.keysAnywhere = keysBox.checked; });
-      const labels = viewer.data.input.labels ? [this.#labels()] : [];
+      const { labels: ofImage, voxel_labels: ofVolume } = viewer.data.input;
+      const labels = ofImage || ofVolume ? [this.#labels()] : [];
       return element("section", { class: "nl-looks" }, this.#heading("Drawing"), ...labels,
         this.#slider("Arrows", 20, 1, viewer.arrows, (count) => viewer.setArrows(count)),
         this.#slider("Heat", 1, 0.05, viewer.heat, (opacity) => viewer.setHeat(opacity)),
@@ -187,9 +190,13 @@ NonlocalViewer.Panel = (() => {
       const { frames: [plain], labels } = viewer.data.input;
       const input = element("input", { type: "checkbox" });
       viewer.listen(input, "change", () => {
+        if (viewer.data.kind === "volume") {
+          viewer.picture.showLabels(input.checked);
+          return;
+        }
         viewer.picture.surfaces[0].content.src = input.checked ? labels : plain;
       });
-      return this.#box(input, "Labels over the image");
+      return this.#box(input, `Labels over the ${viewer.data.kind}`);
     }
 
     #scale() {
@@ -202,7 +209,10 @@ NonlocalViewer.Panel = (() => {
 
     #tables() {
       const { data } = this.viewer;
-      const places = { video: ["frames", "row", "column"], image: ["row", "column"], sequence: ["step"] };
+      const places = {
+        video: ["frames", "row", "column"], volume: ["slice", "row", "column"], image: ["row", "column"],
+        sequence: ["step"],
+      };
       this.weights = table(
         "Largest weights",
         "Places are those of a key's centre. Values are stored in steps of the largest over 255, signed " +
