@@ -118,7 +118,7 @@ def load_dataset(
         spacing: Volumes only: millimetres between slices, rows and columns to which they are resampled; None
             stretches each to the size.
         intensity: Volumes only: the lowest and the highest value that is told apart; None normalises each
-            volume by its own mean and standard deviation.
+            volume by itself, see :class:`~nonlocalnn.data.volumes.reading.Reading`.
 
     Returns:
         The split.

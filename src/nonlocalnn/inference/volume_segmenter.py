@@ -39,6 +39,7 @@ class VolumeSegmenter(Segmenter):
         volume: How volumes are read.
 
     Example:
+        >>> import torch
         >>> from nonlocalnn.models import create_model
         >>> model = create_model("nl_unet3d_tiny").eval()
         >>> segmenter = VolumeSegmenter(model=model, classes=("a", "b"), sample_shape=(1, 16, 16, 16))

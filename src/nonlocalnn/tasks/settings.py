@@ -185,7 +185,7 @@ class VolumeSettings(Settings):
             training, test and prediction; None keeps their own, and stretches those without masks to the
             size.
         intensity: Volumes only: lowest and highest value that is told apart, such as -160 and 240 of CT; None
-            normalises each volume by its own mean and standard deviation.
+            normalises each volume by itself: by the mean and deviation of its voxels above its mean.
         patches: Volumes with masks only: patches that training cuts out of each volume in an epoch; None is
             8.
     """

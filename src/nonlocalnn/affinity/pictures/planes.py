@@ -51,7 +51,7 @@ class Planes:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Millimetres from one slice to the next, from row to row and from column to column."""
-        slices, rows, columns = torch.tensor(self.affine)[:, :3].norm(dim=0).tolist()
+        slices, rows, columns = torch.tensor(self.affine, dtype=torch.float64)[:, :3].norm(dim=0).tolist()
         return slices, rows, columns
 
     def millimetres(self, place: Sequence[float]) -> tuple[float, float, float]:

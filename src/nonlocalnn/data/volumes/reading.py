@@ -23,7 +23,8 @@ class Reading:
         spacing: Millimetres between slices, rows and columns, to which volumes are resampled; None keeps
             their own.
         intensity: Lowest and highest value that is told apart, such as -160 and 240 of CT in Hounsfield
-            units; they become -1 and 1. None normalises each volume by its own mean and standard deviation.
+            units; they become -1 and 1. None normalises each volume by the mean and standard deviation of its
+            voxels above its mean.
 
     Raises:
         ValueError: They are no such numbers.
@@ -82,7 +83,7 @@ class Sampled:
         >>> from pathlib import Path
         >>> volume = Volume(np.arange(8.0).reshape(1, 1, 1, 8), np.eye(4), Path("a.npy"))
         >>> Sampled(volume, Reading(intensity=(0.0, 8.0)), sides=(1, 1, 4)).whole().flatten().tolist()
-        [-0.84375, -0.375, 0.125, 0.59375]
+        [-0.8214285969734192, -0.375, 0.125, 0.5714285969734192]
     """
 
     def __init__(self, volume: Volume, reading: Reading, *, sides: Triple | None = None) -> None:

@@ -89,20 +89,29 @@ class Volume:
 
     @cached_property
     def scale(self) -> tuple[float, float]:
-        """Mean and standard deviation of all voxels, slab by slab; the deviation is 1 where nothing varies.
+        """Mean and standard deviation of the voxels above the mean of all; 1 where nothing varies.
 
-        The unit of MR differs from scan to scan, so that each is normalised by itself.
+        The unit of MR differs from scan to scan, so that each is normalised by itself: by what is mostly the
+        body, so that it does not matter how much air a scan has around it.
         """
+        mean, _ = self._moments(-math.inf)
+        body, deviation = self._moments(mean)
+        return body, deviation
+
+    def _moments(self, floor: float) -> tuple[float, float]:
+        """Return mean and standard deviation of the voxels above a value, slab by slab."""
         slices, rows, columns = self.sides
         step = max(1, _AT_ONCE // (rows * columns * self.channels))
-        total = squares = 0.0
+        number, total, squares = 0, 0.0, 0.0
         for first in range(0, slices, step):
-            values = self.box((first, 0, 0), (min(first + step, slices), rows, columns)).double()
-            total += float(values.sum())
-            squares += float(values.square().sum())
-        number = math.prod(self.sides) * self.channels
-        mean = total / number
-        deviation = math.sqrt(max(0.0, squares / number - mean**2))
+            values = self.box((first, 0, 0), (min(first + step, slices), rows, columns))
+            inside = values[values > floor].double()
+            number += len(inside)
+            total += float(inside.sum())
+            squares += float(inside.square().sum())
+        # Of a volume in which all voxels are alike none is above the mean.
+        mean = total / number if number else floor
+        deviation = math.sqrt(max(0.0, squares / max(1, number) - mean**2))
         # What float32 cannot tell from no change is none.
         return mean, deviation if deviation > 1e-6 * abs(mean) else 1.0
 
