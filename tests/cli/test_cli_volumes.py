@@ -97,18 +97,19 @@ def test_pictures_and_a_page(kind, request, capsys):
     place = request.getfixturevalue(kind)
     inside = "images/0.nii.gz" if kind == "masks" else "ball/0.nii.gz"
     file, run = str(place / "data/test" / inside), str(place / "run")
-    assert main(["maps", file, "--model", run, "--output", str(place / "maps"), "--pixels", "3,4,5"]) == 0
+    block = "nl" if kind == "masks" else "layer2.0.nl"
+    words = ["--output", str(place / "maps"), "--pixels", "3,4,5", "--blocks", block]
+    assert main(["maps", file, "--model", run, *words]) == 0
     told = capsys.readouterr().out
     assert "slices (uniform)" in told
     assert ("most voxels" in told) == (kind == "masks")
     names = {path.name for path in (place / "maps/0").iterdir()}
-    block = "nl" if kind == "masks" else "layer2.0.nl"
     assert {f"{block}.png", f"{block}-attended.png", "summary.json"} <= names
     assert ("labels.png" in names) == (kind == "masks")
     summary = json.loads((place / "maps/0/summary.json").read_text())
     assert len(summary["millimetres"]) == 3
     page = place / "page.html"
-    assert main(["explain", file, "--model", run, "-o", str(page)]) == 0
+    assert main(["explain", file, "--model", run, "-o", str(page), "--blocks", block]) == 0
     assert '"kind":"volume"' in page.read_text()
     assert main(["explain", "--data", *data_of(kind), "--sample", "1", "--model", run, "-o", str(page)]) == 0
 
