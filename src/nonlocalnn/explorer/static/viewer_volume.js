@@ -158,7 +158,10 @@ NonlocalViewer.Planes = (() => {
       this.strip = strip;
       this.surfaces = [0, 1, 2].map((across) => new Plane(viewer, across));
       strip.append(...this.surfaces.map((plane) => plane.figure));
-      strip.style.setProperty("--nl-columns", 3);
+      // A millimetre is as long in each of the three, so that a thin slab looks thin.
+      const { sides, data: { input: { planes } } } = viewer;
+      const widths = this.surfaces.map(({ along: [, right] }) => sides[right] * planes.spacing[right]);
+      strip.style.gridTemplateColumns = widths.map((width) => `minmax(4rem, ${width}fr)`).join(" ");
       this.marks = this.surfaces.map(() => new NonlocalViewer.Arrows(strip));
       this.showsLabels = false;
       [this.voxels, this.labels] = [null, null];
