@@ -19,9 +19,12 @@ Context = Literal["non_local"] | None
 class UNet3d(nn.Module):
     r"""U-Net over volumes, whose deepest level sees the whole of what it is given through a non-local block.
 
-    Each level has two 3x3x3 convolutions with instance normalisation; the next one works at half of each
+    Each level has two 3x3x3 convolutions with batch normalisation; the next one works at half of each
     side, by a stride, and at twice the channels. On the way up maps are enlarged linearly to the size of the
     level's own and joined to it, so that any size is taken.
+
+    Differs from nnU-Net and its kin in this: norms are those of batches and not of instances. A window of air
+    alone has next to no variance of its own, and divided by that its edges would look like a body.
 
     Shape:
         - Input: (B, in_channels, D, H, W), any size.
@@ -84,8 +87,6 @@ class UNet3d(nn.Module):
                 # The block's own default is that of clips, which pools in space alone.
                 pool_size=None if sub_sample is None else (2, 2, 2),
                 use_scale=use_scale and instantiation in ("gaussian", "embedded_gaussian"),
-                # As in the levels: a batch of one or two patches has no statistics of its own.
-                norm=None,
                 zero_init=zero_init,
             )
         self.up = nn.ModuleList(
@@ -119,17 +120,12 @@ def _level(in_channels: int, channels: int, *, stride: int) -> nn.Sequential:
     """Return two convolutions with normalisation; the first halves the sides where the stride is 2."""
     return nn.Sequential(
         nn.Conv3d(in_channels, channels, 3, stride=stride, padding=1, bias=False),
-        _norm(channels),
+        nn.BatchNorm3d(channels),
         nn.ReLU(),
         nn.Conv3d(channels, channels, 3, padding=1, bias=False),
-        _norm(channels),
+        nn.BatchNorm3d(channels),
         nn.ReLU(),
     )
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    """Return instance normalisation: groups of one channel, whose statistics are of one volume alone."""
-    return nn.GroupNorm(channels, channels)
 
 
 @fx.wrap
