@@ -7,12 +7,14 @@ from torch.nn import functional as F
 
 import nonlocalnn as nl
 from helpers import randomize_
-from nonlocalnn.models import SegmentationNetwork, model_task
+from nonlocalnn.models import SegmentationNetwork, model_input, model_task
 from nonlocalnn.models.bottleneck import Bottleneck
 from nonlocalnn.train.initial_weights import start_from_
 from tolerances import NETWORK, assert_near, assert_same
 
-NAMES = [name for name in nl.list_models() if model_task(name) == "segmentation"]
+NAMES = [
+    name for name in nl.list_models() if (model_task(name), model_input(name)) == ("segmentation", "image")
+]
 SMALL = {"depth": (1, 1, 2, 2), "width": 8, "channels": 16}
 
 

@@ -1,6 +1,7 @@
 """Wording of errors that several rooms share."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -78,6 +79,49 @@ def check_positive(**values: object) -> None:
     """
     for name, value in values.items():
         check_whole(name, value)
+
+
+def check_spacing(spacing: Sequence[float] | None) -> None:
+    """Check that the spacing of volumes is three lengths in millimetres, or None.
+
+    Raises:
+        ValueError: It is not.
+
+    Example:
+        >>> check_spacing([1.0, 0.0, 1.0])
+        Traceback (most recent call last):
+            ...
+        ValueError: spacing must be three numbers above zero, the millimetres between slices, rows and ...
+    """
+    if spacing is not None and (
+        len(spacing) != 3 or not all(_is_finite(each) and each > 0 for each in spacing)
+    ):
+        raise ValueError(
+            "spacing must be three numbers above zero, the millimetres between slices, rows and columns; got "
+            f"{list(spacing)}"
+        )
+
+
+def check_intensity(intensity: Sequence[float] | None) -> None:
+    """Check that the window of intensities of volumes is two numbers that ascend, or None.
+
+    Raises:
+        ValueError: It is not.
+
+    Example:
+        >>> check_intensity((-160.0, 240.0))
+    """
+    if intensity is None:
+        return
+    if len(intensity) != 2 or not all(map(_is_finite, intensity)) or not intensity[0] < intensity[1]:
+        raise ValueError(
+            "intensity must be two numbers that ascend, the lowest and the highest value; got "
+            f"{list(intensity)}"
+        )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def one_line(error: BaseException) -> str:

@@ -10,9 +10,13 @@ SPLITS = ("train", "validation", "test")
 IMAGE_SETS = ("images", "archives")
 VIDEO_SETS = ("videos", "kinetics", "ucf101", "hmdb51", "charades")
 GENERATED_SETS = ("cue", "cue-sequence")
-DATASETS = ("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, "sequences", *VIDEO_SETS)
-# Those of images with masks, the class of each pixel.
+DATASETS = (
+    *("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, "sequences", "volumes", *VIDEO_SETS),
+)
+# Those of images with masks, the class of each pixel, and of volumes with masks.
 MASK_SETS = ("masks", "voc", "cityscapes", "ade20k", "segment-cue")
+VOLUME_MASK_SETS = ("volume-masks",)
+VOLUME_SETS = ("volumes", *VOLUME_MASK_SETS)
 # Those of images with objects, each a box and a class.
 OBJECT_SETS = ("coco", "voc-xml", "detect-cue")
 TASKS = ("classification", "segmentation", "detection")

@@ -19,7 +19,7 @@ from nonlocalnn.inference.classifier import Classifier, load_classifier
 _WEIGHTS, _CARD = "model.safetensors", "README.md"
 
 
-_EXAMPLES = {"image": "image.png", "video": "clip.mp4"}
+_EXAMPLES = {"image": "image.png", "video": "clip.mp4", "volume": "scan.nii.gz"}
 
 
 def save_pretrained(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:

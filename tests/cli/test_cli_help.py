@@ -60,7 +60,7 @@ def test_help_names_the_data_sets(command, capsys):
 
 def test_help_of_train_names_what_it_learns_and_its_flags(capsys):
     text = help_of("train", capsys)
-    assert "classify images, videos or sequences" in text
+    assert "classify images, videos, sequences or volumes" in text
     assert len(text.splitlines()[0]) < 80, "the usage is one line"
     assert "--lr-batch-size N" in text
     assert "--data-dir PATH" in text

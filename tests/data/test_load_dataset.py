@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 def test_the_names():
     others = ["digits", "mnist", "fashion-mnist", "images", "archives", "cue", "cue-sequence", "sequences"]
-    assert list_datasets() == [*others, "videos", "kinetics", "ucf101", "hmdb51", "charades"]
+    assert list_datasets() == [*others, "volumes", "videos", "kinetics", "ucf101", "hmdb51", "charades"]
 
 
 @pytest.mark.parametrize(

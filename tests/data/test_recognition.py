@@ -68,6 +68,7 @@ def test_refusals(tmp_path):
         recognised_data(tmp_path / "nothing")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(
-        ValueError, match="holds no image, no video and no sequence: it must hold a folder for each class"
+        ValueError,
+        match="holds no image, no video, no sequence and no volume: it must hold a folder for each class",
     ):
         recognised_data(tmp_path)

@@ -261,7 +261,7 @@ def test_settings_that_do_not_fit(settings, says):
 
 
 def test_settings_of_masks_on_other_data():
-    with pytest.raises(ValueError, match="resize has an effect only with images with masks"):
+    with pytest.raises(ValueError, match="resize has an effect only with images or volumes with masks"):
         Recipe(data="digits", resize=64)
     with pytest.raises(ValueError, match="'fcn_tiny' is for segmentation and gives a class for each pixel"):
         ClassificationTask(Recipe(data="digits", model="fcn_tiny"))

@@ -52,7 +52,7 @@ def export_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, to: str
     target = TARGETS[to]
     model = plain_model(model)
     state = plain_state(model)
-    if not isinstance(model, ResidualNetwork) or model.num_sides != 3 or model.small_stem:
+    if not isinstance(model, ResidualNetwork) or model.num_sides != 3 or model.is_volume or model.small_stem:
         raise CheckpointError(
             f"{target.name} has no network like this one: only those for videos are exported"
         )

@@ -69,7 +69,7 @@ def taker(loaded: Loaded, args: argparse.Namespace) -> Callable[[int], ShownInpu
         objects = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
         return partial(loaded.take, objects, split=args.split)
     dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
-    return partial(take_sample, dataset, split=args.split)
+    return partial(take_sample, dataset, split=args.split, kind=loaded.kind)
 
 
 def refuse(args: argparse.Namespace, *names: str, what: str = "a segmentation network") -> None:
@@ -101,6 +101,11 @@ def check_rate(rate: float | None, loaded: Loaded) -> None:
 def at_rate(shown: ShownInput, rate: float | None) -> ShownInput:
     """Return an input with its steps a second, where these were given."""
     return shown if rate is None else replace(shown, rate=rate)
+
+
+def stem_of(shown: ShownInput) -> str:
+    """Return the name of an input without its ending; that of a compressed file has two."""
+    return Path(shown.name.removesuffix(".gz")).stem
 
 
 def check_classes(known: Sequence[str], classes: Sequence[str], name: str) -> str:

@@ -82,7 +82,7 @@ def _network(model: ResidualNetwork) -> list[str]:
 
 
 def _kind(model: ResidualNetwork) -> str:
-    if model.num_sides != 3:
+    if model.num_sides != 3 or model.is_volume:
         return "ResNet"
     first: Any = model.layer1[0]
     if first.conv1.kernel_size[0] == 3:

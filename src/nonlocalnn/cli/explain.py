@@ -10,7 +10,7 @@ from typing import Any
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.cli.common import Loaded, at_rate, check_rate, load_model, refuse, taker
+from nonlocalnn.cli.common import Loaded, at_rate, check_rate, load_model, refuse, stem_of, taker
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
@@ -47,7 +47,7 @@ def run(words: Sequence[str]) -> int:
     for path in args.inputs:
         try:
             shown = _read(args, loaded, path)
-            page = (args.output or Path()) / f"{unused(Path(shown.name).stem, taken)}.html"
+            page = (args.output or Path()) / f"{unused(stem_of(shown), taken)}.html"
             _explain(args, loaded, shown, page)
         except (ValueError, FileNotFoundError) as error:
             # One input that cannot be read must not keep the others from their pages.
@@ -58,7 +58,7 @@ def run(words: Sequence[str]) -> int:
 
 def _explain(args: argparse.Namespace, loaded: Loaded, shown: ShownInput, output: Path | None) -> None:
     """Write the page of one input and say what is in it."""
-    page = Path(f"{Path(shown.name).stem}.html")
+    page = Path(f"{stem_of(shown)}.html")
     output = page if output is None else output / page if output.is_dir() else output
     check_file(output, read=(weights_file(args.model), *args.inputs))
     document = explain(
@@ -74,7 +74,8 @@ def _explain(args: argparse.Namespace, loaded: Loaded, shown: ShownInput, output
         if reason := block.get("no_effects"):
             print(f"nonlocalnn explain: {block['name']} has no effects: {reason}", file=sys.stderr)
     size = output.stat().st_size / 1e6
-    print(f"{shown.name}: {_in_words(document['prediction'])}; page {output}, {size:.1f} MB")
+    what = "pixels" if shown.planes is None else "voxels"
+    print(f"{shown.name}: {_in_words(document['prediction'], what)}; page {output}, {size:.1f} MB")
     if args.deletion and isinstance(loaded, Classifier):
         best = document["prediction"][0]
         found = deletion_test(loaded, shown.sample, blocks=args.blocks)
@@ -83,12 +84,12 @@ def _explain(args: argparse.Namespace, loaded: Loaded, shown: ShownInput, output
         write_text(output.with_suffix(".deletion.json"), json_text(numbers, indent=1) + "\n")
 
 
-def _in_words(prediction: Sequence[Mapping[str, Any]]) -> str:
+def _in_words(prediction: Sequence[Mapping[str, Any]], what: str) -> str:
     if not prediction or "box" in prediction[0]:
         return answer_in_words({"prediction": prediction, "truth": None})
     best = prediction[0]
     if "share" in best:
-        return f"most pixels {best['class']!r}, {best['share']:.1%}"
+        return f"most {what} {best['class']!r}, {best['share']:.1%}"
     return f"{best['class']!r}, probability {best['probability']:.3f}"
 
 

@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -18,13 +17,14 @@ from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.cli.common import Loaded, at_rate, check_rate, load_model, taker
+from nonlocalnn.cli.common import Loaded, at_rate, check_rate, load_model, stem_of, taker
 from nonlocalnn.cli.flags.maps import parser
 from nonlocalnn.cli.outputs import check_folder, unused
 from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.labels import write_overlay
 from nonlocalnn.explorer.map_files import answer_in_words, write_maps
 from nonlocalnn.explorer.objects import write_objects
+from nonlocalnn.explorer.volume_pictures import as_volume, labelled_planes
 from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.tasks.inputs import ShownInput
 from nonlocalnn.tasks.masks import shares_of
@@ -68,7 +68,7 @@ def run(words: Sequence[str]) -> int:
             block: _places(f"{shown.name}, {block}", each, shown.pixels, args)
             for block, each in answer.maps.items()
         }
-        folder = args.output / unused(Path(shown.name).stem, taken)
+        folder = args.output / unused(stem_of(shown), taken)
         facts = write_maps(
             folder,
             shown,
@@ -80,8 +80,11 @@ def run(words: Sequence[str]) -> int:
         )
         if answer.labels is not None:
             shares = shares_of(answer.labels, loaded.classes)
+            picture, labels = shown.pixels, answer.labels
+            if shown.planes is not None:
+                picture, labels = labelled_planes(as_volume(shown), labels)
             path = folder / "labels.png"
-            write_overlay(shown.pixels, answer.labels, path, classes=loaded.classes, shares=shares)
+            write_overlay(picture, labels, path, classes=loaded.classes, shares=shares)
         if answer.objects is not None:
             write_objects(shown.pixels, answer.objects, folder / "objects.png", classes=loaded.classes)
         print("\n".join(_table(folder.name, facts)))
@@ -124,7 +127,8 @@ def _table(name: str, facts: Mapping[str, Any]) -> list[str]:
     width = max(map(len, facts["blocks"]), default=0) + 2
     # Of images and sequences a column of frames would be empty.
     is_video = len(facts["sides"]) == 3
-    frames_title = f"{'frames (uniform)':>20}" if is_video else ""
+    what = "slices" if "millimetres" in facts else "frames"
+    frames_title = f"{f'{what} (uniform)':>20}" if is_video else ""
     lines = [
         f"{name}: {answer_in_words(facts)}",
         f"  {'block':{width}}{'form':20}{'entropy':>8}{'distance (uniform)':>22}{frames_title}",

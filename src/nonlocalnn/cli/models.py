@@ -14,6 +14,7 @@ from nonlocalnn.models import (
     clip_stride,
     create_model,
     list_models,
+    model_input,
     model_task,
     preset_settings,
     sample_shape,
@@ -27,7 +28,6 @@ _COUNTED = [
     for kind in ("c2d", "i3d", "i3d333")
     for prefix in ("", "nl1_", "nl5_", "nl10_")
 ]
-_TAKES = {2: "sequences", 3: "images", 4: "videos"}
 
 
 def run(words: Sequence[str]) -> int:
@@ -59,13 +59,14 @@ def run(words: Sequence[str]) -> int:
 
 
 def _takes(name: str) -> str:
-    return _TAKES[len(sample_shape(name))]
+    return f"{model_input(name)}s"
 
 
 def _use(name: str) -> str:
     """Return the heading under which a network is listed: what it takes, and for what it is meant."""
     if model_task(name) == "segmentation":
-        return f"{_takes(name)}, a class for each pixel: segmentation"
+        part = "voxel" if model_input(name) == "volume" else "pixel"
+        return f"{_takes(name)}, a class for each {part}: segmentation"
     if model_task(name) == "detection":
         return f"{_takes(name)}, boxes and masks of objects: detection"
     if "tiny" in name or "digits" in name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,35 @@ from nonlocalnn._progress import progress
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.cli.common import beside, check_classes, check_own, refuse
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
+from nonlocalnn.data.masks import MaskedImages
+from nonlocalnn.data.volumes.files import volume_stem, write_mask
+from nonlocalnn.data.volumes.masked import MaskedVolumes
 from nonlocalnn.explorer.labels import write_labels, write_overlay
-from nonlocalnn.inference import Segmented, Segmenter
+from nonlocalnn.explorer.volume_pictures import labelled_planes
+from nonlocalnn.inference import Segmented, Segmenter, VolumeSegmenter
+from nonlocalnn.tasks.mask_figures import SegmentationFigures
 from nonlocalnn.tasks.masks import evaluate_masks, shares_of
+from nonlocalnn.tasks.volume_masks import evaluate_volumes
 
 _REPORT = "metrics.json"
 
 
 def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
-    """Evaluate on a data set of images with masks; write metrics.json."""
+    """Evaluate on a data set of images or volumes with masks; write metrics.json."""
     refuse(args, "batch_size", "views", "decoder", "max_broken")
     data = args.data or loaded.recipe.get("data")
     if data is None:
         raise ValueError("--data is needed: the checkpoint does not say what it was trained on")
     window = loaded.window if args.window is None else args.window
+    if isinstance(loaded, VolumeSegmenter):
+        window = loaded.window_of(args.window)
+        if args.num_workers:
+            raise ValueError(
+                "--num-workers has no effect on volumes, which are read by windows: leave it out"
+            )
     output = beside(args.model, f"evaluation-{data}-{args.split}") if args.output is None else args.output
     check_folder(output)
-    dataset = loaded.load_dataset(data, args.split, data_dir=args.data_dir)
+    dataset: MaskedImages | MaskedVolumes = loaded.load_dataset(data, args.split, data_dir=args.data_dir)
     about = {
         "model": str(args.model),
         "data": data,
@@ -40,15 +53,27 @@ def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
     assumption = check_classes(loaded.classes, dataset.classes, data)
     if assumption:
         print(f"nonlocalnn evaluate: {assumption}", file=sys.stderr)
-    found = evaluate_masks(
-        loaded.model,
-        dataset,
-        window=window,
-        device=loaded.device,
-        precision=args.precision,
-        num_workers=args.num_workers,
-        watch=lambda images: progress(images, total=len(images), label="evaluate"),
-    )
+    found: SegmentationFigures
+    if isinstance(dataset, MaskedVolumes):
+        assert window is not None, "that of the patches where there is no other"
+        found = evaluate_volumes(
+            loaded.model,
+            dataset,
+            window=window,
+            device=loaded.device,
+            precision=args.precision,
+            watch=lambda volumes: progress(volumes, total=len(volumes), label="evaluate"),
+        )
+    else:
+        found = evaluate_masks(
+            loaded.model,
+            dataset,
+            window=window,
+            device=loaded.device,
+            precision=args.precision,
+            num_workers=args.num_workers,
+            watch=lambda images: progress(images, total=len(images), label="evaluate"),
+        )
     report = {**about, "window": window, **found.to_dict()}
     write_text(output / _REPORT, json.dumps(report, indent=2) + "\n")
     print(found.per_class_table())
@@ -86,6 +111,8 @@ def predict(args: argparse.Namespace, loaded: Segmenter) -> int:
 
 def _answer(found: Segmented, loaded: Segmenter, folder: Path, taken: set[str]) -> dict[str, Any]:
     """Write the pictures of an image and return its line: size, classes, and where the pictures are."""
+    if found.volume is not None:
+        return _answer_of_volume(found, loaded, folder, taken)
     if found.labels is None or found.image is None:
         return {"path": str(found.path), "error": found.error}
     name = unused(found.path.stem, taken)
@@ -100,5 +127,30 @@ def _answer(found: Segmented, loaded: Segmenter, folder: Path, taken: set[str]) 
         "height": height,
         "classes": shares,
         "labels": str(labels),
+        "overlay": str(overlay),
+    }
+
+
+def _answer_of_volume(found: Segmented, loaded: Segmenter, folder: Path, taken: set[str]) -> dict[str, Any]:
+    """Write the mask of a volume and a picture of it, and return its line: voxels, millilitres, files."""
+    volume, labels = found.volume, found.labels
+    assert volume is not None, "asked before"
+    assert labels is not None, "found with it"
+    name = unused(volume_stem(found.path), taken)
+    mask, overlay = folder / f"{name}-labels.nii.gz", folder / f"{name}-overlay.png"
+    write_mask(labels, mask, volume)
+    shares = shares_of(labels, loaded.classes)
+    image, shown = labelled_planes(volume, labels)
+    write_overlay(image, shown, overlay, classes=loaded.classes, shares=shares)
+    # A cubic millimetre is a thousandth of a millilitre.
+    millilitres = labels.numel() * math.prod(volume.spacing) / 1000
+    for each in shares:
+        each["millilitres"] = each["share"] * millilitres if volume.has_spacing else None
+    return {
+        "path": str(found.path),
+        "voxels": list(volume.sides),
+        "spacing": list(volume.spacing) if volume.has_spacing else None,
+        "classes": shares,
+        "labels": str(mask),
         "overlay": str(overlay),
     }

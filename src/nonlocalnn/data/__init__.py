@@ -16,6 +16,8 @@ from nonlocalnn.data.labelled import LabelledImages, LabelledSamples, augmentati
 from nonlocalnn.data.sequences.dataset import load_sequences
 from nonlocalnn.data.torchvision_sets import load_torchvision_set
 from nonlocalnn.data.video.dataset import load_videos
+from nonlocalnn.data.volumes.dataset import load_volumes
+from nonlocalnn.data.volumes.reading import Reading
 
 __all__ = [
     "IMAGE_SETS",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _OF_VIDEOS = ("frames", "stride", "views", "decoder")
+_OF_VOLUMES = ("spacing", "intensity")
 
 
 def list_datasets() -> list[str]:
@@ -56,6 +59,8 @@ def load_dataset(
     stride: int | None = None,
     views: int | None = None,
     decoder: str | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    intensity: tuple[float, float] | None = None,
 ) -> LabelledSamples:
     """Load one split of a data set.
 
@@ -74,6 +79,8 @@ def load_dataset(
                         channels, 384 positions; no download
     ``sequences``       your own sequences of any length: a        as the folders or files say, else
                         sub-folder per class, or ``.ts`` files     80/10/10 %
+    ``volumes``         your own CT, MR or microscopy, a           as the folders say, else 80/10/10 %
+                        sub-folder per class
     ``videos`` and      clips of your own videos, or of those of   as the lists say
     others              a known set, see
                         :func:`.video.named.load_video_set`
@@ -83,19 +90,22 @@ def load_dataset(
         name: One of :func:`list_datasets`.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         data_dir: Where the files are. Required for ``images`` (see :mod:`nonlocalnn.data.image_folders`),
-            ``archives`` (see :mod:`nonlocalnn.data.archives.images`) and ``sequences`` (see
-            :mod:`nonlocalnn.data.sequences.dataset`), an error for ``digits`` and what is generated. For
+            ``archives`` (see :mod:`nonlocalnn.data.archives.images`), ``sequences`` (see
+            :mod:`nonlocalnn.data.sequences.dataset`) and ``volumes`` (see
+            :mod:`nonlocalnn.data.volumes.dataset`), an error for ``digits`` and what is generated. For
             ``mnist`` and ``fashion-mnist`` the default is ``data`` below the current folder, and they are
             downloaded there when missing; ``fashion-mnist`` also looks where Debian's package
             ``dataset-fashion-mnist`` puts it.
         image_size: Side, or (height, width), in pixels, of the images returned, or of the frames of clips; an
-            error for sequences. Default: 28, 224 for ``images`` and ``archives``, 32 for ``cue``. Images are
-            stretched to fit, the aspect ratio is not kept.
+            error for sequences; of ``volumes`` voxels along each axis. Default: 28, 224 for ``images`` and
+            ``archives``, 32 for ``cue``, 64 for ``volumes``. Images are stretched to fit, the aspect ratio is
+            not kept.
         augment: Change each sample at random every time it is read; see :func:`augmentation`. Digits are
             turned, shifted and scaled; ``fashion-mnist``, ``images`` and ``archives`` are mirrored and
             shifted, which does not suit letters or left and right hands. Of what is generated only the class
             stays. Videos give clips and squares from random places, mirrored half of the time. Sequences of
-            files are scaled by channel and get noise, both meant for normalised ones.
+            files are scaled by channel and get noise, both meant for normalised ones. Volumes are mirrored
+            from left to right half of the time, and their values scaled and shifted a little.
         channels: 3 for colour (default) or 1 for grey; for ``images`` and ``archives`` only.
         max_broken: Up to how many images that cannot be read are left out, by default none, see
             :class:`~nonlocalnn.data.stored_images.StoredImages`; for ``images`` and ``archives`` only, and
@@ -105,6 +115,10 @@ def load_dataset(
         views: Videos only, and without ``augment``: 1, the clip in the middle (default), or 30, 10 clips x 3
             crops.
         decoder: Videos only: "pyav" (default) or "torchcodec".
+        spacing: Volumes only: millimetres between slices, rows and columns to which they are resampled; None
+            stretches each to the size.
+        intensity: Volumes only: the lowest and the highest value that is told apart; None normalises each
+            volume by itself, see :class:`~nonlocalnn.data.volumes.reading.Reading`.
 
     Returns:
         The split.
@@ -126,7 +140,9 @@ def load_dataset(
     check_choice("name", name, DATASETS)
     check_choice("split", split, SPLITS)
     of_videos = {"frames": frames, "stride": stride, "views": views, "decoder": decoder}
-    _check_effects(name, channels=channels, max_broken=max_broken, data_dir=data_dir, **of_videos)
+    of_volumes = {"spacing": spacing, "intensity": intensity}
+    given_all = {"channels": channels, "max_broken": max_broken, "data_dir": data_dir}
+    _check_effects(name, **given_all, **of_videos, **of_volumes)
     if name in VIDEO_SETS:
         if not isinstance(image_size, int | None):
             raise TypeError(
@@ -145,6 +161,16 @@ def load_dataset(
             augment=augment,
             max_broken=max_broken or 0,
             **given,
+        )
+    if name == "volumes":
+        if not isinstance(image_size, int | None):
+            raise TypeError(
+                f"image_size must be an integer for volumes, whose samples are cubes; got {image_size!r}"
+            )
+        if data_dir is None:
+            raise ValueError("'volumes' needs data_dir: the folder that holds one sub-folder per class")
+        return load_volumes(
+            data_dir, split, image_size=image_size, reading=Reading(spacing, intensity), augment=augment
         )
     if name == "sequences":
         if image_size is not None:
@@ -185,6 +211,7 @@ def _check_effects(name: str, **settings: object) -> None:
             "sets of files",
         ),
         **dict.fromkeys(_OF_VIDEOS, (VIDEO_SETS, "videos")),
+        **dict.fromkeys(_OF_VOLUMES, (("volumes",), "volumes")),
     }
     for setting, value in settings.items():
         names, words = applies[setting]

@@ -6,6 +6,7 @@ from nonlocalnn.data.archives.index import find_archives, read_index
 from nonlocalnn.data.folder_files import ALL_SPLIT_NAMES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
 from nonlocalnn.data.sequences.files import ONE_SUFFIXES
 from nonlocalnn.data.sequences.ts_file import is_text
+from nonlocalnn.data.volumes.recognising import holds_volume
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 # By which folders known sets of images with masks are recognised.
@@ -24,10 +25,13 @@ _MASK_FOLDERS = (
 
 
 def recognised_data(folder: Path) -> str:
-    """Return the data set that a folder is: "images", "archives", "videos", "sequences", or one of marks.
+    """Return the data set that a folder is, such as "images" or "volumes"; or one of masks or objects.
 
     Of images with objects it is "coco" where it holds JSON under one of the names that COCO and Roboflow
     use, and "voc-xml" where more than half of its images have an XML file.
+
+    Of volumes with masks it is "volume-masks". Arrays are told apart by their axes, one or two of a sequence
+    and three or more of a volume, and TIFF files by their pages.
 
     Of images with masks it is "masks" where it holds folders ``images`` and ``masks``, or one for each split
     that do, and "voc", "cityscapes" or "ade20k" where it holds the folders that these sets have.
@@ -38,10 +42,10 @@ def recognised_data(folder: Path) -> str:
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It holds neither images nor videos nor sequences.
+        ValueError: It holds neither images nor videos nor sequences nor volumes.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder} of images or videos or sequences")
+        raise FileNotFoundError(f"there is no folder {folder} of images or videos or sequences or volumes")
     if any((folder / name).is_file() for name in _OBJECT_FILES):
         return "coco"
     with_masks = _with_masks(folder)
@@ -50,7 +54,10 @@ def recognised_data(folder: Path) -> str:
     archives = [path for split in ALL_SPLIT_NAMES for path in find_archives(folder, split).values()]
     if archives:
         return _of_archive(archives[0])
-    files = [path.relative_to(folder) for path in walk(folder)]
+    entries = walk(folder)
+    if any(map(holds_volume, entries)):
+        return "volumes"
+    files = [path.relative_to(folder) for path in entries]
     # GIFs are both; among photographs they are photographs.
     texts = {path for path in files if path.suffix.lower() == ".ts" and is_text(folder / path)}
     videos = [path for path in files if path.suffix.lower() in _ONLY_VIDEOS and path not in texts]
@@ -64,8 +71,8 @@ def recognised_data(folder: Path) -> str:
         sequences = [path for path in sequences if path.suffix.lower() != ".csv"]
     elif not sequences:
         raise ValueError(
-            f"{folder} holds no image, no video and no sequence: it must hold a folder for each class, with "
-            "the files of the class"
+            f"{folder} holds no image, no video, no sequence and no volume: it must hold a "
+            "folder for each class, with the files of the class"
         )
     if len(sequences) > max(len(videos), len(images)):
         return "sequences"
@@ -80,7 +87,8 @@ def _with_masks(folder: Path) -> str | None:
     """Return which data set of images with masks a folder is, by the folders in it; None for none."""
     places = [folder, *(folder / split for split in ALL_SPLIT_NAMES)]
     if any((place / "images").is_dir() and (place / "masks").is_dir() for place in places):
-        return "masks"
+        images = [each for place in places if (place / "images").is_dir() for each in walk(place / "images")]
+        return "volume-masks" if any(map(holds_volume, images)) else "masks"
     return next(
         (name for name, needed in _MASK_FOLDERS if all((folder / each).is_dir() for each in needed)), None
     )

@@ -20,6 +20,7 @@ from nonlocalnn.affinity import AffinityMap, EffectMap, summarise
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.effects import why_no_effects
 from nonlocalnn.affinity.evenness import attends_evenly, even_level, says_most, stands_out
+from nonlocalnn.affinity.pictures.planes import Planes
 from nonlocalnn.affinity.pictures.views import meaning
 from nonlocalnn.affinity.rows import Query
 from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
@@ -27,7 +28,6 @@ from nonlocalnn.explorer.labels import colours_of, overlay
 from nonlocalnn.explorer.objects import colour_of, drawn_objects
 from nonlocalnn.inference import Classifier, Detector, Segmenter
 from nonlocalnn.tasks.inputs import ShownInput
-from nonlocalnn.tasks.kinds import kind_of_samples
 
 # Bytes of compressed rows in a page of 10 MB: base64 makes them a third longer, and frames come on top.
 _MOST_BYTES = 7_000_000
@@ -116,8 +116,11 @@ def explain(
         # A page that leaves effects out on its own must say why.
         described = [{**each, "no_effects": why_no_effects(running[each["name"]])} for each in described]
     shown = _described_input(given)
-    if answer.labels is not None:
+    if answer.labels is not None and given.planes is not None:
+        shown["voxel_labels"] = _zipped(answer.labels.to(torch.uint8))
+    elif answer.labels is not None:
         shown |= _described_labels(given, answer.labels, loaded.classes)
+    if answer.labels is not None:
         colours = colours_of(loaded.classes)
         prediction = [{**each, "colour": list(colours[each["id"]])} for each in prediction]
     if answer.objects is not None:
@@ -135,7 +138,7 @@ def explain(
         "format": 2,
         "title": title,
         "model": model,
-        "kind": kind_of_samples(given.sample.shape).name,
+        "kind": loaded.kind.name,
         "prediction": prediction,
         "truth": given.truth,
         "input": shown,
@@ -150,7 +153,7 @@ def _described_input(given: ShownInput) -> dict[str, Any]:
     frames: Sequence[Tensor] = ()
     if len(sides) == 2:
         frames = [picture]
-    elif len(sides) == 3:
+    elif len(sides) == 3 and given.planes is None:
         frames = picture.unbind(1)
     rounded = (
         [[round(value, 4) for value in channel] for channel in given.pixels.tolist()]
@@ -167,7 +170,27 @@ def _described_input(given: ShownInput) -> dict[str, Any]:
         "seconds": None if given.seconds is None else list(given.seconds),
         "channels": rounded,
         **({} if given.rate is None else {"rate": given.rate}),
+        **({} if given.planes is None else _described_volume(given.pixels, given.planes)),
     }
+
+
+def _described_volume(pixels: Tensor, planes: Planes) -> dict[str, Any]:
+    """Return all voxels, of which the page cuts its planes, and where they lie."""
+    return {
+        # Channels are shown as their mean: a grey value a voxel.
+        "voxels": _zipped((pixels.mean(0).clamp(0, 1) * 255).round().to(torch.uint8)),
+        "planes": {
+            "affine": [list(row) for row in planes.affine],
+            "spacing": list(planes.spacing),
+            "is_oriented": planes.is_oriented,
+            "has_spacing": planes.has_spacing,
+        },
+    }
+
+
+def _zipped(numbers: Tensor) -> str:
+    """Return bytes of a uint8 tensor, compressed."""
+    return _base64(zlib.compress(numbers.contiguous().numpy().tobytes(), 6))
 
 
 def _described_labels(given: ShownInput, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -51,9 +51,10 @@ def write_maps(
 
     Returns:
         What is in ``summary.json``: the input's ``input`` (name), ``sides``, ``frame_numbers``, ``seconds``,
-        ``prediction`` and ``truth``; and under ``blocks``, for each, ``instantiation``, of videos ``extent``,
-        ``sides``, ``key_sides``, ``queries`` (``place``, ``box`` in the input, and the ``top`` five keys
-        with ``weight``, ``place`` and ``box``), ``summary``, and ``attends_evenly``.
+        ``prediction`` and ``truth``; of volumes ``millimetres``, their affine, or None; and under ``blocks``,
+        for each, ``instantiation``, of videos ``extent``, ``sides``, ``key_sides``, ``queries`` (``place``,
+        ``box`` in the input, and the ``top`` five keys with ``weight``, ``place`` and ``box``), ``summary``,
+        and ``attends_evenly``.
 
     Memory: rows of the queries; with ``all_rows`` the whole map.
     """
@@ -66,11 +67,20 @@ def write_maps(
         "truth": shown.truth,
         "blocks": {},
     }
+    if shown.planes is not None:
+        # From (slice, row, column, 1) to x, y and z.
+        facts["millimetres"] = shown.planes.affine if shown.planes.has_spacing else None
     for block, each in maps.items():
         summary, places = summarise(each), queries[block]
         title = f"{block}, {answer_in_words(facts)}"
         attended = draw_attended(
-            each, shown.pixels, picture=shown.picture, summary=summary, title=title, rate=shown.rate
+            each,
+            shown.pixels,
+            picture=shown.picture,
+            summary=summary,
+            title=title,
+            rate=shown.rate,
+            planes=shown.planes,
         )
         # A still picture for clips too: it is a mean over all queries, and no query moves.
         Picture(attended).save(folder / f"{block}-attended.{'png' if suffix in ANIMATIONS else suffix}")
@@ -80,7 +90,13 @@ def write_maps(
                 write_animation(each, shown.pixels, path, picture=shown.picture, query=place)
         else:
             figure = draw_rows(
-                each, shown.pixels, picture=shown.picture, queries=places, title=title, rate=shown.rate
+                each,
+                shown.pixels,
+                picture=shown.picture,
+                queries=places,
+                title=title,
+                rate=shown.rate,
+                planes=shown.planes,
             )
             Picture(figure).save(folder / f"{block}.{suffix}")
         _save(folder / f"{block}.npy", _whole(each) if all_rows else each.rows(places)[0])
@@ -105,7 +121,8 @@ def answer_in_words(facts: Mapping[str, Any]) -> str:
         number = len(facts["prediction"])
         return f"{number} object{'' if number == 1 else 's'}, best {best['class']!r} ({best['score']:.2g})"
     if "share" in best:
-        return f"most pixels {best['class']!r} ({100 * best['share']:.0f} %)"
+        what = "voxels" if "millimetres" in facts else "pixels"
+        return f"most {what} {best['class']!r} ({100 * best['share']:.0f} %)"
     predicted = f"predicted {best['class']!r} ({best['probability']:.2g})"
     return predicted if facts["truth"] is None else f"{predicted}, in truth {facts['truth']!r}"
 

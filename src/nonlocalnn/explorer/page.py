@@ -20,6 +20,7 @@ SCRIPTS = (
     "viewer_links.js",
     "viewer_arrows.js",
     "viewer_picture.js",
+    "viewer_volume.js",
     "viewer_input.js",
     "viewer_panel.js",
 )

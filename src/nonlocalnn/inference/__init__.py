@@ -3,6 +3,7 @@
 from nonlocalnn.inference.classifier import Classifier, load_classifier
 from nonlocalnn.inference.detector import Detected, Detector, load_detector
 from nonlocalnn.inference.segmenter import Segmented, Segmenter, load_segmenter
+from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
 
 __all__ = [
     "Classifier",
@@ -10,6 +11,7 @@ __all__ = [
     "Detector",
     "Segmented",
     "Segmenter",
+    "VolumeSegmenter",
     "load_classifier",
     "load_detector",
     "load_segmenter",

@@ -20,7 +20,7 @@ from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, impli
 from nonlocalnn.tasks.answers import answer_files
 from nonlocalnn.tasks.choice import LOADERS, trained_task
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
-from nonlocalnn.tasks.kinds import kind_of_data, kind_of_samples
+from nonlocalnn.tasks.kinds import kind_of_data, kind_of_facts
 from nonlocalnn.tasks.probabilities import class_probabilities
 
 
@@ -47,8 +47,8 @@ class Classifier(Facts):
 
     @property
     def kind(self) -> InputKind:
-        """What it takes: images, videos or sequences."""
-        return kind_of_samples(self.sample_shape)
+        """What it takes: images, videos, sequences or volumes."""
+        return kind_of_facts(self)
 
     @property
     def device(self) -> torch.device:
@@ -64,6 +64,8 @@ class Classifier(Facts):
         """Return what a user of its weights must know, JSON-ready: classes, pixels and clips."""
         facts: dict[str, Any] = {"classes": list(self.classes), "sample_shape": list(self.sample_shape)}
         scale = {"mean": self.mean, "standard_deviation": self.standard_deviation}
+        if self.volume is not None:
+            return {**facts, "volume": self.volume.to_dict()}
         if self.kind.num_sides == 3:
             about = {"stride": self.stride, "test_size": self.video_size, "multi_label": self.multi_label}
             return {**facts, **about, **scale}
@@ -86,9 +88,10 @@ class Classifier(Facts):
                 or a setting has no effect.
         """
         kind = kind_of_data(name)
-        if kind.num_sides != self.kind.num_sides:
+        if kind.name != self.kind.name:
             raise ValueError(
-                f"the model was trained on samples of shape {self.sample_shape}; {name!r} has {kind.samples}"
+                f"the model was trained on {self.kind.samples}, samples of shape {self.sample_shape}; "
+                f"{name!r} has {kind.samples}"
             )
         if data_dir is None and name == self.recipe.get("data"):
             data_dir = self.recipe.get("data_dir")

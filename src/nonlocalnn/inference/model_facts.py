@@ -15,11 +15,13 @@ from nonlocalnn.data.masks.masked import MEAN as PHOTOGRAPHS_MEAN
 from nonlocalnn.data.masks.masked import STANDARD_DEVIATION as PHOTOGRAPHS_DEVIATION
 from nonlocalnn.data.normalization import check_normalization
 from nonlocalnn.data.video.clips import MEAN, STANDARD_DEVIATION, test_side
+from nonlocalnn.data.volumes.reading import Reading
 from nonlocalnn.models import (
     DetectionNetwork,
     DigitsNetwork,
     ResidualNetwork,
     SegmentationNetwork,
+    UNet3d,
     clip_stride,
     list_models,
     sample_shape,
@@ -64,6 +66,9 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
         facts |= {"task": "segmentation", "sample_shape": shape, **scale}
     elif isinstance(model, DetectionNetwork):
         facts |= {"task": "detection", "sample_shape": list(sample_shape(config["name"]))}
+    elif isinstance(model, UNet3d):
+        shape = [_in_channels(model), *sample_shape(config["name"])[1:]]
+        facts |= {"task": "segmentation", "sample_shape": shape, "volume": Reading().to_dict()}
     elif not is_ours:
         facts |= library_facts(config)
     elif "sample_shape" not in metadata and "image_size" not in metadata:
@@ -71,6 +76,11 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
     if "sample_shape" in facts:
         facts["multi_label"] = False
     return {name: value for name, value in facts.items() if name not in metadata}
+
+
+def _in_channels(model: UNet3d) -> int:
+    first: Any = model.first[0]
+    return int(first.in_channels)
 
 
 def _own_samples(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +97,9 @@ def _own_samples(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
     if len(sides) != model.num_sides:
         sides = list(_SIDES[model.num_sides])
     facts: dict[str, Any] = {"sample_shape": [model.conv1.in_channels, *sides]}
-    if model.num_sides == 3:
+    if model.is_volume:
+        facts["volume"] = Reading().to_dict()
+    elif model.num_sides == 3:
         facts |= {
             "stride": clip_stride(name),
             "test_size": test_side(sides[-1]),
@@ -123,6 +135,8 @@ def _samples_in_words(facts: Mapping[str, Any], names: set[str]) -> list[str]:
     # Each fact by itself: what the file does say must not be called assumed.
     channels, *sides = facts["sample_shape"]
     parts = []
+    if facts.get("volume") is not None:
+        return _volumes_in_words(facts, names)
     if "sample_shape" in names and len(sides) == 3:
         parts.append(f"clips of {sides[0]} frames")
     elif "sample_shape" in names:
@@ -144,6 +158,17 @@ def _samples_in_words(facts: Mapping[str, Any], names: set[str]) -> list[str]:
     return parts
 
 
+def _volumes_in_words(facts: Mapping[str, Any], names: set[str]) -> list[str]:
+    channels, *sides = facts["sample_shape"]
+    parts = []
+    if "sample_shape" in names:
+        parts.append(f"volumes of {' x '.join(map(str, sides))} voxels")
+        parts.append(f"{channels} channel{'' if channels == 1 else 's'}")
+    if "volume" in names:
+        parts.append("their own spacing, each normalised by itself")
+    return parts
+
+
 def assumed_facts(facts: Mapping[str, Any], taken: Collection[str], said: Collection[str]) -> tuple[str, ...]:
     """Return the names of the facts that a file does not say.
 
@@ -157,6 +182,8 @@ def assumed_facts(facts: Mapping[str, Any], taken: Collection[str], said: Collec
     usual: Collection[str] = (
         _OF_SAMPLES if len(facts["sample_shape"]) == 4 else ("mean", "standard_deviation")
     )
+    if facts.get("volume") is not None:
+        usual = ()
     if "sample_shape" not in taken:
         usual = ()
     names = [name for name in taken if name in facts]
@@ -195,6 +222,10 @@ def checked_facts(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
             channels=facts["sample_shape"][0],
             of_pixels=len(facts["sample_shape"]) > 2,
         )
+        if metadata.get("volume") is not None:
+            if len(facts["sample_shape"]) != 4:
+                raise ValueError(f"volumes have three sides; got sample_shape {metadata['sample_shape']}")
+            facts["volume"] = Reading.from_dict(metadata["volume"])
         for name in ("stride", "test_size"):
             if metadata.get(name) is not None:
                 check_whole(name, metadata[name], most=_LONGEST)

@@ -21,6 +21,7 @@ from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
 from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
+from nonlocalnn.data.volumes.volume import Volume
 from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
 from nonlocalnn.tasks.choice import LOADERS, trained_task
 from nonlocalnn.tasks.images import Images
@@ -30,19 +31,21 @@ from nonlocalnn.tasks.masks import image_scores, labels_of
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """What was found of one image, or why it could not be read.
+    """What was found of one image or volume, or why it could not be read.
 
     Args:
         path: The file.
         image: As it looks, float32 (3, H, W) in [0, 1]; None where it cannot be read.
-        labels: The class of each pixel, int64 (H, W).
+        labels: The class of each pixel, int64 (H, W), or of each voxel, uint8 (slices, rows, columns).
         error: Why it cannot be read; None where it can.
+        volume: Of a volume, it, in place of ``image``.
     """
 
     path: Path
     image: Tensor | None = None
     labels: Tensor | None = None
     error: str | None = None
+    volume: Volume | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,10 +249,11 @@ def segmenter_of(path: Path, found: Imported) -> Segmenter:
             f"{path} was trained for {trained_task(known)}: {LOADERS[trained_task(known)]} loads it"
         )
     facts = checked_facts(known, path)
+    is_volume = "volume" in facts
     num_outputs = found.model.config["num_classes"]  # type: ignore[index]
     if num_outputs != len(facts["classes"]):
         raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
-    names = ("classes", "sample_shape", "recipe", "mean", "standard_deviation")
+    names = ("classes", "sample_shape", "recipe", "mean", "standard_deviation", "volume")
     given = {name: facts[name] for name in names if name in facts}
     for name in ("resize", "window"):
         if known.get(name) is not None:
@@ -261,4 +265,8 @@ def segmenter_of(path: Path, found: Imported) -> Segmenter:
     is_ours = found.source == OURS
     taken = [name for name in (implied if is_ours else known) if name in names]
     assumed = assumed_facts(facts, taken, found.metadata if is_ours else ())
-    return Segmenter(model=found.model.eval(), **given, assumed=assumed)
+    # Here and not above: it is a segmenter itself.
+    from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
+
+    kind = VolumeSegmenter if is_volume else Segmenter
+    return kind(model=found.model.eval(), **given, assumed=assumed)

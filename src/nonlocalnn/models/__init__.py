@@ -8,22 +8,26 @@ from nonlocalnn.models.presets import (
     clip_stride,
     create_model,
     list_models,
+    model_input,
     model_settings,
     model_task,
     preset_settings,
     sample_shape,
 )
 from nonlocalnn.models.resnet import ResidualNetwork
+from nonlocalnn.models.unet import UNet3d
 
 __all__ = [
     "DetectionNetwork",
     "DigitsNetwork",
     "ResidualNetwork",
     "SegmentationNetwork",
+    "UNet3d",
     "clip_stride",
     "create_model",
     "inflate_",
     "list_models",
+    "model_input",
     "model_settings",
     "model_task",
     "preset_settings",

@@ -67,8 +67,9 @@ class FrozenNorm(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions around a shortcut, then a non-local block where there is one.
 
-    In a video network the first convolution spans ``first_frames`` frames and the second ``frames``. With
-    several ``groups`` it is ResNeXt's.
+    In a video network the first convolution spans ``first_frames`` frames and the second ``frames``; with
+    ``strides_frames`` the stride goes along them too, as in a volume. With several ``groups`` it is
+    ResNeXt's.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Bottleneck(nn.Module):
         norm: Callable[[int], nn.Module],
         groups: int = 1,
         group_width: int = 64,
+        strides_frames: bool = False,
     ) -> None:
         super().__init__()
         conv = CONVOLUTIONS[num_sides - 1]
@@ -94,7 +96,7 @@ class Bottleneck(nn.Module):
             return along(num_sides, num_frames, side)
 
         first, second = kernel(1, first_frames), kernel(3, frames)
-        strides = along(num_sides, 1, stride)
+        strides = along(num_sides, stride if strides_frames else 1, stride)
         self.conv1 = conv(in_channels, inner, first, padding=halves(first), bias=False)
         self.bn1 = norm(inner)
         self.conv2 = conv(

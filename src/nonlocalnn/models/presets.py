@@ -14,6 +14,7 @@ from nonlocalnn.models.dense import SegmentationNetwork
 from nonlocalnn.models.detection import DetectionNetwork
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.resnet import Inflation, ResidualNetwork
+from nonlocalnn.models.unet import UNet3d
 
 Config = dict[str, Any]
 
@@ -29,6 +30,7 @@ class Preset:
         settings: Keyword arguments of ``build``, which overrides replace.
         stride: Video only: frames from one of a clip to the next.
         task: What it is for: "classification", "segmentation" or "detection".
+        input: What it takes: "sequence", "image", "video" or "volume"; None goes by the number of sides.
     """
 
     build: Callable[..., nn.Module]
@@ -37,6 +39,7 @@ class Preset:
     settings: dict[str, Any] = field(default_factory=dict)
     stride: int = 1
     task: str = "classification"
+    input: str | None = None
 
 
 # Frames of a clip, and whether time is halved early; a clip of 8 has a stride of 8 frames, and so on.
@@ -93,6 +96,29 @@ def _other_presets() -> Iterator[tuple[str, Preset]]:
         for prefix, places in (("", {}), ("nl2_", {"layer2": (0,), "layer3": (0,)})):
             settings = {**_TINY, "num_sides": len(sides), "blocks": places, **wider.get(name, {})}
             yield prefix + name, Preset(ResidualNetwork, 10, (3, *sides), settings)
+
+
+def _volume_presets() -> Iterator[tuple[str, Preset]]:
+    """Yield those of volumes: residual ones as of sequences, and U-Nets with a block at the deepest level."""
+    plain: dict[str, Any] = {"num_sides": 3, "is_volume": True, "in_channels": 1, "dropout": 0.0}
+    plain |= {"zero_init": False, "zero_init_residual": False, "window": None}
+    for name, lengths, last in (("resnet3d_18", (2, 2, 2, 2), (0, 0)), ("resnet3d_50", (3, 4, 6, 3), (2, 4))):
+        for prefix, places in (("", {}), ("nl2_", {"layer2": (last[0],), "layer3": (last[1],)})):
+            settings = {**plain, "depth": lengths, "blocks": places}
+            yield prefix + name, Preset(ResidualNetwork, 10, (1, 128, 128, 128), settings, input="volume")
+    for prefix, places in (("", {}), ("nl2_", {"layer2": (0,), "layer3": (0,)})):
+        settings = {**_TINY, **plain, "blocks": places}
+        yield f"{prefix}resnet3d_tiny", Preset(ResidualNetwork, 10, (1, 64, 64, 64), settings, input="volume")
+    for name, shape, own in (
+        ("unet3d", (1, 96, 96, 96), {}),
+        ("unet3d_tiny", (1, 48, 48, 48), {"width": 8, "depth": 3}),
+    ):
+        for prefix, context in (("", None), ("nl_", "non_local")):
+            settings = {**own, "context": context}
+            yield (
+                prefix + name,
+                Preset(UNet3d, 2, shape, settings, task="segmentation", input="volume"),
+            )
 
 
 def _segmentation_presets() -> Iterator[tuple[str, Preset]]:
@@ -170,7 +196,13 @@ def _detection_presets() -> Iterator[tuple[str, Preset]]:
 
 
 _PRESETS: dict[str, Preset] = dict(
-    [*_other_presets(), *_video_presets(), *_segmentation_presets(), *_detection_presets()]
+    [
+        *_other_presets(),
+        *_video_presets(),
+        *_segmentation_presets(),
+        *_volume_presets(),
+        *_detection_presets(),
+    ]
 )
 
 
@@ -254,6 +286,21 @@ def model_task(name: str) -> str:
     """
     check_choice("model", name, list_models())
     return _PRESETS[name].task
+
+
+def model_input(name: str) -> str:
+    """Return what a network by name takes: "sequence", "image", "video" or "volume".
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> model_input("nl_unet3d"), model_input("nl2_c2d_tiny")
+        ('volume', 'video')
+    """
+    check_choice("model", name, list_models())
+    preset = _PRESETS[name]
+    return preset.input or ("sequence", "image", "video")[len(preset.sample_shape) - 2]
 
 
 def create_model(name: str, *, num_classes: int | None = None, **overrides: Any) -> nn.Module:

@@ -50,7 +50,7 @@ class ResidualNetwork(nn.Module):
 
     Args:
         num_classes: Number of classes.
-        num_sides: 1 for sequences, 2 for images, 3 for video.
+        num_sides: 1 for sequences, 2 for images, 3 for video and volumes.
         in_channels: Channels of the input.
         depth: 50, 101, or the number of bottlenecks of each of the four stages.
         width: Channels after the first convolution; the stages have 4, 8, 16 and 32 times as many.
@@ -61,6 +61,8 @@ class ResidualNetwork(nn.Module):
             time, as for 32 frames at stride 2 and 128 at stride 1; False is for clips of few frames.
         pads_pool1: Pad the first pooling by 1 in space: 224 pixels are 56 positions after it, and without
             padding, as in the released code, 55.
+        is_volume: Three sides that are alike, those of a volume, without an axis of time: kernels, strides
+            and pools are the same along each.
         pool1_skips_frames: With ``halves_time_early``: the first pooling leaves every second frame out, as
             mmaction2's does, instead of taking the larger value of two frames.
         small_stem: For inputs of some dozens of pixels: the first convolution is 3 wide, and the first
@@ -131,6 +133,7 @@ class ResidualNetwork(nn.Module):
         window: int | None = 7,
         groups: int = 1,
         group_width: int = 64,
+        is_volume: bool = False,
     ) -> None:
         super().__init__()
         check_choice("inflation", inflation, ("3x1x1", "3x3x3", None))
@@ -153,6 +156,11 @@ class ResidualNetwork(nn.Module):
             raise ValueError(
                 "inflation, halves_time_early and layer2_extent are settings of video networks, num_sides=3"
             )
+        if is_volume and (num_sides != 3 or inflation is not None or halves_time_early):
+            raise ValueError(
+                "is_volume needs num_sides=3, and a volume has no time: leave inflation and "
+                "halves_time_early out"
+            )
         if small_stem and halves_time_early:
             raise ValueError("small_stem leaves out what halves_time_early is about: choose one")
         if pool1_skips_frames and not halves_time_early:
@@ -164,8 +172,11 @@ class ResidualNetwork(nn.Module):
         norm_class: Callable[[int], nn.Module] = FrozenNorm
         if norm == "batch":
             norm_class = _BATCH_NORMS[num_sides - 1]
-        stem = along(num_sides, 1 if inflation is None else 5, 3 if small_stem else 7)
+        side = 3 if small_stem else 7
+        # Of a volume what goes along the slices is what goes along rows and columns.
+        stem = along(num_sides, side if is_volume else 1 if inflation is None else 5, side)
         self.num_sides = num_sides
+        self.is_volume = is_volume
         self.halves_time_early = halves_time_early
         self.pads_pool1 = pads_pool1
         self.pool1_skips_frames = pool1_skips_frames
@@ -175,24 +186,26 @@ class ResidualNetwork(nn.Module):
             in_channels,
             width,
             stem,
-            stride=along(num_sides, 2 if halves_time_early else 1, stem_stride),
+            stride=along(num_sides, stem_stride if is_volume else 2 if halves_time_early else 1, stem_stride),
             padding=halves(stem),
             bias=False,
         )
         self.bn1 = norm_class(width)
         pool = _POOLS[num_sides - 1]
-        early = 2 if halves_time_early else 1
+        early = 2 if halves_time_early or is_volume else 1
         # The pools are layers and not functions, so that affinity/grids.py can trace them. They add no keys.
         self.pool1 = (
             None
             if small_stem
             else pool(
-                along(num_sides, 1 if pool1_skips_frames else early, 3),
+                along(num_sides, 3 if is_volume else 1 if pool1_skips_frames else early, 3),
                 stride=along(num_sides, early, 2),
-                padding=along(num_sides, 0, 1 if pads_pool1 else 0),
+                padding=along(num_sides, int(is_volume and pads_pool1), 1 if pads_pool1 else 0),
             )
         )
-        self.pool2 = pool((2, 1, 1)) if num_sides == 3 else None
+        self.pool2 = pool((2, 1, 1)) if num_sides == 3 and not is_volume else None
+        # Of a clip blocks pool in space alone, of a volume along all sides that see each other.
+        pool_size = (2, 2, 2) if is_volume and sub_sample and extent == "spacetime" else None
         channels = width
         for stage, name in enumerate(STAGES):
             bottlenecks = []
@@ -204,7 +217,8 @@ class ResidualNetwork(nn.Module):
                     num_sides=num_sides,
                     stride=2 if place == 0 and stage > 0 else 1,
                     first_frames=spans if inflation == "3x1x1" else 1,
-                    frames=spans if inflation == "3x3x3" else 1,
+                    frames=3 if is_volume else spans if inflation == "3x3x3" else 1,
+                    strides_frames=is_volume,
                     norm=norm_class,
                     groups=groups,
                     group_width=group_width,
@@ -215,6 +229,7 @@ class ResidualNetwork(nn.Module):
                         channels,
                         instantiation=instantiation,
                         sub_sample=sub_sample,
+                        pool_size=pool_size,
                         use_scale=use_scale and instantiation in ("gaussian", "embedded_gaussian"),
                         norm="batch" if norm == "batch" else None,
                         zero_init=zero_init,
@@ -299,7 +314,7 @@ class ResidualNetwork(nn.Module):
 
     def _fewest_frames(self) -> int:
         if not self.halves_time_early:
-            return 2
+            return 1 if self.is_volume else 2
         return 5 if self.pool1_skips_frames else 7
 
 

@@ -16,7 +16,7 @@ from nonlocalnn._device import Precision
 from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.data.sequences.padding import pad_batch
 from nonlocalnn.tasks.inputs import Facts
-from nonlocalnn.tasks.kinds import kind_of_samples
+from nonlocalnn.tasks.kinds import kind_of_facts
 from nonlocalnn.tasks.probabilities import class_probabilities
 
 
@@ -60,7 +60,7 @@ def answer_files(
 
     Memory: ``batch_size`` images, or the views of one video; with reading processes two more for each.
     """
-    kind = kind_of_samples(facts.sample_shape)
+    kind = kind_of_facts(facts)
     name = kind.views(views)
     batch_size = kind.batch_size if batch_size is None else batch_size
     most = files_a_batch(facts, batch_size)
@@ -100,7 +100,7 @@ def files_a_batch(facts: Facts, batch_size: int) -> int:
 
     Videos come one by one, so that the last digits of an answer do not depend on the files beside.
     """
-    return 1 if kind_of_samples(facts.sample_shape).views_a_file else batch_size
+    return 1 if kind_of_facts(facts).views_a_file else batch_size
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Files(Dataset[Any]):
     views: int | None
 
     def __getitem__(self, path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], Tensor | str]:
-        kind = kind_of_samples(self.facts.sample_shape)
+        kind = kind_of_facts(self.facts)
         try:
             # A part of an archive is no path, and lies where it says.
             place = Path(self.root, path) if isinstance(path, str | os.PathLike) else path

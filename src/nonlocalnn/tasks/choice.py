@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn._names import MASK_SETS, OBJECT_SETS, TASKS
+from nonlocalnn._names import MASK_SETS, OBJECT_SETS, TASKS, VOLUME_MASK_SETS
 from nonlocalnn.tasks.classification import ClassificationTask
 from nonlocalnn.tasks.detection import DetectionTask
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import SegmentationTask
+from nonlocalnn.tasks.volume_segmentation import VolumeSegmentationTask
 
 # What loads a network that was trained for each task.
 LOADERS = {
@@ -20,7 +21,9 @@ LOADERS = {
 }
 
 
-def task_of(recipe: Recipe) -> ClassificationTask | SegmentationTask | DetectionTask:
+def task_of(
+    recipe: Recipe,
+) -> ClassificationTask | SegmentationTask | VolumeSegmentationTask | DetectionTask:
     """Return the task of a recipe; where it names none, the data set tells it.
 
     Raises:
@@ -33,6 +36,8 @@ def task_of(recipe: Recipe) -> ClassificationTask | SegmentationTask | Detection
     # A recipe refuses a task that is not its data's, so that the data alone decides.
     if recipe.data in OBJECT_SETS:
         return DetectionTask(recipe)
+    if recipe.data in VOLUME_MASK_SETS:
+        return VolumeSegmentationTask(recipe)
     return SegmentationTask(recipe) if recipe.data in MASK_SETS else ClassificationTask(recipe)
 
 

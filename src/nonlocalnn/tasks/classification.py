@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.tasks.evaluation import evaluate
 from nonlocalnn.tasks.inputs import InputKind
-from nonlocalnn.tasks.kinds import kind_of_data, kind_of_samples
+from nonlocalnn.tasks.kinds import kind_named, kind_of_data, kind_of_samples
 from nonlocalnn.tasks.networks import build_network, check_task, named_network
 from nonlocalnn.tasks.probabilities import real_part
 from nonlocalnn.tasks.recipe import Recipe
@@ -80,11 +80,13 @@ class ClassificationTask:
                 f"a classifier needs at least two classes; {recipe.data!r}{where} has one, "
                 f"{data.classes[0]!r}: add a folder or rows of another class, or name the folder above"
             )
-        num_sides = recipe.model_overrides.get("num_sides", named_network(recipe.model).num_sides)
-        has = kind_of_samples(data.sample_shape)
+        network, has = named_network(recipe.model), self.input
+        num_sides = recipe.model_overrides.get("num_sides", network.num_sides)
         # A number of sides that no network has is refused by the network itself.
-        if num_sides in (1, 2, 3) and num_sides != has.num_sides:
-            takes = kind_of_samples((1,) * (num_sides + 1))
+        takes = kind_of_samples((1,) * (num_sides + 1)) if num_sides in (1, 2, 3) else has
+        if num_sides == network.num_sides:
+            takes = kind_named(network.input)
+        if takes.name != has.name:
             raise ValueError(
                 f"model {recipe.model!r} takes {takes.samples}, and the samples of {recipe.data!r} are "
                 f"{has.samples} of shape {data.sample_shape}: choose a network for {has.samples}, see "
@@ -127,7 +129,8 @@ class ClassificationTask:
     def metadata(self, data: LabelledSamples) -> dict[str, Any]:
         """Return the classes, the shape of a sample, its channels and, in pixels, its (height, width).
 
-        Sequences have no ``image_size``; videos have more, see :class:`~nonlocalnn.tasks.videos.Videos`.
+        Sequences and volumes have no ``image_size``; videos and volumes have more, see
+        :class:`~nonlocalnn.tasks.videos.Videos` and :class:`~nonlocalnn.tasks.volumes.Volumes`.
         """
         facts = {
             "classes": list(data.classes),
@@ -135,6 +138,6 @@ class ClassificationTask:
             "channels": data.channels,
             "multi_label": data.multi_label,
         }
-        if len(data.sample_shape) > 2:
+        if len(data.sample_shape) > 2 and self.input.name != "volume":
             facts["image_size"] = list(data.sample_shape[-2:])
         return facts | self.input.metadata(self.recipe, data)

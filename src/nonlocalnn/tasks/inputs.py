@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from nonlocalnn.affinity.pictures.planes import Planes
 from nonlocalnn.data import LabelledSamples, load_dataset
 from nonlocalnn.data.normalization import ChannelValues
+from nonlocalnn.data.volumes.reading import Reading
 from nonlocalnn.tasks.recipe import Recipe
 
 # Height and width of one's own files, in pixels, where neither they nor the network are named.
@@ -28,13 +30,14 @@ class Facts:
 
     Args:
         classes: Names of the classes.
-        sample_shape: Shape of one sample: (C, N), (C, H, W) or (C, T, H, W).
+        sample_shape: Shape of one sample: (C, N), (C, H, W), (C, T, H, W), or of volumes (C, D, H, W).
         stride: Frames from one of a clip to the next.
         test_size: Short side of videos, and side of the squares cut out of them, in pixels; None for the side
             of the samples.
         mean: What becomes 0, of pixel values from 0 to 255; one number, or one for each channel.
         standard_deviation: What becomes a distance of 1, of the same. By default values are from 0 to 1.
         multi_label: Whether a sample may have several classes, or none.
+        volume: How volumes are read; None of all other kinds.
     """
 
     classes: tuple[str, ...]
@@ -44,6 +47,7 @@ class Facts:
     mean: ChannelValues = 0.0
     standard_deviation: ChannelValues = 255.0
     multi_label: bool = False
+    volume: Reading | None = None
 
     @property
     def channels(self) -> int:
@@ -79,6 +83,7 @@ class ShownInput:
         seconds: Of a video, when these are; None where nothing tells its rate.
         truth: Its class, where that is known.
         rate: Of a sequence, its steps a second, where these are known.
+        planes: Of a volume, where its voxels lie; None of all other kinds.
     """
 
     name: str
@@ -90,6 +95,7 @@ class ShownInput:
     seconds: tuple[float, ...] | None = None
     truth: str | None = None
     rate: float | None = None
+    planes: Planes | None = None
 
 
 def shown_size(height: int, width: int, frames: int = 1) -> tuple[int, int]:
@@ -110,7 +116,7 @@ class InputKind(ABC):
     Attributes:
         name: What one is called: "image".
         samples: What several samples are called: "images".
-        num_sides: 1 of sequences, 2 of images, 3 of videos.
+        num_sides: 1 of sequences, 2 of images, 3 of videos and volumes.
         datasets: Names of the data sets that have it.
         of_files: Those of them that are one's own files, of any size.
         batch_size: Files, or views of files, that are predicted in one forward pass.
@@ -224,6 +230,16 @@ class InputKind(ABC):
             float32 (B, V, C, \*sides).
         """
 
+    def take(self, dataset: LabelledSamples, index: int, taken: ShownInput) -> ShownInput:
+        """Return sample ``index`` of a data set with what this kind alone knows of it.
+
+        Args:
+            dataset: The data set.
+            index: Place in it.
+            taken: What all kinds know.
+        """
+        return taken
+
     @abstractmethod
     def show(self, path: Path, facts: Facts, *, whole: bool) -> ShownInput:
         """Return a file as a network takes it, and as it looks.
@@ -236,13 +252,16 @@ class InputKind(ABC):
         """
 
 
-def take_sample(dataset: LabelledSamples, index: int, *, split: str) -> ShownInput:
+def take_sample(
+    dataset: LabelledSamples, index: int, *, split: str, kind: InputKind | None = None
+) -> ShownInput:
     """Return sample ``index`` of a split.
 
     Args:
         dataset: The split.
         index: Place in it.
         split: What it is called.
+        kind: The kind of its samples, which may know more of them.
 
     Raises:
         ValueError: There is no such sample.
@@ -253,4 +272,5 @@ def take_sample(dataset: LabelledSamples, index: int, *, split: str) -> ShownInp
     targets = [target] if isinstance(target, int) else target.nonzero().flatten().tolist()
     truth = "+".join(dataset.classes[each] for each in targets) or "none"
     pixels = dataset.pixels(sample)
-    return ShownInput(name=f"{split}-{index}-class-{truth}", sample=sample, pixels=pixels, truth=truth)
+    taken = ShownInput(name=f"{split}-{index}-class-{truth}", sample=sample, pixels=pixels, truth=truth)
+    return taken if kind is None else kind.take(dataset, index, taken)

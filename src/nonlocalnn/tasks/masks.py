@@ -131,15 +131,16 @@ def image_scores(
         >>> image_scores(nn.Conv2d(3, 2, 1), torch.rand(1, 3, 9, 14), window=6).shape
         torch.Size([1, 2, 9, 14])
     """
-    height, width = image.shape[2:]
+    # A volume comes as the part of it that is looked at, and is whole here.
+    height, width = image.shape[-2:]
     if window is None or window >= max(height, width):
-        return _scores(model, image, precision)
+        return scores_of(model, image, precision)
     check_whole("window", window)
     total, counts = None, image.new_zeros(height, width)
     for top in window_starts(height, window):
         for left in window_starts(width, window):
             place = (..., slice(top, top + window), slice(left, left + window))
-            scores = _scores(model, image[place], precision)
+            scores = scores_of(model, image[place], precision)
             if total is None:
                 total = scores.new_zeros(1, scores.shape[1], height, width)
             total[place] += scores
@@ -161,7 +162,12 @@ def window_starts(side: int, window: int) -> list[int]:
     return [round(place * (side - window) / (number - 1)) for place in range(number)]
 
 
-def _scores(model: nn.Module, image: Tensor, precision: Precision) -> Tensor:
+def scores_of(model: nn.Module, image: Tensor, precision: Precision) -> Tensor:
+    """Return the scores of each pixel of an image, or voxel of a volume, float32, from one forward pass.
+
+    Raises:
+        ValueError: The network refuses it, or does not return scores for each of them.
+    """
     try:
         with autocast_for(precision, image.device):
             found = model(image)
@@ -169,13 +175,13 @@ def _scores(model: nn.Module, image: Tensor, precision: Precision) -> Tensor:
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"the network refuses an image of shape {tuple(image.shape)}: {one_line(error)}"
+            f"the network refuses an input of shape {tuple(image.shape)}: {one_line(error)}"
         ) from error
     scores = found["out"] if isinstance(found, Mapping) else found
-    if scores.dim() != 4 or scores.shape[2:] != image.shape[2:]:
+    if scores.dim() != image.dim() or scores.shape[2:] != image.shape[2:]:
+        what, sides = "pixel" if image.dim() == 4 else "voxel", ", ".join(map(str, image.shape[2:]))
         raise ValueError(
-            f"the network must return scores for each pixel, (1, K, {image.shape[2]}, {image.shape[3]}); got "
-            f"{tuple(scores.shape)}"
+            f"the network must return scores for each {what}, (1, K, {sides}); got {tuple(scores.shape)}"
         )
     return scores.float()
 

@@ -16,6 +16,7 @@ from nonlocalnn.models import (
     DetectionNetwork,
     clip_stride,
     list_models,
+    model_input,
     model_settings,
     model_task,
     sample_shape,
@@ -54,8 +55,15 @@ class NamedNetwork:
 
     @property
     def num_sides(self) -> int:
-        """1 where it takes sequences, 2 images, 3 clips."""
+        """1 where it takes sequences, 2 images, 3 clips or volumes."""
         return len(self.sample_shape) - 1
+
+    @property
+    def input(self) -> str:
+        """What it takes: "sequence", "image", "video" or "volume"."""
+        if self.is_ours:
+            return model_input(self.name)
+        return ("sequence", "image", "video")[self.num_sides - 1]
 
     def scale_for(self, channels: int) -> dict[str, ChannelValues]:
         """Return ``mean`` and ``standard_deviation`` for samples of so many channels; ours have none."""
@@ -134,8 +142,13 @@ class TrainingData(Protocol):
         ...
 
 
-def check_task(model: str, task: str) -> None:
+def check_task(model: str, task: str, *, of: str = "image") -> None:
     """Check that a network is for a task.
+
+    Args:
+        model: Its name.
+        task: "classification" or "segmentation".
+        of: Of segmentation, what it labels: "image" or "volume".
 
     Raises:
         ValueError: It is for another.
@@ -150,11 +163,21 @@ def check_task(model: str, task: str) -> None:
             "segmentation": "a class for each pixel",
             "detection": "boxes of objects",
         }
-        others = [name for name in list_models() if model_task(name) == task]
+        others = [name for name in list_models() if model_task(name) == task and _labels(name, task, of)]
         raise ValueError(
             f"model {model!r} is for {own} and gives {answers[own]}; {task} needs {answers[task]}: choose "
             f"another, such as {others[-1]}, see nonlocalnn models"
         )
+    if task == "segmentation" and not _labels(model, task, of):
+        others = [name for name in list_models() if model_task(name) == task and _labels(name, task, of)]
+        raise ValueError(
+            f"model {model!r} labels {named_network(model).input}s, and this data is of {of}s: choose "
+            f"another, such as {others[-1]}, see nonlocalnn models"
+        )
+
+
+def _labels(model: str, task: str, of: str) -> bool:
+    return task != "segmentation" or model_input(model) == of
 
 
 def build_network(settings: ModelSettings, data: TrainingData) -> nn.Module:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn._names import MASK_SETS, OBJECT_SETS, VIDEO_SETS, current_name
+from nonlocalnn._names import (
+    MASK_SETS,
+    OBJECT_SETS,
+    VIDEO_SETS,
+    VOLUME_MASK_SETS,
+    VOLUME_SETS,
+    current_name,
+)
 from nonlocalnn.tasks.settings import (
     DataSettings,
     MaskSettings,
@@ -15,6 +22,7 @@ from nonlocalnn.tasks.settings import (
     RunSettings,
     ScheduleSettings,
     VideoSettings,
+    VolumeSettings,
 )
 
 # Fields that say where and how often, not what is computed: a resumed run may change them.
@@ -29,13 +37,21 @@ _FREE_FIELDS = frozenset(
 # Fields of which None means: what fits the data.
 _FITTED = ("model", "image_size", "resize", "batch_size", "norm_batches")
 _PATHS = ("data_dir", "start_from", "output")
-_TUPLES = ("milestones", "short_sides", "scales", "class_weights")
+_TUPLES = ("milestones", "short_sides", "scales", "class_weights", "spacing", "intensity")
 
 
-# Python collects the fields of the last parent first: data, videos, masks, model, optimiser, schedule, run.
+# Python collects the fields of the last parent first: data, videos, masks, volumes, model, optimiser,
+# schedule, run.
 @dataclass(frozen=True, kw_only=True)
 class Recipe(
-    RunSettings, ScheduleSettings, OptimizerSettings, ModelSettings, MaskSettings, VideoSettings, DataSettings
+    RunSettings,
+    ScheduleSettings,
+    OptimizerSettings,
+    ModelSettings,
+    VolumeSettings,
+    MaskSettings,
+    VideoSettings,
+    DataSettings,
 ):
     """What to train, on what, and how: all settings of its parts, by their names.
 
@@ -61,7 +77,8 @@ class Recipe(
         super().__post_init__()
         for part, what, sets in (
             (VideoSettings, "videos", VIDEO_SETS),
-            (MaskSettings, "images with masks", MASK_SETS),
+            (MaskSettings, "images or volumes with masks", (*MASK_SETS, *VOLUME_MASK_SETS)),
+            (VolumeSettings, "volumes", VOLUME_SETS),
         ):
             for each in () if self.data in sets else dataclasses.fields(part):
                 # Detectors bring images to a size as well.

@@ -12,11 +12,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from nonlocalnn._errors import check_choice
-from nonlocalnn._names import BACKENDS, IMAGE_SETS, MASK_SETS, OBJECT_SETS, TASKS, VIDEO_SETS
+from nonlocalnn._errors import check_choice, check_intensity, check_spacing
+from nonlocalnn._names import (
+    BACKENDS,
+    IMAGE_SETS,
+    MASK_SETS,
+    OBJECT_SETS,
+    TASKS,
+    VIDEO_SETS,
+    VOLUME_MASK_SETS,
+)
 
 # Which data sets tasks other than classification learn from.
-_SETS_OF = {"segmentation": MASK_SETS, "detection": OBJECT_SETS}
+_SETS_OF = {"segmentation": (*MASK_SETS, *VOLUME_MASK_SETS), "detection": OBJECT_SETS}
 
 
 class Settings:
@@ -77,7 +85,8 @@ class DataSettings(Settings):
         data_dir: Folder that holds the data set's files; None for one that needs no folder.
         image_size: Height and width of the images, or of the clips in training, in pixels; None keeps the
             data set's own, of videos and with another library's network the network's, and is 64 for files
-            where the network is chosen too.
+            where the network is chosen too. Of volumes it is voxels along each axis, of a sample or, where
+            they have masks, of the patches of training.
         channels: Channels of the images, 1 or 3; None keeps the data set's own.
         augment: Whether training images are varied at random; of videos, whether clips are mirrored.
         num_workers: Processes that read the data on each rank; 0 reads in the training process.
@@ -99,7 +108,7 @@ class DataSettings(Settings):
         check_choice("task", self.task, (None, *TASKS))
         fitting = next((task for task, sets in _SETS_OF.items() if self.data in sets), "classification")
         if self.task not in (None, fitting):
-            needed = {"segmentation": "images with masks", "detection": "images with objects"}
+            needed = {"segmentation": "images or volumes with masks", "detection": "images with objects"}
             hint = f"leave it out, or name data for {self.task}"
             if self.task in needed:
                 sets = ", ".join(_SETS_OF[self.task])
@@ -157,7 +166,8 @@ class MaskSettings(Settings):
             test and prediction, in pixels; None keeps their own, of detection the network's, and is 160, of
             detection 256, for files where the network is chosen too.
         window: Segmentation only: validation and test look at an image by windows of this side, in pixels,
-            a third of which overlap; None looks at whole images.
+            a third of which overlap; None looks at whole images. Of volumes, whose windows overlap by half,
+            it is in voxels, and None is the side of the patches of training.
         class_weights: Segmentation only: how much a pixel of each class counts in the training loss, in the
             order of the classes, such as less for a background that is nearly everywhere; None is 1 each.
     """
@@ -176,6 +186,31 @@ class MaskSettings(Settings):
             low, high = self.scales
             if not 0 < low <= high < math.inf:
                 raise ValueError(f"scales must ascend, be finite and above zero; got {list(self.scales)}")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeSettings(Settings):
+    """How volumes are read; with other data these stay as they are.
+
+    Args:
+        spacing: Volumes only: millimetres between slices, rows and columns to which volumes are resampled, in
+            training, test and prediction; None keeps their own, and stretches those without masks to the
+            size.
+        intensity: Volumes only: lowest and highest value that is told apart, such as -160 and 240 of CT; None
+            normalises each volume by itself: by the mean and deviation of its voxels above its mean.
+        patches: Volumes with masks only: patches that training cuts out of each volume in an epoch; None is
+            8.
+    """
+
+    spacing: tuple[float, float, float] | None = None
+    intensity: tuple[float, float] | None = None
+    patches: int | None = None
+
+    def __post_init__(self) -> None:
+        check_spacing(self.spacing)
+        check_intensity(self.intensity)
+        self._check_at_least(1, "patches")
         super().__post_init__()
 
 

@@ -5,6 +5,7 @@ from nonlocalnn.tasks.contract import Samples, Task
 from nonlocalnn.tasks.detection import DetectionTask
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import SegmentationTask
+from nonlocalnn.tasks.volume_segmentation import VolumeSegmentationTask
 from nonlocalnn.train.learner import NonFiniteLossError
 from nonlocalnn.train.result import TrainResult
 from nonlocalnn.train.trainer import train
@@ -18,5 +19,6 @@ __all__ = [
     "SegmentationTask",
     "Task",
     "TrainResult",
+    "VolumeSegmentationTask",
     "train",
 ]

@@ -7,7 +7,7 @@ training loss is near zero.
 
 from dataclasses import replace
 
-from nonlocalnn._names import MASK_SETS, OBJECT_SETS
+from nonlocalnn._names import MASK_SETS, OBJECT_SETS, VOLUME_MASK_SETS
 from nonlocalnn.tasks.recipe import Recipe
 
 # An epoch of fewer optimiser steps is short.
@@ -15,8 +15,13 @@ _FEW_STEPS = 100
 # Over how many samples the statistics of norms are averaged: these give a mean to some 6 % of a deviation.
 _SAMPLES_FOR_NORMS = 256
 _LARGEST_BATCH, _SMALLEST_BATCH, _STEPS_WANTED = 64, 8, 10
-# Of images with masks or objects, each of which is many samples: as published recipes have, and fewer.
-_LARGEST_OF_MANY, _SMALLEST_OF_MANY = 16, 2
+# Of images with masks or objects, each of which is many samples: as published recipes have, and fewer. Of
+# volumes a sample has as many voxels as many images have pixels.
+_BATCHES = {
+    **dict.fromkeys((*MASK_SETS, *OBJECT_SETS), (16, 2)),
+    "volumes": (16, 4),
+    **dict.fromkeys(VOLUME_MASK_SETS, (4, 2)),
+}
 
 
 def fitted_recipe(recipe: Recipe, num_samples: int, world_size: int = 1) -> Recipe:
@@ -24,7 +29,7 @@ def fitted_recipe(recipe: Recipe, num_samples: int, world_size: int = 1) -> Reci
 
     The batch is the largest power of two up to 64 with which an epoch has at least 10 steps, and at least 8,
     or what the ranks and accumulated parts need to share it; of images with masks or objects up to 16 and at
-    least 2.
+    least 2, of volumes up to 16 and at least 4, and of volumes with masks up to 4 and at least 2.
     Where an epoch has fewer than 100 steps, the statistics of batch normalisation are averaged anew over 256
     samples, or all where there are fewer.
 
@@ -43,9 +48,7 @@ def fitted_recipe(recipe: Recipe, num_samples: int, world_size: int = 1) -> Reci
     """
     batch_size = recipe.batch_size
     if batch_size is None:
-        are_many = recipe.data in (*MASK_SETS, *OBJECT_SETS)
-        batch_size = _LARGEST_OF_MANY if are_many else _LARGEST_BATCH
-        smallest = _SMALLEST_OF_MANY if are_many else _SMALLEST_BATCH
+        batch_size, smallest = _BATCHES.get(recipe.data, (_LARGEST_BATCH, _SMALLEST_BATCH))
         while batch_size > smallest and batch_size * _STEPS_WANTED > num_samples:
             batch_size //= 2
         shared = recipe.accumulate * world_size

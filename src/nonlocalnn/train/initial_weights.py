@@ -67,7 +67,7 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
             found = "the network lacks it" if name not in own else f"it is {tuple(own[name].shape)} there"
             raise CheckpointError(f"{path} is of another network: {name} is {tuple(value.shape)} and {found}")
     kept = [name for name in own if name not in taken and not name.endswith("num_batches_tracked")]
-    missing = [name for name in kept if ".nl." not in name and not name.startswith(heads)]
+    missing = [name for name in kept if ".nl." not in f".{name}" and not name.startswith(heads)]
     if missing:
         raise CheckpointError(
             f"{path} is of another network: it lacks {missing[0]} and {len(missing) - 1} more"

@@ -18,6 +18,7 @@ from nonlocalnn._files import atomic_path
 from nonlocalnn.affinity.evenness import entropy_of, even_level, evenly_in_words, stands_out
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures.images import draw_images
+from nonlocalnn.affinity.pictures.planes import Planes, draw_planes
 from nonlocalnn.affinity.pictures.sequences import draw_sequences
 from nonlocalnn.affinity.pictures.strips import draw_strips
 from nonlocalnn.affinity.pictures.views import View, meaning
@@ -85,12 +86,14 @@ def draw_rows(
     sample: int = 0,
     title: str = "",
     rate: float | None = None,
+    planes: Planes | None = None,
 ) -> Figure:
     r"""Draw what chosen positions attend to, over the input.
 
     An image: the heat of each query's weights over it. A clip: a strip of its frames for each query, with
     arrows to the keys that stand out, as in figure 3 of the paper; of a clip with more than 16 frames,
-    16 at even distances. A sequence: its channels, shaded where they are attended, above the weights.
+    16 at even distances. A volume: the three planes through each query's voxel. A sequence: its channels,
+    shaded where they are attended, above the weights.
 
     Weights are shown as multiples of the **even level**, the mean size of the row's weights (1 / M where
     rows sum to 1): were all keys alike, each would be at 1x. The colours go to the largest weight, but at
@@ -109,6 +112,7 @@ def draw_rows(
         sample: Which one of the batch.
         title: Written above.
         rate: Of a sequence, its steps a second: times are then in seconds.
+        planes: Of a volume, where its voxels lie; without it three sides are those of a clip.
 
     Raises:
         ValueError: A query or the sample does not exist, there is no query, or the pixels or the picture
@@ -138,13 +142,22 @@ def draw_rows(
     views = _views(shown, places, rows, sample)
     entropy = float(entropy_of(rows.flatten(1), math.prod(shown.key_shape)).nanmean())
     drawn = pixels if picture is None else check_picture(picture, pixels)
-    return _draw(shown, drawn, views, _titled(title, shown, entropy, len(places)), rate)
+    return _draw(shown, drawn, views, _titled(title, shown, entropy, len(places)), rate, planes)
 
 
 def _draw(
-    shown: AffinityRows, drawn: Tensor, views: Sequence[View], title: str, rate: float | None
+    shown: AffinityRows,
+    drawn: Tensor,
+    views: Sequence[View],
+    title: str,
+    rate: float | None,
+    planes: Planes | None,
 ) -> Figure:
     num_sides = len(shown.grid.sides)
+    if planes is not None:
+        if num_sides != 3:
+            raise ValueError("planes is of volumes, which have three sides: leave it out")
+        return draw_planes(shown, drawn, views, title, planes)
     if num_sides == 1:
         return draw_sequences(shown, drawn, views, title, rate=rate)
     if rate is not None:
@@ -186,6 +199,7 @@ def draw_attended(
     sample: int = 0,
     title: str = "",
     rate: float | None = None,
+    planes: Planes | None = None,
 ) -> Figure:
     r"""Draw what is attended most: the mean weight of each key over all queries, over the input.
 
@@ -197,6 +211,7 @@ def draw_attended(
         sample: Which one of the batch.
         title: Written above.
         rate: See :func:`draw_rows`.
+        planes: See :func:`draw_rows`.
 
     Raises:
         ValueError: The sample does not exist, or the pixels or the picture are not those of the map's input.
@@ -213,7 +228,7 @@ def draw_attended(
     views = [View(weights=attended, signed=False, even=even, least=least, label=label)]
     drawn = pixels if picture is None else check_picture(picture, pixels)
     entropy = float(summary.entropy[sample])
-    return _draw(shown, drawn, views, _titled(title, shown, entropy), rate)
+    return _draw(shown, drawn, views, _titled(title, shown, entropy), rate, planes)
 
 
 def _pixels_of(shown: AffinityRows, pixels: Tensor | None, sample: int) -> Tensor:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn._names import DATASETS, INSTANTIATIONS, MASK_SETS, OBJECT_SETS, PRECISIONS, SPLITS
+from nonlocalnn._names import (
+    DATASETS,
+    INSTANTIATIONS,
+    MASK_SETS,
+    OBJECT_SETS,
+    PRECISIONS,
+    SPLITS,
+    VOLUME_MASK_SETS,
+)
 
 
 class Formatter(argparse.HelpFormatter):
@@ -97,7 +105,7 @@ def add_model(parser: argparse.ArgumentParser, *, precision: bool = True) -> Non
 
 def add_data(parser: argparse.ArgumentParser, *, purpose: str) -> None:
     """Add ``--data``, ``--data-dir`` and ``--split``."""
-    names = (*DATASETS, *MASK_SETS, *OBJECT_SETS)
+    names = (*DATASETS, *MASK_SETS, *VOLUME_MASK_SETS, *OBJECT_SETS)
     parser.add_argument("--data", choices=names, metavar="NAME", help=f"{purpose}: {', '.join(names)}")
     parser.add_argument("--data-dir", type=Path, help="folder of the data set")
     parser.add_argument("--split", default="test", choices=SPLITS, help="default: test")

@@ -12,8 +12,9 @@ def parser() -> CommandParser:
         "evaluate",
         "Accuracy, recall and precision of each class, and the confusion matrix; of videos that may show\n"
         "several classes mean average precision. Of segmentation the mean over the classes of intersection\n"
-        "over union, from one confusion matrix over all pixels. Of detection average precision of boxes and\n"
-        "masks by COCO's rules, and the results in files that other tools score.",
+        "over union, from one confusion matrix over all pixels; of volumes the mean Dice coefficient, and\n"
+        "how far surfaces are apart, in millimetres. Of detection average precision of boxes and masks by\n"
+        "COCO's rules, and the results in files that other tools score.",
         "nonlocalnn evaluate --model runs/digits --data digits\n"
         "  nonlocalnn evaluate --model runs/kinetics --data kinetics --data-dir data/kinetics --views 30",
     )
@@ -35,7 +36,7 @@ def parser() -> CommandParser:
         "--window",
         type=int,
         help="of segmentation: look at images by windows of this side, in pixels (default: whole images, or "
-        "as the run was tested)",
+        "as the run was tested); at volumes in voxels",
     )
     parser.add_argument("--decoder", choices=BACKENDS, help="of videos: what decodes (default: pyav)")
     parser.add_argument(

@@ -9,8 +9,8 @@ def parser() -> CommandParser:
     """Return the parser."""
     parser = command_parser(
         "explain",
-        "One HTML file that shows what each position of an image, video or sequence attends to. It opens in\n"
-        "any browser, without a server or a network.",
+        "One HTML file that shows what each position of an image, video, sequence or volume attends to. It\n"
+        "opens in any browser, without a server or a network.",
         "nonlocalnn explain clip.mp4 --model runs/kinetics -o clip.html\n"
         "  nonlocalnn explain --data cue --sample 3 --model runs/cue -o cue.html --deletion",
     )
@@ -19,7 +19,8 @@ def parser() -> CommandParser:
         nargs="*",
         type=Path,
         metavar="input",
-        help="images, or for a model of them videos or sequences; one of a file of many is FILE#NUMBER",
+        help="images, or for a model of them videos, sequences or volumes; one of a file of many "
+        "is FILE#NUMBER",
     )
     add_model(parser, precision=False)
     parser.add_argument(

@@ -14,14 +14,14 @@ def parser() -> CommandParser:
     """Return the parser."""
     parser = command_parser(
         "maps",
-        "What positions of images, videos or sequences attend to, in each non-local block: pictures, arrays\n"
-        "and a summary.",
+        "What positions of images, videos, sequences or volumes attend to, in each non-local block:\n"
+        "pictures, arrays and a summary.",
         "nonlocalnn maps digit.png --model runs/digits --output runs/maps\n"
         "  nonlocalnn maps clip.mp4 --model runs/kinetics --pixels 3,112,112 --format gif\n"
         "  nonlocalnn maps --data digits --samples 0 12 --model runs/digits --blocks nl_1 --queries 3,4 9,9",
     )
     parser.add_argument(
-        "inputs", nargs="*", type=Path, help="images, videos or sequences, and folders of them"
+        "inputs", nargs="*", type=Path, help="images, videos, sequences or volumes, and folders of them"
     )
     add_model(parser)
     add_data(parser, purpose="take inputs from a data set instead")
@@ -35,8 +35,8 @@ def parser() -> CommandParser:
         nargs="+",
         type=_place,
         metavar="PLACE",
-        help="positions in the block's map: N, ROW,COLUMN or TIME,ROW,COLUMN (default: four, chosen where "
-        "the input has detail)",
+        help="positions in the block's map: N, ROW,COLUMN, TIME,ROW,COLUMN or SLICE,ROW,COLUMN (default: "
+        "four, chosen where the input has detail)",
     )
     where.add_argument(
         "--pixels",

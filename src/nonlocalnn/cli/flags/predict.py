@@ -9,16 +9,18 @@ def parser() -> CommandParser:
     """Return the parser."""
     parser = command_parser(
         "predict",
-        "The most probable classes of images, or of videos or sequences by a model of them, one JSON object\n"
-        "a line.\n"
+        "The most probable classes of images, or of videos, sequences or volumes by a model of them, one\n"
+        "JSON object a line.\n"
         "Of a segmentation network the classes of an image's pixels: a picture of the labels, one with\n"
-        "colours over the image, and in the line each class's share.\n"
+        "colours over the image, and in the line each class's share. Of a volume's voxels: a NIfTI file\n"
+        "with the volume's affine, a picture of three planes, and in the line each class's millilitres.\n"
         "Of a detector the objects: a picture of them over the image, and in the line boxes, classes,\n"
         "scores and masks.",
         "nonlocalnn predict digit.png more/ --model runs/digits\n"
         "  nonlocalnn predict photos/ --model runs/masks --output-folder labelled\n"
         "  nonlocalnn predict photos/ --model runs/boxes --min-score 0.8\n"
         "  nonlocalnn predict clip.mp4 --model runs/kinetics --views 30 --top 5\n"
+        "  nonlocalnn predict scan.nii.gz dicom-folder/ --model runs/organs --output-folder labelled\n"
         "  nonlocalnn predict ecg.csv Vowels_TEST.ts --model runs/sequences\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics\n"
         "  nonlocalnn predict --list files.txt --output-folder answers --model runs/kinetics --engine ray",
@@ -36,7 +38,7 @@ def parser() -> CommandParser:
         "--window",
         type=int,
         help="of segmentation: look at images by windows of this side, in pixels (default: whole images, or "
-        "as the run was tested)",
+        "as the run was tested); at volumes in voxels",
     )
     parser.add_argument(
         "--min-score", type=float, help="of detection: objects with a lower score are left out (default: 0.5)"
@@ -56,7 +58,7 @@ def parser() -> CommandParser:
         "--output-folder",
         type=Path,
         help="folder of the results, part by part; without a list, of segmentation and detection, folder of "
-        "the pictures "
+        "the labels and pictures "
         "(default: predictions in the run's folder)",
     )
     lists.add_argument("--root", type=Path, help="what paths are relative to (default: the list's folder)")

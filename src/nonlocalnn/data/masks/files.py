@@ -11,18 +11,12 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import needs
-from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, is_ignored, split_of, warn_of_passed_over
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.masks.crops import RandomCrops
 from nonlocalnn.data.masks.ids import ADE20K, CITYSCAPES, CITYSCAPES_IDS, VOC
 from nonlocalnn.data.masks.masked import IGNORED, MEAN, MaskedImages
+from nonlocalnn.data.masks.pairs import IMAGE_FILES, find_pairs
 
-# Names of the split, in the folders of all these sets.
-_SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test",),
-}
 # Published without masks of a test: the validation's images are what everybody tests on.
 _NO_TEST = {"train": "train", "validation": "val", "test": "val"}
 
@@ -167,77 +161,8 @@ def load_mask_files(
 
 
 def _own(root: Path, split: str) -> Found:
-    """Find one's own: images and masks by stem, divided by folders or by their paths."""
-    names = root / "classes.txt"
-    if not names.is_file():
-        raise FileNotFoundError(
-            f"{root} must hold classes.txt, the name of a class a line, that of id 0 first; it is missing"
-        )
-    classes = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(set(classes)) != len(classes):
-        raise ValueError(f"{names} must name each class once; {_twice(classes)!r} is there twice")
-    by_folders = [pair for each in _SPLIT_NAMES for pair in _folders_of(root, each) if pair[0].is_dir()]
-    if not by_folders:
-        pairs = [
-            pair
-            for pair in _pairs(root / "images", root / "masks")
-            if split_of(pair[0].relative_to(root).as_posix()) == split
-        ]
-    else:
-        there = [pair for pair in _folders_of(root, split) if pair[0].is_dir()]
-        pairs = _pairs(*there[0]) if there else []
-    if not pairs:
-        raise ValueError(
-            f"none of the images in {root} falls to {split!r}: add images, or make the folders train/images, "
-            "train/masks, validation/images and so on, and divide them yourself"
-        )
+    pairs, classes = find_pairs(root, split, IMAGE_FILES)
     return Found(pairs, classes)
-
-
-def _twice(names: Sequence[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)
-
-
-def _folders_of(root: Path, split: str) -> list[tuple[Path, Path]]:
-    """Return where a split's images and masks may lie: train/images, or images/train."""
-    return [
-        pair
-        for name in _SPLIT_NAMES[split]
-        for pair in (
-            (root / name / "images", root / name / "masks"),
-            (root / "images" / name, root / "masks" / name),
-        )
-    ]
-
-
-def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """Return each image of a folder with the mask of its stem.
-
-    Raises:
-        FileNotFoundError: A folder is missing.
-        ValueError: An image has no mask, or a mask no image; or two images have one stem.
-    """
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"images and their masks must lie in {images} and {masks}; there is no {folder}"
-            )
-    files = [path for path in sorted(images.iterdir()) if not is_ignored(path)]
-    found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    warn_of_passed_over(images, [path for path in files if path not in set(found)], kind="images")
-    of_stem = {
-        path.stem: path for path in masks.iterdir() if path.suffix.lower() == ".png" and path.is_file()
-    }
-    stems = [path.stem for path in found]
-    if len(set(stems)) != len(stems):
-        raise ValueError(f"{images} must have one image of a name; there are two of {_twice(stems)!r}")
-    for path in found:
-        if path.stem not in of_stem:
-            raise ValueError(f"{path} has no mask: {masks / path.stem}.png is missing")
-    alone = sorted(set(of_stem) - set(stems))
-    if alone:
-        raise ValueError(f"{of_stem[alone[0]]} has no image of its name in {images}")
-    return [(path, of_stem[path.stem]) for path in found]
 
 
 def _voc(root: Path, split: str) -> Found:

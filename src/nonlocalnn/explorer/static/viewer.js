@@ -3,8 +3,8 @@
 /**
  * Shows, inside one element, what the non-local blocks of a network attend to in one input.
  *
- * Points are whole numbers in the coordinates of the input: [frame, row, column] of a video, [row, column] of
- * an image, [position] of a sequence. The other scripts hang their parts on this class, the only global name.
+ * Points are whole numbers in the coordinates of the input: [frame, row, column] of a video, [slice, row,
+ * column] of a volume, [row, column] of an image, [position] of a sequence. The other scripts hang their parts on this class, the only global name.
  */
 class NonlocalViewer {
   static #made = 0;
@@ -42,10 +42,14 @@ class NonlocalViewer {
     this.blocks = data.blocks.map((block) => geometry.prepared(block, this.sides));
     this.block = this.blocks.find(({ name }) => name === data.opens_on) ?? this.blocks[0];
     this.measure = this.block.measures[0];
-    this.query = [this.sides[0] - 1, Math.floor(this.sides[1] / 2), Math.floor(this.sides[2] / 2)];
+    this.query = this.sides.map((side) => Math.floor(side / 2));
+    // Of a clip the last frame, to which all others have led.
+    if (data.kind !== "volume") this.query[0] = this.sides[0] - 1;
     this.frame = this.query[0];
     this.panel = new Panel(this);
-    this.picture = new Picture(this, this.panel.strip, this.panel.stage);
+    this.picture = data.kind === "volume"
+      ? new NonlocalViewer.Planes(this, this.panel.strip)
+      : new Picture(this, this.panel.strip, this.panel.stage);
     if (data.input.marked) this.picture.surfaces[0].content.src = data.input.labels;
     NonlocalViewer.listenToPointer(this);
     NonlocalViewer.listenToKeys(this);

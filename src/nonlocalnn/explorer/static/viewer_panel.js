@@ -7,6 +7,7 @@ NonlocalViewer.Panel = (() => {
   } = NonlocalViewer.parts;
   const TARGETS = {
     video: ["Frames", "any frame", "place"],
+    volume: ["Planes", "a plane", "voxel"],
     image: ["Image", "the image", "place"],
     sequence: ["Curves", "the curves", "step"],
   };
@@ -34,8 +35,9 @@ NonlocalViewer.Panel = (() => {
         // An object is asked about where its middle is.
         const ask = ([left, top, right, bottom]) => viewer.ask([0, (top + bottom) / 2, (left + right) / 2], true);
         const list = predictionList(data.prediction, ask);
-        const { labels, marked } = data.input;
-        const heading = marked ? "Objects" : labels ? "Classes of the pixels" : "Prediction";
+        const { labels, marked, voxel_labels: voxels } = data.input;
+        const heading = marked ? "Objects" : labels ? "Classes of the pixels"
+          : voxels ? "Classes of the voxels" : "Prediction";
         side.prepend(element("section", {}, this.#heading(heading), list));
       }
       const player = data.kind === "video" ? [this.#player()] : [];
@@ -176,7 +178,8 @@ NonlocalViewer.Panel = (() => {
       this.arrowsHint = element("p", { class: "nl-hint" });
       const keysBox = element("input", { type: "checkbox", checked: "" });
       viewer.listen(keysBox, "change", () => { viewer.keysAnywhere = keysBox.checked; });
-      const labels = viewer.data.input.labels ? [this.#labels()] : [];
+      const { labels: ofImage, voxel_labels: ofVolume } = viewer.data.input;
+      const labels = ofImage || ofVolume ? [this.#labels()] : [];
       return element("section", { class: "nl-looks" }, this.#heading("Drawing"), ...labels,
         this.#slider("Arrows", 20, 1, viewer.arrows, (count) => viewer.setArrows(count)),
         this.#slider("Heat", 1, 0.05, viewer.heat, (opacity) => viewer.setHeat(opacity)),
@@ -190,9 +193,13 @@ NonlocalViewer.Panel = (() => {
       const { frames: [plain], labels, marked } = viewer.data.input;
       const input = element("input", { type: "checkbox", ...(marked ? { checked: "" } : {}) });
       viewer.listen(input, "change", () => {
+        if (viewer.data.kind === "volume") {
+          viewer.picture.showLabels(input.checked);
+          return;
+        }
         viewer.picture.surfaces[0].content.src = input.checked ? labels : plain;
       });
-      return this.#box(input, marked ? "Objects over the image" : "Labels over the image");
+      return this.#box(input, `${marked ? "Objects" : "Labels"} over the ${viewer.data.kind}`);
     }
 
     #scale() {
@@ -205,7 +212,10 @@ NonlocalViewer.Panel = (() => {
 
     #tables() {
       const { data } = this.viewer;
-      const places = { video: ["frames", "row", "column"], image: ["row", "column"], sequence: ["step"] };
+      const places = {
+        video: ["frames", "row", "column"], volume: ["slice", "row", "column"], image: ["row", "column"],
+        sequence: ["step"],
+      };
       this.weights = table(
         "Largest weights",
         "Places are those of a key's centre. Values are stored in steps of the largest over 255, signed " +

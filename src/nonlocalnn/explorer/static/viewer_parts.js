@@ -62,11 +62,13 @@ NonlocalViewer.parts = (() => {
   }
 
   /** What was predicted, and whether rightly. */
-  function verdict({ prediction, truth }) {
+  function verdict({ prediction, truth, kind }) {
     const [best] = prediction;
     const parts = [];
     if (!best || "box" in best) return "";
-    if ("share" in best) return `Most pixels: ${best.class}, ${percent(best.share)}.`;
+    if ("share" in best) {
+      return `Most ${kind === "volume" ? "voxels" : "pixels"}: ${best.class}, ${percent(best.share)}.`;
+    }
     if (best) parts.push(`Predicted: ${best.class}, ${percent(best.probability)}.`);
     if (truth !== null) {
       const right = truth === best?.class ? "as predicted" : "not as predicted";
@@ -85,8 +87,9 @@ NonlocalViewer.parts = (() => {
 
   /** Each block's figures over all queries of the input. */
   function summaryTable(data) {
-    const unit = data.kind === "sequence" ? "steps" : "pixels";
-    const inTime = data.kind === "video" ? ["distance in frames"] : [];
+    const unit = { sequence: "steps", volume: "rows and columns" }[data.kind] ?? "pixels";
+    const along = { video: "frames", volume: "slices" }[data.kind];
+    const inTime = along ? [`distance in ${along}`] : [];
     const made = table(
       "Summary of the blocks",
       "Means over the queries of this input. Entropy: 0 = one key, 1 = all keys alike. Distance from a " +
@@ -104,6 +107,7 @@ NonlocalViewer.parts = (() => {
   const KEYS = [
     ["Arrow keys", "move the query by one position of the block", "all"],
     ["Page up, page down, [ and ]", "move the query by a frame", "video"],
+    ["Page up, page down, [ and ]", "move the query by a slice", "volume"],
     ["b, Shift + b", "next and previous block", "all"],
     ["Space", "play or pause", "video"],
     ["Escape", "let go of the query, so that it follows the pointer again", "all"],

@@ -27,10 +27,26 @@ NonlocalViewer.words = (() => {
     return `${channels?.length ?? 0} channels of ${steps} steps${time}`;
   }
 
+  /** What a volume is: slices, rows and columns, and where they are known their millimetres. */
+  function volume(sides, planes) {
+    const voxels = `volume of ${sides.join(" \u00d7 ")} voxels (slices \u00d7 rows \u00d7 columns)`;
+    if (!planes.has_spacing) return voxels;
+    return `${voxels}, ${planes.spacing.map(number).join(" \u00d7 ")} mm apart`;
+  }
+
+  /** Where a voxel lies in millimetres: towards the right, the front and the head where the file tells that. */
+  function millimetres({ affine, has_spacing: known }, point) {
+    if (!known) return "";
+    const found = affine.map((line) => line[0] * point[0] + line[1] * point[1] + line[2] * point[2] + line[3]);
+    const [x, y, z] = found.map((value) => number(Math.round(10 * value) / 10));
+    return ` (x ${x}, y ${y}, z ${z} mm)`;
+  }
+
   /** What the input is, and in which pixels its rows and columns count: those that the network sees. */
-  function sizes({ kind, input: { sides, picture_sides: own, file_sides: file } }) {
+  function sizes({ kind, input: { sides, picture_sides: own, file_sides: file, planes } }) {
     const shape = (some) => some.join(" \u00d7 ");
     if (kind === "sequence") return `sequence of ${shape(sides)} steps`;
+    if (kind === "volume") return volume(sides, planes);
     const whole = file ?? own;
     if (!whole || whole.join() === sides.slice(-2).join()) return `${kind} of ${shape(sides)}`;
     const cut = isCut(file, own) ? ", its sides cut off" : "";
@@ -64,6 +80,9 @@ NonlocalViewer.words = (() => {
     const { kind } = viewer.data;
     if (kind === "sequence") return step(viewer, column);
     const inFrame = `row ${row}, column ${column}`;
+    if (kind === "volume") {
+      return `slice ${time}, ${inFrame}${millimetres(viewer.data.input.planes, [time, row, column])}`;
+    }
     return kind === "video" ? `${frame(viewer, time)}, ${inFrame}` : inFrame;
   }
 
@@ -72,9 +91,10 @@ NonlocalViewer.words = (() => {
     const { block, sides, data } = viewer;
     const { keyPosition, centreOf, clipped, boxOf, framesOf } = NonlocalViewer.geometry;
     const position = keyPosition(block, key);
-    const [, row, column] = clipped(centreOf(block.keyGrid, position), sides);
+    const [slice, row, column] = clipped(centreOf(block.keyGrid, position), sides);
     if (data.kind === "sequence") return [String(column)];
     if (data.kind === "image") return [String(row), String(column)];
+    if (data.kind === "volume") return [slice, row, column].map(String);
     const [first, last] = framesOf(boxOf(block.keyGrid, position)[0]);
     return [first < last ? `${first}\u2013${last}` : String(first), String(row), String(column)];
   }
@@ -84,6 +104,7 @@ NonlocalViewer.words = (() => {
     if (cells.length === 1) return step(viewer, Number(cells[0]));
     const inFrame = `row ${cells.at(-2)}, column ${cells.at(-1)}`;
     if (cells.length === 2) return inFrame;
+    if (viewer.data.kind === "volume") return place(viewer, cells.map(Number));
     return `${cells[0].includes("\u2013") ? "frames" : "frame"} ${cells[0]}, ${inFrame}`;
   }
 
