@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, is_ignored, split_of, warn_of_passed_over
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divide, is_ignored, warn_of_passed_over
 
 # Names of the split, in the folders of all these sets.
 SPLIT_NAMES = {
@@ -68,11 +68,9 @@ def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[P
         raise ValueError(f"{names} must name each class once; {_twice(classes)!r} is there twice")
     by_folders = [pair for each in SPLIT_NAMES for pair in _folders_of(root, each) if pair[0].is_dir()]
     if not by_folders:
-        pairs = [
-            pair
-            for pair in _pairs(root / "images", root / "masks", files)
-            if split_of(pair[0].relative_to(root).as_posix()) == split
-        ]
+        masks = dict(_pairs(root / "images", root / "masks", files))
+        # One class for all: what matters is that each split has some.
+        pairs = [(image, masks[image]) for image, _ in divide([(image, 0) for image in masks], root)[split]]
     else:
         there = [pair for pair in _folders_of(root, split) if pair[0].is_dir()]
         pairs = _pairs(*there[0], files) if there else []
