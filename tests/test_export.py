@@ -92,7 +92,14 @@ def test_onnx_equals_the_model_at_sizes_it_was_not_made_with(tmp_path, name, ins
             assert_near(run_onnx(path, x), model(x), sums=NETWORK)
 
 
-@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+@pytest.mark.parametrize(
+    "instantiation",
+    [
+        "embedded_gaussian",
+        "concatenation",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("gaussian", "dot_product")),
+    ],
+)
 def test_pt2_round_trip(tmp_path, instantiation):
     model, path = SmallNetwork(instantiation).eval(), tmp_path / "model.pt2"
     randomize_(model)

@@ -107,7 +107,11 @@ def test_a_video_and_all_of_its_frame(clips_model, tmp_path, capsys):
         (["none.png"], 1, "there is no file or folder none.png"),
         (["--data", "digits", "--sample", "353"], 1, "samples are from 0 to 352 for this split; got 353"),
         (["--data", "digits", "--blocks", "nl_3"], 1, "no non-local block 'nl_3' (did you mean"),
-        (["--data", "cue"], 1, "the model was trained on samples of shape (1, 28, 28)"),
+        (
+            ["--data", "cue"],
+            1,
+            "the model was trained on images, samples of shape (1, 28, 28); 'cue' has clips",
+        ),
         (["text.png"], 1, "cannot read image text.png: it is not an image"),
         (["."], 1, "one image is taken at a time"),
     ],

@@ -135,7 +135,10 @@ def run(*words):
     return main([str(word) for word in words])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("i3d", "resnet18") else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
 def test_a_page(tmp_path, places, capsys, name):
     torch.manual_seed(0)
     file, save, sample, says = MODELS[name]

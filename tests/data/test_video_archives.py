@@ -20,6 +20,9 @@ from nonlocalnn.train.order import epoch_order
 from tolerances import assert_same
 from videos import noise, write_video
 
+# Few of these folders have all splits.
+pytestmark = pytest.mark.filterwarnings("ignore:.*split, and the videos of .* stand in")
+
 
 @pytest.fixture(scope="module")
 def loose(tmp_path_factory):

@@ -10,6 +10,9 @@ from viewer_page import DESKTOP, VIEWER, assert_shows, rest, state
 
 from nonlocalnn.explorer.page import build_page, write_page
 
+# What a page of the command does is tried in test_page_browser.py.
+pytestmark = pytest.mark.slow
+
 
 def test_names_and_live_region(opened):
     with opened("video") as page:

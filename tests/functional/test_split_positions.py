@@ -15,9 +15,12 @@ def on_ranks(world_size, tmp_path, *names):
     )
 
 
-@pytest.mark.parametrize(
-    "world_size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
-)
+def test_operators_blocks_and_networks_are_equal_to_one_process(tmp_path):
+    on_ranks(2, tmp_path, "operator", "masked_blocks", "network")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_everything_is_equal_to_one_process(world_size, tmp_path):
     names = ["operator", "masked", "heads", "half_precision", "blocks", "masked_blocks", "synced_norm"]
     names += ["network", "traffic"]

@@ -217,7 +217,7 @@ def test_what_is_left_open_fits_the_data(tmp_path):
         ({"image_size": 32}, "image_size has no effect on images with objects"),
         ({"resize": 32}, "resize has no effect on 'detect-cue'"),
         ({"data_dir": "x"}, "data_dir has no effect on 'detect-cue'"),
-        ({"window": 32}, "window has an effect only with images with masks"),
+        ({"window": 32}, "window has an effect only with images or volumes with masks"),
         ({"max_broken": 3}, "max_broken has an effect only with files"),
         ({"parallel": "fsdp"}, "was not tried with detectors"),
     ],

@@ -61,7 +61,13 @@ OPTIMISERS = {
 }
 
 
-@pytest.fixture(scope="module", params=OPTIMISERS.values(), ids=OPTIMISERS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(changes, id=name, marks=[pytest.mark.slow] if name.startswith("sgd") else [])
+        for name, changes in OPTIMISERS.items()
+    ],
+)
 def one_process(request, tmp_path_factory):
     """A run of one process that is not sharded, with the changes of its recipe."""
     changes = {"batch_size": 8, **request.param}

@@ -19,7 +19,7 @@ from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.inference import Classifier, Detector, Segmenter
 from nonlocalnn.inference.classifier import classifier_of
 from nonlocalnn.inference.detector import detector_of
-from nonlocalnn.inference.segmenter import segmenter_of
+from nonlocalnn.inference.segmenter_file import segmenter_of
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
 
