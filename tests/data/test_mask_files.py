@@ -10,7 +10,7 @@ from nonlocalnn.data.masks import IGNORED, load_masks
 from nonlocalnn.data.masks.files import read_mask
 from nonlocalnn.data.masks.ids import ADE20K, CITYSCAPES, VOC
 from nonlocalnn.data.recognition import recognised_data
-from nonlocalnn.tasks.settings import DataSettings
+from nonlocalnn.tasks.data_settings import DataSettings
 from tolerances import assert_same
 
 

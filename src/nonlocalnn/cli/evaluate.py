@@ -14,7 +14,8 @@ from nonlocalnn._files import write_text
 from nonlocalnn._names import VIDEO_SETS
 from nonlocalnn._progress import progress
 from nonlocalnn.cli import detection, segmentation
-from nonlocalnn.cli.common import beside, check_classes, check_own, load_model
+from nonlocalnn.cli.answers import evaluation_of, say_classes
+from nonlocalnn.cli.common import check_own, load_model
 from nonlocalnn.cli.flags.evaluate import parser
 from nonlocalnn.cli.outputs import check_folder
 from nonlocalnn.explorer import draw_confusion
@@ -42,19 +43,10 @@ def run(words: Sequence[str]) -> int:
     data = args.data or loaded.recipe.get("data")
     if data is None:
         parser().error("--data is needed: the checkpoint does not say what it was trained on")
-    output = beside(args.model, f"evaluation-{data}-{args.split}") if args.output is None else args.output
-    check_folder(output)
+    output, about = evaluation_of(args, loaded.recipe)
     dataset = loaded.load_dataset(data, args.split, data_dir=args.data_dir, **_given(args, data))
-    about = {
-        "model": str(args.model),
-        "data": data,
-        "data_dir": None if args.data_dir is None else str(args.data_dir),
-        "split": args.split,
-    }
     check_own(output, {**about, "views": dataset.views}, files=(_REPORT, _PICTURE))
-    assumption = check_classes(loaded.classes, dataset.classes, data)
-    if assumption:
-        print(f"nonlocalnn evaluate: {assumption}", file=sys.stderr)
+    say_classes(loaded.classes, dataset.classes, data)
     with _broken_ones_listed_below():
         found = evaluate(
             loaded.model,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
-from nonlocalnn._files import json_text, write_text
+from nonlocalnn._files import write_text
 from nonlocalnn._progress import progress
-from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.cli.common import beside, check_classes, check_own, refuse
-from nonlocalnn.cli.outputs import check_file, check_folder, unused
+from nonlocalnn.cli.answers import evaluation_of, say_classes, write_answers
+from nonlocalnn.cli.common import check_own, refuse
+from nonlocalnn.cli.outputs import unused
 from nonlocalnn.data.masks import MaskedImages
 from nonlocalnn.data.volumes.files import volume_stem, write_mask
 from nonlocalnn.data.volumes.masked import MaskedVolumes
@@ -30,9 +29,6 @@ _REPORT = "metrics.json"
 def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
     """Evaluate on a data set of images or volumes with masks; write metrics.json."""
     refuse(args, "batch_size", "views", "decoder", "max_broken")
-    data = args.data or loaded.recipe.get("data")
-    if data is None:
-        raise ValueError("--data is needed: the checkpoint does not say what it was trained on")
     window = loaded.window if args.window is None else args.window
     if isinstance(loaded, VolumeSegmenter):
         window = loaded.window_of(args.window)
@@ -40,19 +36,11 @@ def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
             raise ValueError(
                 "--num-workers has no effect on volumes, which are read by windows: leave it out"
             )
-    output = beside(args.model, f"evaluation-{data}-{args.split}") if args.output is None else args.output
-    check_folder(output)
+    output, about = evaluation_of(args, loaded.recipe)
+    data = about["data"]
     dataset: MaskedImages | MaskedVolumes = loaded.load_dataset(data, args.split, data_dir=args.data_dir)
-    about = {
-        "model": str(args.model),
-        "data": data,
-        "data_dir": None if args.data_dir is None else str(args.data_dir),
-        "split": args.split,
-    }
     check_own(output, {**about, "window": window}, files=(_REPORT,))
-    assumption = check_classes(loaded.classes, dataset.classes, data)
-    if assumption:
-        print(f"nonlocalnn evaluate: {assumption}", file=sys.stderr)
+    say_classes(loaded.classes, dataset.classes, data)
     found: SegmentationFigures
     if isinstance(dataset, MaskedVolumes):
         assert window is not None, "that of the patches where there is no other"
@@ -85,28 +73,13 @@ def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
 def predict(args: argparse.Namespace, loaded: Segmenter) -> int:
     """Write the labels and an overlay of each image, and a line of JSON; status 1 when one cannot be read."""
     refuse(args, "views", "top", "batch_size", "min_score")
-    if args.output is not None:
-        check_file(args.output)
-    folder = beside(args.model, "predictions") if args.output_folder is None else args.output_folder
-    check_folder(folder, flag="--output-folder")
-    paths = loaded.find(args.inputs)
-    if args.output is not None:
-        check_file(args.output, read=(weights_file(args.model), *paths))
-    found = loaded.predict_many(paths, window=args.window, precision=args.precision)
-    lines, failed, taken = [], 0, set[str]()
-    for each in progress(found, total=len(paths), label="predict"):
-        if each.error is not None:
-            failed += 1
-            print(f"nonlocalnn predict: {each.error}", file=sys.stderr)
-        answer = _answer(each, loaded, folder, taken)
-        if args.output is None:
-            encoding = "utf-8" if sys.stdout.encoding is None else sys.stdout.encoding
-            print(json_text(answer, encoding=encoding), flush=True)
-        else:
-            lines.append(json_text(answer))
-    if args.output is not None:
-        write_text(args.output, "".join(f"{line}\n" for line in lines))
-    return 1 if failed else 0
+    taken = set[str]()
+    return write_answers(
+        args,
+        loaded,
+        lambda paths: loaded.predict_many(paths, window=args.window, precision=args.precision),
+        lambda found, folder: _answer(found, loaded, folder, taken),
+    )
 
 
 def _answer(found: Segmented, loaded: Segmenter, folder: Path, taken: set[str]) -> dict[str, Any]:

@@ -14,16 +14,8 @@ from nonlocalnn._names import (
     VOLUME_SETS,
     current_name,
 )
-from nonlocalnn.tasks.settings import (
-    DataSettings,
-    MaskSettings,
-    ModelSettings,
-    OptimizerSettings,
-    RunSettings,
-    ScheduleSettings,
-    VideoSettings,
-    VolumeSettings,
-)
+from nonlocalnn.tasks.data_settings import DataSettings, MaskSettings, VideoSettings, VolumeSettings
+from nonlocalnn.tasks.settings import ModelSettings, OptimizerSettings, RunSettings, ScheduleSettings
 
 # Fields that say where and how often, not what is computed: a resumed run may change them.
 _FREE_FIELDS = frozenset(

@@ -1,0 +1,87 @@
+"""What ``evaluate`` and ``predict`` do alike, whatever the task."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from nonlocalnn._files import json_text, write_text
+from nonlocalnn._progress import progress
+from nonlocalnn.checkpoints.run_folder import weights_file
+from nonlocalnn.cli.common import beside, check_classes
+from nonlocalnn.cli.outputs import check_file, check_folder
+from nonlocalnn.inference import Detector, Segmenter
+
+
+class _Answer(Protocol):
+    @property
+    def error(self) -> str | None: ...
+
+
+A = TypeVar("A", bound=_Answer)
+
+
+def evaluation_of(args: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the results, and what the evaluation is of: "model", "data", "data_dir", "split".
+
+    Args:
+        args: What was typed.
+        recipe: Of the training, whose data set is taken where none was typed.
+
+    Raises:
+        ValueError: There is no data set, or the folder cannot be one.
+    """
+    data = args.data or recipe.get("data")
+    if data is None:
+        raise ValueError("--data is needed: the checkpoint does not say what it was trained on")
+    output = beside(args.model, f"evaluation-{data}-{args.split}") if args.output is None else args.output
+    check_folder(output)
+    data_dir = None if args.data_dir is None else str(args.data_dir)
+    return output, {"model": str(args.model), "data": data, "data_dir": data_dir, "split": args.split}
+
+
+def say_classes(known: Iterable[str], classes: Iterable[str], data: str) -> None:
+    """Compare a model's classes with a data set's, and say what is taken for granted of them."""
+    assumption = check_classes(tuple(known), tuple(classes), data)
+    if assumption:
+        print(f"nonlocalnn evaluate: {assumption}", file=sys.stderr)
+
+
+def write_answers(
+    args: argparse.Namespace,
+    loaded: Segmenter | Detector,
+    ask: Callable[[list[Path]], Iterable[A]],
+    describe: Callable[[A, Path], dict[str, Any]],
+) -> int:
+    """Write the pictures of each input and a line of JSON; return status 1 where one cannot be read.
+
+    Args:
+        args: What was typed.
+        loaded: It finds the inputs.
+        ask: Gives the answer to each file.
+        describe: Writes the pictures of an answer into a folder, and returns its line.
+    """
+    if args.output is not None:
+        check_file(args.output)
+    folder = beside(args.model, "predictions") if args.output_folder is None else args.output_folder
+    check_folder(folder, flag="--output-folder")
+    paths = loaded.find(args.inputs)
+    if args.output is not None:
+        check_file(args.output, read=(weights_file(args.model), *paths))
+    lines, failed = [], 0
+    for each in progress(ask(paths), total=len(paths), label="predict"):
+        if each.error is not None:
+            failed += 1
+            print(f"nonlocalnn predict: {each.error}", file=sys.stderr)
+        answer = describe(each, folder)
+        if args.output is None:
+            encoding = "utf-8" if sys.stdout.encoding is None else sys.stdout.encoding
+            print(json_text(answer, encoding=encoding), flush=True)
+        else:
+            lines.append(json_text(answer))
+    if args.output is not None:
+        write_text(args.output, "".join(f"{line}\n" for line in lines))
+    return 1 if failed else 0
