@@ -10,6 +10,7 @@ import torch
 from data.volume_files import AFFINE, write_nifti, write_series
 from nonlocalnn.data import load_dataset
 from nonlocalnn.data.recognition import recognised_data
+from nonlocalnn.data.volumes.dataset import load_volumes
 from nonlocalnn.data.volumes.files import find_volumes, read_volume, volume_stem, write_mask
 from nonlocalnn.data.volumes.masked import load_volume_masks
 from nonlocalnn.data.volumes.reading import Reading, Sampled
@@ -371,6 +372,7 @@ def test_named_files_and_folders(classes):
     [
         ({"image_size": (8, 8)}, "must be an integer for volumes"),
         ({"image_size": 0}, "image_size must be a whole number"),
+        ({"image_size": 2**12 + 1}, "image_size must be a whole number"),
         ({"spacing": (1.0, 0.0, 1.0)}, "spacing must be three numbers above zero"),
         ({"spacing": (1.0, 1.0)}, "spacing must be three numbers above zero"),
         ({"intensity": (2.0, 1.0)}, "intensity must be two numbers that ascend"),
@@ -381,6 +383,13 @@ def test_named_files_and_folders(classes):
 def test_wrong_settings(classes, settings, says):
     with pytest.raises((ValueError, TypeError), match=says):
         load_dataset("volumes", "train", **{"data_dir": classes, **settings})
+
+
+def test_nothing_is_drawn_at_random_unless_it_is_asked_for(classes):
+    data = load_volumes(classes, "train", image_size=8)
+    assert_same(data[0][0], data[0][0])
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_volumes(classes, "training", image_size=8)
 
 
 def test_settings_of_volumes_are_theirs_alone():

@@ -118,7 +118,6 @@ def _shade(axis: Any, view: View, edges: Tensor, scale: panels.Scale) -> None:
     bottom, top = axis.get_ylim()
     # pcolormesh, since the first and the last box may be cut by the input's ends.
     axis.pcolormesh(edges.numpy(), [bottom, top], colours.numpy())
-    axis.set_ylim(bottom, top)
 
 
 def _draw_steps(axis: Any, view: View, edges: Tensor, scale: panels.Scale) -> None:

@@ -31,7 +31,8 @@ class Volume:
         stored: The numbers as they lie in the file, a view of it where it is mapped into memory.
         affine: (4, 4), from (slice, row, column, 1) to (x, y, z, 1) in millimetres.
         path: The file, or the folder of a series.
-        slope, inter: A number that is stored is worth ``slope * number + inter``.
+        slope: A number that is stored is worth ``slope * number + inter``.
+        inter: See there.
         is_oriented: Whether the file tells how the body lies.
         has_spacing: Whether it tells millimetres; else a voxel is taken for 1 mm along each axis.
         axes: Which axis of the file each of (slices, rows, columns) is.
