@@ -135,6 +135,8 @@ def markdown(found):
     lines = [
         "# Do the tests notice?",
         "",
+        f"**The tests notice {share(found['rooms']):.1%} of the faults that are put in.**",
+        "",
         f"{findings.conditions(about)}.",
         "",
         "`make mutants` changes one thing at a time in functions drawn by the seed"
