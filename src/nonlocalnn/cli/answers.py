@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
@@ -15,13 +15,7 @@ from nonlocalnn.cli.common import beside, check_classes
 from nonlocalnn.cli.outputs import check_file, check_folder
 from nonlocalnn.inference import Detector, Segmenter
 
-
-class _Answer(Protocol):
-    @property
-    def error(self) -> str | None: ...
-
-
-A = TypeVar("A", bound=_Answer)
+A = TypeVar("A")
 
 
 def evaluation_of(args: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -71,13 +65,19 @@ def write_answers(
     paths = loaded.find(args.inputs)
     if args.output is not None:
         check_file(args.output, read=(weights_file(args.model), *paths))
+    return write_lines(args, (describe(each, folder) for each in ask(paths)), total=len(paths))
+
+
+def write_lines(args: argparse.Namespace, answers: Iterable[dict[str, Any]], *, total: int) -> int:
+    """Write a line of JSON for each answer; return status 1 where one has an "error", said on stderr."""
     lines, failed = [], 0
-    for each in progress(ask(paths), total=len(paths), label="predict"):
-        if each.error is not None:
+    for answer in progress(answers, total=total, label="predict"):
+        if "error" in answer:
             failed += 1
-            print(f"nonlocalnn predict: {each.error}", file=sys.stderr)
-        answer = describe(each, folder)
+            print(f"nonlocalnn predict: {answer['error']}", file=sys.stderr)
+        # Lines on standard output come at once, for whoever reads a pipe; a file comes whole or not at all.
         if args.output is None:
+            # A terminal or a pipe may hold less than UTF-8, and a stream of text alone has no encoding.
             encoding = "utf-8" if sys.stdout.encoding is None else sys.stdout.encoding
             print(json_text(answer, encoding=encoding), flush=True)
         else:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
 from typing import Literal
 
-from nonlocalnn._files import json_text, write_text
 from nonlocalnn._progress import progress
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.cli import detection, segmentation
+from nonlocalnn.cli.answers import write_lines
 from nonlocalnn.cli.common import is_classifier, load_model
 from nonlocalnn.cli.flags.predict import parser
 from nonlocalnn.cli.outputs import check_file, check_folder
@@ -81,21 +81,7 @@ def _predict_inputs(args: argparse.Namespace, loaded: Classifier) -> int:
     answers = loaded.predict_many(
         paths, top=args.top, views=args.views, batch_size=args.batch_size, precision=args.precision
     )
-    lines, failed = [], 0
-    for answer in progress(answers, total=len(paths), label="predict"):
-        if "error" in answer:
-            failed += 1
-            print(f"nonlocalnn predict: {answer['error']}", file=sys.stderr)
-        # Lines on standard output come at once, for whoever reads a pipe; a file comes whole or not at all.
-        if args.output is None:
-            # A terminal or a pipe may hold less than UTF-8, and a stream of text alone has no encoding.
-            encoding = "utf-8" if sys.stdout.encoding is None else sys.stdout.encoding
-            print(json_text(answer, encoding=encoding), flush=True)
-        else:
-            lines.append(json_text(answer))
-    if args.output is not None:
-        write_text(args.output, "".join(f"{line}\n" for line in lines))
-    return 1 if failed else 0
+    return write_lines(args, answers, total=len(paths))
 
 
 def _predict_list(args: argparse.Namespace) -> int:

@@ -77,12 +77,7 @@ class SegmentationTask:
         Raises:
             ValueError: The recipe weighs another number of classes than the data has.
         """
-        weights = self.recipe.class_weights
-        if weights is not None and len(weights) != len(data.classes):
-            raise ValueError(
-                f"class_weights must be one number for each of the {len(data.classes)} classes of "
-                f"{self.recipe.data!r}; got {len(weights)}"
-            )
+        check_weights(self.recipe, data.classes)
         return build_network(self.recipe, data)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -134,6 +129,20 @@ class SegmentationTask:
             "resize": self.recipe.resize,
             "window": self.recipe.window,
         }
+
+
+def check_weights(recipe: Recipe, classes: Sequence[str]) -> None:
+    """Check that a recipe weighs as many classes as the data has, if any.
+
+    Raises:
+        ValueError: It weighs another number.
+    """
+    weights = recipe.class_weights
+    if weights is not None and len(weights) != len(classes):
+        raise ValueError(
+            f"class_weights must be one number for each of the {len(classes)} classes of "
+            f"{recipe.data!r}; got {len(weights)}"
+        )
 
 
 def pixel_loss(scores: Tensor, masks: Tensor, weights: Sequence[float] | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from nonlocalnn.data.volumes.masked import MaskedVolumes, load_volume_masks
 from nonlocalnn.data.volumes.reading import Reading
 from nonlocalnn.tasks.networks import build_network, check_task, named_network
 from nonlocalnn.tasks.recipe import Recipe
-from nonlocalnn.tasks.segmentation import pixel_loss
+from nonlocalnn.tasks.segmentation import check_weights, pixel_loss
 from nonlocalnn.tasks.volume_masks import evaluate_volumes
 
 # What a CPU trains in minutes.
@@ -85,12 +85,7 @@ class VolumeSegmentationTask:
         Raises:
             ValueError: The recipe weighs another number of classes than the data has.
         """
-        weights = self.recipe.class_weights
-        if weights is not None and len(weights) != len(data.classes):
-            raise ValueError(
-                f"class_weights must be one number for each of the {len(data.classes)} classes of "
-                f"{self.recipe.data!r}; got {len(weights)}"
-            )
+        check_weights(self.recipe, data.classes)
         return build_network(self.recipe, data)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
