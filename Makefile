@@ -12,6 +12,9 @@ NUMERIC := tests/functional tests/affinity tests/checkpoints tests/test_blocks.p
 ELSEWHERE := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(NUMERIC)
 MUTANTS_READY := $(VENV)/.ready-mutants
 
+# Tests start some hundred processes of the package: each would compile it anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo test test-all test-elsewhere test-oldest test-newest lint docs bench mutants coverage browser clean
 
 help: ## list the targets

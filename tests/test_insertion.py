@@ -278,7 +278,9 @@ def opened():
         copy.deepcopy,
         lambda model: pickle.loads(pickle.dumps(model)),
         torch.fx.symbolic_trace,
-        lambda model: torch.compile(model, backend="eager", fullgraph=True),
+        pytest.param(
+            lambda model: torch.compile(model, backend="eager", fullgraph=True), marks=pytest.mark.slow
+        ),
         lambda model: torch.export.export(model, (torch.rand(2, 3, 64, 48),)).module(),
         lambda model: nl.fuse_(copy.deepcopy(model)),
     ],

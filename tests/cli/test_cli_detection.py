@@ -188,3 +188,10 @@ def test_detectors_are_no_classifiers(run_folder, checkpoint):
     detector = load_detector(run_folder)
     assert (detector.classes, detector.class_ids, detector.assumed) == (("red", "blue"), (3, 90), ())
     assert detector.objects(torch.rand(3, 31, 57))["masks"].shape[1:] == (31, 57)
+
+
+def test_a_photograph_that_is_shown_smaller_keeps_its_size(run_folder, tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (1600, 40)).save(path)
+    shown = load_detector(run_folder).show(path)
+    assert (shown.file_sides, shown.sample.shape) == ((40, 1600), (3, 40, 1600))

@@ -125,7 +125,7 @@ def test_a_graph_of_fx_asks_for_sizes_when_it_runs():
     assert_near(graph(x), net(x))
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_every_canvas_is_the_same_program(backend):
     torch.compiler.reset()
     net, x = made(), draw()

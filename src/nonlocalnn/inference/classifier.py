@@ -6,19 +6,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_positive
-from nonlocalnn.checkpoints import OURS, CheckpointError, Imported, import_checkpoint
+from nonlocalnn.checkpoints import Imported, import_checkpoint
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import LabelledSamples
-from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
+from nonlocalnn.inference.model_facts import facts_of, in_words
 from nonlocalnn.tasks.answers import answer_files
-from nonlocalnn.tasks.choice import LOADERS, trained_task
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_facts
 from nonlocalnn.tasks.probabilities import class_probabilities
@@ -280,18 +279,5 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
 
 def classifier_of(path: Path, found: Imported) -> Classifier:
     """Return the classifier that an opened checkpoint holds; see :func:`load_classifier`."""
-    implied = implied_facts(found.model, found.metadata)
-    known = {**implied, **found.metadata}
-    if trained_task(known) != "classification":
-        raise CheckpointError(
-            f"{path} was trained for {trained_task(known)} and gives no class of a whole sample: nonlocalnn "
-            f"predict and evaluate take it, and in Python {LOADERS[trained_task(known)]}"
-        )
-    facts = checked_facts(known, path)
-    # What is known of another code base's file is known of the code base: the file itself says nothing.
-    is_ours = found.source == OURS
-    assumed = assumed_facts(facts, implied if is_ours else known, found.metadata if is_ours else ())
-    num_outputs = cast(dict[str, Any], found.model.config)["num_classes"]
-    if num_outputs != len(facts["classes"]):
-        raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
+    _, facts, assumed = facts_of(path, found, "classification")
     return Classifier(found.model.eval(), **facts, assumed=assumed)

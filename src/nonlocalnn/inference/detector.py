@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,17 +13,15 @@ from torch import Tensor
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import OBJECT_SETS
-from nonlocalnn.checkpoints import OURS, CheckpointError, Imported, import_checkpoint
+from nonlocalnn.checkpoints import CheckpointError, Imported, import_checkpoint
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import read_image
-from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.objects import AnnotatedImages, load_objects
-from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts, in_words
+from nonlocalnn.inference.model_facts import facts_of
+from nonlocalnn.inference.trained import Trained
 from nonlocalnn.models import DetectionNetwork
-from nonlocalnn.tasks.choice import LOADERS, trained_task
-from nonlocalnn.tasks.images import Images
-from nonlocalnn.tasks.inputs import InputKind, ShownInput, shown_size
+from nonlocalnn.tasks.inputs import ShownInput, shown_size
 from nonlocalnn.tasks.objects import Found, found_objects
 
 
@@ -46,16 +43,11 @@ class Detected:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detector:
-    """A detector and what it was trained on.
+class Detector(Trained):
+    """A detector and what it was trained on; see :class:`Trained` for the rest.
 
     Args:
-        model: In eval mode; :func:`load_detector` leaves it on the CPU.
-        classes: Names of the classes.
         class_ids: The number that the data gave each class, used in results.
-        sample_shape: (3, H, W) of an image of training; it takes images of any size.
-        recipe: The recipe that trained it; empty where it was not trained by one.
-        assumed: Which of these its file does not say.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -66,26 +58,7 @@ class Detector:
     """
 
     model: DetectionNetwork
-    classes: tuple[str, ...]
     class_ids: tuple[int, ...]
-    sample_shape: tuple[int, ...]
-    recipe: dict[str, Any] = field(default_factory=dict)
-    assumed: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> InputKind:
-        """What it takes: images."""
-        return Images()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
-
-    @property
-    def assumptions(self) -> str:
-        """What was assumed of it, in words; empty where its file says everything."""
-        return in_words(vars(self), self.assumed)
 
     def load_dataset(
         self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
@@ -105,15 +78,9 @@ class Detector:
                 f"the model was trained for detection, and {name!r} has no objects: choose one of "
                 f"{', '.join(OBJECT_SETS)}"
             )
-        max_broken = None
-        if name == self.recipe.get("data"):
-            data_dir = self.recipe.get("data_dir") if data_dir is None else data_dir
-            max_broken = self.recipe.get("max_broken") or None
-        return load_objects(name, split, data_dir=data_dir, max_broken=max_broken)
-
-    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-        """Return the image files among ``inputs`` and in the folders among them."""
-        return find_images(inputs)
+        is_own = name == self.recipe.get("data")
+        max_broken = (self.recipe.get("max_broken") or None) if is_own else None
+        return load_objects(name, split, data_dir=self.folder(name, data_dir), max_broken=max_broken)
 
     def show(self, path: str | os.PathLike[str]) -> ShownInput:
         """Return an image file as it looks; the network brings it to its size by itself.
@@ -130,6 +97,7 @@ class Detector:
             sample=own,
             pixels=own,
             picture=resize_image(own, shown_size(height, width)),
+            file_sides=(height, width),
         )
 
     def take(self, dataset: AnnotatedImages, index: int, *, split: str) -> ShownInput:
@@ -194,16 +162,12 @@ def load_detector(path: str | os.PathLike[str]) -> Detector:
 
 def detector_of(path: Path, found: Imported) -> Detector:
     """Return the detector that an opened checkpoint holds; see :func:`load_detector`."""
-    implied = implied_facts(found.model, found.metadata)
-    known = {**implied, **found.metadata}
-    if trained_task(known) != "detection" or not isinstance(found.model, DetectionNetwork):
+    known, facts, assumed = facts_of(path, found, "detection", assumable=("classes",))
+    if not isinstance(found.model, DetectionNetwork):
         raise CheckpointError(
-            f"{path} was trained for {trained_task(known)}: {LOADERS[trained_task(known)]} loads it"
+            f"{path} says that it was trained for detection, and its network finds no objects"
         )
-    facts = checked_facts(known, path)
-    num_classes = found.model.num_classes
-    if num_classes != len(facts["classes"]):
-        raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_classes}")
+    num_classes = len(facts["classes"])
     class_ids = known.get("class_ids", list(range(1, num_classes + 1)))
     try:
         for number in class_ids:
@@ -213,7 +177,4 @@ def detector_of(path: Path, found: Imported) -> Detector:
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} does not say what its model takes: {error}") from None
     given = {name: facts[name] for name in ("classes", "sample_shape", "recipe")}
-    is_ours = found.source == OURS
-    taken = [name for name in (implied if is_ours else known) if name in ("classes",)]
-    assumed = assumed_facts(facts, taken, found.metadata if is_ours else ())
     return Detector(model=found.model.eval(), class_ids=tuple(class_ids), **given, assumed=assumed)

@@ -10,7 +10,7 @@ from torch import nn
 
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import OLD_NAMES
-from nonlocalnn.checkpoints import CheckpointError
+from nonlocalnn.checkpoints import OURS, CheckpointError, Imported
 from nonlocalnn.data.masks.masked import MEAN as PHOTOGRAPHS_MEAN
 from nonlocalnn.data.masks.masked import STANDARD_DEVIATION as PHOTOGRAPHS_DEVIATION
 from nonlocalnn.data.normalization import check_normalization
@@ -27,12 +27,50 @@ from nonlocalnn.models import (
     sample_shape,
 )
 from nonlocalnn.models.libraries import library_facts
+from nonlocalnn.tasks.choice import LOADERS, trained_task
 
 # A frame's or an image's side, a clip's frames, a sequence's length: what is read is made this large.
 _LONGEST = 2**20
 # What a network takes whose settings ask for other sides than its name's.
 _SIDES = {1: (1024,), 2: (224, 224), 3: (8, 224, 224)}
 _OF_SAMPLES = ("sample_shape", "stride", "test_size", "mean", "standard_deviation")
+
+
+def facts_of(
+    path: Path, found: Imported, task: str, *, assumable: Collection[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """Return what is known of an opened checkpoint of a task.
+
+    Args:
+        path: The checkpoint, for errors.
+        found: What was opened.
+        task: The task that it must be of.
+        assumable: Names of the facts that are told where they were assumed; None is all.
+
+    Returns:
+        Everything that is said and implied; of it the checked facts; and the names of those that the file
+        does not say.
+
+    Raises:
+        CheckpointError: It is of another task, a fact in it is wrong, or its network has other classes.
+    """
+    implied = implied_facts(found.model, found.metadata)
+    known = {**implied, **found.metadata}
+    if (own := trained_task(known)) != task:
+        raise CheckpointError(
+            f"{path} was trained for {own}: {LOADERS[own]} loads it in Python, and nonlocalnn predict and "
+            f"evaluate take it"
+        )
+    facts = checked_facts(known, path)
+    config: Any = found.model.config
+    if config["num_classes"] != len(facts["classes"]):
+        raise CheckpointError(
+            f"{path} names {len(facts['classes'])} classes of a model with {config['num_classes']}"
+        )
+    is_ours = found.source == OURS
+    # What is known of another code base's file is known of the code base: the file itself says nothing.
+    taken = [name for name in (implied if is_ours else known) if assumable is None or name in assumable]
+    return known, facts, assumed_facts(facts, taken, found.metadata if is_ours else ())
 
 
 def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import MASK_SETS
 from nonlocalnn.data import read_image
-from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
 from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
 from nonlocalnn.data.volumes.volume import Volume
-from nonlocalnn.inference.model_facts import in_words
-from nonlocalnn.tasks.images import Images
-from nonlocalnn.tasks.inputs import InputKind, ShownInput, shown_size
+from nonlocalnn.inference.trained import Trained
+from nonlocalnn.tasks.inputs import ShownInput, shown_size
 from nonlocalnn.tasks.masks import image_scores, labels_of
 
 
@@ -46,19 +44,14 @@ class Segmented:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmenter:
-    """A segmentation network and what it was trained on.
+class Segmenter(Trained):
+    """A segmentation network and what it was trained on; see :class:`Trained` for the rest.
 
     Args:
-        model: In eval mode; :func:`load_segmenter` leaves it on the CPU.
-        classes: Names of the classes.
-        sample_shape: (3, H, W) of the samples of training; it takes images of any size.
-        recipe: The recipe that trained it; empty where it was not trained by one.
         mean: What becomes 0, of pixel values from 0 to 255; one number, or one for each channel.
         standard_deviation: What becomes a distance of 1, of the same.
         resize: Short side to which images are brought, in pixels; None keeps their own.
         window: Side of the windows by which images are looked at, in pixels; None is the whole image.
-        assumed: Which of these its file does not say.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -68,30 +61,10 @@ class Segmenter:
         torch.Size([20, 30])
     """
 
-    model: nn.Module
-    classes: tuple[str, ...]
-    sample_shape: tuple[int, ...]
-    recipe: dict[str, Any] = field(default_factory=dict)
     mean: ChannelValues = 0.0
     standard_deviation: ChannelValues = 255.0
     resize: int | None = None
     window: int | None = None
-    assumed: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> InputKind:
-        """What it takes: images."""
-        return Images()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
-
-    @property
-    def assumptions(self) -> str:
-        """What was assumed of it, in words; empty where its file says everything."""
-        return in_words(vars(self), self.assumed)
 
     def facts(self) -> dict[str, Any]:
         """Return what a user of its weights must know, JSON-ready: classes and pixels."""
@@ -122,16 +95,10 @@ class Segmenter:
                 f"the model was trained for segmentation, and {name!r} has no masks: choose one of "
                 f"{', '.join(MASK_SETS)}"
             )
-        if data_dir is None and name == self.recipe.get("data"):
-            data_dir = self.recipe.get("data_dir")
         resize = self.resize if name != "segment-cue" else None
-        data = load_masks(name, split, data_dir=data_dir, resize=resize)
+        data = load_masks(name, split, data_dir=self.folder(name, data_dir), resize=resize)
         data.mean, data.standard_deviation = self.mean, self.standard_deviation
         return data
-
-    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-        """Return the image files among ``inputs`` and in the folders among them."""
-        return find_images(inputs)
 
     def sample(self, image: Tensor) -> Tensor:
         """Return an image, (3, H, W) in [0, 1], as the network takes it."""

@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 
 from nonlocalnn._errors import check_whole
-from nonlocalnn.checkpoints import OURS, CheckpointError, Imported, import_checkpoint
+from nonlocalnn.checkpoints import CheckpointError, Imported, import_checkpoint
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.inference.model_facts import assumed_facts, checked_facts, implied_facts
+from nonlocalnn.inference.model_facts import facts_of
 from nonlocalnn.inference.segmenter import Segmenter
 from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
-from nonlocalnn.tasks.choice import LOADERS, trained_task
 
 
 def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
@@ -38,18 +37,8 @@ def load_segmenter(path: str | os.PathLike[str]) -> Segmenter:
 
 def segmenter_of(path: Path, found: Imported) -> Segmenter:
     """Return the segmentation network that an opened checkpoint holds; see :func:`load_segmenter`."""
-    implied = implied_facts(found.model, found.metadata)
-    known = {**implied, **found.metadata}
-    if trained_task(known) != "segmentation":
-        raise CheckpointError(
-            f"{path} was trained for {trained_task(known)}: {LOADERS[trained_task(known)]} loads it"
-        )
-    facts = checked_facts(known, path)
-    is_volume = "volume" in facts
-    num_outputs = found.model.config["num_classes"]  # type: ignore[index]
-    if num_outputs != len(facts["classes"]):
-        raise CheckpointError(f"{path} names {len(facts['classes'])} classes of a model with {num_outputs}")
     names = ("classes", "sample_shape", "recipe", "mean", "standard_deviation", "volume")
+    known, facts, assumed = facts_of(path, found, "segmentation", assumable=names)
     given = {name: facts[name] for name in names if name in facts}
     for name in ("resize", "window"):
         if known.get(name) is not None:
@@ -58,8 +47,5 @@ def segmenter_of(path: Path, found: Imported) -> Segmenter:
             except ValueError as error:
                 raise CheckpointError(f"{path} does not say what its model takes: {error}") from None
             given[name] = known[name]
-    is_ours = found.source == OURS
-    taken = [name for name in (implied if is_ours else known) if name in names]
-    assumed = assumed_facts(facts, taken, found.metadata if is_ours else ())
-    kind = VolumeSegmenter if is_volume else Segmenter
+    kind = VolumeSegmenter if "volume" in facts else Segmenter
     return kind(model=found.model.eval(), **given, assumed=assumed)

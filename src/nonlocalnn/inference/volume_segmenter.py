@@ -16,7 +16,6 @@ from torch import Tensor
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import VOLUME_MASK_SETS
-from nonlocalnn.data.volumes.files import find_volumes
 from nonlocalnn.data.volumes.masked import MaskedVolumes, load_volume_masks
 from nonlocalnn.data.volumes.reading import Reading, Sampled, seen
 from nonlocalnn.data.volumes.volume import Volume
@@ -86,18 +85,14 @@ class VolumeSegmenter(Segmenter):
                 f"the model was trained to label volumes, and {name!r} has none with masks: choose "
                 f"{', '.join(VOLUME_MASK_SETS)}"
             )
-        if data_dir is None and name == self.recipe.get("data"):
-            data_dir = self.recipe.get("data_dir")
-        data = load_volume_masks(data_dir, split, image_size=self.sample_shape[-1], reading=self.volume)
+        data = load_volume_masks(
+            self.folder(name, data_dir), split, image_size=self.sample_shape[-1], reading=self.volume
+        )
         if data.channels != self.sample_shape[0]:
             raise ValueError(
                 f"the model takes {self.sample_shape[0]} channels, and {name!r} has {data.channels}"
             )
         return data
-
-    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-        """Return the volumes among ``inputs`` and in the folders among them."""
-        return find_volumes(inputs)
 
     def sample(self, image: Tensor) -> Tensor:
         """Return the numbers of a volume with voxels of 1 mm, (C, D, H, W), as the network takes it."""

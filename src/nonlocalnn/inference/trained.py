@@ -1,0 +1,59 @@
+"""What every network from a file has for its user, whatever its task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nonlocalnn.inference.model_facts import in_words
+from nonlocalnn.tasks.images import Images
+from nonlocalnn.tasks.inputs import InputKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A network of images that answers for places, and what it was trained on.
+
+    Args:
+        model: In eval mode; what loads it leaves it on the CPU.
+        classes: Names of the classes.
+        sample_shape: (3, H, W) of the samples of training; it takes images of any size.
+        recipe: The recipe that trained it; empty where it was not trained by one.
+        assumed: Which of these its file does not say.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> InputKind:
+        """What it takes: images."""
+        return Images()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def assumptions(self) -> str:
+        """What was assumed of it, in words; empty where its file says everything."""
+        return in_words(vars(self), self.assumed)
+
+    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """Return the files that it takes among ``inputs`` and in the folders among them."""
+        return self.kind.find(inputs)
+
+    def folder(self, name: str, data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+        """Return where a data set's files are: where it is said, or where those of the training were."""
+        is_own = name == self.recipe.get("data")
+        return self.recipe.get("data_dir") if data_dir is None and is_own else data_dir
