@@ -21,7 +21,7 @@ from nonlocalnn.inference.classifier import classifier_of
 from nonlocalnn.inference.detector import detector_of
 from nonlocalnn.inference.segmenter_file import segmenter_of
 from nonlocalnn.tasks.choice import trained_task
-from nonlocalnn.tasks.inputs import ShownInput, take_sample
+from nonlocalnn.tasks.inputs import ShownInput
 
 Loaded = Classifier | Segmenter | Detector
 
@@ -62,14 +62,8 @@ def is_classifier(path: Path) -> bool:
 
 def taker(loaded: Loaded, args: argparse.Namespace) -> Callable[[int], ShownInput]:
     """Return what gives a sample of ``--data`` by its place in the split."""
-    if isinstance(loaded, Segmenter):
-        masks = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
-        return partial(loaded.take, masks, split=args.split)
-    if isinstance(loaded, Detector):
-        objects = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
-        return partial(loaded.take, objects, split=args.split)
-    dataset = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
-    return partial(take_sample, dataset, split=args.split, kind=loaded.kind)
+    dataset: Any = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
+    return partial(loaded.take, dataset, split=args.split)
 
 
 def refuse(args: argparse.Namespace, *names: str, what: str = "a segmentation network") -> None:

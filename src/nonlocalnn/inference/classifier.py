@@ -18,7 +18,7 @@ from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.inference.model_facts import facts_of, in_words
 from nonlocalnn.tasks.answers import answer_files
-from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, take_sample
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_facts
 from nonlocalnn.tasks.probabilities import class_probabilities
 
@@ -133,6 +133,14 @@ class Classifier(Facts):
         """
         several = "name them one by one, or draw all with nonlocalnn maps, which takes folders"
         return self.kind.show(self._one(path, several), self, whole=whole)
+
+    def take(self, dataset: LabelledSamples, index: int, *, split: str) -> ShownInput:
+        """Return sample ``index`` of a split of :meth:`load_dataset`, as :meth:`show` does a file.
+
+        Raises:
+            ValueError: There is no such sample.
+        """
+        return take_sample(dataset, index, split=split, kind=self.kind)
 
     def ask(self, samples: Tensor, *, batch_size: int = 8) -> Tensor:
         r"""Return the class probabilities that :meth:`predict` gives for some samples, (B, K), on the CPU.
