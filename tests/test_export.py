@@ -272,8 +272,9 @@ def test_the_oldest_operator_set_is_taken(tmp_path):
 
 def test_an_example_of_one_sample_leaves_the_batch_open_and_the_size_is_the_files(tmp_path):
     example = torch.randn(1, 3, 9, 9)
-    assert export_code._example(nn.Identity(), example, None).shape == (2, 3, 9, 9)
-    assert export_code._example(nn.Identity(), example.expand(3, -1, -1, -1), None).shape == (3, 3, 9, 9)
+    for given, number in ((example, 2), (example.expand(3, -1, -1, -1), 3)):
+        taken, answer = export_code._example(nn.Identity(), given, None)
+        assert taken.shape == answer.shape == (number, 3, 9, 9)
     report = export_model(nn.Flatten(2), tmp_path / "a.pt2", format="pt2", example_input=example)
     assert report.num_bytes == (tmp_path / "a.pt2").stat().st_size > 0
 

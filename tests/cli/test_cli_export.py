@@ -44,7 +44,9 @@ def test_the_file_is_named_after_the_model(small, tmp_path, monkeypatch, capsys)
     [
         (["--opset", "11"], "opset must be at least 18"),
         (["--format", "pt2", "--opset", "23"], "opset is a setting of the format 'onnx'"),
-        (["--output", "model.pt2"], "must end in .onnx"),
+        (["--output", "model.pt2", "--opset", "23"], "opset is a setting of the format 'onnx'"),
+        (["--output", "model.pt2", "--format", "onnx"], "must end in .onnx"),
+        (["--output", "model.pb"], "must end in .onnx"),
     ],
 )
 def test_failures_are_one_line(small, capsys, words, says):

@@ -9,7 +9,7 @@ from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.cli.common import load_model
 from nonlocalnn.cli.flags.export import parser
 from nonlocalnn.cli.outputs import check_file
-from nonlocalnn.export import describe, export_model
+from nonlocalnn.export import Format, describe, export_model
 from nonlocalnn.inference import Detector
 
 
@@ -18,7 +18,9 @@ def run(words: Sequence[str]) -> int:
     args = parser().parse_args(words)
     # Resolved, since a run may be named by a dot.
     name = args.model.resolve().name if args.model.is_dir() else args.model.stem
-    suffix = ".onnx" if args.format == "onnx" else ".pt2"
+    is_named = args.output is not None and args.output.suffix == ".pt2"
+    format: Format = args.format or ("pt2" if is_named else "onnx")
+    suffix = ".onnx" if format == "onnx" else ".pt2"
     output = Path(name + suffix) if args.output is None else args.output
     check_file(output, read=(weights_file(args.model),))
     loaded = load_model("export", args.model)
@@ -30,7 +32,7 @@ def run(words: Sequence[str]) -> int:
     report = export_model(
         loaded.model,
         output,
-        format=args.format,
+        format=format,
         sample_shape=loaded.sample_shape,
         metadata=describe(loaded),
         opset=args.opset,

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,7 +121,9 @@ def export_model(
     opset = _checked_opset(path, format, opset)
     facts = _as_json(metadata)
     model = copy.deepcopy(model).eval()
-    example = _example(model, example_input, sample_shape)
+    example, answer = _example(model, example_input, sample_shape)
+    if isinstance(answer, Mapping) and "out" in answer:
+        model = _Scores(model)
     others = other_shapes(model, example) if dynamic else ()
     axes = [
         axis for axis in range(example.dim()) if any(each[axis] != example.shape[axis] for each in others)
@@ -185,8 +187,24 @@ def _as_json(metadata: dict[str, Any] | None) -> str:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
 
 
-def _example(model: nn.Module, given: Tensor | None, sample_shape: Sequence[int] | None) -> Tensor:
-    """Return the example with at least two samples: PyTorch would take one for what the batch always is."""
+class _Scores(nn.Module):
+    """A segmentation network of torchvision, whose answer is a dictionary, with its scores for an answer."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x)["out"]
+
+
+def _example(
+    model: nn.Module, given: Tensor | None, sample_shape: Sequence[int] | None
+) -> tuple[Tensor, object]:
+    """Return the example with at least two samples, and the model's answer to it.
+
+    PyTorch would take one sample for what the batch always is.
+    """
     if (given is None) == (sample_shape is None):
         raise ValueError("name the input's size by example_input or by sample_shape, by one of the two")
     if given is None:
@@ -200,11 +218,11 @@ def _example(model: nn.Module, given: Tensor | None, sample_shape: Sequence[int]
     example = torch.cat([given, given]) if given.shape[0] == 1 else given
     try:
         with torch.no_grad():
-            model(example)
+            answer = model(example)
     except RuntimeError as error:
         shape = tuple(example.shape)
         raise ValueError(f"the model does not take an input of shape {shape}: {first_line(error)}") from error
-    return example
+    return example, answer
 
 
 def _random(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from nonlocalnn.models.presets import create_model
 Layer = nn.Linear | nn.Conv2d | nn.Conv3d
 LIBRARIES = ("nonlocalnn", "torchvision", "timm")
 # Settings that change what is computed and are known from a model, beside its number of classes.
-_SETTINGS = {"torchvision": ("aux_logits", "transform_input"), "timm": ("in_chans",)}
+_SETTINGS = {"torchvision": ("aux_logits", "aux_loss", "transform_input"), "timm": ("in_chans",)}
 
 
 def build_named(library: str, name: str, num_classes: int, settings: dict[str, Any]) -> nn.Module:
@@ -26,7 +26,7 @@ def build_named(library: str, name: str, num_classes: int, settings: dict[str, A
 
     Args:
         library: One of ``LIBRARIES``.
-        name: What the library calls it; one of its own list of classifiers.
+        name: What the library calls it; one of :func:`listed_names`.
         num_classes: Width of its output.
         settings: Of this library, what :func:`nonlocalnn.create_model` takes; of others, whole numbers.
 
@@ -54,7 +54,9 @@ def build_named(library: str, name: str, num_classes: int, settings: dict[str, A
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how weights are drawn, which are replaced
         if library == "torchvision":
-            model = module.models.get_model(name, weights=None, num_classes=num_classes, **settings)
+            # Without the word the body of a segmentation network would be fetched.
+            body = {"weights_backbone": None} if library_task(library, name) == "segmentation" else {}
+            model = module.models.get_model(name, weights=None, num_classes=num_classes, **body, **settings)
         else:
             model = module.create_model(name, pretrained=False, num_classes=num_classes, **settings)
     assert isinstance(model, nn.Module)
@@ -83,15 +85,30 @@ def import_library(library: str, name: str) -> Any:
 
 
 def listed_names(library: str) -> Sequence[str]:
-    """Return the names of the classifiers, of images and of videos, that an installed library lists."""
+    """Return the names that an installed library lists: of classification and of segmentation."""
     if library == "torchvision":
         from torchvision import models
 
-        return [*models.list_models(module=models), *models.list_models(module=models.video)]
+        modules = (models, models.video, models.segmentation)
+        return [name for module in modules for name in models.list_models(module=module)]
     import timm
 
     # Once as they are, and once with the name of the weights, which tells mean and size.
     return [*timm.list_models(), *timm.list_models(pretrained=True)]
+
+
+def library_task(library: str, name: str) -> str:
+    """Return what a library's network is for: "classification" or "segmentation".
+
+    Example:
+        >>> library_task("torchvision", "fcn_resnet50"), library_task("torchvision", "resnet18")
+        ('segmentation', 'classification')
+    """
+    if library != "torchvision":
+        return "classification"
+    from torchvision import models
+
+    return "segmentation" if name in models.list_models(module=models.segmentation) else "classification"
 
 
 def candidates(model: nn.Module, num_inserted: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -109,10 +126,15 @@ def candidates(model: nn.Module, num_inserted: int) -> Iterator[tuple[str, str, 
         from torchvision import models
 
         own = {name: vars(model)[name] for name in _SETTINGS["torchvision"] if name in vars(model)}
+        if getattr(model, "aux_classifier", None) is not None:
+            own["aux_loss"] = True
         head = last_layer(model)
         body = _num_parameters(model) - num_inserted
         for name in listed_names("torchvision"):
             if models.get_model_builder(name).__module__ != home or head is None:
+                continue
+            if library_task("torchvision", name) == "segmentation":
+                yield "torchvision", name, own
                 continue
             facts = models.get_model_weights(name).DEFAULT.meta
             more = (len(facts["categories"]) - width_of(head)) * _num_parameters(head) // width_of(head)
@@ -136,7 +158,7 @@ def candidates(model: nn.Module, num_inserted: int) -> Iterator[tuple[str, str, 
 
 
 def is_of_library(model: nn.Module) -> bool:
-    """Return whether torchvision or timm made a network as one of its classifiers, changed since or not."""
+    """Return whether torchvision or timm made a network as one of those it lists, changed since or not."""
     home = type(model).__module__
     if not home.startswith("torchvision.models."):
         return home.startswith("timm.models.")
@@ -169,8 +191,8 @@ def library_facts(config: Mapping[str, Any]) -> dict[str, Any]:
             ``overrides``.
 
     Returns:
-        ``sample_shape``, ``mean`` and ``standard_deviation`` (of values from 0 to 255), and of videos
-        ``stride``.
+        ``sample_shape``, ``mean`` and ``standard_deviation`` (of values from 0 to 255), of videos ``stride``,
+        and of segmentation ``task``.
 
     Raises:
         ImportError: The library is not installed.
@@ -187,9 +209,11 @@ def library_facts(config: Mapping[str, Any]) -> dict[str, Any]:
         size, mean, deviation = noted.input_size[1:], noted.mean, noted.std
     else:
         preset = module.models.get_model_weights(name).DEFAULT.transforms()
-        channels, size, mean, deviation = 3, preset.crop_size, preset.mean, preset.std
+        # Presets of segmentation resize the short side, and cut nothing off.
+        size = preset.crop_size if hasattr(preset, "crop_size") else preset.resize_size
+        channels, mean, deviation = 3, preset.mean, preset.std
     height, width = size if len(size) == 2 else (size[0], size[0])
-    facts = {
+    facts: dict[str, Any] = {
         "sample_shape": [channels, height, width],
         "mean": _of_255(mean, channels),
         "standard_deviation": _of_255(deviation, channels),
@@ -197,6 +221,8 @@ def library_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["library"] == "torchvision" and _is_of_videos(name):
         # torchvision trains its video networks on 16 frames at 15 frames a second.
         facts |= {"sample_shape": [channels, 16, height, width], "stride": 2}
+    if library_task(config["library"], name) == "segmentation":
+        facts["task"] = "segmentation"
     return facts
 
 

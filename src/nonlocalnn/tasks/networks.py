@@ -44,6 +44,7 @@ class NamedNetwork:
         stride: Video only: frames from one of a clip to the next.
         mean: What becomes 0, of pixel values from 0 to 255; None leaves that to the kind of data.
         standard_deviation: What becomes a distance of 1, of the same.
+        task: What it is for.
     """
 
     library: str
@@ -52,6 +53,7 @@ class NamedNetwork:
     stride: int = 1
     mean: ChannelValues | None = None
     standard_deviation: ChannelValues | None = None
+    task: str = "classification"
 
     @property
     def num_sides(self) -> int:
@@ -96,14 +98,22 @@ def named_network(model: str) -> NamedNetwork:
     library, slash, name = model.partition("/")
     if not slash:
         _check_ours(model)
-        return NamedNetwork("nonlocalnn", model, sample_shape(model), clip_stride(model))
+        return NamedNetwork(
+            "nonlocalnn", model, sample_shape(model), clip_stride(model), task=model_task(model)
+        )
     check_choice("library of a model", library, LIBRARIES)
     import_library(library, name)
     check_choice(f"a network of {library}", name, listed_names(library))
     facts = library_facts({"library": library, "name": name, "overrides": {}})
     shape = tuple(facts["sample_shape"])
     return NamedNetwork(
-        library, name, shape, facts.get("stride", 1), facts["mean"], facts["standard_deviation"]
+        library,
+        name,
+        shape,
+        facts.get("stride", 1),
+        facts["mean"],
+        facts["standard_deviation"],
+        task=facts.get("task", "classification"),
     )
 
 
@@ -156,7 +166,7 @@ def check_task(model: str, task: str, *, of: str = "image") -> None:
     Example:
         >>> check_task("nl_fcn_tiny", "segmentation")
     """
-    own = model_task(model) if named_network(model).is_ours else "classification"
+    own = named_network(model).task
     if own != task:
         answers = {
             "classification": "one answer a sample",
@@ -177,7 +187,7 @@ def check_task(model: str, task: str, *, of: str = "image") -> None:
 
 
 def _labels(model: str, task: str, of: str) -> bool:
-    return task != "segmentation" or model_input(model) == of
+    return task != "segmentation" or named_network(model).input == of
 
 
 def build_network(settings: ModelSettings, data: TrainingData) -> nn.Module:

@@ -21,8 +21,12 @@ from nonlocalnn.models import (
     SegmentationNetwork,
     inflate_,
 )
-from nonlocalnn.models.libraries import last_layer
+from nonlocalnn.models.libraries import is_of_library, last_layer
 from nonlocalnn.train.detector_weights import BODY, NEW_IN_DETECTORS, check_constant, torchvisions_names
+
+# Torchvision's segmentation networks: where the body is, and what is new with other classes.
+_LIBRARY_BODY = "backbone."
+_OF_SEGMENTATION = ("classifier.", "aux_classifier.")
 
 
 def start_from_(model: nn.Module, path: Path) -> list[str]:
@@ -33,8 +37,9 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
     W_z. Blocks and the last layer keep their own values where the checkpoint has none that fit. The state
     dict of an image ResNet is inflated by :func:`nonlocalnn.inflate_`. A network of another library takes
     the file of its published weights, with blocks inserted or not. A segmentation network takes its own
-    checkpoint, or the body of an image ResNet of the same depth, of ours or torchvision's. So does a
-    detector, whose body may also be a segmentation network's; torchvision's published detectors fit too.
+    checkpoint, or the body of an image ResNet of the same depth, of ours or torchvision's; torchvision's
+    take the weights of a classifier that is their body. So does a detector, whose body may also be a
+    segmentation network's; torchvision's published detectors fit too.
 
     Args:
         model: A network of :func:`nonlocalnn.create_model`, or of torchvision or timm.
@@ -54,6 +59,8 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
         given, heads = _for_detector(model, path)
     elif not isinstance(model, ResidualNetwork | DigitsNetwork):
         given = nearest(_weights_of(path), own)
+        if heads == _OF_SEGMENTATION and not any(name.startswith(_LIBRARY_BODY) for name in given):
+            given = _as_library_body(given, own)
     elif is_safetensors(path):
         given = _comparable(load_checkpoint(path), model)
     else:
@@ -83,7 +90,18 @@ def _heads_of(model: nn.Module) -> tuple[str, ...]:
     head = last_layer(model)
     own = next((f"{name}." for name, module in model.named_modules() if module is head), "fc.")
     # Bodies of segmentation networks are trained as classifiers first, whose last layer is left out.
-    return ("head.", "auxiliary.", "fc.") if isinstance(model, SegmentationNetwork) else (own,)
+    if isinstance(model, SegmentationNetwork):
+        return "head.", "auxiliary.", "fc."
+    if is_of_library(model) and hasattr(model, "backbone"):
+        return _OF_SEGMENTATION
+    return (own,)
+
+
+def _as_library_body(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a classifier's weights as those of the body of torchvision's segmentation networks."""
+    # Its bodies are what a classifier calls its features, or of residual networks all but the last layer.
+    named = {f"{_LIBRARY_BODY}{name.removeprefix('features.')}": value for name, value in given.items()}
+    return {name: value for name, value in named.items() if name in own}
 
 
 def _for_detector(model: DetectionNetwork, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -18,7 +18,9 @@ def parser() -> CommandParser:
     parser.add_argument(
         "model", metavar="MODEL", type=Path, help="a checkpoint, or the folder of a run (its best weights)"
     )
-    parser.add_argument("--format", default="onnx", choices=EXPORT_FORMATS, help="default: onnx")
+    parser.add_argument(
+        "--format", choices=EXPORT_FORMATS, help="default: pt2 where OUTPUT ends so, else onnx"
+    )
     parser.add_argument(
         "-o",
         "--output",
