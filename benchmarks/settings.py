@@ -15,7 +15,7 @@ from nonlocalnn.blocks import NonLocal2d
 from nonlocalnn.functional import Instantiation
 
 CHANNELS = 64
-_FULL, _QUICK = (28, 56, 112, 160, 224), (4, 6)
+_FULL, _QUICK = (28, 56, 112, 136, 160), (4, 6)
 # On smaller maps the weights are kept as a plain block keeps them, and grow as N x M.
 _FIT_FROM = 112 * 112
 # By name: what the block is made with, whether a part is padding, whether keys are another map's.
