@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fake_explain import count_passes
+from PIL import Image
 from torch import nn
 
 import nonlocalnn as nl
@@ -13,6 +14,7 @@ from nonlocalnn.data import load_dataset
 from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.deletion import deletion_test
 from nonlocalnn.explorer.explain import explain, explain_file
+from nonlocalnn.explorer.worker import _load as open_model
 from nonlocalnn.inference import Classifier
 from nonlocalnn.tasks.inputs import ShownInput, take_sample
 from tolerances import assert_near
@@ -125,3 +127,15 @@ def test_a_sample_of_a_data_set(tmp_path):
     assert answer.effects == {}
     with pytest.raises(ValueError, match=r"the network does not take a photo, of shape \(1, 60, 28\): "):
         answer_with_maps(loaded, torch.rand(1, 60, 28), name="a photo")
+
+
+@pytest.mark.parametrize("name", ["nl_fcn_tiny", "nl1_maskrcnn_tiny"])
+def test_the_server_takes_networks_that_answer_for_places(tmp_path, name):
+    torch.manual_seed(0)
+    nl.save_checkpoint(randomize_(nl.create_model(name)), tmp_path / "scenes.safetensors")
+    Image.new("RGB", (70, 50), "orange").save(tmp_path / "upload", format="png")
+    loaded = open_model(tmp_path / "scenes.safetensors")
+    document = explain_file(loaded, tmp_path / "upload", title="photo.png", model="scenes")
+    assert (document["kind"], document["input"]["file_sides"]) == ("image", [50, 70])
+    # The picture with the classes of its pixels, or with its objects.
+    assert document["input"]["labels"].startswith("data:image/")

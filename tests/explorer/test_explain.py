@@ -201,7 +201,7 @@ def test_files_and_wrong_inputs(tmp_path):
     )
     # This network's last layers fit one size.
     with pytest.raises(ValueError, match=r"the network does not take A seven, of shape \(1, 28, 56\)"):
-        explain_file(loaded, path, title="A seven", model="", whole=True)
+        explain(loaded, loaded.show(path, whole=True), title="A seven", model="")
     with pytest.raises(ValueError, match="no non-local block 'nl_3'"):
         explain_file(loaded, path, title="", model="", blocks=["nl_3"])
     with pytest.raises(FileNotFoundError):

@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnn._device import resolve_device
-from nonlocalnn.checkpoints import Imported, import_checkpoint, read_metadata
+from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.inference import Classifier, Detector, Segmenter
-from nonlocalnn.inference.classifier import classifier_of
-from nonlocalnn.inference.detector import detector_of
-from nonlocalnn.inference.segmenter_file import segmenter_of
+from nonlocalnn.inference.loading import Loaded, load_trained
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.inputs import ShownInput
-
-Loaded = Classifier | Segmenter | Detector
 
 
 def load_model(command: str, path: Path, *, device: str = "cpu") -> Loaded:
@@ -36,14 +31,7 @@ def load_model(command: str, path: Path, *, device: str = "cpu") -> Loaded:
         ValueError: As :func:`nonlocalnn.load_classifier` says, or there is no such device.
     """
     place = resolve_device(device)
-    file = weights_file(path)
-    # Opened once: its task and its weights are then of one file.
-    found = import_checkpoint(file)
-    kinds: dict[str, Callable[[Path, Imported], Loaded]] = {
-        "segmentation": segmenter_of,
-        "detection": detector_of,
-    }
-    loaded = kinds.get(trained_task(found.metadata), classifier_of)(file, found)
+    loaded = load_trained(path)
     if loaded.assumptions:
         print(f"nonlocalnn {command}: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     loaded.model.to(place)

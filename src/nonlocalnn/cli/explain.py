@@ -10,7 +10,7 @@ from typing import Any
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.cli.common import Loaded, at_rate, check_rate, load_model, refuse, stem_of, taker
+from nonlocalnn.cli.common import at_rate, check_rate, load_model, refuse, stem_of, taker
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
@@ -18,6 +18,7 @@ from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.map_files import answer_in_words
 from nonlocalnn.explorer.page import write_page
 from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.inputs import ShownInput
 
 

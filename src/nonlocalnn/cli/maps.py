@@ -17,7 +17,7 @@ from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.cli.common import Loaded, at_rate, check_rate, load_model, stem_of, taker
+from nonlocalnn.cli.common import at_rate, check_rate, load_model, stem_of, taker
 from nonlocalnn.cli.flags.maps import parser
 from nonlocalnn.cli.outputs import check_folder, unused
 from nonlocalnn.explorer.answer import answer_with_maps
@@ -26,6 +26,7 @@ from nonlocalnn.explorer.map_files import answer_in_words, write_maps
 from nonlocalnn.explorer.objects import write_objects
 from nonlocalnn.explorer.volume_pictures import as_volume, labelled_planes
 from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.inputs import ShownInput
 from nonlocalnn.tasks.masks import shares_of
 

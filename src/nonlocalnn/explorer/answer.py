@@ -16,6 +16,7 @@ from nonlocalnn.affinity.detectors import works_on_regions
 from nonlocalnn.affinity.effects import record_effects
 from nonlocalnn.explorer.objects import above, described_objects
 from nonlocalnn.inference import Classifier, Detector, Segmenter
+from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.answers import most_probable
 from nonlocalnn.tasks.masks import image_scores, labels_of, shares_of
 from nonlocalnn.tasks.objects import Found
@@ -67,7 +68,7 @@ class AnswerWithMaps:
 
 
 def answer_with_maps(
-    loaded: Classifier | Segmenter | Detector,
+    loaded: Loaded,
     sample: Tensor,
     *,
     name: str = "an input",

@@ -26,7 +26,8 @@ from nonlocalnn.affinity.rows import Query
 from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
 from nonlocalnn.explorer.labels import colours_of, overlay
 from nonlocalnn.explorer.objects import colour_of, drawn_objects
-from nonlocalnn.inference import Classifier, Detector, Segmenter
+from nonlocalnn.inference import Classifier
+from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.inputs import ShownInput
 
 # Bytes of compressed rows in a page of 10 MB: base64 makes them a third longer, and frames come on top.
@@ -42,13 +43,12 @@ _EXACT_SIDE = 64
 
 
 def explain_file(
-    loaded: Classifier,
+    loaded: Loaded,
     path: str | os.PathLike[str],
     *,
     title: str,
     model: str,
     blocks: Sequence[str] | None = None,
-    whole: bool = False,
 ) -> dict[str, Any]:
     """Return the document of an image or video file; see :func:`explain`.
 
@@ -56,12 +56,12 @@ def explain_file(
         FileNotFoundError: There is no such file.
         ValueError: It cannot be read, the model takes another kind or another size, or has no such block.
     """
-    given = loaded.show(path, whole=whole)
+    given = loaded.show(path)
     return explain(loaded, given, title=title, model=model, blocks=blocks)
 
 
 def explain(
-    loaded: Classifier | Segmenter | Detector,
+    loaded: Loaded,
     given: ShownInput,
     *,
     title: str,

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from nonlocalnn._files import json_text
 from nonlocalnn.explorer.admission import check_size
-from nonlocalnn.inference.classifier import Classifier, load_classifier
+from nonlocalnn.inference.loading import Loaded, load_trained
 
 UNKNOWN_FAULT = "it could not be explained: an unexpected error, which the server's log tells of"
 _LONGEST_REASON = 500
@@ -30,7 +30,7 @@ _MACHINE_PATH = re.compile(r"(?<![\w.)])/\w|\b[A-Za-z]:\\")
 class Explain(Protocol):
     """A function that makes the document of one input and one model."""
 
-    def __call__(self, loaded: Classifier, path: Path, *, title: str, model: str) -> dict[str, Any]:
+    def __call__(self, loaded: Loaded, path: Path, *, title: str, model: str) -> dict[str, Any]:
         """Return the document; users see the text of ValueError, FileNotFoundError and ImportError."""
 
 
@@ -67,8 +67,8 @@ def run_worker(connection: Connection, models: Mapping[str, Path], explain: Expl
         return
 
 
-def _load(path: Path) -> Classifier:
-    loaded = load_classifier(path)
+def _load(path: Path) -> Loaded:
+    loaded = load_trained(path)
     if loaded.assumptions:
         print(f"nonlocalnn explore: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
     if loaded.kind.name not in ("image", "video"):
@@ -82,7 +82,7 @@ def _load(path: Path) -> Classifier:
 def _fill(
     send: Callable[[Mapping[str, Any]], None],
     job: Mapping[str, Any],
-    loaded: Mapping[str, Classifier],
+    loaded: Mapping[str, Loaded],
     models: Mapping[str, Path],
     explain: Explain,
 ) -> dict[str, Any]:
