@@ -124,7 +124,7 @@ def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namesp
 
 def _table(name: str, facts: Mapping[str, Any]) -> list[str]:
     """Return the lines of the table of one input: how widely and how far each block attends."""
-    width = max(map(len, facts["blocks"]), default=0) + 2
+    width = max(map(len, ("block", *facts["blocks"]))) + 2
     # Of images and sequences a column of frames would be empty.
     is_video = len(facts["sides"]) == 3
     what = "slices" if "millimetres" in facts else "frames"
