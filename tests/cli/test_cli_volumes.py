@@ -105,7 +105,8 @@ def test_pictures_and_a_page(kind, request, capsys):
     told = capsys.readouterr().out
     assert "slices (uniform)" in told
     # Names of blocks may be shorter than their column's title.
-    assert told.splitlines()[1].split()[:3] == ["block", "form", "entropy"]
+    title = next(line for line in told.splitlines() if "entropy" in line)
+    assert title.split()[:3] == ["block", "form", "entropy"]
     assert ("most voxels" in told) == (kind == "masks")
     names = {path.name for path in (place / "maps/0").iterdir()}
     assert {f"{block}.png", f"{block}-attended.png", "summary.json"} <= names

@@ -21,7 +21,7 @@ _SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 def is_series(folder: Path) -> bool:
-    """Return whether a folder holds a DICOM file: by its ending, .dcm or .IMA, or one that begins as DICOM does."""
+    """Return whether a folder holds a DICOM file, by its ending (.dcm, .IMA) or by how one begins."""
     if not folder.is_dir():
         return False
     files = [entry for entry in folder.iterdir() if not is_ignored(entry) and entry.is_file()]
