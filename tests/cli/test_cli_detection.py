@@ -14,8 +14,9 @@ import nonlocalnn as nl
 from keypoint_pictures import write_keypoints
 from nonlocalnn.cli import main
 from nonlocalnn.data.objects import PointNames, decoded
+from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.objects import colour_of, drawn_objects
-from nonlocalnn.inference import load_detector
+from nonlocalnn.inference import Detector, load_detector
 from object_pictures import write_roboflow
 from tolerances import near
 
@@ -203,7 +204,24 @@ def test_points_are_told_and_drawn(points_run, tmp_path, capsys):
     # Blocks of the head work on regions, and the page has that of the body.
     assert '"name":"backbone.body.head.nl"' in page.read_text()
     words = ["--blocks", "roi_heads.keypoint_head.3.nl", "-o", tmp_path / "other.html"]
-    fails(capsys, "explain", image, "--model", run, *words, status=1, says="works on regions")
+    fails(
+        capsys,
+        "explain",
+        image,
+        "--model",
+        run,
+        *words,
+        status=1,
+        says="no map over the image: name backbone.body.head.nl",
+    )
+    head = Detector(
+        model=nl.create_model("nl2head_keypointrcnn_tiny").eval(),
+        classes=("card",),
+        class_ids=(1,),
+        sample_shape=(3, 32, 48),
+    )
+    with pytest.raises(ValueError, match="this network has no block in its backbone"):
+        answer_with_maps(head, torch.rand(3, 32, 48))
 
 
 def test_points_are_drawn_where_they_are():

@@ -142,9 +142,16 @@ def test_objects_without_points(tmp_path):
     def less(content):
         del content["annotations"][0]["keypoints"]
         content["annotations"][1]["keypoints"] = [999, 999, 0] * 3
+        for each in content["annotations"][:2]:
+            each["image_id"] = content["annotations"][2]["image_id"]
 
-    data = load_objects("coco-keypoints", "train", data_dir=write_keypoints(tmp_path, change=less))
-    assert data[0][1]["keypoints"].tolist() == data[1][1]["keypoints"].tolist() == [[[0.0, 0, 0]] * 3]
+    root = write_keypoints(tmp_path, change=less)
+    # Of images alone that have none training is not made.
+    with pytest.warns(UserWarning, match="2 of 8 images have no marked keypoint; training leaves them out"):
+        data = load_objects("coco-keypoints", "train", data_dir=root)
+    assert (len(data), data.sample_id(0)) == (6, str(root / "train/train-2.png"))
+    assert data[0][1]["keypoints"][:2].tolist() == [[[0.0, 0, 0]] * 3] * 2
+    assert len(load_objects("coco", "train", data_dir=write_keypoints(tmp_path / "all"))) == 8
     assert [each["num_keypoints"] for each in data.truth()["annotations"][:3]] == [0, 0, 3]
 
 

@@ -95,7 +95,7 @@ class DetectionTask:
         # Now, and not after the first epoch: there would be nothing to learn from, or to compare with.
         if all(each.is_crowd for place in range(len(found)) for each in found.sheet(place).objects):
             raise ValueError(f"no object is marked on the {len(found)} images of {split}: mark some")
-        if found.points is not None and not _has_point(found):
+        if found.points is not None and not any(found.sheet(place).has_point for place in range(len(found))):
             raise ValueError(
                 f"no keypoint is marked on the {len(found)} images of {split}: visibilities are 0; "
                 "mark some, or use data 'coco' for boxes alone"
@@ -181,9 +181,3 @@ class DetectionTask:
             "mean": 0.0,
             "standard_deviation": 255.0,
         }
-
-
-def _has_point(data: AnnotatedImages) -> bool:
-    """Return whether a point of an object that counts is marked."""
-    objects = (each for place in range(len(data)) for each in data.sheet(place).objects)
-    return any(point[2] for each in objects if not each.is_crowd for point in each.points or ())

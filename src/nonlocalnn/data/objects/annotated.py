@@ -60,6 +60,12 @@ class Sheet:
     width: int
     objects: Sequence[Marked] = field(default_factory=tuple)
 
+    @property
+    def has_point(self) -> bool:
+        """Whether a point of an object that counts is marked."""
+        counting = (each.points or () for each in self.objects if not each.is_crowd)
+        return any(point[2] for points in counting for point in points)
+
 
 class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
     """Images, each with the objects on it.

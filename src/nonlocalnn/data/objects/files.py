@@ -112,7 +112,10 @@ def load_coco(
     annotations = read_coco(found.source, max_broken=max_broken, with_points=with_points)
     sheets = [sheet for sheet in annotations.sheets if not found.own_part or split_of(sheet.name) == split]
     _check_any(sheets, found.source, split)
-    _tell_of_empty(sheets, found.source, split)
+    if with_points and split == "train":
+        sheets = _with_a_point(sheets, found.source)
+    else:
+        _tell_of_empty(sheets, found.source, split)
     paths = _located([sheet.name for sheet in sheets], found)
     chosen = replace(annotations, sheets=sheets)
     return ObjectFiles(chosen, paths, is_training=split == "train", mirror=mirror)
@@ -133,6 +136,22 @@ def _tell_of_empty(sheets: Sequence[Sheet], source: Path, split: str) -> None:
             f"{source}: {number} of {len(sheets)} images have no object; training takes them as empty ones",
             stacklevel=3,
         )
+
+
+def _with_a_point(sheets: list[Sheet], source: Path) -> list[Sheet]:
+    """Return the images on which a point is marked, and warn of the others; all where none has any.
+
+    COCO's file of persons lists all of its images, and half of them show nobody: published networks were
+    trained without these.
+    """
+    kept = [sheet for sheet in sheets if sheet.has_point]
+    if kept and len(kept) < len(sheets):
+        warnings.warn(
+            f"{source}: {len(sheets) - len(kept)} of {len(sheets)} images have no marked keypoint; training "
+            "leaves them out",
+            stacklevel=3,
+        )
+    return kept or sheets
 
 
 def _find_coco(root: Path, split: str, official_name: str) -> Found:
