@@ -42,7 +42,7 @@ def target(boxes, labels, height=96, width=128):
 def test_names_and_places_of_the_blocks():
     assert {name.partition("cnn_")[0] for name in NAMES} == {
         *("fasterr", "maskr", "nl1_fasterr", "nl1_maskr"),
-        *("keypointr", "nl4head_keypointr", "nl4head1_keypointr"),
+        *("keypointr", "nl4head_keypointr", "nl4head1_keypointr", "nl2head_keypointr", "nl2head1_keypointr"),
     }
 
 
@@ -72,6 +72,31 @@ def test_blocks_of_the_keypoint_head():
     assert numbers(model) - numbers(plain) == 4 * 525_568
     with torch.device("meta"):
         assert len(nl.nonlocal_blocks(nl.create_model("nl4head1_keypointrcnn_r101"))) == 5
+
+
+def test_a_small_head_of_keypoints():
+    """Two blocks in the head, one in the body; the head's change its points and nothing else."""
+    model = nl.create_model("nl2head1_keypointrcnn_tiny", num_classes=2, num_keypoints=5).eval()
+    head = [f"roi_heads.keypoint_head.{n}.nl" for n in (3, 7)]
+    assert list(nl.nonlocal_blocks(model)) == ["backbone.body.head.nl", *head]
+    assert "nl2head_keypointrcnn_tiny" in nl.list_models()
+    image = torch.rand(3, 60, 80)
+    with torch.no_grad():
+        (found,) = model([image])
+        assert found["keypoints"].shape == (len(found["boxes"]), 5, 3)
+        for name in head:
+            nl.nonlocal_blocks(model)[name].W_z.weight.normal_(std=5)
+        (changed,) = model([image])
+    assert_same(changed["boxes"], found["boxes"])
+    assert not torch.equal(changed["keypoints"], found["keypoints"])
+    target = {
+        "boxes": torch.tensor([[10.0, 10, 40, 50]]),
+        "labels": torch.tensor([1]),
+        # A point that is not marked has no part in the loss: all that are not give 0, and no NaN.
+        "keypoints": torch.zeros(1, 5, 3),
+    }
+    losses = model.train()([image], [target])
+    assert float(losses["loss_keypoint"].detach()) == 0
 
 
 @pytest.mark.slow
@@ -259,6 +284,8 @@ def test_a_checkpoint_makes_it_again(tmp_path):
     [
         ({"num_keypoints": 3}, "masks or keypoints"),
         ({"head_blocks": 4}, "stand in the head of keypoints"),
+        ({"head_blocks": 2, "masks": False, "num_keypoints": 3}, "head_blocks must be one of 0, 4"),
+        ({"head_blocks": 4, "small": True}, "head_blocks must be one of 0, 2"),
         ({"min_size": 0}, "min_size must be a whole number"),
         ({"max_size": 5}, "max_size must be a whole number"),
         ({"frozen_eps": 2}, "frozen_eps must be"),

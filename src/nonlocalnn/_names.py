@@ -18,7 +18,10 @@ MASK_SETS = ("masks", "voc", "cityscapes", "ade20k", "segment-cue")
 VOLUME_MASK_SETS = ("volume-masks",)
 VOLUME_SETS = ("volumes", *VOLUME_MASK_SETS)
 # Those of images with objects, each a box and a class.
-OBJECT_SETS = ("coco", "voc-xml", "detect-cue")
+OBJECT_SETS = ("coco", "coco-keypoints", "voc-xml", "detect-cue", "keypoint-cue")
+# Those whose objects have points too, and those that are drawn and need no files.
+POINT_SETS = ("coco-keypoints", "keypoint-cue")
+GENERATED_OBJECT_SETS = ("detect-cue", "keypoint-cue")
 TASKS = ("classification", "segmentation", "detection")
 # What archives were called before 0.1.0.
 OLD_NAMES = {"shards": "archives"}

@@ -11,10 +11,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import nonlocalnn as nl
+from keypoint_pictures import write_keypoints
 from nonlocalnn.cli import main
-from nonlocalnn.data.objects import decoded
+from nonlocalnn.data.objects import PointNames, decoded
+from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.objects import colour_of, drawn_objects
-from nonlocalnn.inference import load_detector
+from nonlocalnn.inference import Detector, load_detector
 from object_pictures import write_roboflow
 from tolerances import near
 
@@ -158,6 +160,85 @@ def test_what_has_no_effect(run_folder, words, says, capsys, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     model = [run_folder] if words[0] == "export" else ["--model", run_folder]
     fails(capsys, words[0], *model, *words[1:], status=1, says=says)
+
+
+@pytest.fixture(scope="module")
+def points_run(tmp_path_factory):
+    """A folder of images with points, and a run of two steps on it."""
+    place = tmp_path_factory.mktemp("points")
+    write_keypoints(place / "data", train=4, others=2)
+    words = [*SMALL, "--epochs", "1", "--output", str(place / "run")]
+    assert main(["train", str(place / "data"), *words]) == 0
+    return place
+
+
+def test_points_from_a_folder_to_their_figures(points_run, capsys):
+    run = points_run / "run"
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert (recipe["data"], recipe["model"]) == ("coco-keypoints", "nl2head1_keypointrcnn_tiny")
+    assert main(["evaluate", "--model", str(run)]) == 0
+    said = capsys.readouterr().out
+    output = run / "evaluation-coco-keypoints-test"
+    report = json.loads((output / "metrics.json").read_text())
+    assert f"box AP {report['box_ap']:.4f}, keypoint AP {report['keypoint_ap']:.4f}" in said
+    assert {"keypoint_ap50", "keypoint_ap_large", "keypoint_ar", "keypoint_ap_by_class"} <= report.keys()
+    assert report["keypoint_ap"] == json.loads((run / "metrics.json").read_text())["test"]["keypoint_ap"]
+    for each in json.loads((output / "results-keypoints.json").read_text()):
+        assert each.keys() == {"image_id", "category_id", "keypoints", "score"}
+        assert (len(each["keypoints"]), each["category_id"]) == (9, 4)
+
+
+def test_points_are_told_and_drawn(points_run, tmp_path, capsys):
+    image, run = str(points_run / "data/test/test-1.png"), str(points_run / "run")
+    words = ["--model", run, "--min-score", "0", "--output-folder", str(tmp_path / "out")]
+    assert main(["predict", image, *words]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    for each in line["objects"]:
+        assert list(each["keypoints"]) == ["middle", "left_edge", "right_edge"]
+        left, top, right, bottom = each["box"]
+        for x, y in each["keypoints"].values():
+            assert left - 1 <= x <= right + 1
+            assert top - 1 <= y <= bottom + 1
+    page = tmp_path / "page.html"
+    assert main(["explain", image, "--model", run, "-o", str(page)]) == 0
+    # Blocks of the head work on regions, and the page has that of the body.
+    assert '"name":"backbone.body.head.nl"' in page.read_text()
+    words = ["--blocks", "roi_heads.keypoint_head.3.nl", "-o", tmp_path / "other.html"]
+    fails(
+        capsys,
+        "explain",
+        image,
+        "--model",
+        run,
+        *words,
+        status=1,
+        says="no map over the image: name backbone.body.head.nl",
+    )
+    head = Detector(
+        model=nl.create_model("nl2head_keypointrcnn_tiny").eval(),
+        classes=("card",),
+        class_ids=(1,),
+        sample_shape=(3, 32, 48),
+    )
+    with pytest.raises(ValueError, match="this network has no block in its backbone"):
+        answer_with_maps(head, torch.rand(3, 32, 48))
+
+
+def test_points_are_drawn_where_they_are():
+    found = {
+        "boxes": torch.tensor([[100.0, 20.0, 500.0, 80.0]]),
+        "labels": torch.tensor([1]),
+        "scores": torch.tensor([0.9]),
+        "keypoints": torch.tensor([[[200.0, 50.0], [400.0, 50.0]]]),
+    }
+    points = PointNames(("a", "b"), ((0, 1),))
+    drawn = drawn_objects(torch.zeros(3, 100, 700), found, ("x",), points)
+    for number, x in ((1, 200), (2, 400)):
+        assert drawn[:, 50, x].tolist() == near([each / 255 for each in colour_of(number)])
+    # The line between them, and nothing beside it.
+    assert drawn[:, 50, 300].tolist() == near([each / 255 for each in colour_of(1)])
+    assert float(drawn[:, 40, 300].sum()) == 0
+    assert float(drawn_objects(torch.zeros(3, 100, 700), found, ("x",))[:, 50, 300].sum()) == 0
 
 
 def test_scores_of_a_classifier(checkpoint, photo, capsys):

@@ -1,6 +1,7 @@
 """From a folder of volumes to a trained network, figures, answers, pictures and a page, by commands."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from data.volume_files import AFFINE, ball, write_nifti, write_series
 from helpers import randomize_
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.cli import main
+from nonlocalnn.cli.answers import write_lines
 from nonlocalnn.inference import VolumeSegmenter, load_classifier, load_segmenter
 from nonlocalnn.train.initial_weights import start_from_
 
@@ -102,6 +104,9 @@ def test_pictures_and_a_page(kind, request, capsys):
     assert main(["maps", file, "--model", run, *words]) == 0
     told = capsys.readouterr().out
     assert "slices (uniform)" in told
+    # Names of blocks may be shorter than their column's title.
+    title = next(line for line in told.splitlines() if "entropy" in line)
+    assert title.split()[:3] == ["block", "form", "entropy"]
     assert ("most voxels" in told) == (kind == "masks")
     names = {path.name for path in (place / "maps/0").iterdir()}
     assert {f"{block}.png", f"{block}-attended.png", "summary.json"} <= names
@@ -136,6 +141,13 @@ def test_volumes_are_classified(classes, capsys):
     assert right == round(4 * found["accuracy"])
     loaded = load_classifier(run)
     assert (loaded.kind.name, loaded.facts()["volume"]) == ("volume", {"spacing": None, "intensity": None})
+
+
+def test_an_error_names_its_file(capsys):
+    errors = [{"path": "a.nii", "error": "too few voxels"}, {"path": "b.nii", "error": "b.nii is cut"}]
+    assert write_lines(Namespace(output=None), errors, total=2) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nonlocalnn")]
+    assert said == ["nonlocalnn predict: a.nii: too few voxels", "nonlocalnn predict: b.nii is cut"]
 
 
 def test_each_kind_refuses_the_others(masks, classes, tmp_path, capsys):

@@ -295,6 +295,18 @@ def nowhere(number, slice_):
     del slice_.ImagePositionPatient
 
 
+def beside(number, slice_):
+    # As far along the body as it should be, and out of line with the others.
+    if number == 2:
+        slice_.ImagePositionPatient = [20, 20, 5 + 2 * 2.0]
+
+
+def ended(number, slice_):
+    # What pydicom reads of a file that is cut: nothing after where it ends.
+    if number == 2:
+        del slice_.ImageOrientationPatient
+
+
 def several(number, slice_):
     slice_.NumberOfFrames = 3
 
@@ -307,6 +319,8 @@ def several(number, slice_):
         (twice, "a slice is missing or is there twice"),
         (larger, "must have the same Rows; IM001.dcm has 5 and IM002.dcm has 6"),
         (turned, "must have the same ImageOrientationPatient"),
+        (beside, "must lie on one line; IM002.dcm lies 30 mm beside it"),
+        (ended, "IM002.dcm does not say ImageOrientationPatient, as other slices .* it may be cut"),
         (nowhere, "does not say where its slice lies"),
         (several, "holds 3 frames: a series is read from a file a slice"),
     ],
@@ -316,6 +330,29 @@ def test_a_wrong_series_is_one_line(tmp_path, change, says):
     with pytest.raises(ValueError, match=says) as raised:
         read_volume(folder)
     assert "\n" not in str(raised.value)
+
+
+def test_series_as_scanners_write_them(tmp_path):
+    array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    straight = read_volume(write_series(tmp_path / "straight", array))
+
+    def rounded(number, slice_):
+        slice_.ImageOrientationPatient = [1, 1e-6 * number, 0, 0, 1, -2e-6 * number]
+
+    noisy = read_volume(write_series(tmp_path / "rounded", array, change=rounded))
+    assert_same(whole(noisy), whole(straight))
+
+    def tilted(number, slice_):
+        slice_.ImagePositionPatient = [-10, 20 + 0.5 * number, 5 + 2.0 * number]
+
+    leaning = read_volume(write_series(tmp_path / "tilted", array, change=tilted))
+    assert_same(whole(leaning), whole(straight))
+    # The axes are askew as the slices lie: the first slice's corner stays, the last is 1.5 mm further back.
+    apart = (leaning.affine - straight.affine) @ [3, 0, 0, 1]
+    assert_near(torch.tensor(apart[:3]), torch.tensor([0.0, -1.5, 0.0], dtype=torch.float64))
+    for file in (tmp_path / "straight").iterdir():
+        file.rename(file.with_suffix(".IMA"))
+    assert_same(whole(read_volume(tmp_path / "straight")), whole(straight))
 
 
 def test_a_file_in_a_series_that_is_none(tmp_path):
@@ -468,6 +505,26 @@ def test_masks_that_do_not_fit(tmp_path, change, says):
     with pytest.raises(ValueError, match=says) as raised:
         load_volume_masks(masked(tmp_path, **change), "train")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_ids_that_a_program_stored_with_a_slope(tmp_path, dtype):
+    import nibabel
+
+    ids = np.arange(ARRAY.size).reshape(ARRAY.shape) % 3
+    root = masked(tmp_path)
+    # nibabel scales floating-point numbers to the whole range of a smaller type.
+    image = nibabel.Nifti1Image(ids.astype(np.float64), AFFINE)
+    image.set_data_dtype(dtype)
+    nibabel.save(image, root / "train/masks/a.nii.gz")
+    assert nibabel.load(root / "train/masks/a.nii.gz").dataobj.slope != 1
+    data = load_volume_masks(root, "train", image_size=16)
+    _, mask = data.open(0)
+    stored = np.asarray(nibabel.load(root / "train/masks/a.nii.gz").dataobj)
+    assert np.abs(stored - ids).max() > 0
+    found = data.ids(mask, (0, 0, 0), mask.sides)
+    assert_same(found, mask.box((0, 0, 0), mask.sides)[0].round().to(torch.uint8))
+    assert found.unique().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("wrong", "listed"), [(3, "3"), (-1, "-1"), (1.5, "1.5")])

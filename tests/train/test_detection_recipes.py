@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import nonlocalnn as nl
+from keypoint_pictures import write_keypoints
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.tasks.choice import task_of
 from nonlocalnn.train import train
@@ -15,7 +16,7 @@ from object_pictures import write_roboflow
 RECIPES = Path(nl.__file__).parent / "recipes"
 # What is left of each recipe is its optimiser, schedule, settings of the data and starting weights.
 TINY = {"depth": [1, 1, 2, 1], "width": 8, "blocks": {"layer3": [0]}, "min_size": 64}
-NAMES = ("coco-r50", "coco-r101", "coco-x152")
+NAMES = ("coco-r50", "coco-r101", "coco-x152", "coco-keypoints-r101")
 
 
 def parsed(words):
@@ -28,7 +29,7 @@ def test_each_names_a_network_that_there_is():
     for name in NAMES:
         recipe = task_of(parsed(["--config", name])).recipe
         assert nl.models.model_task(recipe.model) == "detection"
-        assert recipe.model.endswith(name.removeprefix("coco-"))
+        assert recipe.model.endswith(name.rpartition("-")[2])
 
 
 # Heads of regions are as wide as the published ones, whatever the body: half a minute each.
@@ -36,7 +37,8 @@ def test_each_names_a_network_that_there_is():
 @pytest.mark.parametrize("name", NAMES)
 def test_cocos_recipes_start(name, tmp_path):
     recipe = parsed(["--config", name])
-    root = write_roboflow(tmp_path / "data", train=2, others=1)
+    write = write_keypoints if "keypoints" in name else write_roboflow
+    root = write(tmp_path / "data", train=2, others=1)
     groups = {"groups": 32, "group_width": 8} if "x152" in name else {}
     settings = {"depth": TINY["depth"], "width": TINY["width"], "small_stem": False, **groups}
     torch.save(nl.create_model("resnet_tiny", **settings).state_dict(), tmp_path / "weights.pth")

@@ -74,7 +74,9 @@ def write_lines(args: argparse.Namespace, answers: Iterable[dict[str, Any]], *, 
     for answer in progress(answers, total=total, label="predict"):
         if "error" in answer:
             failed += 1
-            print(f"nonlocalnn predict: {answer['error']}", file=sys.stderr)
+            # Of many files each line says which; what a network says of a sample knows no file.
+            named = "" if str(answer["path"]) in answer["error"] else f"{answer['path']}: "
+            print(f"nonlocalnn predict: {named}{answer['error']}", file=sys.stderr)
         # Lines on standard output come at once, for whoever reads a pipe; a file comes whole or not at all.
         if args.output is None:
             # A terminal or a pipe may hold less than UTF-8, and a stream of text alone has no encoding.

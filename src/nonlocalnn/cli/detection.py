@@ -19,7 +19,11 @@ from nonlocalnn.tasks.objects import evaluate_objects
 
 _REPORT = "metrics.json"
 # Files of results that other tools score, one a kind.
-_RESULTS = {"bbox": "results-boxes.json", "segm": "results-masks.json"}
+_RESULTS = {
+    "bbox": "results-boxes.json",
+    "segm": "results-masks.json",
+    "keypoints": "results-keypoints.json",
+}
 _LEAST_SCORE = 0.5
 
 
@@ -71,8 +75,8 @@ def _answer(
         return {"path": str(detected.path), "error": detected.error}
     found = above(detected.found, least)
     overlay = folder / f"{unused(detected.path.stem, taken)}-overlay.png"
-    write_objects(detected.image, found, overlay, classes=loaded.classes)
-    objects = described_objects(found, loaded.classes)
+    write_objects(detected.image, found, overlay, classes=loaded.classes, points=loaded.points)
+    objects = described_objects(found, loaded.classes, loaded.points)
     for place, mask in enumerate(found.get("masks", ())):
         objects[place]["mask"] = encoded(mask.byte())
     height, width = detected.image.shape[1:]

@@ -25,7 +25,7 @@ from nonlocalnn.explorer.labels import write_overlay
 from nonlocalnn.explorer.map_files import answer_in_words, write_maps
 from nonlocalnn.explorer.objects import write_objects
 from nonlocalnn.explorer.volume_pictures import as_volume, labelled_planes
-from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.inference import Classifier, Detector, Segmenter
 from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.inputs import ShownInput
 from nonlocalnn.tasks.masks import shares_of
@@ -87,7 +87,9 @@ def run(words: Sequence[str]) -> int:
             path = folder / "labels.png"
             write_overlay(picture, labels, path, classes=loaded.classes, shares=shares)
         if answer.objects is not None:
-            write_objects(shown.pixels, answer.objects, folder / "objects.png", classes=loaded.classes)
+            points = loaded.points if isinstance(loaded, Detector) else None
+            path = folder / "objects.png"
+            write_objects(shown.pixels, answer.objects, path, classes=loaded.classes, points=points)
         print("\n".join(_table(folder.name, facts)))
     if done := len(readers) - failed:
         print(f"{done} input{'' if done == 1 else 's'}, results in {args.output}")
@@ -125,7 +127,7 @@ def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namesp
 
 def _table(name: str, facts: Mapping[str, Any]) -> list[str]:
     """Return the lines of the table of one input: how widely and how far each block attends."""
-    width = max(map(len, facts["blocks"]), default=0) + 2
+    width = max(map(len, ("block", *facts["blocks"]))) + 2
     # Of images and sequences a column of frames would be empty.
     is_video = len(facts["sides"]) == 3
     what = "slices" if "millimetres" in facts else "frames"

@@ -15,6 +15,7 @@ _OBJECT_FILES = (
     *("annotations/instances_train2017.json", "annotations/instances_train2014.json"),
     *("annotations/instances_train.json", "annotations/train.json"),
 )
+_POINT_FILES = tuple(f"annotations/person_keypoints_train{year}.json" for year in (2017, 2014))
 _MASK_FOLDERS = (
     ("voc", ("JPEGImages", "SegmentationClass")),
     ("voc", ("VOCdevkit/VOC2012/JPEGImages",)),
@@ -28,7 +29,8 @@ def recognised_data(folder: Path) -> str:
     """Return the data set that a folder is, such as "images" or "volumes"; or one of masks or objects.
 
     Of images with objects it is "coco" where it holds JSON under one of the names that COCO and Roboflow
-    use, and "voc-xml" where more than half of its images have an XML file.
+    use, "coco-keypoints" where that tells of keypoints, and "voc-xml" where more than half of its images have
+    an XML file.
 
     Of volumes with masks it is "volume-masks". Arrays are told apart by their axes, one or two of a sequence
     and three or more of a volume, and TIFF files by their pages.
@@ -46,8 +48,13 @@ def recognised_data(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of images or videos or sequences or volumes")
-    if any((folder / name).is_file() for name in _OBJECT_FILES):
-        return "coco"
+    marks = next((folder / name for name in _OBJECT_FILES if (folder / name).is_file()), None)
+    if marks is not None:
+        # Objects of COCO's other files have none, and reading these takes long.
+        is_official = marks.name.startswith("instances_")
+        return "coco-keypoints" if not is_official and b'"keypoints"' in marks.read_bytes() else "coco"
+    if any((folder / name).is_file() for name in _POINT_FILES):
+        return "coco-keypoints"
     with_masks = _with_masks(folder)
     if with_masks is not None:
         return with_masks

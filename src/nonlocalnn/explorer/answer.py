@@ -144,8 +144,12 @@ def _over_image(loaded: Detector, blocks: Sequence[str] | None) -> list[str]:
     found = find_blocks(loaded.model, blocks)
     named = [name for name in found if not works_on_regions(loaded.model, name)]
     if not named or (blocks is not None and len(named) < len(found)):
+        others = [
+            name for name in find_blocks(loaded.model, None) if not works_on_regions(loaded.model, name)
+        ]
+        hint = f"name {others[0]}" if others else "this network has no block in its backbone"
         raise ValueError(
             f"{next(name for name in found if name not in named)} works on regions, one after another, and "
-            "has no map over the image: name a block of the backbone"
+            f"has no map over the image: {hint}"
         )
     return named

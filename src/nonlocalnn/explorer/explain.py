@@ -124,8 +124,9 @@ def explain(
         colours = colours_of(loaded.classes)
         prediction = [{**each, "colour": list(colours[each["id"]])} for each in prediction]
     if answer.objects is not None:
+        points = loaded.points if isinstance(loaded, Detector) else None
         shown |= {
-            "labels": _data_uri(drawn_objects(given.pixels, answer.objects, loaded.classes)),
+            "labels": _data_uri(drawn_objects(given.pixels, answer.objects, loaded.classes, points)),
             "marked": True,
         }
         labels = answer.objects["labels"].tolist()

@@ -1,4 +1,4 @@
-"""Pictures of the objects that a detector finds: boxes, masks and names over the image."""
+"""Pictures of the objects that a detector finds: boxes, masks, points and names over the image."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks import palette
+from nonlocalnn.data.objects import PointNames
 from nonlocalnn.explorer.labels import pillow, save_picture
 from nonlocalnn.tasks.objects import Found
 
@@ -20,6 +21,8 @@ _OPACITY = 0.45
 _LEAST_WIDTH, _MOST_WIDTH = 640, 1600
 _LINE = 2
 _NAME_HEIGHT = 11
+# Radius of a point. It has a rim, so that it is seen on the object's colour too.
+_DOT = 4
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
@@ -44,31 +47,40 @@ def above(found: Found, least: float) -> Found:
     return {name: value[kept] for name, value in found.items()}
 
 
-def described_objects(found: Found, classes: Sequence[str]) -> list[dict[str, Any]]:
+def described_objects(
+    found: Found, classes: Sequence[str], points: PointNames | None = None
+) -> list[dict[str, Any]]:
     """Return ``{"class", "score", "box"}`` of each object, JSON-ready, the best first.
 
-    A box is left, top, right and bottom in pixels.
+    A box is left, top, right and bottom in pixels. With the names of points "keypoints" has x and y of each.
 
     Example:
         >>> found = {"boxes": torch.tensor([[1.0, 2.0, 3.0, 4.0]]), "labels": torch.tensor([2])}
         >>> described_objects({**found, "scores": torch.tensor([0.5])}, ["cat", "dog"])
         [{'class': 'dog', 'score': 0.5, 'box': [1.0, 2.0, 3.0, 4.0]}]
     """
-    return [
+    described: list[dict[str, Any]] = [
         {"class": classes[label - 1], "score": score, "box": box}
         for label, score, box in zip(
             found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True
         )
     ]
+    if points is not None:
+        for each, own in zip(described, found["keypoints"].tolist(), strict=True):
+            each["keypoints"] = dict(zip(points.names, own, strict=True))
+    return described
 
 
-def drawn_objects(image: Tensor, found: Found, classes: Sequence[str]) -> Tensor:
+def drawn_objects(
+    image: Tensor, found: Found, classes: Sequence[str], points: PointNames | None = None
+) -> Tensor:
     """Return an image with the objects drawn over it, (3, h, w) in [0, 1], in a size in which names are read.
 
     Args:
         image: (3, H, W) in [0, 1].
-        found: Boxes in its pixels, labels from 1 on, scores, and perhaps masks.
+        found: Boxes in its pixels, labels from 1 on, scores, and perhaps masks or keypoints.
         classes: Names of the classes.
+        points: Which of the keypoints are joined; None draws none.
 
     Raises:
         ImportError: Pillow is missing.
@@ -87,12 +99,21 @@ def drawn_objects(image: Tensor, found: Found, classes: Sequence[str]) -> Tensor
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(canvas)
-    objects = described_objects(found, classes)
+    objects = described_objects(found, classes, points)
     for label, each in reversed(list(zip(found["labels"].tolist(), objects, strict=True))):
         left, top, right, bottom = (side * scale for side in each["box"])
         draw.rectangle(
             (left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour_of(label), width=_LINE
         )
+        if points is not None:
+            # A point is the middle of its pixel.
+            places = [((x + 0.5) * scale, (y + 0.5) * scale) for x, y in each["keypoints"].values()]
+            for number, (first, second) in enumerate(points.skeleton):
+                bone = (*places[first], *places[second])
+                draw.line(bone, fill=colour_of(number + 1), width=2 * _LINE)
+            for number, (x, y) in enumerate(places):
+                around = (x - _DOT, y - _DOT, x + _DOT, y + _DOT)
+                draw.ellipse(around, fill=colour_of(number + 1), outline="white")
         # The font that every Pillow has knows Latin letters only.
         words = f"{each['class']} {each['score']:.2f}".encode("latin-1", "replace").decode("latin-1")
         place = (left + _LINE, max(0.0, top - _NAME_HEIGHT - 1))
@@ -103,8 +124,13 @@ def drawn_objects(image: Tensor, found: Found, classes: Sequence[str]) -> Tensor
 
 
 def write_objects(
-    image: Tensor, found: Found, path: str | os.PathLike[str], *, classes: Sequence[str]
+    image: Tensor,
+    found: Found,
+    path: str | os.PathLike[str],
+    *,
+    classes: Sequence[str],
+    points: PointNames | None = None,
 ) -> None:
     """Write an image with the objects drawn over it as a PNG; an existing file is replaced."""
-    drawn = (drawn_objects(image, found, classes) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    drawn = (drawn_objects(image, found, classes, points) * 255).round().to(torch.uint8).permute(1, 2, 0)
     save_picture(pillow().fromarray(drawn.contiguous().numpy()), path)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from nonlocalnn.checkpoints import CheckpointError, Imported, import_checkpoint
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import read_image
 from nonlocalnn.data.labelled import resize_image
-from nonlocalnn.data.objects import AnnotatedImages, load_objects
+from nonlocalnn.data.objects import AnnotatedImages, PointNames, load_objects
 from nonlocalnn.inference.model_facts import facts_of
 from nonlocalnn.inference.trained import Trained
 from nonlocalnn.models import DetectionNetwork
@@ -48,6 +49,7 @@ class Detector(Trained):
 
     Args:
         class_ids: The number that the data gave each class, used in results.
+        points: Names of the points that it finds of each object; None where it finds none.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -59,6 +61,7 @@ class Detector(Trained):
 
     model: DetectionNetwork
     class_ids: tuple[int, ...]
+    points: PointNames | None = None
 
     def load_dataset(
         self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
@@ -174,7 +177,23 @@ def detector_of(path: Path, found: Imported) -> Detector:
             check_whole("each of class_ids", number, least=0)
         if len(set(class_ids)) != num_classes:
             raise ValueError(f"class_ids must be {num_classes} different numbers; got {class_ids!r:.80}")
+        points = _points(known.get("keypoints"), found.model.num_keypoints)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} does not say what its model takes: {error}") from None
     given = {name: facts[name] for name in ("classes", "sample_shape", "recipe")}
-    return Detector(model=found.model.eval(), class_ids=tuple(class_ids), **given, assumed=assumed)
+    model = found.model.eval()
+    return Detector(model=model, class_ids=tuple(class_ids), points=points, **given, assumed=assumed)
+
+
+def _points(value: Any, number: int) -> PointNames | None:
+    """Return the names of a network's points, numbers where its file has none.
+
+    Raises:
+        ValueError: They are no such names, or not as many as the network finds.
+    """
+    if not number:
+        return None
+    points = PointNames(tuple(map(str, range(number)))) if value is None else PointNames.from_dict(value)
+    if len(points.names) != number:
+        raise ValueError(f"keypoints names {len(points.names)} of a model with {number}")
+    return points

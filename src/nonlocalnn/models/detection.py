@@ -16,6 +16,7 @@ from nonlocalnn.blocks import NonLocal2d, SubSample
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.masks import real_positions
 from nonlocalnn.models.bottleneck import EXPANSION, FrozenNorm
+from nonlocalnn.models.keypoint_head import check_head_blocks, keypoint_parts
 from nonlocalnn.models.padding import normalised, without_padding
 from nonlocalnn.models.placement import STAGES, Placement
 from nonlocalnn.models.resnet import ResidualNetwork
@@ -41,7 +42,7 @@ _SMALL_LIMITS: dict[str, Any] = {
     "box_batch_size_per_image": 32,
 }
 _SMALL_WIDTH, _SMALL_HIDDEN = 64, 128
-_KEYPOINT_WIDTHS = (512,) * 8
+_SMALL_LEVELS = ("0", "1")
 
 
 class DetectionNetwork(nn.Module):
@@ -51,7 +52,8 @@ class DetectionNetwork(nn.Module):
     :class:`~nonlocalnn.models.ResidualNetwork`'s over images; the block of the paper stands right before the
     last bottleneck of res4: without a norm, W_z at zero, keys sub-sampled before phi and g, logits scaled.
     State-dict keys are torchvision's, so that its published weights fit, and a block is
-    ``backbone.body.layer3.4.nl``. In the keypoint head blocks follow every second of the eight convolutions.
+    ``backbone.body.layer3.4.nl``. In the keypoint head blocks follow every second of the eight convolutions,
+    in small networks of four.
 
     Images of a batch are padded to one size. Blocks of the body weigh real positions only; other layers see
     zeros beside an image, as where the published weights were trained.
@@ -74,7 +76,8 @@ class DetectionNetwork(nn.Module):
         group_width: See :class:`~nonlocalnn.models.ResidualNetwork`.
         blocks: Non-local blocks in the body: 0, 1, 5 or 10, or their places, as there. In small networks 0
             or 1: the block after the third stage.
-        head_blocks: Non-local blocks in the keypoint head: 0, or 4.
+        head_blocks: Non-local blocks in the keypoint head: 0, or 4, in small networks 2: one after every
+            second convolution.
         masks: Whether a head finds the mask of each object.
         num_keypoints: How many points a head finds of each object; 0 is no such head.
         min_size: Short side to which images are brought, in pixels.
@@ -135,7 +138,7 @@ class DetectionNetwork(nn.Module):
         check_whole("num_classes", num_classes, most=2**16)
         check_whole("num_keypoints", num_keypoints, least=0, most=2**10)
         check_whole("min_size", min_size, most=2**14)
-        check_choice("head_blocks", head_blocks, (0, 4))
+        check_head_blocks(head_blocks, small=small)
         check_choice("trainable_stages", trainable_stages, tuple(range(6)))
         if not isinstance(frozen_eps, int | float) or not 0 <= frozen_eps < 1:
             raise ValueError(f"frozen_eps must be at least 0 and less than 1; got {frozen_eps!r:.80}")
@@ -185,12 +188,14 @@ class DetectionNetwork(nn.Module):
         else:
             common["num_classes"] = num_classes + 1
         if num_keypoints:
-            head = detection.keypoint_rcnn.KeypointRCNNHeads(backbone.out_channels, _KEYPOINT_WIDTHS)
-            if head_blocks:
-                _follow_(head, block_settings)
-            made: Any = detection.KeypointRCNN(
-                backbone, num_keypoints=num_keypoints, keypoint_head=head, **common
+            common |= keypoint_parts(
+                backbone.out_channels,
+                num_keypoints,
+                small=small,
+                levels=_SMALL_LEVELS,
+                block_settings=block_settings if head_blocks else None,
             )
+            made: Any = detection.KeypointRCNN(backbone, **common)
         else:
             made = (detection.MaskRCNN if masks else detection.FasterRCNN)(backbone, **common)
         self.num_classes = num_classes
@@ -323,23 +328,6 @@ class _Backbone(nn.Module):
         return self.fpn(self.body(x))
 
 
-class _ReLUThenBlock(nn.ReLU):
-    """ReLU and then a non-local block, in a sequence whose other keys stay as they are."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.nl = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.nl(super().forward(x))
-
-
-def _follow_(head: nn.Sequential, block_settings: dict[str, Any]) -> None:
-    """Let a block follow every second convolution of a keypoint head, after its ReLU."""
-    for place in range(3, len(head), 4):
-        head[place] = _ReLUThenBlock(NonLocal2d(_KEYPOINT_WIDTHS[0], norm=None, **block_settings))
-
-
 def _anchors_of(given: Sequence[Sequence[int]] | None, min_size: int) -> tuple[tuple[int, ...], ...]:
     """Return the sides of the anchors of both levels.
 
@@ -362,7 +350,7 @@ def _small_parts(num_classes: int, sizes: tuple[tuple[int, ...], ...], masks: bo
     from torchvision.models.detection import anchor_utils, faster_rcnn, mask_rcnn
     from torchvision.ops import MultiScaleRoIAlign
 
-    levels = ["0", "1"]
+    levels = list(_SMALL_LEVELS)
     parts: dict[str, Any] = {
         "rpn_anchor_generator": anchor_utils.AnchorGenerator(sizes, (_RATIOS,) * len(sizes)),
         "box_roi_pool": MultiScaleRoIAlign(levels, 7, 2),

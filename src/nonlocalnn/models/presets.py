@@ -193,6 +193,16 @@ def _detection_presets() -> Iterator[tuple[str, Preset]]:
             f"{prefix}keypointrcnn_r101",
             Preset(DetectionNetwork, 1, shape, {**people, **more}, task="detection"),
         )
+    for prefix, more in (
+        ("", {}),
+        ("nl2head_", {"head_blocks": 2}),
+        ("nl2head1_", {"head_blocks": 2, "blocks": 1}),
+    ):
+        own = {"masks": False, "num_keypoints": 3, **more}
+        yield (
+            f"{prefix}keypointrcnn_tiny",
+            Preset(DetectionNetwork, 1, (3, 96, 128), {**tiny, **own}, task="detection"),
+        )
 
 
 _PRESETS: dict[str, Preset] = dict(

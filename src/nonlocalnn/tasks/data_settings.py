@@ -8,6 +8,7 @@ from typing import Literal
 from nonlocalnn._errors import check_choice, check_intensity, check_spacing
 from nonlocalnn._names import (
     BACKENDS,
+    GENERATED_OBJECT_SETS,
     IMAGE_SETS,
     MASK_SETS,
     OBJECT_SETS,
@@ -41,7 +42,7 @@ class DataSettings(Settings):
             error. Of detection how many objects, such as one whose box has no area.
     """
 
-    task: Literal["classification", "segmentation"] | None = None
+    task: Literal["classification", "segmentation", "detection"] | None = None
     data: str = "digits"
     data_dir: Path | None = None
     image_size: int | None = None
@@ -64,7 +65,8 @@ class DataSettings(Settings):
         check_choice("channels", self.channels, (None, 1, 3))
         self._check_at_least(1, "image_size")
         self._check_at_least(0, "num_workers", "max_broken")
-        files = (*VIDEO_SETS, *IMAGE_SETS, *(name for name in OBJECT_SETS if name != "detect-cue"))
+        files = (*VIDEO_SETS, *IMAGE_SETS)
+        files += tuple(name for name in OBJECT_SETS if name not in GENERATED_OBJECT_SETS)
         if self.max_broken and self.data not in files:
             raise ValueError(
                 f"max_broken has an effect only with files, data one of {', '.join(files)}; "

@@ -1,28 +1,30 @@
-"""Detection: boxes, classes and masks of the objects on an image."""
+"""Detection: boxes, classes, and masks or points of the objects on an image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nonlocalnn._names import GENERATED_OBJECT_SETS, POINT_SETS
 from nonlocalnn.data.objects import AnnotatedImages, load_objects
 from nonlocalnn.models import DetectionNetwork
 from nonlocalnn.tasks.networks import build_network, check_task
 from nonlocalnn.tasks.objects import evaluate_objects
 from nonlocalnn.tasks.recipe import Recipe
 
-_GENERATED = "detect-cue"
+# Networks that are taken where none is named: of generated scenes those that they are made for.
+_OF_GENERATED = {"detect-cue": "nl1_maskrcnn_tiny", "keypoint-cue": "nl2head1_keypointrcnn_tiny"}
 # Where the network is chosen for one's own files: what a CPU trains in minutes.
 _SMALL_SIDE = 256
 
 
 @dataclass(frozen=True)
 class DetectionTask:
-    """The losses of proposals, boxes, classes and masks, added up, and average precision by COCO's rules.
+    """The losses of proposals, boxes, classes and masks or points, added up, and COCO's average precision.
 
     Images keep their shapes, and a batch is a list of them. Where a batch is trained in parts, each part's
     losses are means over its own regions, and the parts weigh the same.
@@ -36,7 +38,6 @@ class DetectionTask:
     """
 
     recipe: Recipe
-    metric: ClassVar[str] = "box_ap"
     # Of the split that was read first: all must have the same.
     _classes: list[tuple[str, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
     _train: list[AnnotatedImages] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -50,9 +51,9 @@ class DetectionTask:
                 "image_size has no effect on images with objects, which keep their shapes: set resize, their "
                 "short side"
             )
-        for name in ("data_dir", "resize") if recipe.data == _GENERATED else ():
+        for name in ("data_dir", "resize") if recipe.data in GENERATED_OBJECT_SETS else ():
             if getattr(recipe, name) is not None:
-                raise ValueError(f"{name} has no effect on {_GENERATED!r}, which is generated: leave it out")
+                raise ValueError(f"{name} has no effect on {recipe.data!r}, which is generated: leave it out")
         if recipe.parallel == "fsdp":
             raise ValueError("parallel='fsdp' was not tried with detectors: leave it out")
         if recipe.model is None:
@@ -60,14 +61,21 @@ class DetectionTask:
         assert self.recipe.model is not None, "filled in above"
         check_task(self.recipe.model, "detection")
 
+    @property
+    def metric(self) -> str:
+        """The score by which the best epoch is chosen: of points where the data has them, else of boxes."""
+        return "keypoint_ap" if self.recipe.data in POINT_SETS else "box_ap"
+
     def _completed(self) -> Recipe:
-        """Return the recipe with a small network, with a head of masks where the data has masks."""
+        """Return the recipe with a small network, with a head of masks or points where the data has them."""
         recipe = self.recipe
-        if recipe.data == _GENERATED:
-            return replace(recipe, model="nl1_maskrcnn_tiny")
+        if recipe.data in _OF_GENERATED:
+            return replace(recipe, model=_OF_GENERATED[recipe.data])
+        side = _SMALL_SIDE if recipe.resize is None else recipe.resize
+        if recipe.data in POINT_SETS:
+            return replace(recipe, model="nl2head1_keypointrcnn_tiny", resize=side)
         self._train.append(self._load("train"))
         kind = "maskrcnn" if self._train[0].has_masks else "fasterrcnn"
-        side = _SMALL_SIDE if recipe.resize is None else recipe.resize
         return replace(recipe, model=f"nl1_{kind}_tiny", resize=side)
 
     def data(self, split: str) -> AnnotatedImages:
@@ -87,6 +95,11 @@ class DetectionTask:
         # Now, and not after the first epoch: there would be nothing to learn from, or to compare with.
         if all(each.is_crowd for place in range(len(found)) for each in found.sheet(place).objects):
             raise ValueError(f"no object is marked on the {len(found)} images of {split}: mark some")
+        if found.points is not None and not any(found.sheet(place).has_point for place in range(len(found))):
+            raise ValueError(
+                f"no keypoint is marked on the {len(found)} images of {split}: visibilities are 0; "
+                "mark some, or use data 'coco' for boxes alone"
+            )
         return found
 
     def _load(self, split: str) -> AnnotatedImages:
@@ -106,15 +119,19 @@ class DetectionTask:
             ValueError: It finds masks or keypoints, and the data has none.
         """
         recipe = self.recipe
-        if recipe.resize is not None:
-            overrides = {"min_size": recipe.resize, **recipe.model_overrides}
-            recipe = replace(recipe, model_overrides=overrides)
+        overrides: dict[str, Any] = {} if recipe.resize is None else {"min_size": recipe.resize}
+        if data.points is not None and "keypointrcnn" in (recipe.model or ""):
+            overrides["num_keypoints"] = len(data.points.names)
+        if overrides:
+            recipe = replace(recipe, model_overrides={**overrides, **recipe.model_overrides})
         model = build_network(recipe, data)
         assert isinstance(model, DetectionNetwork), "checked by its task"
-        if model.num_keypoints:
+        own = 0 if data.points is None else len(data.points.names)
+        if model.num_keypoints != own:
             raise ValueError(
-                f"model {recipe.model!r} finds keypoints, which no data set here has: train it in a loop of "
-                "your own, or choose a maskrcnn"
+                f"model {recipe.model!r} finds {model.num_keypoints or 'no'} keypoints of an object, and "
+                f"{recipe.data!r} has {own or 'none'}: choose "
+                + ("keypointrcnn_tiny, or leave num_keypoints out" if own else "a maskrcnn or a fasterrcnn")
             )
         if model.has_masks and not data.has_masks:
             assert recipe.model is not None, "it was built"
@@ -151,8 +168,10 @@ class DetectionTask:
         return figures.to_dict()
 
     def metadata(self, data: AnnotatedImages) -> dict[str, Any]:
-        """Return the task, the classes and the numbers that the data set gives them."""
+        """Return the task, the classes, the numbers that the data set gives them, and names of points."""
+        points = {} if data.points is None else {"keypoints": data.points.to_dict()}
         return {
+            **points,
             "task": "detection",
             "classes": list(data.classes),
             "class_ids": list(data.class_ids),

@@ -16,7 +16,25 @@ _SUMMARY = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
 )
-_KINDS = {"bbox": "box", "segm": "mask"}
+_SUMMARY_OF_POINTS = (
+    *("ap", "ap50", "ap75", "ap_medium", "ap_large"),
+    *("ar", "ar50", "ar75", "ar_medium", "ar_large"),
+)
+_KINDS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+# How far a point of COCO's persons may lie off, as a part of the object's size; people were measured. Of
+# points that nobody measured it is the same for all, about the middle of these.
+_COCO_SIGMAS = {
+    "nose": 0.026,
+    **dict.fromkeys(("left_eye", "right_eye"), 0.025),
+    **dict.fromkeys(("left_ear", "right_ear"), 0.035),
+    **dict.fromkeys(("left_shoulder", "right_shoulder"), 0.079),
+    **dict.fromkeys(("left_elbow", "right_elbow"), 0.072),
+    **dict.fromkeys(("left_wrist", "right_wrist"), 0.062),
+    **dict.fromkeys(("left_hip", "right_hip"), 0.107),
+    **dict.fromkeys(("left_knee", "right_knee"), 0.087),
+    **dict.fromkeys(("left_ankle", "right_ankle"), 0.089),
+}
+_SIGMA = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,7 +42,8 @@ class Scores:
     """What one kind of results scores.
 
     Args:
-        summary: COCO's twelve figures by their names, 0 to 1; NaN where nothing of that size is marked.
+        summary: COCO's twelve figures by their names, ten of points, 0 to 1; NaN where nothing of that size
+            is marked.
         ap: Average precision of each class; NaN for one that is not marked.
     """
 
@@ -42,7 +61,7 @@ class ObjectFigures:
         classes: The K class names.
         num_samples: Images that the figures are of.
         num_objects: Of each class, how many objects are marked; crowds are not counted.
-        scores: Of each kind of results, "bbox" and perhaps "segm", what they score.
+        scores: Of each kind of results, "bbox" and perhaps "segm" or "keypoints", what they score.
 
     Example:
         >>> scores = {"bbox": Scores({"ap": 0.5}, [0.5, float("nan")])}
@@ -64,11 +83,16 @@ class ObjectFigures:
     def per_class_table(self) -> str:
         """Return a plain-text table: class, how many are marked, and the average precision of each kind."""
         width = max(5, *(len(name) for name in self.classes))
-        titles = "".join(f"{_KINDS[kind] + ' AP':>9}" for kind in self.scores)
+        # "keypoint AP" is longer than a number, and two spaces stand between columns.
+        widths = {kind: max(9, len(_KINDS[kind]) + 5) for kind in self.scores}
+        titles = "".join(f"{_KINDS[kind] + ' AP':>{widths[kind]}}" for kind in self.scores)
         lines = [f"{'class':<{width}}  objects{titles}"]
         for place, name in enumerate(self.classes):
-            values = [each.ap[place] for each in self.scores.values()]
-            cells = "".join(f"{'-' if value != value else f'{value:.4f}':>9}" for value in values)
+            values = {kind: each.ap[place] for kind, each in self.scores.items()}
+            cells = "".join(
+                f"{'-' if value != value else f'{value:.4f}':>{widths[kind]}}"
+                for kind, value in values.items()
+            )
             lines.append(f"{name:<{width}}  {self.num_objects[place]:7,}{cells}")
         return "\n".join(lines)
 
@@ -95,7 +119,8 @@ def scored(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind:
     Args:
         truth: What is marked, as COCO's JSON.
         results: What was found, as COCO's results.
-        kind: "bbox" or "segm".
+        kind: "bbox", "segm" or "keypoints". Points are scored by their similarity (OKS): of the 17 points of
+            COCO's persons with COCO's constants, of others with 0.05 for each.
 
     Raises:
         ImportError: Neither is installed.
@@ -111,10 +136,13 @@ def scored(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind:
             # Neither takes an empty list.
             found = _indexed(coco_class, {**truth, "annotations": []})
         evaluation = eval_class(marked, found, kind)
+        if kind == "keypoints":
+            evaluation.params.kpt_oks_sigmas = _sigmas(truth["categories"][0]["keypoints"])
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    summary = dict(zip(_SUMMARY, map(_defined, evaluation.stats), strict=False))
+    names = _SUMMARY_OF_POINTS if kind == "keypoints" else _SUMMARY
+    summary = dict(zip(names, map(_defined, evaluation.stats), strict=False))
     # Thresholds, recalls, classes, sizes and how many results an image: of all sizes, with the most results.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     ap = []
@@ -122,6 +150,14 @@ def scored(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind:
         known = precision[:, :, place]
         ap.append(float(known.mean()) if (known > -1).all() else float("nan"))
     return Scores(summary, ap)
+
+
+def _sigmas(names: Sequence[str]) -> Any:
+    """Return the constant of each point: COCO's of its 17, in their order, else the same for all."""
+    import numpy
+
+    is_cocos = list(names) == list(_COCO_SIGMAS)
+    return numpy.array(list(_COCO_SIGMAS.values()) if is_cocos else [_SIGMA] * len(names))
 
 
 def _tools() -> tuple[Any, Any]:

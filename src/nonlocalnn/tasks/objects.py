@@ -19,6 +19,8 @@ from nonlocalnn.tasks.object_figures import ObjectFigures, scored
 
 # A pixel is an object's where its mask is at least as likely.
 _MASK_LEVEL = 0.5
+# Of a result, what is of one kind alone.
+_PARTS = ("bbox", "segmentation", "keypoints")
 
 Found = dict[str, Tensor]
 Results = dict[str, list[dict[str, Any]]]
@@ -49,11 +51,11 @@ def evaluate_objects(
         watch: Takes the images and gives them back one by one, to show how far it is.
 
     Returns:
-        The figures; and what was found, as COCO's results have it: under "bbox" boxes, and with masks under
-        "segm" the same with masks as compressed run lengths.
+        The figures; and what was found, as COCO's results have it: under "bbox" boxes, with masks under
+        "segm" the same with masks as compressed run lengths, and with points under "keypoints" these.
 
     Raises:
-        ValueError: The set is empty, nothing is marked on it, or the model knows other classes.
+        ValueError: The set is empty, nothing is marked on it, or the model knows other classes or points.
         ImportError: Neither pycocotools nor faster-coco-eval is installed.
 
     Memory: results of all images on every rank, masks compressed.
@@ -67,6 +69,7 @@ def evaluate_objects(
             f"the model must know the {len(dataset.classes)} classes of this data set; it knows "
             f"{num_classes}: load a model that was trained on these classes"
         )
+    masks, points = _looked_for(model, dataset)
     share = own_share(len(dataset), distributed)
     loader = DataLoader(
         Subset(dataset, share),
@@ -85,7 +88,8 @@ def evaluate_objects(
         gathered: list[dict[int, list[dict[str, Any]]]] = [by_image] * dist.get_world_size()
         dist.all_gather_object(gathered, by_image)
         by_image = {index: found for part in gathered for index, found in part.items()}
-    results = in_kinds([each for index in sorted(by_image) for each in by_image[index]], dataset.has_masks)
+    found_on_all = [each for index in sorted(by_image) for each in by_image[index]]
+    results = in_kinds(found_on_all, masks, points)
     truth = dataset.truth()
     if not any(not each["iscrowd"] for each in truth["annotations"]):
         raise ValueError(
@@ -103,6 +107,25 @@ def evaluate_objects(
     return figures, results
 
 
+def _looked_for(model: nn.Module, dataset: AnnotatedImages) -> tuple[bool, bool]:
+    """Return whether masks are to be scored, and points: what the data has and the model finds.
+
+    Raises:
+        ValueError: Both know points, and not as many.
+    """
+    masks = dataset.has_masks and bool(getattr(model, "has_masks", True))
+    if dataset.points is None:
+        return masks, False
+    number = len(dataset.points.names)
+    known = getattr(model, "num_keypoints", number)
+    if known not in (0, number):
+        raise ValueError(
+            f"the model must find the {number} keypoints of this data set; it finds {known}: load a model "
+            "that was trained on these"
+        )
+    return masks, known > 0
+
+
 def found_objects(model: nn.Module, image: Tensor, *, precision: Precision = "fp32") -> Found:
     """Return what a network in eval mode finds on an image, on the CPU, the best first.
 
@@ -113,7 +136,8 @@ def found_objects(model: nn.Module, image: Tensor, *, precision: Precision = "fp
 
     Returns:
         ``boxes`` (n, 4) as left, top, right, bottom in pixels of the image, ``labels`` (n,) from 1 on,
-        ``scores`` (n,), and ``masks``, bool (n, h, w), where the network finds them.
+        ``scores`` (n,), and where the network finds them ``masks``, bool (n, h, w), or ``keypoints``
+        (n, K, 2), x and y in pixels.
 
     Raises:
         ValueError: It finds nothing, and its weights are not finite.
@@ -127,6 +151,9 @@ def found_objects(model: nn.Module, image: Tensor, *, precision: Precision = "fp
     kept["labels"] = found["labels"].cpu()
     if "masks" in found:
         kept["masks"] = (found["masks"][:, 0] >= _MASK_LEVEL).cpu()
+    if "keypoints" in found:
+        # The third number says nothing: each point is somewhere in its box.
+        kept["keypoints"] = found["keypoints"][:, :, :2].float().cpu()
     return kept
 
 
@@ -151,17 +178,27 @@ def results_of(found: Found, number: int, class_ids: Sequence[int]) -> list[dict
         entry = {"image_id": number, "category_id": class_ids[label - 1], "bbox": box, "score": score}
         if "masks" in found:
             entry["segmentation"] = encoded(found["masks"][place].to(torch.uint8))
+        if "keypoints" in found:
+            # COCO's results have a third number for each point, which its evaluation does not look at.
+            entry["keypoints"] = [
+                number for x, y in found["keypoints"][place].tolist() for number in (x, y, 1)
+            ]
         results.append(entry)
     return results
 
 
-def in_kinds(results: Sequence[dict[str, Any]], has_masks: bool) -> Results:
-    """Return results as lists of boxes and, where there are masks, of masks.
+def in_kinds(results: Sequence[dict[str, Any]], has_masks: bool, has_points: bool = False) -> Results:
+    """Return results as lists of boxes and, where there are such, of masks and of points.
 
-    In lists of their own: of results with both pycocotools takes the box's area for the mask's.
+    In lists of their own: of results with several kinds pycocotools takes the box's area for the mask's.
     """
-    kinds = {"bbox": "segmentation"} | ({"segm": "bbox"} if has_masks else {})
+    parts = {"bbox": "bbox"}
+    parts |= {"segm": "segmentation"} if has_masks else {}
+    parts |= {"keypoints": "keypoints"} if has_points else {}
     return {
-        kind: [{name: value for name, value in each.items() if name != without} for each in results]
-        for kind, without in kinds.items()
+        kind: [
+            {name: value for name, value in each.items() if name == own or name not in _PARTS}
+            for each in results
+        ]
+        for kind, own in parts.items()
     }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn._names import OBJECT_SETS, SPLITS
+from nonlocalnn._names import GENERATED_OBJECT_SETS, OBJECT_SETS, POINT_SETS, SPLITS
 from nonlocalnn.data.objects.annotated import AnnotatedImages, Marked, Sheet
+from nonlocalnn.data.objects.cards import CuePoints
 from nonlocalnn.data.objects.files import folder_of, load_coco, load_voc_xml
+from nonlocalnn.data.objects.points import PointNames
 from nonlocalnn.data.objects.runs import decoded, encoded
 from nonlocalnn.data.objects.scenes import CueObjects
 
-__all__ = ["AnnotatedImages", "Marked", "Sheet", "decoded", "encoded", "load_objects"]
+__all__ = ["AnnotatedImages", "Marked", "PointNames", "Sheet", "decoded", "encoded", "load_objects"]
 
 
 def load_objects(
@@ -30,9 +32,13 @@ def load_objects(
     ``coco``        JSON of COCO's format: COCO itself (``annotations/instances_train2017.json``),
                     Roboflow's folders (``train/_annotations.coco.json``), or ``annotations.json``, or a
                     file for each split, beside ``images``
+    ``coco-keypoints``  the same with the points of each object: COCO's persons
+                    (``annotations/person_keypoints_train2017.json``), or files of these layouts whose
+                    categories name ``keypoints``
     ``voc-xml``     XML of VOC's format, a file an image: VOC itself (``Annotations``, ``JPEGImages``,
                     ``ImageSets/Main``), folders of splits, or one folder of images and XML files
     ``detect-cue``  generated scenes of real digits, 96 x 128 pixels; no download
+    ``keypoint-cue``  the same of cards with digits, whose places are the points
     ==============  ======================================================================================
 
     Where nothing says which images are of which split, they are divided by their names: 80 % for training,
@@ -42,7 +48,7 @@ def load_objects(
     Args:
         name: One of these.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        data_dir: Where the files are; an error for ``detect-cue``.
+        data_dir: Where the files are; an error for those that are generated.
         augment: Mirror half of the images at random; of scenes, draw them anew.
         max_broken: Files only: up to how many objects with a fault, such as a box without an area, are left
             out; None is none.
@@ -61,10 +67,12 @@ def load_objects(
     """
     check_choice("name", name, OBJECT_SETS)
     check_choice("split", split, SPLITS)
-    if name != "detect-cue":
-        load = load_coco if name == "coco" else load_voc_xml
-        return load(folder_of(data_dir, name), split, max_broken=max_broken or 0, mirror=augment)
+    if name not in GENERATED_OBJECT_SETS:
+        root, broken = folder_of(data_dir, name), max_broken or 0
+        if name == "voc-xml":
+            return load_voc_xml(root, split, max_broken=broken, mirror=augment)
+        return load_coco(root, split, max_broken=broken, mirror=augment, with_points=name in POINT_SETS)
     for setting, value in {"data_dir": data_dir, "max_broken": max_broken}.items():
         if value is not None:
-            raise ValueError(f"{setting} has no effect on 'detect-cue', which is generated: leave it out")
-    return CueObjects(split, augment=augment)
+            raise ValueError(f"{setting} has no effect on {name!r}, which is generated: leave it out")
+    return (CueObjects if name == "detect-cue" else CuePoints)(split, augment=augment)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nonlocalnn.data.normalization import ChannelValues
+from nonlocalnn.data.objects.points import Point, PointNames
 from nonlocalnn.data.objects.runs import decoded
 
 Target = dict[str, Tensor]
@@ -30,6 +31,7 @@ class Marked:
         is_crowd: Whether it stands for many that were not marked one by one; VOC's "difficult" ones are
             treated alike. Training leaves it out, and in evaluation it counts neither way.
         area: In pixels, by which figures tell small from large; None is the box's.
+        points: Its K points as x, y and visibility; None where the data set has none.
     """
 
     label: int
@@ -37,6 +39,7 @@ class Marked:
     shape: Any = None
     is_crowd: bool = False
     area: float | None = None
+    points: Sequence[Point] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,20 @@ class Sheet:
     width: int
     objects: Sequence[Marked] = field(default_factory=tuple)
 
+    @property
+    def has_point(self) -> bool:
+        """Whether a point of an object that counts is marked."""
+        counting = (each.points or () for each in self.objects if not each.is_crowd)
+        return any(point[2] for points in counting for point in points)
+
 
 class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
     """Images, each with the objects on it.
 
     ``dataset[i]`` is ``(image, target)``: float32 (3, h, w) in [0, 1], in its own size, and a dictionary of
     ``boxes``, float32 (n, 4) as left, top, right, bottom in pixels, ``labels``, int64 (n,), from 1 on, and
-    ``masks``, uint8 (n, h, w), where the data set has them. Outside of training ``is_crowd``, bool (n,), is
+    ``masks``, uint8 (n, h, w), or ``keypoints``, float32 (n, K, 3) as x, y and visibility, where the data
+    set has them. Outside of training ``is_crowd``, bool (n,), is
     among them; training has no crowds.
 
     Args:
@@ -71,11 +81,14 @@ class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
         sample_shape: (3, H, W) of the first image: others may have another size.
         class_ids: The numbers that the files give the classes; None is 1, 2 and so on.
         has_masks: Whether each object has a mask.
+        points: What the points of each object are called; None where objects have none.
         is_training: Leave crowds out.
-        mirror: Mirror half of the images, by torch's global random numbers.
+        mirror: Mirror half of the images, by torch's global random numbers. Points of the left and of the
+            right change places.
 
     Raises:
-        ValueError: There are no classes.
+        ValueError: There are no classes; or images are to be mirrored, and a point of one side has none of
+            the other.
     """
 
     # Detectors take pixels from 0 to 1 and normalise them by themselves.
@@ -89,6 +102,7 @@ class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
         sample_shape: Sequence[int],
         class_ids: Sequence[int] | None = None,
         has_masks: bool,
+        points: PointNames | None = None,
         is_training: bool = False,
         mirror: bool = False,
     ) -> None:
@@ -98,6 +112,8 @@ class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
         self.class_ids = tuple(range(1, len(classes) + 1)) if class_ids is None else tuple(class_ids)
         self.sample_shape = tuple(sample_shape)
         self.has_masks = has_masks
+        self.points = points
+        self._swapped = points.swapped() if points is not None and mirror else None
         self._is_training = is_training
         self._mirrors = mirror
 
@@ -131,7 +147,7 @@ class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
         image = self.image(index)
         target = self._target(self.sheet(index))
         if self._mirrors and bool(torch.rand(()) < 0.5):
-            return mirrored(image, target)
+            return mirrored(image, target, self._swapped)
         return image, target
 
     def collate(self, items: Sequence[tuple[Tensor, Target]]) -> Batch:
@@ -152,6 +168,11 @@ class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
             size = (sheet.height, sheet.width)
             masks = [decoded(each.shape, *size) for each in objects]
             target["masks"] = torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.uint8)
+        if self.points is not None:
+            points = [each.points for each in objects]
+            target["keypoints"] = torch.tensor(points, dtype=torch.float32).view(
+                -1, len(self.points.names), 3
+            )
         if not self._is_training:
             target["is_crowd"] = torch.tensor([each.is_crowd for each in objects], dtype=torch.bool)
         return target
@@ -173,16 +194,35 @@ class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
                         "area": each.box[2] * each.box[3] if each.area is None else each.area,
                         "iscrowd": int(each.is_crowd),
                         **({} if each.shape is None else {"segmentation": each.shape}),
+                        **({} if each.points is None else _in_cocos_words(each.points)),
                     }
                 )
+        more: dict[str, Any] = {}
+        if self.points is not None:
+            pairs = [[first + 1, second + 1] for first, second in self.points.skeleton]
+            more = {"keypoints": list(self.points.names), "skeleton": pairs}
         categories = [
-            {"id": number, "name": name} for number, name in zip(self.class_ids, self.classes, strict=True)
+            {"id": number, "name": name, **more}
+            for number, name in zip(self.class_ids, self.classes, strict=True)
         ]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
-def mirrored(image: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Target]:
+def _in_cocos_words(points: Sequence[Point]) -> dict[str, Any]:
+    """Return an object's points as COCO's JSON has them: one list, and how many are marked."""
+    numbers = [number for point in points for number in point]
+    return {"keypoints": numbers, "num_keypoints": sum(point[2] > 0 for point in points)}
+
+
+def mirrored(
+    image: Tensor, target: Mapping[str, Tensor], swapped: Sequence[int] | None = None
+) -> tuple[Tensor, Target]:
     """Return an image mirrored left to right, and its objects.
+
+    Args:
+        image: (3, h, w).
+        target: As :class:`AnnotatedImages` has it.
+        swapped: For each point the one that takes its place; None where there are no points.
 
     Example:
         >>> target = {"boxes": torch.tensor([[1.0, 2.0, 4.0, 5.0]]), "labels": torch.tensor([1])}
@@ -195,4 +235,10 @@ def mirrored(image: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Targe
     changed["boxes"] = torch.stack([width - right, top, width - left, bottom], 1)
     if "masks" in target:
         changed["masks"] = target["masks"].flip(-1)
+    if "keypoints" in target:
+        assert swapped is not None, "who mirrors points says which change places"
+        x, y, visible = target["keypoints"][:, list(swapped)].unbind(2)
+        # Corners of boxes lie between pixels, and points are pixels: the first becomes the last.
+        x = torch.where(visible > 0, width - 1 - x, x)
+        changed["keypoints"] = torch.stack([x, y, visible], 2)
     return image.flip(-1), changed

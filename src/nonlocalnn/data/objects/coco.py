@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnn.data.objects.annotated import Marked, Sheet
+from nonlocalnn.data.objects.points import PointNames, checked_points, points_of_categories
 from nonlocalnn.data.objects.runs import lengths_of
 
 # A box may end so many pixels beyond its image: tools round, and some count from 1.
@@ -28,12 +29,14 @@ class Annotations:
         class_ids: Their numbers in the file.
         sheets: The images, and what is marked on each.
         has_masks: Whether every object has a mask.
+        points: What the points of each object are called; None where they were not asked for.
     """
 
     classes: Sequence[str]
     class_ids: Sequence[int]
     sheets: Sequence[Sheet]
     has_masks: bool
+    points: PointNames | None = None
 
 
 @dataclass
@@ -67,7 +70,7 @@ class Faults:
         warnings.warn(f"left out, {len(self.found)} in all: {words}", stacklevel=2)
 
 
-def read_coco(path: Path, *, max_broken: int = 0) -> Annotations:
+def read_coco(path: Path, *, max_broken: int = 0, with_points: bool = False) -> Annotations:
     """Read a file of COCO's format.
 
     Numbers of classes and images stay what they are. A class that stands for all others, as Roboflow writes
@@ -76,20 +79,24 @@ def read_coco(path: Path, *, max_broken: int = 0) -> Annotations:
     Args:
         path: The file.
         max_broken: Up to how many objects with a fault are left out.
+        with_points: Read the points of objects, and no masks: ``num_keypoints`` is counted anew.
 
     Raises:
-        ValueError: It is no such file, or cut; or more objects have a fault than may be left out: a box
-            without an area or beyond its image, a polygon of two points, a number that nothing has.
+        ValueError: It is no such file, or cut; it names no points, and they are asked for; or more objects
+            have a fault than may be left out: a box without an area or beyond its image, a polygon of two
+            points, a number that nothing has.
     """
     content = _content(path)
     names = _classes(content, path)
     sheets, labels = _images(content, path), {number: place for place, number in enumerate(names, start=1)}
     objects: dict[int, list[Marked]] = {number: [] for number in sheets}
+    kept = [each for each in content["categories"] if each["id"] in names]
+    points = points_of_categories(kept, path) if with_points else None
     faults, beyond = Faults(path, max_broken), []
     for place, entry in enumerate(content["annotations"]):
         called = f"annotation {entry.get('id', f'at place {place}') if isinstance(entry, dict) else place}"
         try:
-            number, marked = _marked(entry, sheets, labels)
+            number, marked = _marked(entry, sheets, labels, points)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             faults.found.append(f"{called}: {reason}")
@@ -97,14 +104,14 @@ def read_coco(path: Path, *, max_broken: int = 0) -> Annotations:
         if exceeds(marked.box, sheets[number]):
             beyond.append(f"{called} of {sheets[number].name}")
         objects[number].append(marked)
-    has_masks = _all_have_masks(objects, faults)
+    has_masks = points is None and _all_have_masks(objects, faults)
     faults.settle()
     tell_of_cut_boxes(path, beyond)
     found = [
         Sheet(number, sheet.name, sheet.height, sheet.width, tuple(objects[number]))
         for number, sheet in sheets.items()
     ]
-    return Annotations(list(names.values()), list(names), found, has_masks)
+    return Annotations(list(names.values()), list(names), found, has_masks, points)
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -170,7 +177,10 @@ def _whole(value: Any) -> int:
 
 
 def _marked(
-    entry: Mapping[str, Any], sheets: Mapping[int, Sheet], labels: Mapping[int, int]
+    entry: Mapping[str, Any],
+    sheets: Mapping[int, Sheet],
+    labels: Mapping[int, int],
+    points: PointNames | None,
 ) -> tuple[int, Marked]:
     """Return the image of an annotation and what it marks.
 
@@ -188,7 +198,12 @@ def _marked(
     area = entry.get("area")
     if area is not None and not (isinstance(area, int | float) and math.isfinite(area)):
         raise ValueError(f"{sheet.name}: its area must be a number; got {area!r:.40}")
-    return number, Marked(labels[class_id], box, _shape(entry.get("segmentation"), sheet), is_crowd, area)
+    if points is None:
+        shape, own = _shape(entry.get("segmentation"), sheet), None
+    else:
+        shape = None
+        own = checked_points(entry.get("keypoints"), len(points.names), sheet.name, sheet.width, sheet.height)
+    return number, Marked(labels[class_id], box, shape, is_crowd, area, own)
 
 
 def checked_box(value: Any, sheet: Sheet) -> tuple[float, float, float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -67,6 +67,7 @@ class ObjectFiles(AnnotatedImages):
             sample_shape=(3, annotations.sheets[0].height, annotations.sheets[0].width),
             class_ids=annotations.class_ids,
             has_masks=annotations.has_masks,
+            points=annotations.points,
             is_training=is_training,
             mirror=mirror,
         )
@@ -103,15 +104,20 @@ class ObjectFiles(AnnotatedImages):
         return image
 
 
-def load_coco(root: Path, split: str, *, max_broken: int = 0, mirror: bool = False) -> ObjectFiles:
+def load_coco(
+    root: Path, split: str, *, max_broken: int = 0, mirror: bool = False, with_points: bool = False
+) -> ObjectFiles:
     """Load a split of a folder with JSON of COCO's format; see :func:`.load_objects`."""
-    found = _find_coco(root, split)
-    annotations = read_coco(found.source, max_broken=max_broken)
+    found = _find_coco(root, split, "person_keypoints" if with_points else "instances")
+    annotations = read_coco(found.source, max_broken=max_broken, with_points=with_points)
     sheets = [sheet for sheet in annotations.sheets if not found.own_part or split_of(sheet.name) == split]
     _check_any(sheets, found.source, split)
-    _tell_of_empty(sheets, found.source, split)
+    if with_points and split == "train":
+        sheets = _with_a_point(sheets, found.source)
+    else:
+        _tell_of_empty(sheets, found.source, split)
     paths = _located([sheet.name for sheet in sheets], found)
-    chosen = Annotations(annotations.classes, annotations.class_ids, sheets, annotations.has_masks)
+    chosen = replace(annotations, sheets=sheets)
     return ObjectFiles(chosen, paths, is_training=split == "train", mirror=mirror)
 
 
@@ -132,7 +138,23 @@ def _tell_of_empty(sheets: Sequence[Sheet], source: Path, split: str) -> None:
         )
 
 
-def _find_coco(root: Path, split: str) -> Found:
+def _with_a_point(sheets: list[Sheet], source: Path) -> list[Sheet]:
+    """Return the images on which a point is marked, and warn of the others; all where none has any.
+
+    COCO's file of persons lists all of its images, and half of them show nobody: published networks were
+    trained without these.
+    """
+    kept = [sheet for sheet in sheets if sheet.has_point]
+    if kept and len(kept) < len(sheets):
+        warnings.warn(
+            f"{source}: {len(sheets) - len(kept)} of {len(sheets)} images have no marked keypoint; training "
+            "leaves them out",
+            stacklevel=3,
+        )
+    return kept or sheets
+
+
+def _find_coco(root: Path, split: str, official_name: str) -> Found:
     for name in _FOLDERS[split]:
         # Roboflow's: a folder a split, images beside the file.
         if (root / name / _ROBOFLOW).is_file():
@@ -143,7 +165,7 @@ def _find_coco(root: Path, split: str) -> Found:
                 return Found(source, (root / "images" / name, root / name, root / "images", root))
     official = "train" if split == "train" else "val"
     for year in _COCO_YEARS:
-        source = root / "annotations" / f"instances_{official}{year}.json"
+        source = root / "annotations" / f"{official_name}_{official}{year}.json"
         if source.is_file():
             name = f"{official}{year}"
             return Found(source, (root / name, root / "images" / name, root / "images", root))
@@ -152,7 +174,7 @@ def _find_coco(root: Path, split: str) -> Found:
             return Found(root / name, (root / "images", root), own_part=True)
     raise FileNotFoundError(
         f"{root} holds no marks of {split!r}: neither {_FOLDERS[split][0]}/{_ROBOFLOW}, nor "
-        f"annotations/instances_{official}2017.json, nor {split}.json or annotations.json"
+        f"annotations/{official_name}_{official}2017.json, nor {split}.json or annotations.json"
     )
 
 

@@ -13,16 +13,19 @@ from nonlocalnn.data.volumes.volume import Volume, canonical
 
 # Slices may lie this share of their distance off: scanners round positions.
 _TOLERANCE = 0.02
-# What all slices of one volume have alike.
+# What all slices of one volume have alike, and must say.
 _ALIKE = ("SeriesInstanceUID", "Rows", "Columns", "ImageOrientationPatient", "PixelSpacing", "BitsAllocated")
+# Directions and millimetres that scanners write anew for each slice, rounded a little differently.
+_ROUNDED = 1e-4
+_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 def is_series(folder: Path) -> bool:
-    """Return whether a folder holds a DICOM file: one that ends in .dcm, or begins as DICOM does."""
+    """Return whether a folder holds a DICOM file, by its ending (.dcm, .IMA) or by how one begins."""
     if not folder.is_dir():
         return False
     files = [entry for entry in folder.iterdir() if not is_ignored(entry) and entry.is_file()]
-    return any(entry.suffix.lower() == ".dcm" for entry in files) or any(map(_is_dicom, files[:3]))
+    return any(entry.suffix.lower() in _SUFFIXES for entry in files) or any(map(_is_dicom, files[:3]))
 
 
 def _is_dicom(path: Path) -> bool:
@@ -86,7 +89,13 @@ def _check_alike(slices: list[tuple[Path, Any]], folder: Path) -> None:
             )
         for name in _ALIKE:
             own, other = getattr(slice_, name, None), getattr(reference, name, None)
-            if own == other:
+            if (own is None) is not (other is None):
+                # A file that is cut reads well up to where it ends, and lacks what comes after.
+                lacking = path if own is None else reference_path
+                raise ValueError(
+                    f"{lacking} does not say {name}, as other slices of its folder do: it may be cut"
+                )
+            if own == other or _nearly(own, other):
                 continue
             if name == "SeriesInstanceUID":
                 raise ValueError(
@@ -97,6 +106,14 @@ def _check_alike(slices: list[tuple[Path, Any]], folder: Path) -> None:
                 f"the slices of {folder} must have the same {name}; {reference_path.name} has {other} and "
                 f"{path.name} has {own}"
             )
+
+
+def _nearly(own: Any, other: Any) -> bool:
+    """Return whether two lists of DICOM's decimal numbers differ by their rounding alone."""
+    try:
+        return bool(np.allclose(np.array(own, float), np.array(other, float), rtol=_ROUNDED, atol=_ROUNDED))
+    except (TypeError, ValueError):
+        return False
 
 
 def _step(places: np.ndarray, along: np.ndarray, paths: list[Path], first: Any) -> np.ndarray:
@@ -120,6 +137,15 @@ def _step(places: np.ndarray, along: np.ndarray, paths: list[Path], first: Any) 
                 "there twice"
             )
     step: np.ndarray = (places[-1] - places[0]) / (len(places) - 1)
+    # Tilted slices drift aside evenly, which an affine says. One that jumps aside lies nowhere on the grid.
+    on_line = places[0] + np.arange(len(places))[:, None] * step
+    aside = np.linalg.norm(places - on_line, axis=1)
+    worst = int(aside.argmax())
+    if aside[worst] > max(_TOLERANCE * usual * len(places), 1e-2):
+        raise ValueError(
+            f"the slices of {paths[0].parent} must lie on one line; {paths[worst].name} lies "
+            f"{aside[worst]:.4g} mm beside it: the series was moved, or is of several stacks"
+        )
     return step
 
 
