@@ -1,6 +1,6 @@
 """What is said of a network's blocks: a verdict on each by stated rules, in plain words, and what to try.
 
-:func:`nonlocalnn.affinity.examine` measures the numbers. The rules are tried in this order, and the first
+:func:`nonlocalnn.examine` measures the numbers. The rules are tried in this order, and the first
 that fits is the verdict:
 
 1. **never trained**: the block adds less than 0.1 % of its input's size. A new block adds nothing.
@@ -194,7 +194,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Examination:
-    """What :func:`nonlocalnn.affinity.examine` found; ``print`` shows it in words.
+    """What :func:`nonlocalnn.examine` found; ``print`` shows it in words.
 
     Args:
         num_samples: How many samples were looked at.
