@@ -220,7 +220,10 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
         f"embedded Gaussian has {percent(far['embedded_gaussian'])} |",
         f"[{percent(start['gamma 1'])} %]",
         f"gamma 1, {percent(start['gamma 0'])} from gamma 0",
-        *(f"{1000 * time:.0f} ms and {size / 2**20:.0f} MiB" for time, size in (steps[form] for form in compared)),
+        *(
+            f"{1000 * time:.0f} ms and {size / 2**20:.0f} MiB"
+            for time, size in (steps[form] for form in compared)
+        ),
         f"{mean(alone['one block, no mask'])} %, and with it in {mean(alone['one block'])} %",
         *(f"N^{ops['exponents'][form]['ours']['seconds']['exponent']:.2f}" for form in compared),
     ):

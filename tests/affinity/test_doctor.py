@@ -130,9 +130,10 @@ def test_what_counts_as_a_change():
 
 def test_a_network_is_as_it_was():
     model = nn.Sequential(randomize_(NonLocal1d(4)), nn.BatchNorm1d(4), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    model[1].eval()
     before = copy.deepcopy(model.state_dict())
     examine(model, batches(), lambda net, batch: (nn.functional.cross_entropy(net(batch[0]), batch[1]), {}))
-    assert model.training
+    assert [module.training for module in model] == [True, False, True, True]
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     for name, value in model.state_dict().items():

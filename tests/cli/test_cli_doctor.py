@@ -17,7 +17,7 @@ from tolerances import near
 
 # A network that learnt the generated clips of long range; its blocks are dot products.
 TRAINED = Path(__file__).parents[2] / "examples" / "notebooks" / "cue.safetensors"
-WORDS = ["--samples", "32", "--device", "cpu"]
+WORDS = ["--samples", "16", "--device", "cpu"]
 
 
 def examined(capsys, *words):
@@ -43,7 +43,7 @@ def test_a_network_that_learnt_the_long_range_has_a_healthy_block(capsys):
     assert first["verdict"] == "healthy"
     assert first["without"]["figures"]["accuracy"] < -0.2
     assert second["verdict"] not in ("never trained", "attends to padding", "even attention")
-    assert (found["data"], found["split"], found["num_samples"]) == ("cue", "validation", 32)
+    assert (found["data"], found["split"], found["num_samples"]) == ("cue", "validation", 16)
 
 
 def test_blocks_that_were_never_trained(tmp_path, capsys):
@@ -127,13 +127,14 @@ def test_refusals(tmp_path, capsys):
         fails(capsys, "doctor", *words, status=status, says=says)
 
     refused(TRAINED, says="--data is needed: the checkpoint does not say what it was trained on")
-    refused(TRAINED, "--data", "digits", says="the model was trained on videos")
+    refused(TRAINED, "--data", "digits", says="the model was trained on clips")
     refused(TRAINED, "--data", "cue", "--samples", "1", says="--samples must be a whole number of at least 2")
-    refused(TRAINED, "--data", "videos", "--data-dir", tmp_path / "no", says="there is no")
-    refused(tmp_path / "no.safetensors", says="no.safetensors")
+    refused(TRAINED, "--data", "videos", "--data-dir", tmp_path / "no", says="no such folder of videos")
+    refused(tmp_path / "no.safetensors", says="there is no checkpoint")
     refused(says="RUN", status=2)
     plain = tmp_path / "plain.safetensors"
-    nl.save_checkpoint(nl.create_model("c2d_tiny"), plain)
+    nl.save_checkpoint(nl.create_model("c2d_tiny"), plain, metadata=read_metadata(TRAINED))
     refused(plain, "--data", "cue", says="has no non-local block that could be examined")
-    nl.save_checkpoint(nl.create_model("nl1_fasterrcnn_tiny"), plain, metadata={"task": "detection"})
+    facts = {"task": "detection", "classes": ["0", "1"]}
+    nl.save_checkpoint(nl.create_model("nl1_fasterrcnn_tiny"), plain, metadata=facts)
     refused(plain, "--data", "detect-cue", says="is a detector, whose loss is made in train mode only")

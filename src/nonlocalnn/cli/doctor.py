@@ -52,9 +52,7 @@ def run(words: Sequence[str]) -> int:
     if assumption := check_classes(loaded.classes, data.classes, name):
         print(f"nonlocalnn doctor: {assumption}", file=sys.stderr)
     batches = _batches(data, args.samples)
-    task = task_of(
-        Recipe.from_dict({"data": name, "class_weights": loaded.recipe.get("class_weights")})
-    )
+    task = task_of(Recipe.from_dict({"data": name, "class_weights": loaded.recipe.get("class_weights")}))
     flat: list[int] = []
     found = examine(
         loaded.model,
