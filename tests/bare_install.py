@@ -78,6 +78,7 @@ if __name__ == "__main__":
         "predict by ray": [*by_list, "--engine", "ray"],
         "maps": ["maps", image, "--model", weights, "--output", output],
         "explain": ["explain", image, "--model", weights, "-o", output + ".html"],
+        "doctor": ["doctor", weights, "--data", "digits"],
         "explore": ["explore", "--model", weights],
         "data check": ["data", "check", str(folder / "a.mp4"), "--workers", "1"],
     }

@@ -19,6 +19,7 @@ NEEDS = {
     "predict by ray": "ray",
     "maps": "data",
     "explain": "data",
+    "doctor": "data",
     "explore": "explorer",
     "data check": "video",
 }

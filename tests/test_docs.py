@@ -183,3 +183,48 @@ def test_files_that_are_named_are_there(page):
     named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|md|toml))`", (ROOT / page).read_text()))
     roots = (ROOT, ROOT / "src/nonlocalnn", ROOT / "src/nonlocalnn/checkpoints")
     assert not {name for name in named if not any((root / name).exists() for root in roots)}
+
+
+def test_the_minute_of_the_choice_has_the_figures_of_the_json():
+    page = (ROOT / "docs/guides/choosing.md").read_text(encoding="utf-8")
+    minute = page.split("## In a minute")[1].split("\n## ")[0]
+
+    def read(name):
+        return json.loads((ROOT / "docs/results" / name).read_text())
+
+    def percent(values):
+        return ", ".join(f"{100 * value:.1f}" for value in values)
+
+    def mean(values):
+        return percent([sum(values) / len(values)])
+
+    far, start, near = (
+        {row["variant"]: row["test_accuracy"] for row in read(name)["rows"]}
+        for name in ("cue/instantiations.json", "cue/init.json", "digits.json")
+    )
+    forms = sorted(mean(values) for name, values in near.items() if not name.startswith("no block"))
+    ops = read("ops.json")
+    steps = {
+        row["form"]: (row["seconds"]["ours"]["median"], row["peak_bytes"]["ours"])
+        for row in ops["grid"]
+        if row["backward"] and row["queries"] == row["keys"] == 3136
+    }
+    compared = ("dot_product", "embedded_gaussian")
+    alone = {}
+    for row in read("sequences.json")["rows"]:
+        alone.setdefault(row["variant"], []).append(row["alone"])
+    for figure in (
+        f"{mean(far['no block'])} % without, {mean(far['dot_product'])} % with]",
+        f"{mean(near['no block'])} % without, {forms[0]} to {forms[-1]} % with]",
+        f"[{percent(far['dot_product'])} %]",
+        f"embedded Gaussian has {percent(far['embedded_gaussian'])} |",
+        f"[{percent(start['gamma 1'])} %]",
+        f"gamma 1, {percent(start['gamma 0'])} from gamma 0",
+        *(
+            f"{1000 * time:.0f} ms and {size / 2**20:.0f} MiB"
+            for time, size in (steps[form] for form in compared)
+        ),
+        f"{mean(alone['one block, no mask'])} %, and with it in {mean(alone['one block'])} %",
+        *(f"N^{ops['exponents'][form]['ours']['seconds']['exponent']:.2f}" for form in compared),
+    ):
+        assert figure in minute, figure

@@ -66,6 +66,8 @@ def found(query):
         ("slowfast", "guides/coming-from.md"),
         ("photographs", "guides/photographs.md"),
         ("which form", "guides/choosing.md"),
+        ("should I use one", "guides/choosing.md"),
+        ("doctor", "guides/choosing.md"),
         ("gallery", "gallery.md"),
     ],
 )

@@ -21,6 +21,7 @@ PUBLIC = [
     "convert_nonlocal_",
     "cost",
     "create_model",
+    "examine",
     "functional",
     "fuse_",
     "inflate_",

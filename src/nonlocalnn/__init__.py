@@ -8,7 +8,7 @@ from nonlocalnn._moved import find_moved_modules
 # What type checkers and documentation see; `_HOMES` says the same to the program.
 if TYPE_CHECKING:
     from nonlocalnn import functional
-    from nonlocalnn.affinity import capture_affinity
+    from nonlocalnn.affinity import capture_affinity, examine
     from nonlocalnn.blocks import NonLocal1d, NonLocal2d, NonLocal3d, NonLocalNd, nonlocal_blocks
     from nonlocalnn.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
     from nonlocalnn.functional import real_positions, split_positions
@@ -36,6 +36,7 @@ __all__ = [
     "convert_nonlocal_",
     "cost",
     "create_model",
+    "examine",
     "functional",
     "fuse_",
     "inflate_",
@@ -56,7 +57,7 @@ __all__ = [
 _HOMES = {
     name: home
     for home, names in {
-        "affinity": ["capture_affinity"],
+        "affinity": ["capture_affinity", "examine"],
         "blocks": ["NonLocal1d", "NonLocal2d", "NonLocal3d", "NonLocalNd", "nonlocal_blocks"],
         "checkpoints": ["CheckpointError", "load_checkpoint", "save_checkpoint"],
         "functional": ["real_positions", "split_positions"],

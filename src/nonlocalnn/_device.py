@@ -67,10 +67,12 @@ def moved(batch: Any, device: torch.device | str) -> Any:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and back into its former mode at the end."""
-    was_training = model.training
+    """Put a model into eval mode, and each of its modules back into its former mode at the end."""
+    # One by one: norms that someone froze are in eval mode inside of a network in train mode.
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training

@@ -101,7 +101,7 @@ def capture_affinity(
 
     found = find_blocks(model, blocks)
     with ExitStack() as stack:
-        stack.enter_context(_without_compiled_code())
+        stack.enter_context(without_compiled_code())
         # A block's output has its input's sides; and hooks on its layers would change how it is computed.
         stack.enter_context(tracer.follow(model, without=find_blocks(model, None).values()))
         stack.enter_context(photographs.follow(model))
@@ -111,7 +111,7 @@ def capture_affinity(
         yield maps
 
 
-def _without_compiled_code() -> AbstractContextManager[object]:
+def without_compiled_code() -> AbstractContextManager[object]:
     """Return a context in which compiled models run as written: what was compiled before sees no new hook."""
     # Whoever compiled has loaded the compiler; all others are spared the seconds that it takes.
     if "torch._dynamo" not in sys.modules:

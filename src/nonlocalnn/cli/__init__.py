@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "class probabilities of image files, as JSON lines",
     "maps": "what each position attends to, as arrays and pictures",
     "explain": "one HTML file that shows what each position of an input attends to",
+    "doctor": "whether a trained network uses its blocks, in plain words, and what to try",
     "explore": "the same pages for new inputs, in the browser",
     "convert": "turn another code base's checkpoint into ours",
     "export": "write a network as a file that onnxruntime or PyTorch runs by itself",

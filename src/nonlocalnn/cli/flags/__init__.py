@@ -103,12 +103,12 @@ def add_model(parser: argparse.ArgumentParser, *, precision: bool = True) -> Non
         parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="default: fp32")
 
 
-def add_data(parser: argparse.ArgumentParser, *, purpose: str) -> None:
-    """Add ``--data``, ``--data-dir`` and ``--split``."""
+def add_data(parser: argparse.ArgumentParser, *, purpose: str, split: str = "test") -> None:
+    """Add ``--data``, ``--data-dir`` and ``--split``, with its default."""
     names = (*DATASETS, *MASK_SETS, *VOLUME_MASK_SETS, *OBJECT_SETS)
     parser.add_argument("--data", choices=names, metavar="NAME", help=f"{purpose}: {', '.join(names)}")
     parser.add_argument("--data-dir", type=Path, help="folder of the data set")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="default: test")
+    parser.add_argument("--split", default=split, choices=SPLITS, help=f"default: {split}")
 
 
 def add_whole(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,242 @@
+"""Whether blocks are used: networks whose blocks are planted, a verdict each, and no other."""
+
+import copy
+
+import pytest
+import torch
+from planted_network import LENGTH, MARK, REAL, SURE, VALUE, Reader, batches, blindly, loss
+from torch import nn
+
+import nonlocalnn as nl
+from helpers import randomize_
+from nonlocalnn import NonLocal1d, NonLocal3d
+from nonlocalnn.affinity import Change, examine
+from nonlocalnn.affinity.block_measures import evened, sums_of
+from nonlocalnn.affinity.verdicts import BlockFindings
+from nonlocalnn.functional import INSTANTIATIONS
+from tolerances import assert_near, assert_same, near
+
+
+def one(found):
+    (block,) = found.blocks
+    return block
+
+
+def test_a_block_that_looks_where_the_answer_is_is_healthy():
+    found = examine(Reader(looks_at={MARK: SURE}), batches(), loss)
+    block = one(found)
+    assert (block.verdict, block.advice) == ("healthy", None)
+    assert found.figures["accuracy"] == 1.0
+    assert found.num_samples == 42
+    assert block.entropy < 0.01
+    assert block.num_keys == LENGTH
+    assert block.padding is None
+    # Without it there is no answer, and with a mean the marked value is one of many.
+    assert block.without.loss > 0.5
+    assert block.even.figures["accuracy"] < -0.2
+    assert str(found).count("what to try") == 1
+    assert "nothing: its blocks are used" in str(found)
+
+
+def test_a_block_that_adds_nothing_was_never_trained():
+    block = one(examine(Reader(looks_at={MARK: SURE}, writes=0.0), batches(), loss))
+    assert block.verdict == "never trained"
+    assert (block.added, block.W_z, block.without.loss) == (0.0, 0.0, 0.0)
+    assert "optimiser" in block.advice
+    # With W_z = 0 a gradient reaches W_z alone; there is no other layer to compare it with.
+    assert block.gradients == {}
+
+
+def test_a_block_that_weighs_all_alike_could_be_a_mean():
+    block = one(examine(Reader(looks_at={}), batches(answer="mean"), loss))
+    assert block.verdict == "even attention"
+    assert block.entropy == near(1.0)
+    assert block.even.loss == near(0.0, largest=1.0)
+    assert block.even.answers == 0.0
+    assert block.without.loss > 0.5
+    assert "a mean over all positions would do" in block.advice
+
+
+def test_a_block_that_chooses_to_no_purpose_could_be_a_mean_as_well():
+    # All weight on one key of many that say the same: the loss, and not the entropy, tells.
+    block = one(examine(Reader(looks_at={MARK: SURE}, reads=REAL), batches(answer="always"), loss))
+    assert block.entropy < 0.01
+    assert block.verdict == "even attention"
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_weight_on_padding_is_told_and_goes_when_the_network_knows_what_is_real(told):
+    model, data = Reader(looks_at={REAL: -SURE}), batches(padded=True, answer="mean")
+    block = one(examine(model, data, loss if told else blindly))
+    assert 0.3 < block.padded_keys < 0.6
+    assert block.padding == near(0.0 if told else 1.0)
+    assert block.verdict == ("even attention" if told else "attends to padding")
+    assert ("nl.real_positions" in block.advice) is not told
+
+
+def test_a_block_that_spoils_an_answer_hurts():
+    block = one(examine(Reader(looks_at={MARK: SURE}), batches(answer="own"), loss))
+    assert block.verdict == "hurts"
+    assert block.without.loss < -0.5
+    assert "nl.remove_nonlocal_" in block.advice
+
+
+def test_a_block_whose_output_nobody_reads_makes_no_difference():
+    model = Reader(looks_at={MARK: SURE})
+    with torch.no_grad():
+        model.block.W_z.weight.zero_()[VALUE] = 1.0
+    block = one(examine(model, batches(answer="own"), loss))
+    assert block.added > 0.1
+    assert block.verdict == "makes no difference"
+
+
+def test_the_rules_in_numbers():
+    same, better = Change(1.0, 1.0, 0.1, {}, 0.0), Change(1.0, 0.5, 0.1, {}, 0.4)
+    worse, slightly = Change(1.0, 2.0, 0.1, {}, 0.4), Change(1.0, 1.05, 0.1, {}, 0.1)
+    usual = {"added": 0.2, "padding": None, "entropy": 0.5, "without": worse, "even": worse}
+    cases = [
+        ({}, "healthy"),
+        ({"added": 0.0009}, "never trained"),
+        ({"added": 0.001}, "healthy"),
+        ({"padding": 0.1}, "attends to padding"),
+        ({"padding": 0.09}, "healthy"),
+        ({"entropy": 0.97, "even": slightly}, "even attention"),
+        ({"entropy": 0.97}, "healthy"),
+        ({"even": Change(1.0, 1.09, 0.01, {}, 0.4)}, "even attention"),
+        ({"even": Change(1.0, 1.11, 0.01, {}, 0.4)}, "healthy"),
+        ({"without": better}, "hurts"),
+        ({"without": same}, "makes no difference"),
+        ({"without": slightly}, "unclear"),
+        ({"without": same, "entropy": None, "even": same}, "makes no difference"),
+    ]
+    for changed, verdict in cases:
+        values = {**usual, **changed}
+        found = BlockFindings(
+            name="0", instantiation="gaussian", W_z=1.0, gamma=None, num_keys=5.0, padded_keys=0.5,
+            gradients={"g": 1.0}, **values,
+        )  # fmt: skip
+        assert found.verdict == verdict, changed
+        assert (found.advice is None) is (verdict == "healthy")
+        assert f": {verdict}\n" in found.in_words()
+
+
+def test_what_counts_as_a_change():
+    assert not Change(1.0, 1.009, 0.0, {}, None).counts
+    assert Change(1.0, 1.011, 0.0, {}, None).counts
+    assert not Change(1.0, 0.91, 0.05, {}, None).counts
+    assert Change(1.0, 0.89, 0.05, {}, None).counts
+    assert not Change(0.001, 0.0019, 0.0, {}, None).counts
+
+
+def test_a_network_is_as_it_was():
+    model = nn.Sequential(randomize_(NonLocal1d(4)), nn.BatchNorm1d(4), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    examine(model, batches(), lambda net, batch: (nn.functional.cross_entropy(net(batch[0]), batch[1]), {}))
+    assert [module.training for module in model] == [True, False, True, True]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert_same(value, before[name])
+
+
+def test_blocks_of_a_network_and_their_gradients():
+    torch.manual_seed(0)
+    model = nl.create_model("nl2_c1d_tiny", num_classes=2, in_channels=4)
+    with torch.no_grad():
+        model.layer2[0].nl.norm.weight.zero_()
+    found = examine(model, batches(), loss)
+    assert [block.name for block in found.blocks] == ["layer2.0.nl", "layer3.0.nl"]
+    first, second = found.blocks
+    assert first.verdict == "never trained"
+    assert list(second.gradients) == ["theta", "phi", "g", "W_z", "norm"]
+    # Behind gamma = 0 no layer learns but the norm.
+    assert [name for name, size in first.gradients.items() if size > 0] == ["norm"]
+    assert (first.gamma, first.without.loss) == (0.0, 0.0)
+    assert "without any block" in str(found)
+    assert found.to_dict()["blocks"][0]["verdict"] == "never trained"
+
+
+def test_a_block_that_no_gradient_reaches_is_told_so():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.last = NonLocal1d(4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.last(self.block(x).detach().mean(2))
+
+    block = one(examine(Cut(), batches(), loss))
+    assert block.verdict == "never trained"
+    assert "no gradient reaches it" in block.advice
+
+
+SETTINGS = [
+    (kind, sides, {"instantiation": instantiation, **given})
+    for instantiation in INSTANTIATIONS
+    for kind, sides, given in (
+        (NonLocal1d, (9,), {"norm": "group"}),
+        (NonLocal1d, (9,), {"num_heads": 2, "sub_sample": None}),
+        (NonLocal3d, (4, 3, 6), {"extent": "space", "norm": None}),
+    )
+]
+
+
+@pytest.mark.parametrize(("kind", "sides", "given"), SETTINGS, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_even_weights_are_the_means_of_rows(kind, sides, given, masked):
+    """By the affinity itself: each row becomes its own mean, and then all is computed as the block does."""
+    torch.manual_seed(0)
+    block = randomize_(kind(4, **given)).double().eval()
+    x = torch.randn(2, 4, *sides).double()
+    mask = torch.rand(2, *sides) < 0.7 if masked else None
+    named = {} if mask is None else {"key_mask": mask}
+    _, _, g, keys = block.operands(x, **named)
+    rows = block.affinity(x, **named)
+    rows = rows.unsqueeze(1) if block.num_heads == 1 else rows
+    real = torch.ones(g.shape[:2], dtype=torch.bool) if keys is None else keys
+    even = rows.sum(3, keepdim=True) / real.sum(1).view(-1, 1, 1, 1) * real[:, None, None]
+    y = even @ g.unflatten(2, (block.num_heads, -1)).transpose(1, 2)
+    y = y.transpose(1, 2).flatten(2)
+    y = y.reshape(2, -1, y.shape[2]).transpose(1, 2).unflatten(2, sides)
+    z = block.W_z(y)
+    if given.get("norm") == "group" and masked:
+        z = nl.functional.norms.group_norm(
+            z, mask, block.norm.num_groups, block.norm.weight, block.norm.bias, block.norm.eps
+        )
+    elif block.norm is not None:
+        z = block.norm(z)
+    with torch.no_grad():
+        assert_near(evened(block, (x,), named, None), (x + z).detach(), sums=100)
+
+
+def test_sums_of_a_padded_map_are_of_what_is_real():
+    torch.manual_seed(0)
+    block = randomize_(NonLocal1d(4, instantiation="gaussian", sub_sample="after")).eval()
+    x, real = torch.randn(2, 4, 10), torch.arange(10) < torch.tensor([[10], [5]])
+    with torch.no_grad():
+        found = sums_of(block, (x,), {}, block(x), real)
+        rows = block.affinity(x)
+    # A pooled key that holds one real step of two is no padding: of five keys the last two are.
+    on_padding = rows[1, :5, 3:].sum()
+    assert found["rows"] == 15
+    assert found["padded"] == near(5 * 2 / 5)
+    assert found["on padding"] == near(float(on_padding))
+    assert found["given"] == near(float(x[0].square().sum() + x[1, :, :5].square().sum()), sums=100)
+
+
+def test_refusals():
+    data = batches()
+    with pytest.raises(ValueError, match="no non-local block"):
+        examine(nn.Linear(3, 2), data, loss)
+    model = Reader(looks_at={MARK: SURE})
+    with pytest.raises(ValueError, match="batches must be at least two"):
+        examine(model, data[:1], loss)
+    with pytest.raises(ValueError, match="finite loss; got a loss of nan"):
+        examine(model, data, lambda model, batch: (loss(model, batch)[0] * torch.nan, {}))
+    idle = nn.ModuleDict({"block": NonLocal1d(4), "used": Reader(looks_at={MARK: SURE})})
+    found = examine(idle, data, lambda model, batch: loss(model["used"], batch))
+    assert found.idle == ["block"]
+    assert "block: did not run" in str(found)
+    with pytest.raises(ValueError, match="no block that ran"):
+        examine(idle["block"], data, lambda model, batch: (batch[0].mean(), {}))
