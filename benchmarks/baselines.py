@@ -126,11 +126,12 @@ class MaterialisedBlock(PlainBlock):
 
 
 class PlainAttentionBlock(PlainBlock):
-    """The two Gaussian forms by ``scaled_dot_product_attention`` on the maps as they come."""
+    """The two Gaussian forms by ``scaled_dot_product_attention``, channels innermost as it wants them."""
 
     def average(self, theta_BND: Tensor, phi_BDM: Tensor, g_BME: Tensor) -> Tensor:
         """Return y, shape (B, N, E)."""
-        return F.scaled_dot_product_attention(theta_BND, phi_BDM.transpose(1, 2), g_BME, scale=self.scale)
+        parts = (part.contiguous() for part in (theta_BND, phi_BDM.transpose(1, 2), g_BME))
+        return F.scaled_dot_product_attention(*parts, scale=self.scale)
 
 
 class ReferenceBlock(PlainBlock):

@@ -10,13 +10,17 @@ from benchmarks.rows import Row
 from nonlocalnn._errors import missing_extra
 from nonlocalnn._files import atomic_path
 
-_OTHERS = ("materialised", "repeat", "timm", "mmcv", "sdpa")
+_OTHERS = ("materialised", "repeat", "timm", "mmcv", "sdpa", "compiled", "flex", "ours compiled")
+# What is ours as well, and no rival.
+_OURS = ("ours compiled",)
 _LEGEND = """\
 Times are medians of single passes, with the first and third quartile. A column of another candidate holds
 its time and its peak memory, both over ours: 2.0 means twice ours, and **bold** means that ours loses.
 "Over floor" is our time over that of the matrix products alone. Memory is the peak above weights and input.
 "materialised" is a plain block with the N x M affinity in memory, "repeat" one that holds the concatenated
-pairs; all candidates have the same weights and equal the reference in values and gradients."""
+pairs, "sdpa" one that calls PyTorch's attention, and "compiled" the materialised one under `torch.compile`;
+"logits" is their standard deviation in the two Gaussian forms. All candidates have the same weights and equal
+the reference in values and gradients."""
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -26,6 +30,8 @@ def markdown(report: dict[str, Any]) -> str:
         report: What :func:`benchmarks.ops.run` returns, or saves on its way.
     """
     parts = [conditions(report["about"]), _LEGEND]
+    rows = [*report["grid"], *report["operator"], *report["sweep"]]
+    parts += _losses(rows)
     for section, title in (("grid", "Blocks"), ("operator", "The concatenation operator alone")):
         if report[section]:
             parts += [f"## {title}", _comparison(report[section])]
@@ -36,7 +42,7 @@ def markdown(report: dict[str, Any]) -> str:
             "Exponents p of N^p, fitted by least squares on logarithms:",
             _exponents(report["exponents"]),
         ]
-    notes = _notes([*report["grid"], *report["operator"], *report["sweep"]])
+    notes = _notes(rows)
     return "\n\n".join([*parts, *notes])
 
 
@@ -101,7 +107,19 @@ def conditions(about: dict[str, Any]) -> str:
 
 def _comparison(rows: Sequence[Row]) -> str:
     others = [name for name in _OTHERS if any(name in row["seconds"] or _is_told(row, name) for row in rows)]
-    header = ["form", "input", "N x M", "direction", "ours, ms", "over floor", "ours, MiB", *others]
+    # Reports from before logits were varied do not name them.
+    has_logits = any("logits" in row for row in rows)
+    header = [
+        "form",
+        "input",
+        "N x M",
+        *["logits"] * has_logits,
+        "direction",
+        "ours, ms",
+        "over floor",
+        "ours, MiB",
+        *others,
+    ]
     lines = []
     for row in rows:
         floor = row["ratio"].get("floor")
@@ -111,6 +129,7 @@ def _comparison(rows: Sequence[Row]) -> str:
                 row["form"],
                 " x ".join(map(str, row["shape"])),
                 f"{row['queries']} x {row['keys']}",
+                *[f"{row.get('logits', 1):g}"] * has_logits,
                 row["direction"],
                 _milliseconds(row),
                 "" if floor is None else f"{1 / floor:.2f}",
@@ -138,7 +157,28 @@ def _against(row: Row, name: str) -> str:
     peaks = row["peak_bytes"]
     if name in peaks and peaks.get("ours", 0) > 0:
         figures.append(peaks[name] / peaks["ours"])
-    return ", ".join(f"**{digits(figure)}**" if figure < 1 else digits(figure) for figure in figures)
+    return ", ".join(
+        f"**{digits(figure)}**" if figure < 1 and name not in _OURS else digits(figure) for figure in figures
+    )
+
+
+def _losses(rows: Sequence[Row]) -> list[str]:
+    """Return the rows in which another candidate took less time than ours, or ours more when compiled."""
+    lines = []
+    for row in rows:
+        rivals = {name: ratio for name, ratio in row["ratio"].items() if name not in ("floor", *_OURS)}
+        best = min(rivals, key=rivals.__getitem__, default=None)
+        cell = f"{row['form']}, {' x '.join(map(str, row['shape']))}, {row['queries']} x {row['keys']}, "
+        cell += f"{row['direction']}, logits {row.get('logits', 1):g}"
+        if best is not None and rivals[best] < 1:
+            lines.append(f"- {cell}: {best} takes {digits(rivals[best])} of our time")
+        for name in _OURS:
+            # A fiftieth is noise.
+            if row["ratio"].get(name, 0) > 1.02:
+                lines.append(f"- {cell}: ours takes {digits(row['ratio'][name])} of its time when compiled")
+    compared = sum(len(row["ratio"]) > 1 for row in rows)
+    title = f"Ours loses {len(lines)} times in {compared} rows:" if lines else ""
+    return [title or f"Ours loses in none of {compared} rows.", *(["\n".join(lines)] if lines else [])]
 
 
 def _is_told(row: Row, name: str) -> bool:
