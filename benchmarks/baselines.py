@@ -130,8 +130,8 @@ class PlainAttentionBlock(PlainBlock):
 
     def average(self, theta_BND: Tensor, phi_BDM: Tensor, g_BME: Tensor) -> Tensor:
         """Return y, shape (B, N, E)."""
-        parts = (part.contiguous() for part in (theta_BND, phi_BDM.transpose(1, 2), g_BME))
-        return F.scaled_dot_product_attention(*parts, scale=self.scale)
+        theta, phi, g = (part.contiguous() for part in (theta_BND, phi_BDM.transpose(1, 2), g_BME))
+        return F.scaled_dot_product_attention(theta, phi, g, scale=self.scale)
 
 
 class ReferenceBlock(PlainBlock):

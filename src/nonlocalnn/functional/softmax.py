@@ -58,22 +58,64 @@ def _bias(key_mask_BM: Tensor, dtype: torch.dtype) -> Tensor:
 def _attention(
     theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, key_mask_BM: Tensor | None, scale: float
 ) -> Tensor:
-    # The kernels want one width for theta, phi and g, on CUDA a multiple of 8, and channels innermost; else
-    # PyTorch falls back, without a word, to a form that holds the N x M tensor. Zeros added to theta and phi
-    # change no logit, and the columns added to g are cut off again. The mask is given as numbers, one row a
-    # batch entry, because a boolean one is turned into N x M numbers on the CPU.
-    num_values = g_BME.shape[2]
-    width = max(theta_BND.shape[2], num_values)
-    if theta_BND.device.type == "cuda":
-        width = -(-width // 8) * 8
-    query, key, value = (
-        # A pad of nothing is a copy.
-        (F.pad(part, (0, width - part.shape[2])) if part.shape[2] < width else part).contiguous().unsqueeze(1)
-        for part in (theta_BND, phi_BMD, g_BME)
+    """Return the same by PyTorch's fused attention.
+
+    Its kernels want channels innermost and certain widths; else PyTorch falls back, without a word, to a form
+    that holds the N x M tensor. Zeros added to theta and phi change no logit, and the columns added to g are
+    cut off again.
+    """
+    num_values, device, dtype = g_BME.shape[2], theta_BND.device.type, g_BME.dtype
+    width, value_width = _kernel_widths(theta_BND.shape[2], num_values, device, dtype)
+    query, key = _widened(theta_BND, width), _widened(phi_BMD, width)
+    value = _widened(g_BME, value_width)
+    # The flash kernel takes no mask. How many keys are left is not known to a program that is compiled.
+    has_flash = device == "cuda" and _fits_flash(max(width, value_width), dtype)
+    if key_mask_BM is not None and has_flash and not torch.compiler.is_compiling():
+        return _packed_attention(query, key, value, key_mask_BM, scale)[..., :num_values]
+    # As numbers, one row a batch entry, because a boolean mask is turned into N x M numbers on the CPU.
+    mask = None if key_mask_BM is None else _bias(key_mask_BM, dtype)[:, None, None, :]
+    y = F.scaled_dot_product_attention(
+        query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), attn_mask=mask, scale=scale
     )
-    mask = None if key_mask_BM is None else _bias(key_mask_BM, g_BME.dtype)[:, None, None, :]
-    y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     return y.squeeze(1)[..., :num_values]
+
+
+def _fits_flash(width: int, dtype: torch.dtype) -> bool:
+    """Return whether CUDA's flash kernel takes theta, phi and g of one width."""
+    return dtype in (torch.float16, torch.bfloat16) and width <= 256
+
+
+def _kernel_widths(width: int, num_values: int, device: str, dtype: torch.dtype) -> tuple[int, int]:
+    """Return the widths that theta and phi, and g, are given for the fastest kernel that can take them."""
+    most = max(width, num_values)
+    if device != "cuda":
+        return most, most
+    width, num_values, most = (-(-each // 8) * 8 for each in (width, num_values, most))
+    # Where flash does not serve, the memory-efficient kernel does, which takes two widths.
+    return (most, most) if _fits_flash(most, dtype) else (width, num_values)
+
+
+def _widened(part_BPK: Tensor, width: int) -> Tensor:
+    """Return channels innermost and filled up with zeros; the tensor itself where it is so already."""
+    # A pad of nothing is a copy, and one of something is contiguous.
+    missing = width - part_BPK.shape[2]
+    return F.pad(part_BPK, (0, missing)).contiguous() if missing else part_BPK.contiguous()
+
+
+def _packed_attention(
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, key_mask_BM: Tensor, scale: float
+) -> Tensor:
+    """Return attention over the keys that take part, entry by entry, without a mask."""
+    entries = []
+    for entry, theta in enumerate(theta_BND):
+        kept = _kept(key_mask_BM, entry)
+        phi, g = (part[entry] for part in (phi_BMD, g_BME))
+        if isinstance(kept, Tensor):
+            # Not by brackets, whose backward pass sorts the indices.
+            phi, g = (part.index_select(0, kept) for part in (phi, g))
+        y = F.scaled_dot_product_attention(theta[None, None], phi[None, None], g[None, None], scale=scale)
+        entries.append(y[0, 0])
+    return torch.stack(entries) if entries else theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
 
 
 def _softmax_sum(
