@@ -134,6 +134,18 @@ class PlainAttentionBlock(PlainBlock):
         return F.scaled_dot_product_attention(theta, phi, g, scale=self.scale)
 
 
+class FlexBlock(PlainBlock):
+    """The two Gaussian forms by ``flex_attention``, which is fast under ``torch.compile`` alone."""
+
+    def average(self, theta_BND: Tensor, phi_BDM: Tensor, g_BME: Tensor) -> Tensor:
+        """Return y, shape (B, N, E)."""
+        from torch.nn.attention.flex_attention import flex_attention
+
+        theta, phi, g = (part.contiguous() for part in (theta_BND, phi_BDM.transpose(1, 2), g_BME))
+        y: Tensor = flex_attention(theta[:, None], phi[:, None], g[:, None], scale=self.scale)
+        return y.squeeze(1)
+
+
 class ReferenceBlock(PlainBlock):
     """The specification: eq. (1) as written, a part of the queries at a time."""
 

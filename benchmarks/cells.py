@@ -29,6 +29,7 @@ _BUILDERS: dict[str, Callable[[NonLocalNd], nn.Module]] = {
     "timm": baselines.timm_block,
     "mmcv": baselines.mmcv_block,
     "sdpa": baselines.PlainAttentionBlock,
+    "flex": lambda block: _compiled(baselines.FlexBlock(block)),
     "compiled": lambda block: _compiled(baselines.MaterialisedBlock(block)),
     "ours compiled": lambda block: _compiled(block),
 }
@@ -122,7 +123,10 @@ def candidate_names(cell: Cell, compiled: bool = False) -> list[str]:
     names.append("mmcv")
     if cell.form in SOFTMAX_INSTANTIATIONS:
         names.append("sdpa")
-    return [*names, "compiled", "ours compiled"] if compiled else names
+    if not compiled:
+        return names
+    has_flex = cell.form in SOFTMAX_INSTANTIATIONS and torch.device(cell.device).type == "cuda"
+    return [*names, "compiled", *["flex"] * has_flex, "ours compiled"]
 
 
 def build(name: str, block: NonLocalNd) -> nn.Module:
@@ -232,7 +236,7 @@ def estimate_bytes(name: str, cell: Cell, block: NonLocalNd) -> int:
         tensors = (depth + 2, 2 * depth + 3)
     elif name == "mmcv" and cell.form == "concatenation":
         tensors = (2 * depth + 2, 3 * depth + 3)
-    elif name in ("ours", "ours compiled") or (name == "sdpa" and cell.form != "gaussian"):
+    elif name in ("ours", "ours compiled") or name == "flex" or (name == "sdpa" and cell.form != "gaussian"):
         # Of the Gaussian theta and g are of two widths, for which PyTorch has no kernel on the CPU.
         tensors = (0, 0)
     size = DTYPES[cell.dtype].itemsize

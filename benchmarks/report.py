@@ -31,12 +31,12 @@ def markdown(report: dict[str, Any]) -> str:
     """
     parts = [conditions(report["about"]), _LEGEND]
     rows = [*report["grid"], *report["operator"], *report["sweep"]]
-    parts += _losses(rows)
+    parts += losses(rows)
     for section, title in (("grid", "Blocks"), ("operator", "The concatenation operator alone")):
         if report[section]:
-            parts += [f"## {title}", _comparison(report[section])]
+            parts += [f"## {title}", comparison(report[section])]
     if report["sweep"]:
-        parts += ["## Growth with the number of positions", _comparison(report["sweep"])]
+        parts += ["## Growth with the number of positions", comparison(report["sweep"])]
     if report["exponents"]:
         parts += [
             "Exponents p of N^p, fitted by least squares on logarithms:",
@@ -105,7 +105,8 @@ def conditions(about: dict[str, Any]) -> str:
     )
 
 
-def _comparison(rows: Sequence[Row]) -> str:
+def comparison(rows: Sequence[Row]) -> str:
+    """Return rows as a table: ours, and beside it each other candidate over ours."""
     others = [name for name in _OTHERS if any(name in row["seconds"] or _is_told(row, name) for row in rows)]
     # Reports from before logits were varied do not name them.
     has_logits = any("logits" in row for row in rows)
@@ -162,7 +163,7 @@ def _against(row: Row, name: str) -> str:
     )
 
 
-def _losses(rows: Sequence[Row]) -> list[str]:
+def losses(rows: Sequence[Row]) -> list[str]:
     """Return the rows in which another candidate took less time than ours, or ours more when compiled."""
     lines = []
     for row in rows:
