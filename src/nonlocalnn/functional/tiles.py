@@ -20,8 +20,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# As much as the second-level cache of a core holds, or a part of it: 512 KiB on the processor measured, up to 2
-# MiB on others. Half as much took up to a third longer, which is calls, and twice as much no less time.
+# As much as the second-level cache of a core holds, or a part of it: 512 KiB on the processor measured, 2 MiB
+# on others. Half as much took up to a third longer, which is calls, and twice as much no less time.
 _TILE_BYTES = 2**19
 _LOG2_E = 1 / math.log(2)
 # Powers of 2 up to this one need no new reference: sums of millions of them are far from overflow.
@@ -55,7 +55,7 @@ def average(
     # query with itself mostly is not, and of other keys the first tile tells it.
     own_N = theta_ND.square().sum(1) * (scale * _LOG2_E) if symmetric else torch.full_like(lse_N, -torch.inf)
     reference_N = own_N.clamp_(min=torch.finfo(own_N.dtype).min)
-    least = _least_exponent(y_NE.dtype)
+    least = least_exponent(y_NE.dtype)
     for rows, columns, logits, (weights,) in _tiles(theta_ND, phi_MD, scale, symmetric, num_spare=1):
         is_mirrored = symmetric and columns.start > rows.start
         for queries, keys, dim in ((rows, columns, 1), (columns, rows, 0))[: 1 + is_mirrored]:
@@ -105,7 +105,7 @@ def add_gradients(
     """
     dtheta_ND, dphi_MD, dg_ME = gradients
     mean_N, reference_N = (dy_NE * y_NE).sum(1), lse_N * _LOG2_E
-    least = _least_exponent(dy_NE.dtype)
+    least = least_exponent(dy_NE.dtype)
     for rows, columns, logits, spare in _tiles(theta_ND, phi_MD, scale, symmetric, num_spare=2):
         weights, dlogits = spare
         torch.sub(logits, reference_N[rows].unsqueeze(1), out=weights).clamp_(min=least).exp2_()
@@ -146,8 +146,8 @@ def _tiles(
             yield rows, columns, logits, spare
 
 
-def _least_exponent(dtype: torch.dtype) -> float:
-    """Return the exponent at which powers of 2 end: far below rounding, and far above subnormal numbers.
+def least_exponent(dtype: torch.dtype) -> float:
+    """Return the least exponent of 2 that is taken: far below rounding, and far above subnormal numbers.
 
     Four fifths of the way to the smallest normal number, -100 in float32: a product of such a weight and
     what it weighs is a normal number as well.
