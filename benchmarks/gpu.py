@@ -173,9 +173,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     parts.append(table(["form", "two passes in deterministic mode"], modes))
     if report["left_out"]:
         parts.append(f"{report['left_out']} rows were not reached in {_SECONDS / 60:.0f} minutes.")
-    parts += losses(report["grid"])
     for dtype in cells.DTYPES:
         rows = [row for row in report["grid"] if row["dtype"] == dtype]
         if rows:
-            parts += [f"## {dtype}", comparison(rows)]
+            parts += [f"## {dtype}", *losses(rows), comparison(rows)]
     return "\n\n".join(parts)

@@ -164,22 +164,25 @@ def _against(row: Row, name: str) -> str:
 
 
 def losses(rows: Sequence[Row]) -> list[str]:
-    """Return the rows in which another candidate took less time than ours, or ours more when compiled."""
-    lines = []
+    """Return paragraphs: the rows in which another candidate takes less time, or ours more when compiled."""
+    lost, slowed = [], []
     for row in rows:
-        rivals = {name: ratio for name, ratio in row["ratio"].items() if name not in ("floor", *_OURS)}
-        best = min(rivals, key=rivals.__getitem__, default=None)
         cell = f"{row['form']}, {' x '.join(map(str, row['shape']))}, {row['queries']} x {row['keys']}, "
         cell += f"{row['direction']}, logits {row.get('logits', 1):g}"
+        rivals = {name: ratio for name, ratio in row["ratio"].items() if name not in ("floor", *_OURS)}
+        best = min(rivals, key=rivals.__getitem__, default=None)
         if best is not None and rivals[best] < 1:
-            lines.append(f"- {cell}: {best} takes {digits(rivals[best])} of our time")
-        for name in _OURS:
-            # A fiftieth is noise.
-            if row["ratio"].get(name, 0) > 1.02:
-                lines.append(f"- {cell}: ours takes {digits(row['ratio'][name])} of its time when compiled")
-    compared = sum(len(row["ratio"]) > 1 for row in rows)
-    title = f"Ours loses {len(lines)} times in {compared} rows:" if lines else ""
-    return [title or f"Ours loses in none of {compared} rows.", *(["\n".join(lines)] if lines else [])]
+            lost.append(f"- {cell}: {best} takes {digits(rivals[best])} of our time")
+        # A fiftieth is noise.
+        slowed += [
+            f"- {cell}: {digits(row['ratio'][name])} of its time"
+            for name in _OURS
+            if row["ratio"].get(name, 0) > 1.02
+        ]
+    parts = [f"Ours loses in {len(lost)} of {len(rows)} rows{':' if lost else '.'}", "\n".join(lost)]
+    if slowed:
+        parts += [f"Under `torch.compile` ours is slower in {len(slowed)} rows:", "\n".join(slowed)]
+    return [part for part in parts if part]
 
 
 def _is_told(row: Row, name: str) -> bool:
