@@ -23,6 +23,9 @@ from torch import Tensor
 # As much as the second-level cache of a core holds, or a part of it: 512 KiB on the processor measured, 2 MiB
 # on others. Half as much took up to a third longer, which is calls, and twice as much no less time.
 _TILE_BYTES = 2**19
+# Of several threads each has its part of a tile in a cache of its own. More than 32 MiB would be noticed in
+# memory.
+_MOST_TILE_BYTES = 2**25
 _LOG2_E = 1 / math.log(2)
 # Powers of 2 up to this one need no new reference: sums of millions of them are far from overflow.
 _HEADROOM = 16.0
@@ -131,7 +134,8 @@ def _tiles(
     overwritten by the next tile.
     """
     num_queries, num_keys = theta_ND.shape[0], phi_MD.shape[0]
-    side = math.isqrt(_TILE_BYTES // theta_ND.element_size())
+    num_bytes = min(_TILE_BYTES * torch.get_num_threads(), _MOST_TILE_BYTES)
+    side = math.isqrt(num_bytes // theta_ND.element_size())
     # Never all pairs at once, however small the map: that would be the N x M tensor.
     side = max(1, min(side, -(-num_queries // 4)))
     numbers = theta_ND.new_empty(1 + num_spare, side * side)
