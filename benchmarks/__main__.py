@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import (
+    gpu,
     maps,
     models,
     models_report,
@@ -34,6 +37,7 @@ _SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[st
     "ops": ("Speed and memory of the blocks", ops.run, report.markdown),
     "models": ("Speed and memory of the networks", models.run, models_report.markdown),
     "maps": ("Looking at large maps", maps.run, maps.markdown),
+    "gpu": ("The blocks on a GPU", gpu.run, gpu.markdown),
     "settings": ("What masks, heads and a second input cost", settings.run, settings.markdown),
     "ranks": ("Positions split over processes", ranks.run, ranks.markdown),
     "training": ("Training on one process and on two", training.run, training.markdown),
@@ -80,6 +84,8 @@ def _measure(words: Sequence[str]) -> int:
             dtype=args.dtype or "float32",
             earlier=json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None,
         )
+    if args.subject == "gpu":
+        run = functools.partial(run, device=args.device or "cuda")
     if args.subject == "sequences":
         run = functools.partial(run, data_dir=args.data_dir)
     found = run(
@@ -101,6 +107,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         prog=_PROGRAM,
         description="Time and peak memory of the blocks beside other ways to compute them, each checked "
         "against the reference first (ops); of whole video networks and of reading clips (models); of "
+        "every engine on a GPU, checked, and of the blocks there (gpu, at most eight minutes); of "
         "looking at a map too large to hold (maps); of masks, heads and a second input (settings); of a "
         "block whose positions are split over processes (ranks); of trainings on one process and on two "
         "(training); what masks change for sequences of unequal lengths (sequences); and what averaging the "
@@ -118,14 +125,18 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--form", nargs="+", choices=INSTANTIATIONS, help="ops: instantiations to measure (default: all)"
     )
-    parser.add_argument("--device", help="ops: cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--device", help="ops: cpu, cuda or cuda:N (default: cpu); gpu: cuda")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="ops: default float32")
     parser.add_argument("--data-dir", type=Path, help="sequences: the folder of a data set, required")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results")
     args = parser.parse_args(words)
     for name in ("form", "device", "dtype"):
-        if args.subject != "ops" and getattr(args, name) is not None:
+        is_of_gpu = args.subject == "gpu" and name == "device"
+        if args.subject != "ops" and not is_of_gpu and getattr(args, name) is not None:
             parser.error(f"--{name} is a setting of 'ops'")
+    # "cpu" shows that the command works where it has nothing to measure.
+    if args.subject == "gpu" and args.device != "cpu" and not torch.cuda.is_available():
+        parser.error("'gpu' needs a GPU that PyTorch can use with CUDA, and this machine has none")
     if (args.subject == "sequences") is (args.data_dir is None):
         parser.error("--data-dir is needed for 'sequences', and is a setting of nothing else")
     return args

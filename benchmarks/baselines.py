@@ -126,11 +126,24 @@ class MaterialisedBlock(PlainBlock):
 
 
 class PlainAttentionBlock(PlainBlock):
-    """The two Gaussian forms by ``scaled_dot_product_attention`` on the maps as they come."""
+    """The two Gaussian forms by ``scaled_dot_product_attention``, channels innermost as it wants them."""
 
     def average(self, theta_BND: Tensor, phi_BDM: Tensor, g_BME: Tensor) -> Tensor:
         """Return y, shape (B, N, E)."""
-        return F.scaled_dot_product_attention(theta_BND, phi_BDM.transpose(1, 2), g_BME, scale=self.scale)
+        theta, phi, g = (part.contiguous() for part in (theta_BND, phi_BDM.transpose(1, 2), g_BME))
+        return F.scaled_dot_product_attention(theta, phi, g, scale=self.scale)
+
+
+class FlexBlock(PlainBlock):
+    """The two Gaussian forms by ``flex_attention``, which is fast under ``torch.compile`` alone."""
+
+    def average(self, theta_BND: Tensor, phi_BDM: Tensor, g_BME: Tensor) -> Tensor:
+        """Return y, shape (B, N, E)."""
+        from torch.nn.attention.flex_attention import flex_attention
+
+        theta, phi, g = (part.contiguous() for part in (theta_BND, phi_BDM.transpose(1, 2), g_BME))
+        y: Tensor = flex_attention(theta[:, None], phi[:, None], g[:, None], scale=self.scale)
+        return y.squeeze(1)
 
 
 class ReferenceBlock(PlainBlock):

@@ -29,6 +29,9 @@ _BUILDERS: dict[str, Callable[[NonLocalNd], nn.Module]] = {
     "timm": baselines.timm_block,
     "mmcv": baselines.mmcv_block,
     "sdpa": baselines.PlainAttentionBlock,
+    "flex": lambda block: _compiled(baselines.FlexBlock(block)),
+    "compiled": lambda block: _compiled(baselines.MaterialisedBlock(block)),
+    "ours compiled": lambda block: _compiled(block),
 }
 
 
@@ -44,6 +47,9 @@ class Cell:
             eval mode and without gradients.
         device: "cpu", "cuda" or "cuda:N".
         dtype: "float32" or "bfloat16", of input and weights.
+        logits: Standard deviation of the logits of the two Gaussian forms. At 1 those of the Gaussian are
+            smaller: that of a position with itself is about 4, or else it alone would have all the weight.
+            Unscaled embeddings of 512 channels reach 30, where exponentials of most logits underflow.
     """
 
     form: Instantiation
@@ -52,6 +58,7 @@ class Cell:
     backward: bool
     device: str = "cpu"
     dtype: str = "float32"
+    logits: float = 1.0
 
     @property
     def direction(self) -> str:
@@ -66,8 +73,8 @@ class Cell:
 def make_cell(cell: Cell) -> tuple[NonLocalNd, Tensor]:
     """Return the block and the input of a cell, the same at each call.
 
-    The logits of the two Gaussian forms are small enough that no softmax is nearly one-hot, and the norm's
-    statistics make the branch about as large as the input: errors in it would not be seen otherwise.
+    At logits of 1 no softmax is nearly one-hot, and the norm's statistics make the branch about as large as
+    the input: errors in it would not be seen otherwise.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -76,14 +83,15 @@ def make_cell(cell: Cell) -> tuple[NonLocalNd, Tensor]:
         )
         x = torch.randn(cell.shape)
     if cell.form == "gaussian":
-        x *= 2 / cell.shape[1] ** 0.5  # the logit of a position with itself is then about 4
+        channels = cell.shape[1]
+        x *= 2 / channels**0.5 if cell.logits == 1 else (cell.logits / channels**0.5) ** 0.5
     with torch.no_grad():
         part = crop(x)
         if block.theta is not None and block.phi is not None and cell.form in SOFTMAX_INSTANTIATIONS:
             queries, keys = (baselines.convolve(part, layer).flatten(2) for layer in (block.theta, block.phi))
             spread = (queries.transpose(1, 2) @ keys).std()
             for parameter in block.theta.parameters():
-                parameter.div_(spread)
+                parameter.mul_(cell.logits / spread)
         assert block.norm is not None
         block.norm.momentum = 1.0
         block.train()(part)
@@ -100,17 +108,25 @@ def crop(x: Tensor) -> Tensor:
     return part.contiguous()
 
 
-def candidate_names(cell: Cell) -> list[str]:
-    """Return the candidates that compute a block like the cell's, ours first."""
+def candidate_names(cell: Cell, compiled: bool = False) -> list[str]:
+    """Return the candidates that compute a block like the cell's, ours first.
+
+    Args:
+        cell: What is measured.
+        compiled: Add the plain block and ours under ``torch.compile``, which takes half a minute a cell.
+    """
     names = ["ours", "materialised"]
     if cell.form == "concatenation":
         names.append("repeat")
     if len(cell.shape) == 4 and cell.form == "embedded_gaussian" and cell.sub_sample is None:
         names.append("timm")
     names.append("mmcv")
-    if cell.form in SOFTMAX_INSTANTIATIONS and torch.device(cell.device).type == "cuda":
+    if cell.form in SOFTMAX_INSTANTIATIONS:
         names.append("sdpa")
-    return names
+    if not compiled:
+        return names
+    has_flex = cell.form in SOFTMAX_INSTANTIATIONS and torch.device(cell.device).type == "cuda"
+    return [*names, "compiled", *["flex"] * has_flex, "ours compiled"]
 
 
 def build(name: str, block: NonLocalNd) -> nn.Module:
@@ -120,6 +136,12 @@ def build(name: str, block: NonLocalNd) -> nn.Module:
         ImportError: The library is missing.
     """
     return _BUILDERS[name](block).train(block.training)
+
+
+def _compiled(module: nn.Module) -> nn.Module:
+    """Return a module under ``torch.compile``, once for each shape that it meets."""
+    # By itself it would compile the second shape for any size, and be slower at it.
+    return torch.compile(module, dynamic=False)  # type: ignore[return-value]
 
 
 def worker(cell: Cell, block: NonLocalNd, module: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -214,7 +236,8 @@ def estimate_bytes(name: str, cell: Cell, block: NonLocalNd) -> int:
         tensors = (depth + 2, 2 * depth + 3)
     elif name == "mmcv" and cell.form == "concatenation":
         tensors = (2 * depth + 2, 3 * depth + 3)
-    elif name in ("ours", "sdpa"):
+    elif name in ("ours", "ours compiled") or name == "flex" or (name == "sdpa" and cell.form != "gaussian"):
+        # Of the Gaussian theta and g are of two widths, for which PyTorch has no kernel on the CPU.
         tensors = (0, 0)
     size = DTYPES[cell.dtype].itemsize
     return cell.shape[0] * num_queries * num_keys * size * tensors[cell.backward]

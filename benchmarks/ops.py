@@ -16,7 +16,7 @@ from benchmarks.cells import DTYPES, Cell
 from benchmarks.rows import Row, measure_cell, measure_operator
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import SubSample
-from nonlocalnn.functional import Instantiation
+from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS, Instantiation
 
 # Shapes of the paper's networks: its blocks stand after res3 and res4; then a large image and a sequence.
 _VIDEO = ((1, 512, 4, 28, 28), (1, 1024, 4, 14, 14), (8, 1024, 4, 14, 14), (1, 512, 16, 28, 28))
@@ -25,7 +25,13 @@ _GRID: tuple[tuple[tuple[int, ...], SubSample], ...] = (
     *((shape, None) for shape in _VIDEO),
     ((1, 64, 224, 224), "after"),
     ((2, 512, 1024), "after"),
+    # Small maps, where calls cost more than arithmetic.
+    ((1, 512, 7, 7), None),
+    ((1, 1024, 14, 14), None),
+    ((1, 64, 28, 28), None),
 )
+# Both for the two Gaussian forms; the others have no exponential.
+_LOGITS = (1.0, 30.0)
 _QUICK_GRID: tuple[tuple[tuple[int, ...], SubSample], ...] = (
     ((2, 6, 2, 4, 6), "after"),
     ((1, 6, 4, 6), None),
@@ -39,6 +45,7 @@ class _Amount:
     Args:
         fit_from: N from which on exponents are fitted.
         num_memory: Rows whose memory is measured, in fresh processes, which take seconds each.
+        compiled: Whether blocks under ``torch.compile`` are measured, which takes half a minute a row.
     """
 
     operator: tuple[int, int]
@@ -47,10 +54,11 @@ class _Amount:
     fit_from: int
     min_seconds: float
     num_memory: float
+    compiled: bool
 
 
-_FULL = _Amount((12544, 256), (28, 56, 112, 224), 64, 3136, 1.0, math.inf)
-_QUICK = _Amount((64, 4), (4, 6, 8), 8, 1, 0.0, 1)
+_FULL = _Amount((12544, 256), (28, 56, 112, 224), 64, 3136, 1.0, math.inf, compiled=True)
+_QUICK = _Amount((64, 4), (4, 6, 8), 8, 1, 0.0, 1, compiled=False)
 
 
 def run(
@@ -65,6 +73,8 @@ def run(
     earlier: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure the forms' blocks beside other ways to compute them, and how ours grow with N.
+
+    The two Gaussian forms are measured at small and at large logits, all forms on small maps as well.
 
     Each candidate is checked first against the reference at the same weights, values and gradients; one that
     differs is listed and not timed. So is one that is not installed or would not fit in memory.
@@ -114,7 +124,8 @@ def describe(row: Row) -> str:
     time = "not timed" if ours is None else f"{1000 * ours['median']:.3g} ms"
     others = "".join(f", {name} x {ratio:.2f}" for name, ratio in row["ratio"].items())
     absent = "".join(f"; {name}: {reason}" for name, reason in row["absent"].items())
-    return f"{row['form']} {'x'.join(map(str, row['shape']))} {row['direction']}: {time}{others}{absent}"
+    cell = f"{row['form']} {'x'.join(map(str, row['shape']))} {row['direction']}"
+    return f"{cell}, logits {row.get('logits', 1):g}: {time}{others}{absent}"
 
 
 def fit_exponents(rows: Iterable[Row], fit_from: int) -> dict[str, Any]:
@@ -174,12 +185,18 @@ def _tasks(
         grid = tuple((tuple(shape), "after") for shape in shapes)
 
     def of_cell(section: str, cell: Cell) -> _Task:
-        return section, cell.to_dict(), functools.partial(measure_cell, cell, amount.min_seconds)
+        def measure(memory: bool) -> Row:
+            return measure_cell(
+                cell, amount.min_seconds, memory and cell.logits == 1, compiled=amount.compiled
+            )
+
+        return section, cell.to_dict(), measure
 
     for shape, sub_sample in grid:
         for form in forms:
-            for backward in (False, True):
-                yield of_cell("grid", Cell(form, shape, sub_sample, backward, device, dtype))
+            for logits in _LOGITS if form in SOFTMAX_INSTANTIATIONS else _LOGITS[:1]:
+                for backward in (False, True):
+                    yield of_cell("grid", Cell(form, shape, sub_sample, backward, device, dtype, logits))
     if "concatenation" in forms:
         num_positions, num_values = amount.operator
         for backward in (False, True):

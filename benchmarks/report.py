@@ -10,13 +10,17 @@ from benchmarks.rows import Row
 from nonlocalnn._errors import missing_extra
 from nonlocalnn._files import atomic_path
 
-_OTHERS = ("materialised", "repeat", "timm", "mmcv", "sdpa")
+_OTHERS = ("materialised", "repeat", "timm", "mmcv", "sdpa", "compiled", "flex", "ours compiled")
+# What is ours as well, and no rival.
+_OURS = ("ours compiled",)
 _LEGEND = """\
 Times are medians of single passes, with the first and third quartile. A column of another candidate holds
 its time and its peak memory, both over ours: 2.0 means twice ours, and **bold** means that ours loses.
 "Over floor" is our time over that of the matrix products alone. Memory is the peak above weights and input.
 "materialised" is a plain block with the N x M affinity in memory, "repeat" one that holds the concatenated
-pairs; all candidates have the same weights and equal the reference in values and gradients."""
+pairs, "sdpa" one that calls PyTorch's attention, and "compiled" the materialised one under `torch.compile`;
+"logits" is their standard deviation in the two Gaussian forms. All candidates have the same weights and equal
+the reference in values and gradients."""
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -26,17 +30,19 @@ def markdown(report: dict[str, Any]) -> str:
         report: What :func:`benchmarks.ops.run` returns, or saves on its way.
     """
     parts = [conditions(report["about"]), _LEGEND]
+    rows = [*report["grid"], *report["operator"], *report["sweep"]]
+    parts += losses(rows)
     for section, title in (("grid", "Blocks"), ("operator", "The concatenation operator alone")):
         if report[section]:
-            parts += [f"## {title}", _comparison(report[section])]
+            parts += [f"## {title}", comparison(report[section])]
     if report["sweep"]:
-        parts += ["## Growth with the number of positions", _comparison(report["sweep"])]
+        parts += ["## Growth with the number of positions", comparison(report["sweep"])]
     if report["exponents"]:
         parts += [
             "Exponents p of N^p, fitted by least squares on logarithms:",
             _exponents(report["exponents"]),
         ]
-    notes = _notes([*report["grid"], *report["operator"], *report["sweep"]])
+    notes = _notes(rows)
     return "\n\n".join([*parts, *notes])
 
 
@@ -99,9 +105,22 @@ def conditions(about: dict[str, Any]) -> str:
     )
 
 
-def _comparison(rows: Sequence[Row]) -> str:
+def comparison(rows: Sequence[Row]) -> str:
+    """Return rows as a table: ours, and beside it each other candidate over ours."""
     others = [name for name in _OTHERS if any(name in row["seconds"] or _is_told(row, name) for row in rows)]
-    header = ["form", "input", "N x M", "direction", "ours, ms", "over floor", "ours, MiB", *others]
+    # Reports from before logits were varied do not name them.
+    has_logits = any("logits" in row for row in rows)
+    header = [
+        "form",
+        "input",
+        "N x M",
+        *["logits"] * has_logits,
+        "direction",
+        "ours, ms",
+        "over floor",
+        "ours, MiB",
+        *others,
+    ]
     lines = []
     for row in rows:
         floor = row["ratio"].get("floor")
@@ -111,6 +130,7 @@ def _comparison(rows: Sequence[Row]) -> str:
                 row["form"],
                 " x ".join(map(str, row["shape"])),
                 f"{row['queries']} x {row['keys']}",
+                *[f"{row.get('logits', 1):g}"] * has_logits,
                 row["direction"],
                 _milliseconds(row),
                 "" if floor is None else f"{1 / floor:.2f}",
@@ -138,7 +158,31 @@ def _against(row: Row, name: str) -> str:
     peaks = row["peak_bytes"]
     if name in peaks and peaks.get("ours", 0) > 0:
         figures.append(peaks[name] / peaks["ours"])
-    return ", ".join(f"**{digits(figure)}**" if figure < 1 else digits(figure) for figure in figures)
+    return ", ".join(
+        f"**{digits(figure)}**" if figure < 1 and name not in _OURS else digits(figure) for figure in figures
+    )
+
+
+def losses(rows: Sequence[Row]) -> list[str]:
+    """Return paragraphs: the rows in which another candidate takes less time, or ours more when compiled."""
+    lost, slowed = [], []
+    for row in rows:
+        cell = f"{row['form']}, {' x '.join(map(str, row['shape']))}, {row['queries']} x {row['keys']}, "
+        cell += f"{row['direction']}, logits {row.get('logits', 1):g}"
+        rivals = {name: ratio for name, ratio in row["ratio"].items() if name not in ("floor", *_OURS)}
+        best = min(rivals, key=rivals.__getitem__, default=None)
+        if best is not None and rivals[best] < 1:
+            lost.append(f"- {cell}: {best} takes {digits(rivals[best])} of our time")
+        # A fiftieth is noise.
+        slowed += [
+            f"- {cell}: {digits(row['ratio'][name])} of its time"
+            for name in _OURS
+            if row["ratio"].get(name, 0) > 1.02
+        ]
+    parts = [f"Ours loses in {len(lost)} of {len(rows)} rows{':' if lost else '.'}", "\n".join(lost)]
+    if slowed:
+        parts += [f"Under `torch.compile` ours is slower in {len(slowed)} rows:", "\n".join(slowed)]
+    return [part for part in parts if part]
 
 
 def _is_told(row: Row, name: str) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from benchmarks import cells, operator
@@ -20,13 +21,14 @@ _MEMORY_SHARE = 0.6
 _MEMORY_SECONDS = 900.0
 
 
-def measure_cell(cell: Cell, min_seconds: float, memory: bool) -> Row:
+def measure_cell(cell: Cell, min_seconds: float, memory: bool, *, compiled: bool = False) -> Row:
     """Check, time and weigh every candidate of a cell.
 
     Args:
         cell: What to measure.
         min_seconds: As of :func:`benchmarks.measure.time_together`.
         memory: Whether to measure memory.
+        compiled: Whether to measure blocks under ``torch.compile`` as well.
 
     Returns:
         The row but for what :meth:`Cell.to_dict` holds: "error" by candidate, "seconds", "ratio",
@@ -34,17 +36,18 @@ def measure_cell(cell: Cell, min_seconds: float, memory: bool) -> Row:
         "floor" is that of the bare matrix products, whose number of FLOPs is "flops".
     """
     block, x = cells.make_cell(cell)
-    workers, errors, absent = _check_candidates(cell, block, x)
+    if compiled:
+        # What was compiled for other cells counts towards a limit beyond which nothing is compiled.
+        torch.compiler.reset()
+    workers, errors, absent = _check_candidates(cell, block, x, compiled)
     timed = dict(workers)
     timed["floor"] = bare_products(
         block, cell.shape, backward=cell.backward, device=cell.device, dtype=cells.DTYPES[cell.dtype]
     )
     timings = time_together(timed, min_seconds=min_seconds, device=cell.device)
-    peaks = (
-        _peaks(f"{cells.__name__}:prepare_peak", workers, cell.to_dict(), cell.device, absent)
-        if memory
-        else {}
-    )
+    # Compilers hold memory of their own, and compile again in each process.
+    weighed = [name for name in workers if "compiled" not in name] if memory else []
+    peaks = _peaks(f"{cells.__name__}:prepare_peak", weighed, cell.to_dict(), cell.device, absent)
     num_queries, num_keys = count_positions(block, cell.shape)
     flops = sum(product.flops for product in products(block, cell.shape)) * (3 if cell.backward else 1)
     sizes = {"direction": cell.direction, "queries": num_queries, "keys": num_keys, "flops": flops}
@@ -106,7 +109,7 @@ def _summary(timings: dict[str, Timing]) -> Row:
 
 
 def _check_candidates(
-    cell: Cell, block: NonLocalNd, x: Tensor
+    cell: Cell, block: NonLocalNd, x: Tensor, compiled: bool
 ) -> tuple[dict[str, Callable[[], None]], dict[str, float], dict[str, str]]:
     """Return what is to be timed, the errors, and for each other candidate why it is not, by name."""
     part, expected = cells.reference_values(cell, block, x)
@@ -114,7 +117,7 @@ def _check_candidates(
     absent: dict[str, str] = {}
     errors: dict[str, float] = {}
     workers: dict[str, Callable[[], None]] = {}
-    for name in cells.candidate_names(cell):
+    for name in cells.candidate_names(cell, compiled):
         needed = cells.estimate_bytes(name, cell, block)
         if needed > _MEMORY_SHARE * cells.free_memory(cell.device):
             absent[name] = f"does not fit ({needed / 2**30:.0f} GiB)"

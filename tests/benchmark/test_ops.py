@@ -62,6 +62,23 @@ def test_cells_are_sensitive_to_the_affinity(form, dtype):
     assert "ours" in row["seconds"]
 
 
+@pytest.mark.parametrize("form", ["gaussian", "embedded_gaussian"])
+def test_logits_are_as_large_as_a_cell_says(form):
+    block, x = cells.make_cell(Cell(form, (2, 16, 9, 8), None, False, logits=30.0))
+    theta, phi, _ = block.embed(x)
+    logits = (theta @ phi.mT).detach()
+    others = logits[:, ~torch.eye(72, dtype=torch.bool)]
+    assert 20 < others.std() < 45
+
+
+@pytest.mark.slow
+def test_blocks_are_measured_under_the_compiler():
+    cell = Cell("embedded_gaussian", (1, 6, 8), None, True)
+    row = ops.measure_cell(cell, 0.0, memory=False, compiled=True)
+    assert {"ours", "compiled", "ours compiled", "sdpa"} <= set(row["seconds"])
+    assert "flex" not in row["seconds"] | row["absent"]
+
+
 def test_an_interrupted_run_goes_on(monkeypatch):
     monkeypatch.setattr(rows, "peak_memory", lambda *words, **settings: 1)
     saved = []

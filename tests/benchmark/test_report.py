@@ -53,6 +53,24 @@ def test_losses_stand_beside_wins(report):
     assert "concatenation operator" not in text
 
 
+def test_every_loss_is_listed(report):
+    text = markdown(report)
+    loss = "- dot_product, 1 x 4 x 10, 10 x 10, forward, logits 1: materialised takes 0.50 of our time"
+    assert f"Ours loses in 1 of 5 rows:\n\n{loss}\n\n" in text
+    assert "Under `torch.compile`" not in text
+    ratio = {"materialised": 1.5, "compiled": 0.9, "floor": 0.5, "ours compiled": 1.2}
+    changed = {**report, "grid": [row(10, 1, 1, ratio=ratio, logits=30.0)]}
+    text = markdown(changed)
+    cell = "- dot_product, 1 x 4 x 10, 10 x 10, forward, logits 30: "
+    assert f"Ours loses in 1 of 4 rows:\n\n{cell}compiled takes 0.90 of our time\n\n" in text
+    assert f"ours is slower in 1 rows:\n\n{cell}1.20 of its time" in text
+    # Ours when compiled is no rival.
+    assert "| 1.50, 3.00 | **0.90** | 1.20 |" in text
+    assert "| logits |" in text
+    won = markdown({**report, "grid": [], "sweep": [row(10, 1, 2)]})
+    assert "Ours loses in 0 of 1 rows." in won
+
+
 def test_exponents(report):
     assert "| dot_product | ours | 1.00 | 0.00 | 100, 200, 400 |" in markdown(report)
     assert "| dot_product | materialised | 2.00 | 0.00 | 100, 200, 400 |" in markdown(report)

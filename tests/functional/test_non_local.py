@@ -16,7 +16,7 @@ from nonlocalnn.functional import (
     affinity,
     concatenation,
     non_local,
-    symmetric,
+    tiles,
 )
 from nonlocalnn.functional.concatenation import rectified_non_local
 from tolerances import ROUNDING, assert_near
@@ -382,9 +382,11 @@ def test_concatenation_operators_pass_opcheck():
 def test_softmax_operators_pass_opcheck(masked):
     theta, phi = torch.randn(2, 6, 5, requires_grad=True), torch.randn(2, 7, 5, requires_grad=True)
     g = torch.randn(2, 7, 3, requires_grad=True)
-    bias = torch.zeros(2, 7).masked_fill(torch.rand(2, 7) > 0.6, -torch.inf) if masked else None
-    torch.library.opcheck(torch.ops.nonlocalnn.softmax_sum.default, (theta, phi, g, bias, 0.5))
-    detached = (torch.randn(2, 6, 3), theta.detach(), phi.detach(), g.detach(), bias, 0.5)
+    mask = torch.tensor([[True, False, True, True, False, True, True]] * 2) if masked else None
+    torch.library.opcheck(torch.ops.nonlocalnn.softmax_sum.default, (theta, phi, g, mask, 0.5))
+    kept = theta.detach(), phi.detach(), g.detach(), mask
+    saved = torch.ops.nonlocalnn.softmax_sum(*kept, 0.5)
+    detached = (torch.randn(2, 6, 3), *kept, *saved, 0.5)
     torch.library.opcheck(torch.ops.nonlocalnn.softmax_sum_backward.default, detached)
 
 
@@ -398,10 +400,10 @@ def test_symmetric_operators_pass_opcheck():
 
 
 @pytest.mark.parametrize("num_positions", [1, 3, 13, 40])
-@pytest.mark.parametrize("block", [1, 4, 384])
-@pytest.mark.parametrize("scale", [None, 0.6])
-def test_a_map_with_itself_equals_the_reference(scale, block, num_positions, monkeypatch):
-    monkeypatch.setattr(symmetric, "_BLOCK_QUERIES", block)
+@pytest.mark.parametrize("side", [1, 4, 256])
+@pytest.mark.parametrize("scale", [None, 0.6, -0.6])
+def test_a_map_with_itself_equals_the_reference(scale, side, num_positions, monkeypatch):
+    monkeypatch.setattr(tiles, "_TILE_BYTES", 8 * side * side)
     generator = torch.Generator().manual_seed(0)
     # Logits up to some hundreds, in rising order: the largest of a query changes from panel to panel.
     x = torch.randn(B, num_positions, D, generator=generator, dtype=torch.float64)
@@ -424,7 +426,7 @@ def test_the_scale_multiplies_the_logits(scale, engine):
 
 
 def test_a_map_with_itself_whose_logits_fall_equals_the_reference(monkeypatch):
-    monkeypatch.setattr(symmetric, "_BLOCK_QUERIES", 4)
+    monkeypatch.setattr(tiles, "_TILE_BYTES", 8 * 4 * 4)
     generator = torch.Generator().manual_seed(0)
     # By thousands from panel to panel: no exponential of such a difference is a number.
     x = torch.rand(B, 13, D, generator=generator, dtype=torch.float64) + 0.5

@@ -21,7 +21,17 @@ def non_local(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, *, count: int |
         g_BME: Values; a masked key's is zero.
         count: C(x), a number or shape (B, 1, 1).
     """
-    # The D x E sums run over all keys; float16 would overflow, and bfloat16 lose what a long sum adds.
-    dtype = torch.promote_types(theta_BND.dtype, torch.float32)
+    dtype = _product_dtype(theta_BND.device.type, theta_BND.dtype)
     summary_BDE = phi_BMD.to(dtype).transpose(1, 2) @ g_BME.to(dtype) / count
     return (theta_BND.to(dtype) @ summary_BDE).to(g_BME.dtype)
+
+
+def _product_dtype(device: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the type of the two products' operands.
+
+    The D x E sums run over all keys: float16 would overflow, and bfloat16 lose what a long sum adds. But
+    CUDA's products of bfloat16 are summed in float32 and rounded once, and take a fraction of the time.
+    """
+    if device == "cuda" and dtype == torch.bfloat16:
+        return dtype
+    return torch.promote_types(dtype, torch.float32)

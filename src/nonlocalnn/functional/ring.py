@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nonlocalnn.functional.exchange import Ranks
+from nonlocalnn.functional.tiles import least_exponent
 
 # Logits that are computed at a time, of which the backward pass has a handful. On a CPU 1 MiB in float32:
 # that stays in the cache and is little beside a rank's share of a large map. Elsewhere 64 MiB: starting a
@@ -76,7 +77,7 @@ class _Ring(torch.autograd.Function):
             for rows, columns, logits in _tiles(theta_BND, keys, num_values, scale, dtype):
                 top = torch.maximum(largest_BN1[:, rows], logits.amax(2, keepdim=True))
                 shrink = torch.exp(largest_BN1[:, rows] - top)
-                weights = torch.exp(logits.sub_(top))
+                weights = _exponentials(logits.sub_(top))
                 total_BN1[:, rows] = total_BN1[:, rows] * shrink + weights.sum(2, keepdim=True)
                 y_BNE[:, rows] = y_BNE[:, rows] * shrink + weights @ g[:, columns]
                 largest_BN1[:, rows] = top
@@ -99,7 +100,7 @@ class _Ring(torch.autograd.Function):
             phi, g, _ = _parts(keys, theta_BND, num_values, dtype)
             dphi, dg, _ = _parts(dkeys, theta_BND, num_values, dtype)
             for rows, columns, logits in _tiles(theta_BND, keys, num_values, ctx.scale, dtype):
-                weights = torch.exp(logits.sub_(log_sum_BN1[:, rows]))
+                weights = _exponentials(logits.sub_(log_sum_BN1[:, rows]))
                 dy = dy_BNE[:, rows]
                 dg[:, columns] += weights.transpose(1, 2) @ dy
                 dweights = (dy @ g[:, columns].transpose(1, 2)).sub_(mean_BN1[:, rows])
@@ -108,6 +109,14 @@ class _Ring(torch.autograd.Function):
                 dphi[:, columns] += dlogits.transpose(1, 2) @ theta_BND[:, rows].to(dtype)
             dkeys = _passed(dkeys, ranks, step)
         return dtheta_BND.to(theta_BND.dtype), dkeys.to(keys_BMK.dtype), None, None, None
+
+
+def _exponentials(numbers: Tensor) -> Tensor:
+    """Return the exponentials of numbers that may be overwritten, none so small that it underflows.
+
+    Those would take many times as long. What is masked weighs next to nothing then, and its value is zero.
+    """
+    return numbers.clamp_(min=least_exponent(numbers.dtype) * math.log(2)).exp_()
 
 
 def _parts(

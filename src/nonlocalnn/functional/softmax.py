@@ -1,31 +1,24 @@
 """The Gaussian and the embedded Gaussian, eq. (2)-(3), without an N x M tensor.
 
 PyTorch's fused attention, where it is fastest. On the CPU, in float32 and float64, its backward pass is not,
-and with theta and g of different widths it falls back to the N x M tensor. There the work is done by matrix
-products over blocks of queries against all keys, with PyTorch's own softmax on each block while it is in the
-cache; the backward pass computes a block's weights again instead of keeping them.
+and with theta and g of different widths it falls back to the N x M tensor. There the work is done by
+:mod:`nonlocalnn.functional.tiles`, whose backward pass computes the weights again instead of keeping them.
+Masked keys are left out there, so that they cost nothing.
 
 Shapes: B batch, N queries, M keys, D embedding channels, E value channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nonlocalnn.functional import symmetric
+from nonlocalnn.functional import symmetric, tiles
 from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.functional.operators import register
 
-# The queries of a block: enough for matrix products at full speed, and few enough that a block of weights is
-# at most 2^23 numbers, 32 MiB in float32.
-_BLOCK_QUERIES = 384
-_BLOCK_NUMBERS = 2**23
 Size = torch.Size
-_Block = tuple[int, slice, Tensor, Tensor]
 
 
 def non_local(
@@ -33,24 +26,23 @@ def non_local(
 ) -> Tensor:
     """Return softmax(scale * theta phi^T) g, shape (B, N, E); values of masked keys must be zero.
 
-    Memory: linear in N + M; nothing but the inputs is kept for the backward pass on the CPU, and the
-    log-sum-exp of each query elsewhere.
+    Memory: linear in N + M; for the backward pass the inputs, y and the log-sum-exp of each query are kept;
+    y is what the projection after it keeps as well.
     """
-    bias_BM = None if key_mask_BM is None else _bias(key_mask_BM, theta_BND.dtype)
     if is_transformed():
         wide = torch.promote_types(g_BME.dtype, torch.float32)
         theta, phi, g = (part.to(wide) for part in (theta_BND, phi_BMD, g_BME))
-        return _plain_softmax_sum(theta, phi, g, bias_BM, scale).to(g_BME.dtype)
+        return _plain_softmax_sum(theta, phi, g, key_mask_BM, scale).to(g_BME.dtype)
     # The backward pass of PyTorch's fused kernel took more than twice as long (N = M = 12,544, D = 256).
     is_ours = theta_BND.device.type == "cpu" and theta_BND.dtype in (torch.float32, torch.float64)
     # Whoever runs an exported program knows PyTorch's operators, not those of this package.
     if is_ours and not torch.compiler.is_exporting():
         # Forward and backward 1.4 times as fast as blocks of queries (N = 12,544, D = 512, E = 256).
-        if theta_BND is phi_BMD and bias_BM is None:
+        if theta_BND is phi_BMD and key_mask_BM is None:
             return symmetric.non_local(theta_BND, g_BME, scale=scale)
-        y_BNE: Tensor = _blocks(theta_BND, phi_BMD, g_BME, bias_BM, scale)
+        y_BNE: Tensor = _blocks(theta_BND, phi_BMD, g_BME, key_mask_BM, scale)[0]
         return y_BNE
-    return _attention(theta_BND, phi_BMD, g_BME, bias_BM, scale)
+    return _attention(theta_BND, phi_BMD, g_BME, key_mask_BM, scale)
 
 
 def _bias(key_mask_BM: Tensor, dtype: torch.dtype) -> Tensor:
@@ -64,85 +56,168 @@ def _bias(key_mask_BM: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _attention(
-    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, key_mask_BM: Tensor | None, scale: float
 ) -> Tensor:
-    # The kernels want one width for theta, phi and g, on CUDA a multiple of 8, and channels innermost; else
-    # PyTorch falls back, without a word, to a form that holds the N x M tensor. Zeros added to theta and phi
-    # change no logit, and the columns added to g are cut off again. The mask is given as numbers, one row a
-    # batch entry, because a boolean one is turned into N x M numbers on the CPU.
-    num_values = g_BME.shape[2]
-    width = max(theta_BND.shape[2], num_values)
-    if theta_BND.device.type == "cuda":
-        width = -(-width // 8) * 8
-    query, key, value = (
-        # A pad of nothing is a copy.
-        (F.pad(part, (0, width - part.shape[2])) if part.shape[2] < width else part).contiguous().unsqueeze(1)
-        for part in (theta_BND, phi_BMD, g_BME)
+    """Return the same by PyTorch's fused attention.
+
+    Its kernels want channels innermost and certain widths; else PyTorch falls back, without a word, to a form
+    that holds the N x M tensor. Zeros added to theta and phi change no logit, and the columns added to g are
+    cut off again.
+    """
+    num_values, device, dtype = g_BME.shape[2], theta_BND.device.type, g_BME.dtype
+    width, value_width = _kernel_widths(theta_BND.shape[2], num_values, device, dtype)
+    query, key = _widened(theta_BND, width), _widened(phi_BMD, width)
+    value = _widened(g_BME, value_width)
+    # The flash kernel takes no mask. How many keys are left is not known to a program that is compiled.
+    has_flash = device == "cuda" and _fits_flash(max(width, value_width), dtype)
+    if key_mask_BM is not None and has_flash and not torch.compiler.is_compiling():
+        return _packed_attention(query, key, value, key_mask_BM, scale)[..., :num_values]
+    # As numbers, one row a batch entry, because a boolean mask is turned into N x M numbers on the CPU.
+    mask = None if key_mask_BM is None else _bias(key_mask_BM, dtype)[:, None, None, :]
+    y = F.scaled_dot_product_attention(
+        query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), attn_mask=mask, scale=scale
     )
-    mask = None if bias_BM is None else bias_BM[:, None, None, :]
-    y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     return y.squeeze(1)[..., :num_values]
 
 
-def _softmax_sum(
-    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+def _fits_flash(width: int, dtype: torch.dtype) -> bool:
+    """Return whether CUDA's flash kernel takes theta, phi and g of one width."""
+    return dtype in (torch.float16, torch.bfloat16) and width <= 256
+
+
+def _kernel_widths(width: int, num_values: int, device: str, dtype: torch.dtype) -> tuple[int, int]:
+    """Return the widths that theta and phi, and g, are given for the fastest kernel that can take them."""
+    most = max(width, num_values)
+    if device != "cuda":
+        return most, most
+    width, num_values, most = (-(-each // 8) * 8 for each in (width, num_values, most))
+    # Where flash does not serve, the memory-efficient kernel does, which takes two widths.
+    return (most, most) if _fits_flash(most, dtype) else (width, num_values)
+
+
+def _widened(part_BPK: Tensor, width: int) -> Tensor:
+    """Return channels innermost and filled up with zeros; the tensor itself where it is so already."""
+    # A pad of nothing is a copy, and one of something is contiguous.
+    missing = width - part_BPK.shape[2]
+    return F.pad(part_BPK, (0, missing)).contiguous() if missing else part_BPK.contiguous()
+
+
+def _packed_attention(
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, key_mask_BM: Tensor, scale: float
 ) -> Tensor:
-    """Return softmax(scale theta phi^T + bias) g."""
-    if theta_BND.shape[2] == g_BME.shape[2]:
-        return _attention(theta_BND, phi_BMD, g_BME, bias_BM, scale).contiguous()
-    y_BNE = theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
-    for entry, rows, weights, _ in _weights(theta_BND, phi_BMD, bias_BM, scale):
-        torch.mm(weights, g_BME[entry], out=y_BNE[entry, rows])
-    return y_BNE
+    """Return attention over the keys that take part, entry by entry, without a mask."""
+    entries = []
+    for entry, theta in enumerate(theta_BND):
+        kept = _kept(key_mask_BM, entry)
+        phi, g = (part[entry] for part in (phi_BMD, g_BME))
+        if isinstance(kept, Tensor):
+            # Not by brackets, whose backward pass sorts the indices.
+            phi, g = (part.index_select(0, kept) for part in (phi, g))
+        y = F.scaled_dot_product_attention(theta[None, None], phi[None, None], g[None, None], scale=scale)
+        entries.append(y[0, 0])
+    return torch.stack(entries) if entries else theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
+
+
+def _softmax_sum(
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, key_mask_BM: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return softmax(scale theta phi^T) g and the log-sum-exp of each query, (B, N)."""
+    is_one_width = theta_BND.shape[2] == g_BME.shape[2] and theta_BND.numel() > 0
+    if is_one_width and key_mask_BM is None:
+        return _flash(theta_BND, phi_BMD, g_BME, scale)
+    y_BNE, lse_BN = _softmax_sum_shapes(theta_BND, phi_BMD, g_BME, key_mask_BM, scale)
+    for entry, theta in enumerate(theta_BND):
+        kept = _kept(key_mask_BM, entry)
+        phi, g = phi_BMD[entry][kept], g_BME[entry][kept]
+        if is_one_width:
+            y_BNE[entry], lse_BN[entry] = (part[0] for part in _flash(theta[None], phi[None], g[None], scale))
+        else:
+            tiles.average(y_BNE[entry], lse_BN[entry], theta, phi, g, scale=scale)
+    return y_BNE, lse_BN
+
+
+def _flash(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return the same by PyTorch's kernel for the CPU, which wants one width."""
+    # By its own name, because scaled_dot_product_attention does not give the log-sum-exp.
+    y_B1NE, lse_B1N = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        *(part.contiguous().unsqueeze(1) for part in (theta_BND, phi_BMD, g_BME)), scale=scale
+    )
+    return y_B1NE.squeeze(1).contiguous(), lse_B1N.squeeze(1).to(theta_BND.dtype)
+
+
+def _kept(key_mask_BM: Tensor | None, entry: int) -> Tensor | slice:
+    """Return which keys of a batch entry are summed over: those that take part.
+
+    An entry without any key is computed as if it had no mask, so that no NaN arises in either pass; its
+    values are zero, and so is their average.
+    """
+    if key_mask_BM is None:
+        return slice(None)
+    found = key_mask_BM[entry].nonzero().squeeze(1)
+    return found if len(found) else slice(None)
 
 
 def _softmax_sum_shapes(
-    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
-) -> Tensor:
-    return theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, key_mask_BM: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    y_BNE = theta_BND.new_empty(*theta_BND.shape[:2], g_BME.shape[2])
+    return y_BNE, theta_BND.new_empty(theta_BND.shape[:2])
 
 
-def _softmax_sum_flops(theta: Size, phi: Size, g: Size, bias: Size | None, scale: float) -> int:
+def _softmax_sum_flops(theta: Size, phi: Size, g: Size, key_mask: Size | None, scale: float) -> int:
     return 2 * theta[0] * theta[1] * phi[1] * (theta[2] + g[2])
 
 
 def _softmax_sum_backward(
-    dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+    dy_BNE: Tensor,
+    theta_BND: Tensor,
+    phi_BMD: Tensor,
+    g_BME: Tensor,
+    key_mask_BM: Tensor | None,
+    y_BNE: Tensor,
+    lse_BN: Tensor,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of theta, phi and g."""
     # As their inputs lie, so that whatever else is added to them meets no other layout.
-    dtheta_BND = torch.empty_like(theta_BND)
+    dtheta_BND = torch.zeros_like(theta_BND)
     dphi_BMD, dg_BME = torch.zeros_like(phi_BMD), torch.zeros_like(g_BME)
-    for entry, rows, weights, spare in _weights(theta_BND, phi_BMD, bias_BM, scale):
-        dy = dy_BNE[entry, rows]
-        dg_BME[entry].addmm_(weights.t(), dy)
-        torch.mm(dy, g_BME[entry].t(), out=spare)
-        # PyTorch's own backward of softmax, in place: one pass over a row while it is in the cache.
-        dlogits = torch._softmax_backward_data(spare, weights, 1, spare.dtype, grad_input=spare)
-        torch.mm(dlogits, phi_BMD[entry], out=dtheta_BND[entry, rows])
-        dphi_BMD[entry].addmm_(dlogits.t(), theta_BND[entry, rows])
+    for entry, dtheta in enumerate(dtheta_BND):
+        kept = _kept(key_mask_BM, entry)
+        phi, g, dphi, dg = (part[entry][kept] for part in (phi_BMD, g_BME, dphi_BMD, dg_BME))
+        given = dy_BNE[entry], theta_BND[entry], phi, g, y_BNE[entry], lse_BN[entry]
+        tiles.add_gradients((dtheta, dphi, dg), *given, scale=scale)
+        if isinstance(kept, Tensor):
+            dphi_BMD[entry][kept], dg_BME[entry][kept] = dphi, dg
     return dtheta_BND.mul_(scale), dphi_BMD.mul_(scale), dg_BME
 
 
 def _softmax_sum_backward_shapes(
-    dy_BNE: Tensor, theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+    dy_BNE: Tensor,
+    theta_BND: Tensor,
+    phi_BMD: Tensor,
+    g_BME: Tensor,
+    key_mask_BM: Tensor | None,
+    y_BNE: Tensor,
+    lse_BN: Tensor,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(theta_BND), torch.empty_like(phi_BMD), torch.empty_like(g_BME)
 
 
 def _softmax_sum_backward_flops(
-    dy: Size, theta: Size, phi: Size, g: Size, bias: Size | None, scale: float
+    dy: Size, theta: Size, phi: Size, g: Size, key_mask: Size | None, y: Size, lse: Size, scale: float
 ) -> int:
     """Logits, weights of dy, and the three gradients."""
     return 2 * theta[0] * theta[1] * phi[1] * (3 * theta[2] + 2 * g[2])
 
 
 def _plain_softmax_sum(
-    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, bias_BM: Tensor | None, scale: float
+    theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, key_mask_BM: Tensor | None, scale: float
 ) -> Tensor:
     logits_BNM = scale * theta_BND @ phi_BMD.transpose(1, 2)
-    if bias_BM is not None:
-        logits_BNM = logits_BNM + bias_BM.unsqueeze(1)
+    if key_mask_BM is not None:
+        logits_BNM = logits_BNM + _bias(key_mask_BM, logits_BNM.dtype).unsqueeze(1)
     return logits_BNM.softmax(2) @ g_BME
 
 
@@ -150,28 +225,5 @@ _blocks = register(
     (_softmax_sum, _softmax_sum_shapes, _softmax_sum_flops),
     (_softmax_sum_backward, _softmax_sum_backward_shapes, _softmax_sum_backward_flops),
     _plain_softmax_sum,
+    num_kept=1,
 )
-
-
-def _weights(theta_BND: Tensor, phi_BMD: Tensor, bias_BM: Tensor | None, scale: float) -> Iterator[_Block]:
-    """Yield (batch entry, queries, their weights over all keys, a spare tensor alike), block by block.
-
-    The tensors are overwritten by the next block.
-    """
-    batch, num_queries, _ = theta_BND.shape
-    num_keys = phi_BMD.shape[1]
-    # Never all queries at once, however small the map: that would be the N x M tensor.
-    most = max(1, min(_BLOCK_QUERIES, _BLOCK_NUMBERS // num_keys, -(-num_queries // 4)))
-    logits, weights = theta_BND.new_empty(2, most, num_keys)
-    for entry in range(batch):
-        phi_DM = phi_BMD[entry].t()
-        for start in range(0, num_queries, most):
-            rows = slice(start, min(start + most, num_queries))
-            count = rows.stop - rows.start
-            torch.mm(theta_BND[entry, rows], phi_DM, out=logits[:count])
-            if scale != 1.0:
-                logits[:count] *= scale
-            if bias_BM is not None:
-                logits[:count] += bias_BM[entry]
-            torch.softmax(logits[:count], 1, out=weights[:count])
-            yield entry, rows, weights[:count], logits[:count]

@@ -58,10 +58,10 @@ class BlockCost:
     - ``sub_sample="after"``: g and phi before pooling, R E + R D (the Gaussian has x for phi), and the pooled
       places in 8 bytes a number, Q E + Q D.
     - ``sub_sample="before"``: the pooled map, Q C', and the places in 8 bytes, Q C'.
-    - Gaussian forms: theta, phi, g and y, P D + Q D + Q E + P E; the Gaussian's theta and phi are views of
-      maps where phi is not pooled after and there are not several groups of several samples. Where phi is
-      not pooled at all, and there is no context, it is its theta, and the log-sum-exp of each query is kept,
-      P H (and y twice where ``extent="time"`` or several heads move it).
+    - Gaussian forms: theta, phi, g and y, P D + Q D + Q E + P E, and the log-sum-exp of each query, P H (and
+      y twice where ``extent="time"`` or several heads move it). The Gaussian's theta and phi are views of
+      maps where phi is not pooled after and there are not several groups of several samples; where phi is
+      not pooled at all, and there is no context, it is its theta.
     - dot product: theta, phi, g and y, P D + Q D + Q E + P E, and phi^T g, D E / H a group.
     - concatenation: two scalars a head, g and y, P H + Q H + Q E + P E, and for ``sub_sample="after"`` phi,
       Q D. To that is added what its backward pass builds for each head: a table of L + 2 rows of E / H for
@@ -390,12 +390,12 @@ def _softmax_numbers(block: NonLocalNd, s: _Sizes) -> int:
     # Groups of several samples are one batch, which a view of a map cannot be; heads of them can.
     copies_x = s.groups > 1 and s.B > 1
     theta = s.P * s.D if block.theta is not None or copies_x else 0
-    if block.theta is None and block.sub_sample is None and not s.has_context:
-        # phi is theta. y is kept as the engine made it, and by W_z in the order of x; and a log-sum-exp.
-        copies_y = block.extent == "time" or s.H > 1
-        return theta + (s.P * (1 + copies_y) + s.Q) * s.E + s.P * s.H
-    phi = s.Q * s.D if block.phi is not None or copies_x or block.sub_sample == "after" else 0
-    return theta + phi + (s.P + s.Q) * s.E
+    is_theta = block.theta is None and block.sub_sample is None and not s.has_context
+    holds_phi = block.phi is not None or copies_x or block.sub_sample == "after"
+    phi = s.Q * s.D if holds_phi and not is_theta else 0
+    # y is kept as the engine made it, and by W_z in the order of x; and a log-sum-exp.
+    copies_y = block.extent == "time" or s.H > 1
+    return theta + phi + (s.P * (1 + copies_y) + s.Q) * s.E + s.P * s.H
 
 
 def _num_parameters(module: nn.Module) -> int:
