@@ -26,7 +26,7 @@ from nonlocalnn.affinity.rows import Query
 from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
 from nonlocalnn.explorer.labels import colours_of, overlay
 from nonlocalnn.explorer.objects import colour_of, drawn_objects
-from nonlocalnn.inference import Classifier
+from nonlocalnn.inference import Classifier, Detector
 from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.inputs import ShownInput
 
