@@ -65,8 +65,8 @@ class DataSettings(Settings):
         check_choice("channels", self.channels, (None, 1, 3))
         self._check_at_least(1, "image_size")
         self._check_at_least(0, "num_workers", "max_broken")
-        files = (*VIDEO_SETS, *IMAGE_SETS)
-        files += tuple(name for name in OBJECT_SETS if name not in GENERATED_OBJECT_SETS)
+        objects = (name for name in OBJECT_SETS if name not in GENERATED_OBJECT_SETS)
+        files = (*VIDEO_SETS, *IMAGE_SETS, *objects)
         if self.max_broken and self.data not in files:
             raise ValueError(
                 f"max_broken has an effect only with files, data one of {', '.join(files)}; "

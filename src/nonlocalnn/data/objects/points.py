@@ -87,7 +87,7 @@ class PointNames:
         names, skeleton = values["names"], values["skeleton"]
         if not isinstance(names, list) or not isinstance(skeleton, list):
             raise ValueError(f"names and skeleton of keypoints must be lists; got {values!r:.80}")
-        return cls(tuple(names), tuple(tuple(pair) if isinstance(pair, list) else () for pair in skeleton))  # type: ignore[misc]
+        return cls(tuple(names), tuple(tuple(pair) if isinstance(pair, list) else () for pair in skeleton))
 
 
 def points_of_categories(categories: Sequence[dict[str, Any]], source: Any) -> PointNames:
