@@ -120,6 +120,13 @@ def test_the_rules_in_numbers():
         assert f": {verdict}\n" in found.in_words()
 
 
+@pytest.mark.parametrize(("added", "said"), [(0.0, "0 %"), (0.023, "2.3 %"), (0.99, "99 %"), (1.18, "118 %")])
+def test_what_a_block_adds_in_words(added, said):
+    same = Change(1.0, 1.0, 0.1, {}, 0.0)
+    found = BlockFindings("0", "gaussian", added, 1.0, None, 5.0, 0.5, None, None, same, same, {})
+    assert f"adds {said} of its input's size" in found.in_words()
+
+
 def test_what_counts_as_a_change():
     assert not Change(1.0, 1.009, 0.0, {}, None).counts
     assert Change(1.0, 1.011, 0.0, {}, None).counts

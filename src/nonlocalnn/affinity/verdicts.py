@@ -145,6 +145,8 @@ class BlockFindings:
     def in_words(self) -> str:
         """Return what was measured, a line each, under the verdict."""
         gamma = "" if self.gamma is None else f", gamma {self.gamma:.3g}"
+        # Two digits, and never as a power of ten.
+        added = f"{100 * self.added:.2g}" if self.added < 0.99 else f"{100 * self.added:.0f}"
         if self.entropy is None:
             seen = "sees a single key: there is nothing to choose"
         else:
@@ -152,7 +154,7 @@ class BlockFindings:
             seen = f"{how} among {self.num_keys:.0f} keys: entropy {self.entropy:.2f} of 1"
         lines = [
             f"{self.name}, {self.instantiation}: {self.verdict}",
-            f"adds {100 * self.added:.2g} % of its input's size; weights of W_z {self.W_z:.3g}{gamma}",
+            f"adds {added} % of its input's size; weights of W_z {self.W_z:.3g}{gamma}",
             seen,
         ]
         if self.padding is not None and self.padded_keys is not None:
