@@ -266,6 +266,17 @@ def test_fused_never_holds_an_n_by_m_tensor(instantiation, num_values, masked):
         assert (seen.largest >= many * many) == holds, engine
 
 
+@pytest.mark.parametrize("num_values", [8, 16])
+@pytest.mark.parametrize("needs_gradients", [False, True])
+def test_auto_takes_the_kernel_of_one_width_where_nothing_is_kept(num_values, needs_gradients):
+    many = 750
+    theta, phi = (torch.randn(1, many, 8, requires_grad=needs_gradients) for _ in range(2))
+    g = torch.randn(1, many, num_values)
+    with LargestTensor() as seen:
+        non_local(theta, phi, g, instantiation="embedded_gaussian")
+    assert (seen.largest < many * many) == (num_values == 8 and not needs_gradients)
+
+
 @pytest.fixture(params=[3, 64], ids=["many runs", "one run"])
 def run_length(request, monkeypatch):
     monkeypatch.setattr(concatenation, "_RUN_LENGTH", request.param)
