@@ -26,6 +26,8 @@ def parsed(words):
 
 def test_each_names_a_network_that_there_is():
     assert {path.stem for path in RECIPES.glob("coco-*.yaml")} == set(NAMES)
+    # The task may be named too.
+    assert parsed(["--data", "detect-cue", "--task", "detection"]).task == "detection"
     for name in NAMES:
         recipe = task_of(parsed(["--config", name])).recipe
         assert nl.models.model_task(recipe.model) == "detection"

@@ -48,11 +48,11 @@ def recognised_data(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of images or videos or sequences or volumes")
-    marks = next((folder / name for name in _OBJECT_FILES if (folder / name).is_file()), None)
-    if marks is not None:
+    coco = next((folder / name for name in _OBJECT_FILES if (folder / name).is_file()), None)
+    if coco is not None:
         # Objects of COCO's other files have none, and reading these takes long.
-        is_official = marks.name.startswith("instances_")
-        return "coco-keypoints" if not is_official and b'"keypoints"' in marks.read_bytes() else "coco"
+        is_official = coco.name.startswith("instances_")
+        return "coco-keypoints" if not is_official and b'"keypoints"' in coco.read_bytes() else "coco"
     if any((folder / name).is_file() for name in _POINT_FILES):
         return "coco-keypoints"
     with_masks = _with_masks(folder)

@@ -198,10 +198,10 @@ def _detection_presets() -> Iterator[tuple[str, Preset]]:
         ("nl2head_", {"head_blocks": 2}),
         ("nl2head1_", {"head_blocks": 2, "blocks": 1}),
     ):
-        own = {"masks": False, "num_keypoints": 3, **more}
+        settings = {**tiny, "masks": False, "num_keypoints": 3, **more}
         yield (
             f"{prefix}keypointrcnn_tiny",
-            Preset(DetectionNetwork, 1, (3, 96, 128), {**tiny, **own}, task="detection"),
+            Preset(DetectionNetwork, 1, (3, 96, 128), settings, task="detection"),
         )
 
 
