@@ -26,6 +26,7 @@ _TILE_BYTES = 2**19
 # Of several threads each has its part of a tile in a cache of its own. More than 32 MiB would be noticed in
 # memory.
 _MOST_TILE_BYTES = 2**25
+_ROW = 64
 _LOG2_E = 1 / math.log(2)
 # Powers of 2 up to this one need no new reference: sums of millions of them are far from overflow.
 _HEADROOM = 16.0
@@ -138,6 +139,8 @@ def _tiles(
     side = math.isqrt(num_bytes // theta_ND.element_size())
     # Never all pairs at once, however small the map: that would be the N x M tensor.
     side = max(1, min(side, -(-num_queries // 4)))
+    # Rows that begin at multiples of a cache line.
+    side = side if side < _ROW else side // _ROW * _ROW
     numbers = theta_ND.new_empty(1 + num_spare, side * side)
     for first in range(0, num_queries, side):
         rows = slice(first, min(first + side, num_queries))
