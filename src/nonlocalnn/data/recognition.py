@@ -25,8 +25,8 @@ _MASK_FOLDERS = (
 def recognised_data(folder: Path) -> str:
     """Return the data set that a folder is, such as "images" or "volumes"; or one of masks or objects.
 
-    Of images with objects it is "coco" where it holds JSON of COCO's format, "coco-keypoints" where that tells
-    of keypoints, and "voc-xml" where more than half of its images have an XML file.
+    Of images with objects it is "coco" where it holds JSON of COCO's format, "coco-keypoints" where that
+    tells of keypoints, and "voc-xml" where more than half of its images have an XML file.
 
     Of volumes with masks it is "volume-masks". Arrays are told apart by their axes, one or two of a sequence
     and three or more of a volume, and TIFF files by their pages.
