@@ -12,6 +12,7 @@ import nonlocalnn as nl
 from helpers import randomize_
 from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.models import DetectionNetwork, model_task
+from nonlocalnn.tasks.objects import found_objects
 from nonlocalnn.train.detector_weights import check_constant
 from nonlocalnn.train.initial_weights import start_from_
 from tolerances import NETWORK, assert_near, assert_same
@@ -332,3 +333,52 @@ def test_onnx_of_images_of_one_size(tmp_path):
         assert_near(torch.from_numpy(one).float(), expected[name].float(), sums=NETWORK)
     with pytest.raises(ValueError, match="traced for images of one size that need no padding"):
         torch.onnx.export(model, ([torch.rand(3, 96, 100)],), path, dynamo=False)
+
+
+def marked(boxes=((3.0, 4.0, 20.0, 30.0),), labels=(1,), size=(40, 50), **change):
+    target = {
+        "boxes": torch.tensor(boxes).view(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "masks": torch.ones(len(boxes), *size, dtype=torch.uint8),
+    }
+    return {name: value for name, value in {**target, **change}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("targets", "says"),
+    [
+        ([], "a target for each image; got 0 for 1"),
+        ([marked(masks=None)], "target 0 must have boxes, labels, masks; it lacks masks"),
+        ([marked(labels=(1, 2))], r"boxes \(n, 4\) and labels \(n,\); got \(1, 4\) and \(2,\)"),
+        ([marked(labels=(0,))], r"labels must be from 1 to 2, 0 is the background; got \[0\]"),
+        ([marked(labels=(3,))], r"got \[3\]"),
+        ([marked([(3.0, 4.0, 3.0, 30.0)])], r"box 0 is \[3\.0, 4\.0, 3\.0, 30\.0\]"),
+        ([marked([(3.0, 4.0, float("nan"), 30.0)])], "with an area"),
+        ([marked([(3.0, float("-inf"), 9.0, 30.0)])], "with an area"),
+        ([marked(size=(9, 9))], r"masks must be \(1, 40, 50\), as the image is; got \(1, 9, 9\)"),
+    ],
+)
+def test_what_is_no_target(targets, says):
+    model = nl.create_model("maskrcnn_tiny", num_classes=2, min_size=32).train()
+    with pytest.raises(ValueError, match=says):
+        model([torch.rand(3, 40, 50)], targets)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ([], "one at least; got none"),
+        ([torch.rand(1, 40, 50)], r"image 0 must be \(3, h, w\); got shape \(1, 40, 50\)"),
+        (torch.rand(3, 40, 50), r"got shape \(40, 50\)"),
+        ([torch.rand(3, 9, 9), torch.rand(3, 1, 300)], "image 1 of 300 x 1 pixels is too thin"),
+    ],
+)
+def test_what_is_no_image(images, says):
+    with pytest.raises(ValueError, match=says):
+        nl.create_model("maskrcnn_tiny", min_size=32).eval()(images)
+
+
+def test_an_image_of_no_numbers_is_not_one_without_objects():
+    model = nl.create_model("maskrcnn_tiny", min_size=32).eval()
+    with pytest.raises(ValueError, match="no finite numbers"):
+        found_objects(model, torch.full((3, 40, 50), float("nan")))

@@ -16,6 +16,8 @@ DATASETS = (
 # Those of images with masks, the class of each pixel, and of volumes with masks.
 MASK_SETS = ("masks", "voc", "cityscapes", "ade20k", "segment-cue")
 VOLUME_MASK_SETS = ("volume-masks",)
+# That of sequences with the class of each step.
+STEP_SETS = ("sequence-labels",)
 VOLUME_SETS = ("volumes", *VOLUME_MASK_SETS)
 # Those of images with objects, each a box and a class.
 OBJECT_SETS = ("coco", "coco-keypoints", "voc-xml", "detect-cue", "keypoint-cue")

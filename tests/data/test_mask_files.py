@@ -7,8 +7,8 @@ from PIL import Image
 
 from mask_pictures import draw, write_folder, write_pair
 from nonlocalnn.data.masks import IGNORED, load_masks
-from nonlocalnn.data.masks.files import read_mask
 from nonlocalnn.data.masks.ids import ADE20K, CITYSCAPES, VOC
+from nonlocalnn.data.masks.mask_file import read_mask
 from nonlocalnn.data.recognition import recognised_data
 from nonlocalnn.tasks.data_settings import DataSettings
 from tolerances import assert_same
@@ -80,19 +80,19 @@ def test_there_is_no_such_folder(tmp_path):
     [
         (
             Image.new("L", (40, 23)),
-            r"train-0.png must be as large as its image: it is 40 x 23 pixels and .* 40 x 24",
+            r"train-3.png must be as large as its image: it is 40 x 23 pixels and .* 40 x 24",
         ),
         (Image.new("L", (40, 24), 2), "has the ids 2, and there are 2 classes, 0 to 1; 255 is ignored"),
-        (Image.new("RGB", (40, 24)), "has colours"),
+        (Image.new("RGB", (40, 24), (1, 2, 3)), "has colours.*, as road:128,64,128"),
     ],
     ids=["size", "id", "colours"],
 )
 def test_masks_that_do_not_fit(tmp_path, mask, says):
     root = write_folder(tmp_path)
-    mask.save(root / "train/masks/train-0.png")
+    mask.save(root / "train/masks/train-3.png")
     data = load_masks("masks", "train", data_dir=root)
     with pytest.raises(ValueError, match=says):
-        data[0]
+        data[3]
     data[1]
 
 
@@ -126,6 +126,146 @@ def test_ids_of_every_kind_of_png(tmp_path):
         assert read_mask(tmp_path / f"{name}.png").tolist() == ids.tolist(), name
     Image.fromarray(ids > 0).save(tmp_path / "bits.png")
     assert read_mask(tmp_path / "bits.png").tolist() == (ids > 0).astype(int).tolist()
+
+
+def test_grey_that_was_saved_as_colours(tmp_path):
+    ids = np.array([[0, 1, 1], [3, 255, 0]], dtype=np.uint8)
+    grey = Image.fromarray(ids)
+    for mode in ("RGB", "RGBA", "LA"):
+        grey.convert(mode).save(tmp_path / "mask.png")
+        assert read_mask(tmp_path / "mask.png").tolist() == ids.tolist(), mode
+    half = grey.convert("RGBA")
+    half.putalpha(128)
+    half.save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match="has colours"):
+        read_mask(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_masks_that_are_painted(tmp_path, mode):
+    """Colours that classes.txt names; VOC's colour of borders is ignored."""
+    root = write_folder(tmp_path, classes=("background:0,0,0", "square: 200,0,7".replace(" ", "")))
+    colours = {0: (0, 0, 0), 1: (200, 0, 7), 255: (224, 224, 192)}
+    for path in root.glob("*/masks/*.png"):
+        ids = np.asarray(Image.open(path))
+        if mode == "RGB":
+            painted = Image.fromarray(
+                np.array([[colours[each] for each in row] for row in ids.tolist()], np.uint8)
+            )
+        else:
+            # The palette says the colours, and the index nothing: 255 is the border's here.
+            painted = Image.fromarray(255 - ids, mode="P")
+            painted.putpalette([part for each in range(256) for part in colours.get(255 - each, (1, 2, 3))])
+        painted.save(path)
+    data = load_masks("masks", "train", data_dir=root)
+    assert data.classes == ("background", "square")
+    for index in range(len(data)):
+        number = int(data.sample_id(index).removesuffix(".png").rpartition("-")[2])
+        assert data[index][1].tolist() == draw(number)[1].tolist()
+    Image.new("RGB", (40, 24), (9, 8, 7)).save(root / "train/masks/train-0.png")
+    with pytest.raises(ValueError, match=r"train-0\.png: it has colours that are of no class: \(9, 8, 7\)"):
+        data[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [(("a:0,0,0", "b:0,0,0"), "a colour of its own.*'b:0,0,0'"), (("a:0,0,256",), "values up to 255")],
+)
+def test_colours_that_tell_no_classes_apart(tmp_path, lines, says):
+    with pytest.raises(ValueError, match=says):
+        load_masks("masks", "train", data_dir=write_folder(tmp_path, classes=lines))
+
+
+def test_names_with_a_colon_are_names(tmp_path):
+    root = write_folder(tmp_path, classes=("soil:0,0,0", "leaf: green"))
+    assert load_masks("masks", "train", data_dir=root).classes == ("soil:0,0,0", "leaf: green")
+
+
+@pytest.mark.parametrize("level", [255, 1])
+def test_black_and_white_masks_are_told(tmp_path, level):
+    """Programs save two classes as 0 and 255, which is ignored: nothing would be learnt, and nobody told."""
+    root = write_folder(tmp_path)
+    for path in root.glob("*/masks/*.png"):
+        ids = np.asarray(Image.open(path))
+        Image.fromarray(np.where(ids == 1, level, 0).astype(np.uint8)).save(path)
+    if level == 1:
+        assert load_masks("masks", "train", data_dir=root)[0][1].unique().tolist() == [0, 1]
+        return
+    with pytest.raises(ValueError, match=r"hold 0 and 255 alone.*leaf:255,255,255"):
+        load_masks("masks", "train", data_dir=root)
+    (root / "classes.txt").write_text("\ufeffbackground:0,0,0\nsquare:255,255,255\n")
+    data = load_masks("masks", "train", data_dir=root)
+    assert (data.classes[0], data[0][1].unique().tolist()) == ("background", [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("masks", "{}.tif"),
+        ("masks", "{}.bmp"),
+        ("masks", "{}_mask.png"),
+        ("labels", "{}.PNG"),
+        ("annotations", "{}-seg.png"),
+        ("masks", "near/{}.png"),
+    ],
+)
+def test_where_masks_lie_and_what_they_are_called(tmp_path, folder, name):
+    inner = "near/" if name.startswith("near") else ""
+    for index in range(12):
+        image, mask = draw(index)
+        for place, pixels in (
+            (f"images/{inner}{index}.png", image),
+            (f"{folder}/{name.format(index)}", mask),
+        ):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / place)
+    (tmp_path / "classes.txt").write_text("background\nsquare\n")
+    assert recognised_data(tmp_path) == "masks"
+    data = load_masks("masks", "train", data_dir=tmp_path)
+    assert len(data) > 6
+    for index in range(len(data)):
+        number = int(data.sample_id(index).removesuffix(".png").rpartition("/")[2])
+        assert data[index][1].tolist() == draw(number)[1].tolist()
+
+
+def test_jpeg_changes_ids(tmp_path):
+    root = write_folder(tmp_path)
+    path = root / "train/masks/train-0.png"
+    Image.open(path).save(path.with_suffix(".jpg"))
+    path.unlink()
+    with pytest.raises(ValueError, match=r"train-0\.jpg: JPEG changes ids; save masks as PNG"):
+        load_masks("masks", "train", data_dir=root)[0]
+
+
+@pytest.mark.parametrize("lists", [("default",), ("Train", "Validation", "Test")])
+def test_cvats_export_of_masks(tmp_path, lists):
+    """VOC's folders, own classes with their colours, and one list or one a split."""
+    for index in range(9):
+        write_pair(tmp_path / "JPEGImages", tmp_path / "SegmentationClass", f"a {index}", index)
+        path = tmp_path / "SegmentationClass" / f"a {index}.png"
+        ids = np.asarray(Image.open(path))
+        Image.fromarray(np.where((ids == 1)[..., None], (9, 8, 7), 0).astype(np.uint8)).save(path)
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nsoil:0,0,0::\nleaf:9,8,7::\n")
+    folder = tmp_path / "ImageSets/Segmentation"
+    folder.mkdir(parents=True)
+    each = 9 // len(lists)
+    for place, name in enumerate(lists):
+        names = [f"a {index}\n" for index in range(place * each, place * each + each)]
+        (folder / f"{name}.txt").write_text("".join(names))
+    assert recognised_data(tmp_path) == "voc"
+    splits = [load_masks("voc", split, data_dir=tmp_path) for split in ("train", "validation", "test")]
+    assert sum(map(len, splits)) == 9
+    assert min(map(len, splits)) > 0
+    for data in splits:
+        assert data.classes == ("soil", "leaf")
+        assert data[0][1].unique().tolist() == [0, 1]
+    (folder / f"{lists[0]}.txt").rename(folder / "other.txt")
+    if len(lists) > 1:
+        with pytest.raises(FileNotFoundError, match="a list of 'train'"):
+            load_masks("voc", "train", data_dir=tmp_path)
+    (tmp_path / "labelmap.txt").write_text("soil\nleaf\n")
+    with pytest.raises(ValueError, match="a class a line and its colour"):
+        load_masks("voc", "validation", data_dir=tmp_path)
 
 
 def test_training_cuts_and_tests_keep_whole_images(tmp_path):

@@ -10,12 +10,19 @@ import torch
 from torch import nn
 
 from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.models import DetectionNetwork, DigitsNetwork, ResidualNetwork, SegmentationNetwork, UNet3d
+from nonlocalnn.models import (
+    DetectionNetwork,
+    DigitsNetwork,
+    ResidualNetwork,
+    SegmentationNetwork,
+    UNet1d,
+    UNet3d,
+)
 from nonlocalnn.models.libraries import build_named, candidates, last_layer, width_of
 from nonlocalnn.surgery.insertion import insert_again_, inserted_settings, remove_nonlocal_
 from nonlocalnn.surgery.insertion_sites import CHILD
 
-_OURS = (ResidualNetwork, DigitsNetwork, SegmentationNetwork, DetectionNetwork, UNet3d)
+_OURS = (ResidualNetwork, DigitsNetwork, SegmentationNetwork, DetectionNetwork, UNet1d, UNet3d)
 # Attributes of modules that change nothing in what a trained network computes.
 _OF_TRAINING = ("training", "inplace", "momentum", "p", "drop_rate", "drop_prob", "grad_checkpointing")
 

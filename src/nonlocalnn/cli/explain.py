@@ -75,7 +75,7 @@ def _explain(args: argparse.Namespace, loaded: Loaded, shown: ShownInput, output
         if reason := block.get("no_effects"):
             print(f"nonlocalnn explain: {block['name']} has no effects: {reason}", file=sys.stderr)
     size = output.stat().st_size / 1e6
-    what = "pixels" if shown.planes is None else "voxels"
+    what = "steps" if shown.sample.dim() == 2 else "pixels" if shown.planes is None else "voxels"
     print(f"{shown.name}: {_in_words(document['prediction'], what)}; page {output}, {size:.1f} MB")
     if args.deletion and isinstance(loaded, Classifier):
         best = document["prediction"][0]

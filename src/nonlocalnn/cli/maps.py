@@ -24,6 +24,7 @@ from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.labels import write_overlay
 from nonlocalnn.explorer.map_files import answer_in_words, write_maps
 from nonlocalnn.explorer.objects import write_objects
+from nonlocalnn.explorer.step_pictures import write_steps
 from nonlocalnn.explorer.volume_pictures import as_volume, labelled_planes
 from nonlocalnn.inference import Classifier, Detector, Segmenter
 from nonlocalnn.inference.loading import Loaded
@@ -80,12 +81,15 @@ def run(words: Sequence[str]) -> int:
             all_rows=args.all_rows,
         )
         if answer.labels is not None:
-            shares = shares_of(answer.labels, loaded.classes)
-            picture, labels = shown.pixels, answer.labels
-            if shown.planes is not None:
-                picture, labels = labelled_planes(as_volume(shown), labels)
             path = folder / "labels.png"
-            write_overlay(picture, labels, path, classes=loaded.classes, shares=shares)
+            if answer.labels.dim() == 1:
+                write_steps(shown.pixels, answer.labels, path, classes=loaded.classes, title=shown.name)
+            else:
+                picture, labels = shown.pixels, answer.labels
+                shares = shares_of(labels, loaded.classes)
+                if shown.planes is not None:
+                    picture, labels = labelled_planes(as_volume(shown), labels)
+                write_overlay(picture, labels, path, classes=loaded.classes, shares=shares)
         if answer.objects is not None:
             points = loaded.points if isinstance(loaded, Detector) else None
             path = folder / "objects.png"

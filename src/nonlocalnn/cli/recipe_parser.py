@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import nonlocalnn
 from nonlocalnn._errors import check_choice, needs
-from nonlocalnn._names import DATASETS, MASK_SETS, VOLUME_MASK_SETS
+from nonlocalnn._names import DATASETS, MASK_SETS, STEP_SETS, VOLUME_MASK_SETS
 from nonlocalnn.cli.flags import Formatter, check_flags, complaint
 from nonlocalnn.tasks.recipe import Recipe
 
@@ -39,7 +39,7 @@ _RECIPES = {path.stem: path for path in sorted((Path(nonlocalnn.__file__).parent
 
 # What the flags' help says beyond the meaning of their field, which is the same in a file.
 _MORE_HELP = {
-    "data": ", ".join((*DATASETS, *MASK_SETS, *VOLUME_MASK_SETS)),
+    "data": ", ".join((*DATASETS, *MASK_SETS, *VOLUME_MASK_SETS, *STEP_SETS)),
     "model_overrides": "one by one as --model-overrides.instantiation dot_product",
     "insert_settings": "one by one as --insert-settings.num-heads 4",
 }

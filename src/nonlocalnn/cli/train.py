@@ -32,9 +32,20 @@ def _with_flags_of_folder(words: Sequence[str]) -> list[str]:
     return [*flags, "--data-dir", folder[0]]
 
 
+def _with_recipe_of_run(words: Sequence[str]) -> list[str]:
+    """Return the words with the recipe of the run that is gone on with, where they name no data."""
+    names = [word.partition("=")[0] for word in words]
+    if "--resume" not in names or "--output" not in names or {"--data", "--config"} & set(names):
+        return list(words)
+    place = names.index("--output")
+    output = words[place].partition("=")[2] or "".join(words[place + 1 : place + 2])
+    recipe = Path(output) / "recipe.json"
+    return [*words, "--config", str(recipe)] if recipe.is_file() else list(words)
+
+
 def run(words: Sequence[str]) -> int:
     """Train by a recipe; the exit status of an interrupted run is 128 and the signal's number."""
-    recipe, parsed = parser().parse_words(_with_flags_of_folder(words))
+    recipe, parsed = parser().parse_words(_with_recipe_of_run(_with_flags_of_folder(words)))
     # Before data and networks are loaded: a wrong path is said in the first second.
     check_folder(recipe.output)
     result = train(recipe, resume="if any" if parsed.resume_if_any else parsed.resume)

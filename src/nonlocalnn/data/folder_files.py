@@ -230,9 +230,26 @@ def divide(files: Sequence[tuple[Path, int]], root: Path) -> dict[str, list[tupl
         {'train': 1, 'validation': 1, 'test': 1}
     """
     names = [path.relative_to(root).as_posix() for path, _ in files]
+    splits = divided(names, [target for _, target in files])
+    return {
+        split: [file for file, own in zip(files, splits, strict=True) if own == split] for split in SPLITS
+    }
+
+
+def divided(names: Sequence[str], targets: Sequence[int]) -> list[str]:
+    """Return the split of each name, as :func:`divide` divides files.
+
+    Args:
+        names: Paths, with forward slashes.
+        targets: The number of the class of each.
+
+    Example:
+        >>> divided(["1.png", "2.png", "3.png"], [0, 0, 0])
+        ['test', 'validation', 'train']
+    """
     splits = list(map(split_of, names))
     classes: dict[int, list[int]] = {}
-    for place, (_, target) in enumerate(files):
+    for place, target in enumerate(targets):
         classes.setdefault(target, []).append(place)
     for places in classes.values():
         for split in SPLITS:
@@ -244,6 +261,4 @@ def divide(files: Sequence[tuple[Path, int]], root: Path) -> dict[str, list[tupl
             candidates = (place for place in places if splits[place] == most)
             moved = min(candidates, key=lambda place: _number_of(names[place]))
             splits[moved] = split
-    return {
-        split: [file for file, own in zip(files, splits, strict=True) if own == split] for split in SPLITS
-    }
+    return splits

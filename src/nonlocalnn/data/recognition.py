@@ -4,18 +4,15 @@ from pathlib import Path
 
 from nonlocalnn.data.archives.index import find_archives, read_index
 from nonlocalnn.data.folder_files import ALL_SPLIT_NAMES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
+from nonlocalnn.data.masks.pairs import MASK_FOLDERS
+from nonlocalnn.data.objects.places import coco_file
 from nonlocalnn.data.sequences.files import ONE_SUFFIXES
+from nonlocalnn.data.sequences.step_files import is_step_file
 from nonlocalnn.data.sequences.ts_file import is_text
 from nonlocalnn.data.volumes.recognising import holds_volume
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 # By which folders known sets of images with masks are recognised.
-_OBJECT_FILES = (
-    *("train/_annotations.coco.json", "_annotations.coco.json", "annotations.json", "train.json"),
-    *("annotations/instances_train2017.json", "annotations/instances_train2014.json"),
-    *("annotations/instances_train.json", "annotations/train.json"),
-)
-_POINT_FILES = tuple(f"annotations/person_keypoints_train{year}.json" for year in (2017, 2014))
 _MASK_FOLDERS = (
     ("voc", ("JPEGImages", "SegmentationClass")),
     ("voc", ("VOCdevkit/VOC2012/JPEGImages",)),
@@ -28,15 +25,16 @@ _MASK_FOLDERS = (
 def recognised_data(folder: Path) -> str:
     """Return the data set that a folder is, such as "images" or "volumes"; or one of masks or objects.
 
-    Of images with objects it is "coco" where it holds JSON under one of the names that COCO and Roboflow
-    use, "coco-keypoints" where that tells of keypoints, and "voc-xml" where more than half of its images have
-    an XML file.
+    Of images with objects it is "coco" where it holds JSON of COCO's format, "coco-keypoints" where that
+    tells of keypoints, and "voc-xml" where more than half of its images have an XML file.
 
     Of volumes with masks it is "volume-masks". Arrays are told apart by their axes, one or two of a sequence
     and three or more of a volume, and TIFF files by their pages.
 
     Of images with masks it is "masks" where it holds folders ``images`` and ``masks``, or one for each split
     that do, and "voc", "cityscapes" or "ade20k" where it holds the folders that these sets have.
+
+    Of sequences it is "sequence-labels" where the first file says the class of each step.
 
     Archives are "archives" where they hold images and "videos" where they hold videos. Of files the more
     numerous kind decides; CSV files beside images or videos are lists of them, and no sequences. Images below
@@ -48,13 +46,11 @@ def recognised_data(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of images or videos or sequences or volumes")
-    coco = next((folder / name for name in _OBJECT_FILES if (folder / name).is_file()), None)
+    coco = coco_file(folder)
     if coco is not None:
         # Objects of COCO's other files have none, and reading these takes long.
         is_official = coco.name.startswith("instances_")
         return "coco-keypoints" if not is_official and b'"keypoints"' in coco.read_bytes() else "coco"
-    if any((folder / name).is_file() for name in _POINT_FILES):
-        return "coco-keypoints"
     with_masks = _with_masks(folder)
     if with_masks is not None:
         return with_masks
@@ -82,7 +78,10 @@ def recognised_data(folder: Path) -> str:
             "folder for each class, with the files of the class"
         )
     if len(sequences) > max(len(videos), len(images)):
-        return "sequences"
+        # A class folder's files say no classes of their own.
+        first = sequences[0]
+        above = [each for each in first.parts[:-1] if each not in ALL_SPLIT_NAMES]
+        return "sequences" if above or not is_step_file(folder / first) else "sequence-labels"
     if len(videos) >= len(images):
         return "videos"
     # class/image, or train/class/image; the folders of frames are one further down.
@@ -92,13 +91,26 @@ def recognised_data(folder: Path) -> str:
 
 def _with_masks(folder: Path) -> str | None:
     """Return which data set of images with masks a folder is, by the folders in it; None for none."""
-    places = [folder, *(folder / split for split in ALL_SPLIT_NAMES)]
-    if any((place / "images").is_dir() and (place / "masks").is_dir() for place in places):
-        images = [each for place in places if (place / "images").is_dir() for each in walk(place / "images")]
-        return "volume-masks" if any(map(holds_volume, images)) else "masks"
-    return next(
+    known = next(
         (name for name, needed in _MASK_FOLDERS if all((folder / each).is_dir() for each in needed)), None
     )
+    # ADE20K's folders could be one's own, which have a file of classes.
+    if known is not None and not (folder / "classes.txt").is_file():
+        return known
+    places = [folder, *(folder / split for split in ALL_SPLIT_NAMES)]
+    if any((place / "images").is_dir() and _has_masks(place) for place in places):
+        images = [each for place in places if (place / "images").is_dir() for each in walk(place / "images")]
+        return "volume-masks" if any(map(holds_volume, images)) else "masks"
+    return known
+
+
+def _has_masks(place: Path) -> bool:
+    """Return whether a folder ``masks`` is there, or one of its other names with something that masks are."""
+    first, *others = MASK_FOLDERS
+    if (place / first).is_dir():
+        return True
+    found = [path for name in others if (place / name).is_dir() for path in walk(place / name)]
+    return any(path.suffix.lower() in IMAGE_SUFFIXES or holds_volume(path) for path in found)
 
 
 def _of_archive(archive: Path) -> str:

@@ -118,7 +118,7 @@ def explain(
     shown = _described_input(given)
     if answer.labels is not None and given.planes is not None:
         shown["voxel_labels"] = _zipped(answer.labels.to(torch.uint8))
-    elif answer.labels is not None:
+    elif answer.labels is not None and answer.labels.dim() == 2:
         shown |= _described_labels(given, answer.labels, loaded.classes)
     if answer.labels is not None:
         colours = colours_of(loaded.classes)

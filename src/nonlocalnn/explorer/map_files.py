@@ -122,6 +122,7 @@ def answer_in_words(facts: Mapping[str, Any]) -> str:
         return f"{number} object{'' if number == 1 else 's'}, best {best['class']!r} ({best['score']:.2g})"
     if "share" in best:
         what = "voxels" if "millimetres" in facts else "pixels"
+        what = "steps" if len(facts.get("sides", ())) == 1 else what
         return f"most {what} {best['class']!r} ({100 * best['share']:.0f} %)"
     predicted = f"predicted {best['class']!r} ({best['probability']:.2g})"
     return predicted if facts["truth"] is None else f"{predicted}, in truth {facts['truth']!r}"

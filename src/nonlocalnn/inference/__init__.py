@@ -4,6 +4,7 @@ from nonlocalnn.inference.classifier import Classifier, load_classifier
 from nonlocalnn.inference.detector import Detected, Detector, load_detector
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
 from nonlocalnn.inference.segmenter_file import load_segmenter
+from nonlocalnn.inference.step_segmenter import StepSegmenter
 from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Detector",
     "Segmented",
     "Segmenter",
+    "StepSegmenter",
     "VolumeSegmenter",
     "load_classifier",
     "load_detector",

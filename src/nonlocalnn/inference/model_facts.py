@@ -21,6 +21,7 @@ from nonlocalnn.models import (
     DigitsNetwork,
     ResidualNetwork,
     SegmentationNetwork,
+    UNet1d,
     UNet3d,
     clip_stride,
     list_models,
@@ -107,6 +108,9 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
     elif isinstance(model, UNet3d):
         shape = [_in_channels(model), *sample_shape(config["name"])[1:]]
         facts |= {"task": "segmentation", "sample_shape": shape, "volume": Reading().to_dict()}
+    elif isinstance(model, UNet1d):
+        shape = [model.first.conv1.in_channels, *sample_shape(config["name"])[1:]]
+        facts |= {"task": "segmentation", "sample_shape": shape}
     elif not is_ours:
         facts |= library_facts(config)
     elif "sample_shape" not in metadata and "image_size" not in metadata:

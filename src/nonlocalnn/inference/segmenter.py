@@ -26,12 +26,14 @@ from nonlocalnn.tasks.masks import image_scores, labels_of
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """What was found of one image or volume, or why it could not be read.
+    """What was found of one image, volume or sequence, or why it could not be read.
 
     Args:
         path: The file.
-        image: As it looks, float32 (3, H, W) in [0, 1]; None where it cannot be read.
-        labels: The class of each pixel, int64 (H, W), or of each voxel, uint8 (slices, rows, columns).
+        image: As it looks, float32 (3, H, W) in [0, 1]; of a sequence (C, L), as the network takes it; None
+            where it cannot be read.
+        labels: The class of each pixel, int64 (H, W), of each voxel, uint8 (slices, rows, columns), or
+            of each step, int64 (L,).
         error: Why it cannot be read; None where it can.
         volume: Of a volume, it, in place of ``image``.
     """

@@ -1,4 +1,4 @@
-"""A segmentation network from a file, of images or of volumes."""
+"""A segmentation network from a file, of images, of volumes or of sequences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nonlocalnn.checkpoints import CheckpointError, Imported, import_checkpoint
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.inference.model_facts import facts_of
 from nonlocalnn.inference.segmenter import Segmenter
+from nonlocalnn.inference.step_segmenter import StepSegmenter
 from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
 
 
@@ -47,5 +48,9 @@ def segmenter_of(path: Path, found: Imported) -> Segmenter:
             except ValueError as error:
                 raise CheckpointError(f"{path} does not say what its model takes: {error}") from None
             given[name] = known[name]
-    kind = VolumeSegmenter if "volume" in facts else Segmenter
+    kind = Segmenter
+    if "volume" in facts:
+        kind = VolumeSegmenter
+    elif len(facts["sample_shape"]) == 2:
+        kind = StepSegmenter
     return kind(model=found.model.eval(), **given, assumed=assumed)

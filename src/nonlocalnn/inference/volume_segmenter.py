@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import VOLUME_MASK_SETS
+from nonlocalnn.data.volumes.items import is_item, volume_of
 from nonlocalnn.data.volumes.masked import MaskedVolumes, load_volume_masks
 from nonlocalnn.data.volumes.reading import Reading, Sampled, seen
-from nonlocalnn.data.volumes.volume import Volume
+from nonlocalnn.data.volumes.volume import Volume, in_order_of_file
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
 from nonlocalnn.tasks.inputs import InputKind, ShownInput
 from nonlocalnn.tasks.volume_windows import volume_labels
@@ -132,15 +134,33 @@ class VolumeSegmenter(Segmenter):
         sample = sampled.box(start, stop)
         return ShownInput(name=name, sample=sample, pixels=seen(sample), planes=planes_of(sampled, start))
 
-    def labels(self, image: Tensor, *, window: int | None = None, precision: Precision = "fp32") -> Tensor:
-        """Return the class of each voxel of the numbers of a volume with voxels of 1 mm, uint8, on the CPU.
+    def labels(
+        self,
+        image: Tensor | Mapping[str, Any],
+        *,
+        window: int | None = None,
+        precision: Precision = "fp32",
+    ) -> Tensor:
+        """Return the class of each voxel, uint8, on the CPU.
 
         Args:
-            image: (C, D, H, W), in the units of the training's files.
+            image: The numbers of a volume with voxels of 1 mm, (C, slices, rows, columns), in the units of
+                the training's files. Or what MONAI's transforms give, in its order, (C, X, Y, Z): a tensor
+                with an affine, or a dictionary with one under "image".
             window: See :meth:`label`.
             precision: "fp32", "bf16" or "fp16".
+
+        Returns:
+            (slices, rows, columns), or (X, Y, Z).
+
+        Raises:
+            ValueError: It is no volume, or has other channels than the model takes.
         """
-        return self.label(_of_tensor(image), window=window, precision=precision)
+        volume = volume_of(image) if is_item(image) else _of_tensor(image)
+        if volume.channels != self.sample_shape[0]:
+            raise ValueError(f"the model takes {self.sample_shape[0]} channels; got {volume.channels}")
+        labels = self.label(volume, window=window, precision=precision)
+        return torch.from_numpy(in_order_of_file(labels, volume)) if is_item(image) else labels
 
     def label(self, volume: Volume, *, window: int | None = None, precision: Precision = "fp32") -> Tensor:
         """Return the class of each voxel of a volume, uint8 (slices, rows, columns), on the CPU.
@@ -183,7 +203,7 @@ class VolumeSegmenter(Segmenter):
                 yield Segmented(path, labels=labels, volume=volume)
 
 
-def _of_tensor(image: Tensor) -> Volume:
+def _of_tensor(image: Any) -> Volume:
     return Volume(image.numpy(), np.eye(4)[[2, 1, 0, 3]], Path("a tensor"))
 
 

@@ -16,12 +16,14 @@ from nonlocalnn.models.presets import (
 )
 from nonlocalnn.models.resnet import ResidualNetwork
 from nonlocalnn.models.unet import UNet3d
+from nonlocalnn.models.unet1d import UNet1d
 
 __all__ = [
     "DetectionNetwork",
     "DigitsNetwork",
     "ResidualNetwork",
     "SegmentationNetwork",
+    "UNet1d",
     "UNet3d",
     "clip_stride",
     "create_model",

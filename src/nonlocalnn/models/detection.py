@@ -16,6 +16,7 @@ from nonlocalnn.blocks import NonLocal2d, SubSample
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.masks import real_positions
 from nonlocalnn.models.bottleneck import EXPANSION, FrozenNorm
+from nonlocalnn.models.detection_inputs import check_images, check_targets
 from nonlocalnn.models.keypoint_head import check_head_blocks, keypoint_parts
 from nonlocalnn.models.padding import normalised, without_padding
 from nonlocalnn.models.placement import STAGES, Placement
@@ -212,12 +213,17 @@ class DetectionNetwork(nn.Module):
         """Return losses by name in train mode, and what was found on each image in eval mode.
 
         Raises:
-            ValueError: It is in train mode and there are no targets.
+            ValueError: It is in train mode and there are no targets; or an image or a target is none.
         """
         if self.training and targets is None:
             raise ValueError(
                 "in train mode the network takes targets, one for each image: give them, or eval()"
             )
+        # Sizes of a trace are tensors, and stay open.
+        if torch._C._get_tracing_state() is None:
+            check_images(images, longest=self.transform.max_size)
+            if self.training and targets is not None:
+                check_targets(images, targets, num_classes=self.num_classes, masks=self.has_masks)
         sizes = [tuple(image.shape[-2:]) for image in images]
         given = None if targets is None else [dict(each) for each in targets]
         batch, given = self.transform(list(images), given)

@@ -15,6 +15,7 @@ from nonlocalnn.models.detection import DetectionNetwork
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.resnet import Inflation, ResidualNetwork
 from nonlocalnn.models.unet import UNet3d
+from nonlocalnn.models.unet1d import UNet1d
 
 Config = dict[str, Any]
 
@@ -121,6 +122,14 @@ def _volume_presets() -> Iterator[tuple[str, Preset]]:
             )
 
 
+def _step_presets() -> Iterator[tuple[str, Preset]]:
+    """Yield those that label the steps of sequences."""
+    for name, own in (("unet1d", {}), ("unet1d_tiny", {"width": 16, "depth": 3})):
+        for prefix, context in (("", None), ("nl_", "non_local")):
+            settings = {**own, "context": context}
+            yield prefix + name, Preset(UNet1d, 2, (1, 1024), settings, task="segmentation")
+
+
 def _segmentation_presets() -> Iterator[tuple[str, Preset]]:
     small: dict[str, Any] = {
         "depth": (1, 1, 1, 1),
@@ -211,6 +220,7 @@ _PRESETS: dict[str, Preset] = dict(
         *_video_presets(),
         *_segmentation_presets(),
         *_volume_presets(),
+        *_step_presets(),
         *_detection_presets(),
     ]
 )

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn._names import MASK_SETS, OBJECT_SETS, TASKS, VOLUME_MASK_SETS
+from nonlocalnn._names import MASK_SETS, OBJECT_SETS, STEP_SETS, TASKS, VOLUME_MASK_SETS
 from nonlocalnn.tasks.classification import ClassificationTask
 from nonlocalnn.tasks.detection import DetectionTask
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import SegmentationTask
+from nonlocalnn.tasks.step_labels import StepLabelsTask
 from nonlocalnn.tasks.volume_segmentation import VolumeSegmentationTask
 
 # What loads a network that was trained for each task.
@@ -23,7 +24,7 @@ LOADERS = {
 
 def task_of(
     recipe: Recipe,
-) -> ClassificationTask | SegmentationTask | VolumeSegmentationTask | DetectionTask:
+) -> ClassificationTask | SegmentationTask | VolumeSegmentationTask | StepLabelsTask | DetectionTask:
     """Return the task of a recipe; where it names none, the data set tells it.
 
     Raises:
@@ -38,6 +39,8 @@ def task_of(
         return DetectionTask(recipe)
     if recipe.data in VOLUME_MASK_SETS:
         return VolumeSegmentationTask(recipe)
+    if recipe.data in STEP_SETS:
+        return StepLabelsTask(recipe)
     return SegmentationTask(recipe) if recipe.data in MASK_SETS else ClassificationTask(recipe)
 
 

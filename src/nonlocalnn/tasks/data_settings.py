@@ -12,6 +12,7 @@ from nonlocalnn._names import (
     IMAGE_SETS,
     MASK_SETS,
     OBJECT_SETS,
+    STEP_SETS,
     TASKS,
     VIDEO_SETS,
     VOLUME_MASK_SETS,
@@ -19,7 +20,7 @@ from nonlocalnn._names import (
 from nonlocalnn.tasks.settings import Settings
 
 # Which data sets tasks other than classification learn from.
-_SETS_OF = {"segmentation": (*MASK_SETS, *VOLUME_MASK_SETS), "detection": OBJECT_SETS}
+_SETS_OF = {"segmentation": (*MASK_SETS, *VOLUME_MASK_SETS, *STEP_SETS), "detection": OBJECT_SETS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class DataSettings(Settings):
         check_choice("task", self.task, (None, *TASKS))
         fitting = next((task for task, sets in _SETS_OF.items() if self.data in sets), "classification")
         if self.task not in (None, fitting):
-            needed = {"segmentation": "images or volumes with masks", "detection": "images with objects"}
+            needed = {"segmentation": "masks or labels of steps", "detection": "images with objects"}
             hint = f"leave it out, or name data for {self.task}"
             if self.task in needed:
                 sets = ", ".join(_SETS_OF[self.task])

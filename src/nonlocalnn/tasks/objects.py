@@ -140,13 +140,15 @@ def found_objects(model: nn.Module, image: Tensor, *, precision: Precision = "fp
         (n, K, 2), x and y in pixels.
 
     Raises:
-        ValueError: It finds nothing, and its weights are not finite.
+        ValueError: It finds nothing, and its weights or the image are not finite.
     """
     with autocast_for(precision, image.device):
         (found,) = model([image])
     # Scores that are no numbers are below every threshold: damaged weights would look like empty images.
     if not len(found["scores"]) and not all(bool(each.isfinite().all()) for each in model.parameters()):
         raise ValueError("the model's weights are not finite (NaN or infinity): they are damaged")
+    if not len(found["scores"]) and not bool(image.isfinite().all()):
+        raise ValueError("the image has values that are no finite numbers (NaN or infinity)")
     kept = {name: found[name].float().cpu() for name in ("boxes", "scores")}
     kept["labels"] = found["labels"].cpu()
     if "masks" in found:

@@ -9,6 +9,7 @@ from nonlocalnn._errors import near_miss
 from nonlocalnn._names import (
     MASK_SETS,
     OBJECT_SETS,
+    STEP_SETS,
     VIDEO_SETS,
     VOLUME_MASK_SETS,
     VOLUME_SETS,
@@ -69,7 +70,11 @@ class Recipe(
         super().__post_init__()
         for part, what, sets in (
             (VideoSettings, "videos", VIDEO_SETS),
-            (MaskSettings, "images or volumes with masks", (*MASK_SETS, *VOLUME_MASK_SETS)),
+            (
+                MaskSettings,
+                "images or volumes with masks, or steps with labels",
+                (*MASK_SETS, *VOLUME_MASK_SETS, *STEP_SETS),
+            ),
             (VolumeSettings, "volumes", VOLUME_SETS),
         ):
             for each in () if self.data in sets else dataclasses.fields(part):

@@ -5,6 +5,7 @@ from nonlocalnn.tasks.contract import Samples, Task
 from nonlocalnn.tasks.detection import DetectionTask
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import SegmentationTask
+from nonlocalnn.tasks.step_labels import StepLabelsTask
 from nonlocalnn.tasks.volume_segmentation import VolumeSegmentationTask
 from nonlocalnn.train.learner import NonFiniteLossError
 from nonlocalnn.train.result import TrainResult
@@ -17,6 +18,7 @@ __all__ = [
     "Recipe",
     "Samples",
     "SegmentationTask",
+    "StepLabelsTask",
     "Task",
     "TrainResult",
     "VolumeSegmentationTask",

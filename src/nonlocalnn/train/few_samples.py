@@ -7,7 +7,7 @@ training loss is near zero.
 
 from dataclasses import replace
 
-from nonlocalnn._names import MASK_SETS, OBJECT_SETS, VOLUME_MASK_SETS
+from nonlocalnn._names import MASK_SETS, OBJECT_SETS, STEP_SETS, VOLUME_MASK_SETS
 from nonlocalnn.tasks.recipe import Recipe
 
 # An epoch of fewer optimiser steps is short.
@@ -21,6 +21,7 @@ _BATCHES = {
     **dict.fromkeys((*MASK_SETS, *OBJECT_SETS), (16, 2)),
     "volumes": (16, 4),
     **dict.fromkeys(VOLUME_MASK_SETS, (4, 2)),
+    **dict.fromkeys(STEP_SETS, (16, 2)),
 }
 
 
@@ -28,10 +29,10 @@ def fitted_recipe(recipe: Recipe, num_samples: int, world_size: int = 1) -> Reci
     """Return a recipe with a batch size and a number of norm batches where it leaves them open.
 
     The batch is the largest power of two up to 64 with which an epoch has at least 10 steps, and at least 8,
-    or what the ranks and accumulated parts need to share it; of images with masks or objects up to 16 and at
-    least 2, of volumes up to 16 and at least 4, and of volumes with masks up to 4 and at least 2.
-    Where an epoch has fewer than 100 steps, the statistics of batch normalisation are averaged anew over 256
-    samples, or all where there are fewer.
+    or what the ranks and accumulated parts need to share it; of images with masks or objects, and of labelled
+    steps, up to 16 and at least 2, of volumes up to 16 and at least 4, and of volumes with masks up to 4 and
+    at least 2. Where an epoch has fewer than 100 steps, the statistics of batch normalisation are averaged
+    anew over 256 samples, or all where there are fewer.
 
     Args:
         recipe: The recipe.

@@ -20,6 +20,7 @@ from nonlocalnn._names import (
     OBJECT_SETS,
     PRECISIONS,
     SPLITS,
+    STEP_SETS,
     VOLUME_MASK_SETS,
 )
 
@@ -105,7 +106,7 @@ def add_model(parser: argparse.ArgumentParser, *, precision: bool = True) -> Non
 
 def add_data(parser: argparse.ArgumentParser, *, purpose: str, split: str = "test") -> None:
     """Add ``--data``, ``--data-dir`` and ``--split``, with its default."""
-    names = (*DATASETS, *MASK_SETS, *VOLUME_MASK_SETS, *OBJECT_SETS)
+    names = (*DATASETS, *MASK_SETS, *VOLUME_MASK_SETS, *STEP_SETS, *OBJECT_SETS)
     parser.add_argument("--data", choices=names, metavar="NAME", help=f"{purpose}: {', '.join(names)}")
     parser.add_argument("--data-dir", type=Path, help="folder of the data set")
     parser.add_argument("--split", default=split, choices=SPLITS, help=f"default: {split}")

@@ -14,7 +14,11 @@ def parser() -> RecipeParser:
         example="nonlocalnn train photos --epochs 20 --output runs/photos",
     )
     parser.usage = f"{parser.prog} [FOLDER] [--config FILE] [--FLAG VALUE ...]"
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output; its recipe counts where no --data is given",
+    )
     parser.add_argument(
         "--resume_if_any",
         action="store_true",

@@ -272,7 +272,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
             f"{path} is missing: write a class name a line into it, in the order of their numbers; or, where "
             "archives are being written, let that end"
         )
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"{path} must hold class names, a line each, and none twice")
     return tuple(names)

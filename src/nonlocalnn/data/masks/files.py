@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import needs
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divided
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.masks.crops import RandomCrops
 from nonlocalnn.data.masks.ids import ADE20K, CITYSCAPES, CITYSCAPES_IDS, VOC
+from nonlocalnn.data.masks.mask_file import Colour, named_colours, read_mask
 from nonlocalnn.data.masks.masked import IGNORED, MEAN, MaskedImages
-from nonlocalnn.data.masks.pairs import IMAGE_FILES, find_pairs
+from nonlocalnn.data.masks.pairs import IMAGE_FILES, SPLIT_NAMES, find_pairs
 
+# So many masks are looked at before a training.
+_LOOKED_AT = 8
 # Published without masks of a test: the validation's images are what everybody tests on.
 _NO_TEST = {"train": "train", "validation": "val", "test": "val"}
 
@@ -29,11 +32,13 @@ class Found:
         pairs: Files of each image and of its mask.
         classes: Names by id.
         ids: What the ids of the files become, where that differs; ids that are no key are ignored.
+        colours: The id of each colour, where masks are painted.
     """
 
     pairs: Sequence[tuple[Path, Path]]
     classes: Sequence[str]
-    ids: Mapping[int, int] | None = field(default=None)
+    ids: Mapping[int, int] | None = None
+    colours: Mapping[Colour, int] | None = None
 
 
 class MaskFiles(MaskedImages):
@@ -54,6 +59,7 @@ class MaskFiles(MaskedImages):
     ) -> None:
         super().__init__(classes=found.classes, sample_shape=sample_shape, crops=crops, resize=resize)
         self._pairs = list(found.pairs)
+        self._colours = found.colours
         self._table = None if found.ids is None else _table(found.ids)
 
     def __len__(self) -> int:
@@ -67,7 +73,7 @@ class MaskFiles(MaskedImages):
         """
         image_path, mask_path = self._pairs[index]
         image = read_image(image_path, image_size=None, channels=3)
-        ids = read_mask(mask_path)
+        ids = read_mask(mask_path, self._colours)
         if ids.shape != image.shape[1:]:
             of_mask, of_image = (f"{size[1]} x {size[0]}" for size in (ids.shape, image.shape[1:]))
             raise ValueError(
@@ -89,39 +95,6 @@ class MaskFiles(MaskedImages):
     def sample_id(self, index: int) -> str:
         """Return the path of the image."""
         return str(self._pairs[index][0])
-
-
-def read_mask(path: Path) -> Tensor:
-    """Return the ids in a PNG file, int32 (H, W): indices of its palette, or its grey values.
-
-    Raises:
-        ValueError: It cannot be read, or holds colours in place of ids.
-        ImportError: Pillow is missing.
-    """
-    with needs("pillow", "data", "reading masks"):
-        from PIL import Image
-    try:
-        # Of this one format: Pillow hands files of some others to programs, whatever their names.
-        with Image.open(path, formats=("PNG",)) as opened:
-            opened.load()
-            mode, (width, height) = opened.mode, opened.size
-            values = None
-            if mode in ("L", "P"):
-                # A palette is of colours for people; what lies in the file is the index.
-                values = torch.frombuffer(bytearray(opened.tobytes()), dtype=torch.uint8).to(torch.int32)
-            elif mode in ("1", "I") or mode.startswith("I;16"):
-                values = torch.frombuffer(bytearray(opened.convert("I").tobytes()), dtype=torch.int32)
-    # On damaged bytes Pillow's decoders raise nearly anything.
-    except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ValueError(f"cannot read mask {path}: {' '.join(reason.split())}") from error
-    if values is None:
-        raise ValueError(
-            f"{path} must hold an id for each pixel, in grey or by a palette; it has colours (Pillow's mode "
-            f"{mode!r}): save the ids of classes.txt as a grey PNG"
-        )
-    # Of one bit a pixel Pillow makes 0 and 255.
-    return (values.clamp(max=1) if mode == "1" else values).reshape(height, width)
 
 
 def load_mask_files(
@@ -161,8 +134,30 @@ def load_mask_files(
 
 
 def _own(root: Path, split: str) -> Found:
-    pairs, classes = find_pairs(root, split, IMAGE_FILES)
-    return Found(pairs, classes)
+    pairs, lines = find_pairs(root, split, IMAGE_FILES)
+    classes, colours = named_colours(lines)
+    if colours is None and split == "train":
+        _check_not_black_and_white([mask for _, mask in pairs])
+    return Found(pairs, classes, colours=colours)
+
+
+def _check_not_black_and_white(masks: Sequence[Path]) -> None:
+    """Check that masks are not of 0 and 255 alone, as programs save two classes: 255 would be ignored.
+
+    Raises:
+        ValueError: They are, those that are looked at.
+    """
+    looked_at = masks[:: max(1, len(masks) // _LOOKED_AT)]
+    ids: set[int] = set()
+    for path in looked_at:
+        ids |= set(read_mask(path).unique().tolist())
+        if ids - {0, IGNORED}:
+            return
+    if IGNORED in ids:
+        raise ValueError(
+            f"{looked_at[0]} and the others hold 0 and {IGNORED} alone, and {IGNORED} is ignored: nothing "
+            f"would be learnt; name the colours in classes.txt, such as background:0,0,0 and leaf:255,255,255"
+        )
 
 
 def _voc(root: Path, split: str) -> Found:
@@ -170,14 +165,51 @@ def _voc(root: Path, split: str) -> Found:
     base = next(
         (each for each in (root, root / "VOC2012", root / "VOCdevkit/VOC2012") if _is_voc(each)), root
     )
-    listing = base / "ImageSets/Segmentation" / f"{_NO_TEST[split]}.txt"
+    lists, labels = base / "ImageSets/Segmentation", base / "labelmap.txt"
+    if labels.is_file():
+        return _cvat(base, labels, split)
+    listing = lists / f"{_NO_TEST[split]}.txt"
     if not listing.is_file():
         raise FileNotFoundError(f"VOC must have {listing}, a name a line; it is missing")
-    names = listing.read_text(encoding="utf-8").split()
-    pairs = [
-        (base / "JPEGImages" / f"{name}.jpg", base / "SegmentationClass" / f"{name}.png") for name in names
-    ]
-    return Found(_all_there(pairs, listing), VOC)
+    return Found(_voc_pairs(base, listing), VOC)
+
+
+def _voc_pairs(base: Path, listing: Path) -> Sequence[tuple[Path, Path]]:
+    names = [line for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    pairs = []
+    for name in map(str.strip, names):
+        images = [base / "JPEGImages" / f"{name}{suffix}" for suffix in (".jpg", *IMAGE_SUFFIXES)]
+        image = next((path for path in images if path.is_file()), images[0])
+        pairs.append((image, base / "SegmentationClass" / f"{name}.png"))
+    return _all_there(pairs, listing)
+
+
+def _cvat(base: Path, labels: Path, split: str) -> Found:
+    """Find one's own classes in VOC's layout, as CVAT exports them: a file names their colours.
+
+    Raises:
+        FileNotFoundError: There is no list of the split's images.
+        ValueError: The file names no colours.
+    """
+    lines = [line.strip() for line in labels.read_text(encoding="utf-8-sig").splitlines()]
+    classes, colours = named_colours([line for line in lines if line and not line.startswith("#")])
+    if colours is None:
+        raise ValueError(
+            f"{labels} must have a class a line and its colour, as road:128,64,128::; it has not"
+        )
+    lists = sorted((base / "ImageSets/Segmentation").glob("*.txt"))
+    named = {name: each for each, names in SPLIT_NAMES.items() for name in names}
+    of_split = {named[path.stem.lower()]: path for path in lists if path.stem.lower() in named}
+    if split in of_split:
+        return Found(_voc_pairs(base, of_split[split]), classes, colours=colours)
+    if of_split or len(lists) != 1:
+        raise FileNotFoundError(
+            f"{base}/ImageSets/Segmentation must have a list of {split!r}, {split}.txt, or one list of all"
+        )
+    pairs = _voc_pairs(base, lists[0])
+    splits = divided([mask.stem for _, mask in pairs], [0] * len(pairs))
+    own = [pair for pair, each in zip(pairs, splits, strict=True) if each == split]
+    return Found(own, classes, colours=colours)
 
 
 def _is_voc(folder: Path) -> bool:

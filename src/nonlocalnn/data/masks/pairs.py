@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divide, is_ignored, warn_of_passed_over
 
+# What the folder of the masks is called, the first first.
+MASK_FOLDERS = ("masks", "labels", "annotations")
 # Names of the split, in the folders of all these sets.
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -39,18 +41,15 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _is_mask(path: Path) -> bool:
-    return path.suffix.lower() == ".png" and path.is_file()
-
-
-IMAGE_FILES = PairedFiles("images", _is_image, _is_mask, lambda path: path.stem, ".png")
+IMAGE_FILES = PairedFiles("images", _is_image, _is_image, lambda path: path.stem, ".png")
 
 
 def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Find images and masks by stem, divided by folders or by their paths, and the names of the classes.
 
     Args:
-        root: It holds ``images``, ``masks`` and ``classes.txt``.
+        root: It holds ``images``, ``masks`` and ``classes.txt``; ``labels`` and ``annotations`` are names of
+            the second folder too.
         split: "train", "validation" or "test".
         files: Which files are images and masks.
 
@@ -63,12 +62,12 @@ def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[P
         raise FileNotFoundError(
             f"{root} must hold classes.txt, the name of a class a line, that of id 0 first; it is missing"
         )
-    classes = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
+    classes = [line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if len(set(classes)) != len(classes):
         raise ValueError(f"{names} must name each class once; {_twice(classes)!r} is there twice")
     by_folders = [pair for each in SPLIT_NAMES for pair in _folders_of(root, each) if pair[0].is_dir()]
     if not by_folders:
-        masks = dict(_pairs(root / "images", root / "masks", files))
+        masks = dict(_pairs(root / "images", _mask_folder(root), files))
         # One class for all: what matters is that each split has some.
         pairs = [(image, masks[image]) for image, _ in divide([(image, 0) for image in masks], root)[split]]
     else:
@@ -86,20 +85,25 @@ def _twice(names: Sequence[str]) -> str:
     return next(name for name in names if names.count(name) > 1)
 
 
+def _mask_folder(base: Path) -> Path:
+    """Return the folder of the masks in a folder: the first of the names that is there."""
+    return next((base / name for name in MASK_FOLDERS if (base / name).is_dir()), base / MASK_FOLDERS[0])
+
+
 def _folders_of(root: Path, split: str) -> list[tuple[Path, Path]]:
     """Return where a split's images and masks may lie: train/images, or images/train."""
     return [
         pair
         for name in SPLIT_NAMES[split]
         for pair in (
-            (root / name / "images", root / name / "masks"),
-            (root / "images" / name, root / "masks" / name),
+            (root / name / "images", _mask_folder(root / name)),
+            (root / "images" / name, _mask_folder(root) / name),
         )
     ]
 
 
 def _pairs(images: Path, masks: Path, files: PairedFiles) -> list[tuple[Path, Path]]:
-    """Return each image of a folder with the mask of its stem.
+    """Return each image of a folder, and of folders in it, with the mask of its place and stem.
 
     Raises:
         FileNotFoundError: A folder is missing.
@@ -110,18 +114,51 @@ def _pairs(images: Path, masks: Path, files: PairedFiles) -> list[tuple[Path, Pa
             raise FileNotFoundError(
                 f"{files.kind} and their masks must lie in {images} and {masks}; there is no {folder}"
             )
-    entries = [path for path in sorted(images.iterdir()) if not is_ignored(path)]
-    found = [path for path in entries if files.is_image(path)]
-    warn_of_passed_over(images, [path for path in entries if path not in set(found)], kind=files.kind)
-    of_stem = {files.stem(path): path for path in sorted(masks.iterdir()) if files.is_mask(path)}
-    stems = [files.stem(path) for path in found]
+    found, left = _inside(images, files.is_image)
+    warn_of_passed_over(images, left, kind=files.kind)
+    of_stem = {_place(path, masks, files): path for path in _inside(masks, files.is_mask)[0]}
+    stems = [_place(path, images, files) for path in found]
     what = files.kind.removesuffix("s")
     if len(set(stems)) != len(stems):
         raise ValueError(f"{images} must have one {what} of a name; there are two of {_twice(stems)!r}")
-    for path, stem in zip(found, stems, strict=True):
+    ending = _ending(stems, set(of_stem))
+    wanted = [stem + ending for stem in stems]
+    for path, stem in zip(found, wanted, strict=True):
         if stem not in of_stem:
             raise ValueError(f"{path} has no mask: {masks / stem}{files.mask_ending} is missing")
-    alone = sorted(set(of_stem) - set(stems))
+    alone = sorted(set(of_stem) - set(wanted))
     if alone:
         raise ValueError(f"{of_stem[alone[0]]} has no {what} of its name in {images}")
-    return [(path, of_stem[stem]) for path, stem in zip(found, stems, strict=True)]
+    return [(path, of_stem[stem]) for path, stem in zip(found, wanted, strict=True)]
+
+
+def _inside(folder: Path, is_wanted: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
+    """Return what is wanted in a folder and in folders in it, sorted, and what else lies there."""
+    found: list[Path] = []
+    left: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if is_ignored(path):
+            continue
+        # A folder may be wanted as a whole: a series of slices.
+        if is_wanted(path):
+            found.append(path)
+        elif path.is_dir():
+            inside, others = _inside(path, is_wanted)
+            found += inside
+            left += others
+        else:
+            left.append(path)
+    return found, left
+
+
+def _place(path: Path, folder: Path, files: PairedFiles) -> str:
+    return (path.parent.relative_to(folder) / files.stem(path)).as_posix()
+
+
+def _ending(stems: Sequence[str], there: Set[str]) -> str:
+    """Return what a mask's name has after its image's, such as "_mask"; nothing where names agree."""
+    if not stems or stems[0] in there:
+        return ""
+    endings = sorted(each.removeprefix(stems[0]) for each in there if each.startswith(stems[0]))
+    fitting = [ending for ending in endings if all(stem + ending in there for stem in stems)]
+    return fitting[0] if len(fitting) == 1 else ""

@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from nonlocalnn.data.objects.runs import lengths_of
 # A box may end so many pixels beyond its image: tools round, and some count from 1.
 _SLACK = 1.0
 _MOST_NAMED = 3
+_MOST_DIGITS = 19
 _FEWEST_NUMBERS = 6  # three points of a polygon
 
 
@@ -116,7 +117,7 @@ def read_coco(path: Path, *, max_broken: int = 0, with_points: bool = False) -> 
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no text: it must be JSON as COCO's") from None
     # Of a number of thousands of digits Python refuses to make one, with an error of its own.
@@ -140,12 +141,17 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
         raise ValueError(f"{path}: each of categories must have an id and a name: {error}") from None
     if len(names) != len(entries):
         raise ValueError(f"{path}: two of the categories have the same id")
-    used = {each.get("category_id") for each in content["annotations"] if isinstance(each, dict)}
+    twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{path}: two of the categories are called {twice[0]!r:.80}: rename one, or join them"
+        )
+    used = {str(each.get("category_id")) for each in content["annotations"] if isinstance(each, dict)}
     parents = {each.get("supercategory") for each in entries}
     for each in entries:
         # Roboflow's first category is the name of the project, of which all others are kinds.
-        if each.get("supercategory") == "none" and each["name"] in parents and each["id"] not in used:
-            del names[each["id"]]
+        if each.get("supercategory") == "none" and each["name"] in parents and str(each["id"]) not in used:
+            del names[_whole(each["id"])]
     if not names:
         raise ValueError(f"{path} must name a class at least; its categories are empty")
     return dict(sorted(names.items()))
@@ -171,6 +177,11 @@ def _images(content: Mapping[str, Any], path: Path) -> dict[int, Sheet]:
 
 
 def _whole(value: Any) -> int:
+    """Return a whole number, which tables and some tools write as text, or with a point."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MOST_DIGITS:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{value!r:.40} is no whole number")
     return value
@@ -187,7 +198,7 @@ def _marked(
     Raises:
         ValueError: It has a fault.
     """
-    number, class_id = entry["image_id"], entry["category_id"]
+    number, class_id = _whole(entry["image_id"]), _whole(entry["category_id"])
     if number not in sheets:
         raise ValueError(f"there is no image {number!r:.40}")
     sheet = sheets[number]
@@ -270,6 +281,9 @@ def _shape(value: Any, sheet: Sheet) -> Any:
         if not is_whole or sum(lengths) != sheet.height * sheet.width:
             raise ValueError(f"{sheet.name}: the run lengths of a mask must add up to its image's pixels")
         return value
+    # A polygon that is not in a list of polygons is the only one.
+    if isinstance(value, list) and all(map(_is_number, value)):
+        value = [value]
     for polygon in value if isinstance(value, list) else [value]:
         # Of four numbers pycocotools makes a box, in silence.
         if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
@@ -279,13 +293,23 @@ def _shape(value: Any, sheet: Sheet) -> Any:
     return value
 
 
-def _all_have_masks(objects: Mapping[int, Sequence[Marked]], faults: Faults) -> bool:
-    """Return whether objects have masks; those that alone have none are faults."""
+def _all_have_masks(objects: dict[int, list[Marked]], faults: Faults) -> bool:
+    """Return whether objects have masks; those that alone have none are faults, and a crowd's is its box."""
     marked = [(number, each) for number, found in objects.items() for each in found if not each.is_crowd]
     without = [(number, each) for number, each in marked if each.shape is None]
     if len(without) == len(marked):
         return False
     for number, each in without:
         faults.found.append(f"an object of image {number} has no segmentation, and others have one")
-        objects[number].remove(each)  # type: ignore[attr-defined]
+        objects[number].remove(each)
+    for number, found in objects.items():
+        # Figures leave out what is found there: they need a place, and no outline.
+        objects[number] = [
+            each if each.shape is not None else replace(each, shape=[_outline(each.box)]) for each in found
+        ]
     return True
+
+
+def _outline(box: Sequence[float]) -> list[float]:
+    left, top, width, height = box
+    return [left, top, left + width, top, left + width, top + height, left, top + height]

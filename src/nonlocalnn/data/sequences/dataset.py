@@ -36,8 +36,8 @@ from nonlocalnn.data.sequences.files import (
 )
 from nonlocalnn.data.sequences.padding import pad_batch
 
-_SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
-_NAME = re.compile(r"(.+)_(train|test|validation|val)", re.IGNORECASE)
+SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
+NAME_OF_SPLIT = re.compile(r"(.+)_(train|test|validation|val)", re.IGNORECASE)
 # Of every ten sequences of a class, counted from 0: one each for what a folder has no file of.
 _VALIDATION, _TEST = 4, 9
 
@@ -95,7 +95,7 @@ class LabelledSequences(LabelledSamples):
             classes=classes,
             sample_shape=(shapes[0][0], self.lengths[1]),
             targets=targets,
-            transform=_vary if augment else None,
+            transform=vary if augment else None,
         )
 
     def read(self, index: int) -> Tensor:
@@ -112,17 +112,7 @@ class LabelledSequences(LabelledSamples):
 
         The deviation of a channel that never changes is given as 1: there is nothing to scale.
         """
-        number, mean, squares = 0, torch.zeros(self.channels).double(), torch.zeros(self.channels).double()
-        for index in range(len(self)):
-            values = self.read(index).double()
-            # Sums of squares are of what is left after each mean: differences of large sums would lose it.
-            own, count = values.mean(1), values.shape[1]
-            shift, total = own - mean, number + count
-            squares += (values - own[:, None]).square().sum(1) + shift.square() * (number * count / total)
-            mean, number = mean + shift * (count / total), total
-        deviation = (squares / number).sqrt()
-        # What float32 cannot tell from no change is none.
-        return mean.tolist(), torch.where(deviation > 1e-7 * mean.abs(), deviation, 1.0).tolist()
+        return statistics_of(map(self.read, range(len(self))), self.channels)
 
     def pixels(self, sample: Tensor) -> Tensor:
         """Return a sample as people see it: as the network does, each channel in standard deviations."""
@@ -145,6 +135,26 @@ class LabelledSequences(LabelledSamples):
         return sample if self._transform is None else self._transform(sample), target
 
 
+def statistics_of(sequences: Iterable[Tensor], channels: int) -> tuple[list[float], list[float]]:
+    """Return each channel's mean and deviation over all steps; see :meth:`LabelledSequences.statistics`.
+
+    Example:
+        >>> statistics_of([torch.tensor([[0.0, 2.0]]), torch.tensor([[4.0]])], 1)[0]
+        [2.0]
+    """
+    number, mean, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
+    for sequence in sequences:
+        values = sequence.double()
+        # Sums of squares are of what is left after each mean: differences of large sums would lose it.
+        own, count = values.mean(1), values.shape[1]
+        shift, total = own - mean, number + count
+        squares += (values - own[:, None]).square().sum(1) + shift.square() * (number * count / total)
+        mean, number = mean + shift * (count / total), total
+    deviation = (squares / number).sqrt()
+    # What float32 cannot tell from no change is none.
+    return mean.tolist(), torch.where(deviation > 1e-7 * mean.abs(), deviation, 1.0).tolist()
+
+
 def normalize_sequence(sequence: Tensor, *, mean: ChannelValues, standard_deviation: ChannelValues) -> Tensor:
     """Return (sequence - mean) / standard_deviation, in the units of the file.
 
@@ -161,7 +171,7 @@ def normalize_sequence(sequence: Tensor, *, mean: ChannelValues, standard_deviat
     return (sequence - shift) / factor
 
 
-def _vary(sequence: Tensor) -> Tensor:
+def vary(sequence: Tensor) -> Tensor:
     """Return a normalised sequence changed at random, by torch's global random numbers alone."""
     factors = 0.9 + 0.2 * torch.rand(len(sequence), 1)
     return sequence * factors + 0.05 * torch.randn(sequence.shape)
@@ -224,10 +234,10 @@ def _files_of_splits(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     names = set()
     for path in there:
-        named = _NAME.fullmatch(path.stem)
+        named = NAME_OF_SPLIT.fullmatch(path.stem)
         if named is None:
             continue
-        split = _SPLIT_NAMES[named[2].lower()]
+        split = SPLIT_NAMES[named[2].lower()]
         names.add(named[1])
         if split in found or len(names) > 1:
             raise ValueError(
@@ -255,7 +265,7 @@ def _source(files: dict[str, Path], split: str, root: Path) -> tuple[Path, Calla
 
 
 def _beside(file: Path, split: str) -> Path:
-    named = _NAME.fullmatch(file.stem)
+    named = NAME_OF_SPLIT.fullmatch(file.stem)
     stem = file.stem if named is None else named[1]
     return file.with_name(f"{stem}_{split.upper()}{file.suffix}")
 

@@ -65,9 +65,9 @@ def _table(path: Path, _changed: int, _size: int) -> Table:
     if path.suffix.lower() == ".ts":
         sequences, labels, classes = read_ts(path)
         for number, sequence in enumerate(sequences):
-            _checked(sequence, f"{path}#{number}")
+            checked_sequence(sequence, f"{path}#{number}")
         return Table(sequences, labels, classes)
-    return _of_arrays(_arrays(path), path)
+    return table_of_arrays(read_arrays(path), path)
 
 
 def read_sequence(path: Path) -> Tensor:
@@ -85,11 +85,11 @@ def read_sequence(path: Path) -> Tensor:
     if not file.exists():
         raise FileNotFoundError(f"there is no file {file}")
     if number is None and suffix in (".npy", ".csv"):
-        return _checked(_array(file) if suffix == ".npy" else _rows(file), str(file))
+        return checked_sequence(_array(file) if suffix == ".npy" else _rows(file), str(file))
     if number is None and suffix == ".npz":
-        arrays = _arrays(file)
+        arrays = read_arrays(file)
         if len(arrays) == 1 and "X" not in arrays:
-            return _checked(_numbers(next(iter(arrays.values())), str(file)), str(file))
+            return checked_sequence(real_numbers(next(iter(arrays.values())), str(file)), str(file))
     table = read_table(file)
     if number is None and len(table.sequences) > 1:
         raise ValueError(
@@ -146,7 +146,7 @@ def _parts_of(path: Path) -> list[Path]:
     return [path.with_name(f"{path.name}#{each}") for each in range(number)]
 
 
-def _checked(sequence: Any, name: str) -> Tensor:
+def checked_sequence(sequence: Any, name: str) -> Tensor:
     """Return a sequence as float32 (C, L), where it is one of finite numbers."""
     if sequence.ndim == 1:
         sequence = sequence[None]
@@ -165,8 +165,12 @@ def _checked(sequence: Any, name: str) -> Tensor:
     return numbers
 
 
-def _rows(path: Path) -> Tensor:
-    """Return the columns of a CSV file as channels; a first row of names is left out."""
+def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV file that are not empty, with their numbers from 1.
+
+    Raises:
+        ValueError: It is no text.
+    """
     try:
         # A spreadsheet's own mark before the first name is none of it.
         text = path.read_text(encoding="utf-8-sig")
@@ -174,10 +178,15 @@ def _rows(path: Path) -> Tensor:
         raise ValueError(f"{path} is no CSV file: it is not text") from None
     first = text.split("\n", 1)[0]
     divider = next((each for each in ("\t", ";") if each in first), ",")
-    rows: list[list[float]] = []
     for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=divider), 1):
-        if not any(cell.strip() for cell in cells):
-            continue
+        if any(cell.strip() for cell in cells):
+            yield number, cells
+
+
+def _rows(path: Path) -> Tensor:
+    """Return the columns of a CSV file as channels; a first row of names is left out."""
+    rows: list[list[float]] = []
+    for number, cells in rows_of(path):
         try:
             rows.append([float(cell) for cell in cells])
         except ValueError:
@@ -200,7 +209,7 @@ def _array(path: Path) -> Any:
     with _reading_arrays(path):
         # Mapped and not read: a header that claims more than the file holds is refused at once.
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    return _numbers(found, str(path)).copy()
+    return real_numbers(found, str(path)).copy()
 
 
 def _names(path: Path) -> list[str]:
@@ -208,7 +217,8 @@ def _names(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Return the arrays of an .npz file by their names; nothing is unpickled."""
     # Opened here: NumPy leaves a damaged archive open.
     with _reading_arrays(path), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
         return {name: found[name] for name in found.files}
@@ -228,30 +238,36 @@ def _reading_arrays(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} holds no arrays that can be read: {one_line(error)}") from None
 
 
-def _numbers(array: Any, name: str) -> Any:
+def real_numbers(array: Any, name: str) -> Any:
+    """Return an array of real numbers; the error for any other says ``name``."""
     if array.dtype.kind not in "iufb":
         raise ValueError(f"{name} must hold real numbers; got {array.dtype}")
     return array
 
 
-def _of_arrays(arrays: dict[str, Any], path: Path) -> Table:
+def table_of_arrays(arrays: dict[str, Any], path: Path) -> Table:
     """Return the sequences of X (N, C, L), with the classes y and, where they differ, the lengths."""
     if "X" not in arrays:
         raise ValueError(
             f"{path} must hold the sequences as X (N, channels, steps) and their classes as y (N,); it has "
             f"{', '.join(arrays) or 'nothing'}"
         )
-    stacked = _numbers(arrays["X"], str(path))
+    stacked = real_numbers(arrays["X"], str(path))
     if stacked.ndim != 3 or 0 in stacked.shape:
         raise ValueError(f"X of {path} must be (N, channels, steps), all at least 1; got {stacked.shape}")
     lengths = arrays.get("lengths", np.full(len(stacked), stacked.shape[2]))
     for name, found in (("y", arrays.get("y")), ("lengths", lengths)):
+        if name == "y" and found is not None and found.ndim == 2:
+            raise ValueError(
+                f"y of {path} has a class for each step: train by --data sequence-labels, or give "
+                "one a sequence"
+            )
         if found is not None and found.shape != (len(stacked),):
             raise ValueError(f"{name} of {path} must be ({len(stacked)},), one a sequence; got {found.shape}")
     if lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > stacked.shape[2]:
         raise ValueError(f"lengths of {path} must be whole numbers from 1 to {stacked.shape[2]}")
     sequences = [
-        _checked(sequence[:, :length], f"{path}#{number}")
+        checked_sequence(sequence[:, :length], f"{path}#{number}")
         for number, (sequence, length) in enumerate(zip(stacked, lengths.tolist(), strict=True))
     ]
     if "y" not in arrays:

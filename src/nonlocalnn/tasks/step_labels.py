@@ -1,0 +1,222 @@
+"""Labels of steps: a class for each step of a sequence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from nonlocalnn._device import Precision, autocast_for, eval_mode
+from nonlocalnn._errors import check_whole
+from nonlocalnn._workers import Batches, leave_signals_to_parent
+from nonlocalnn.data.masks.masked import IGNORED
+from nonlocalnn.data.sequences.steps import LabelledSteps, load_steps
+from nonlocalnn.tasks.evaluation import own_share
+from nonlocalnn.tasks.figures import count_confusions
+from nonlocalnn.tasks.networks import build_network, check_task
+from nonlocalnn.tasks.probabilities import real_part
+from nonlocalnn.tasks.recipe import Recipe
+from nonlocalnn.tasks.segmentation import check_weights, pixel_loss
+from nonlocalnn.tasks.step_figures import StepFigures
+
+# What a CPU trains in minutes.
+_SMALL_NETWORK = "nl_unet1d_tiny"
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class StepLabelsTask:
+    """Cross-entropy over the steps that have a class, and the mean F1 over the classes.
+
+    What a batch is padded with is no step: it is in no loss and in no figure, and no layer sees it.
+
+    Args:
+        recipe: Names the data and the network. The attribute has a network where it names none.
+
+    Raises:
+        ValueError: The network gives no class for each step, or a setting has no effect on sequences.
+    """
+
+    recipe: Recipe
+    metric: ClassVar[str] = "mean_f1"
+    # Of the split that was read first: by its statistics all are normalised.
+    _train: list[LabelledSteps] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        for name in ("channels", "image_size", "scales", "resize", "window"):
+            if getattr(recipe, name) is not None:
+                raise ValueError(f"{name} has no effect on sequences: leave it out")
+        model = _SMALL_NETWORK if recipe.model is None else recipe.model
+        check_task(model, "segmentation", of="sequence")
+        object.__setattr__(self, "recipe", replace(recipe, model=model))
+
+    def data(self, split: str) -> LabelledSteps:
+        """Return a split of the recipe's data set, each channel normalised as the training's steps are.
+
+        Raises:
+            ValueError: It has other channels than the training data.
+        """
+        recipe = self.recipe
+        if not self._train:
+            training = load_steps(recipe.data_dir, "train", augment=recipe.augment)
+            training.mean, training.standard_deviation = training.statistics()
+            self._train.append(training)
+        training = self._train[0]
+        if split == "train":
+            return training
+        found = load_steps(recipe.data_dir, split)
+        if found.channels != training.channels:
+            raise ValueError(
+                f"all sequences must have as many channels; those for training have {training.channels}, and "
+                f"those of {split!r} {found.channels}"
+            )
+        found.mean, found.standard_deviation = training.mean, training.standard_deviation
+        return found
+
+    def model(self, data: LabelledSteps) -> nn.Module:
+        """Return the recipe's network with one score a step for each class.
+
+        Raises:
+            ValueError: The recipe weighs another number of classes than the data has.
+        """
+        check_weights(self.recipe, data.classes)
+        return build_network(self.recipe, data)
+
+    def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss over the steps that have a class, in nats, and the share that is right.
+
+        Args:
+            model: The network.
+            batch: Sequences, (B, C, N), classes, (B, N), and where they differ the lengths, (B, 1).
+        """
+        sequences, ids, *lengths = batch
+        with real_part(sequences, lengths):
+            scores = model(sequences)
+        ids = ids.long()
+        known = ids != IGNORED
+        right = ((scores.argmax(1) == ids) & known).sum() / known.sum().clamp(min=1)
+        return pixel_loss(scores, ids, self.recipe.class_weights), {"step_accuracy": right}
+
+    def evaluate(
+        self, model: nn.Module, data: LabelledSteps, *, device: torch.device, distributed: bool
+    ) -> dict[str, Any]:
+        """Return the figures of :func:`evaluate_steps`."""
+        return evaluate_steps(
+            model,
+            data,
+            device=device,
+            precision=self.recipe.precision,
+            num_workers=self.recipe.num_workers,
+            distributed=distributed,
+        ).to_dict()
+
+    def metadata(self, data: LabelledSteps) -> dict[str, Any]:
+        """Return the task, the classes, and how a sequence becomes what the network takes."""
+        return {
+            "task": "segmentation",
+            "classes": list(data.classes),
+            "sample_shape": list(data.sample_shape),
+            "channels": data.channels,
+            "mean": data.mean,
+            "standard_deviation": data.standard_deviation,
+            "lengths": list(data.lengths),
+        }
+
+
+@torch.no_grad()
+def evaluate_steps(
+    model: nn.Module,
+    dataset: LabelledSteps,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    num_workers: int = 0,
+    distributed: bool = False,
+    watch: Callable[[Batches], Iterable[Any]] | None = None,
+) -> StepFigures:
+    """Run a network over sequences, and compare the class of each step that has one.
+
+    Args:
+        model: Takes (B, C, N) and returns scores, (B, K, N). Its train or eval state is put back.
+        dataset: Sequences with steps of K classes.
+        device: Where the model is.
+        precision: "fp32", "bf16" or "fp16".
+        num_workers: Processes that read; 0 reads in this one.
+        distributed: Share the sequences among the ranks of the default process group; every rank returns the
+            same total.
+        watch: Takes the batches and gives them back one by one, to show how far it is.
+
+    Raises:
+        ValueError: The scores do not match the classes or are not finite, or no step has a class.
+
+    Memory: scores of 16 sequences.
+    """
+    check_whole("num_workers", num_workers, least=0)
+    share = own_share(len(dataset), distributed)
+    loader = DataLoader(
+        Subset(dataset, share),
+        batch_size=_BATCH,
+        num_workers=num_workers,
+        collate_fn=dataset.collate,
+        worker_init_fn=leave_signals_to_parent,
+    )
+    num_classes = len(dataset.classes)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    losses: list[tuple[float, int]] = []
+    with eval_mode(model):
+        for sequences, ids, *lengths in Batches(loader) if watch is None else watch(Batches(loader)):
+            x = sequences.to(device)
+            with real_part(x, lengths), autocast_for(precision, x.device):
+                scores = model(x)
+            ids = ids.to(device).long()
+            check_step_scores(scores, num_classes, ids.shape)
+            total = F.cross_entropy(scores.double(), ids, ignore_index=IGNORED, reduction="sum")
+            known = ids != IGNORED
+            losses.append((float(total), int(known.sum())))
+            confusion += count_confusions(ids[known], scores.argmax(1)[known], num_classes).cpu()
+    if distributed:
+        found: list[tuple[Tensor, list[tuple[float, int]]]] = [(confusion, losses)] * dist.get_world_size()
+        dist.all_gather_object(found, (confusion, losses))
+        confusion = torch.stack([each for each, _ in found]).sum(0)
+        losses = [pair for _, own in found for pair in own]
+    number = sum(each for _, each in losses)
+    if not number:
+        raise ValueError(f"no step of the {len(dataset)} sequences has a class")
+    return StepFigures(
+        loss=math.fsum(total for total, _ in losses) / number,
+        classes=dataset.classes,
+        num_samples=len(dataset),
+        confusion=confusion,
+    )
+
+
+def check_step_scores(scores: Tensor, num_classes: int, shape: Sequence[int]) -> None:
+    """Check that a network gave a finite score for each class of each step.
+
+    Args:
+        scores: What it returned.
+        num_classes: K.
+        shape: (B, N).
+
+    Raises:
+        ValueError: It did not.
+    """
+    wanted = (shape[0], num_classes, shape[1])
+    if tuple(scores.shape) != wanted:
+        raise ValueError(
+            f"the model's scores must be {wanted}, one a class of this data for each step; got "
+            f"{tuple(scores.shape)}: load a model that was trained on these classes"
+        )
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            "the model's answer is not finite (NaN or infinity): its weights are damaged, or its values grew "
+            "beyond the precision"
+        )
