@@ -148,7 +148,7 @@ def test_a_split_without_a_point(tmp_path):
         DetectionTask(Recipe(data="coco-keypoints", data_dir=root)).data("train")
 
 
-def test_a_run_is_resumed_and_remembers_its_points(tmp_path):
+def test_a_checkpoint_remembers_the_points(tmp_path):
     root = write_keypoints(tmp_path / "data", train=4, others=1)
     settings = {"resize": 48, "batch_size": 2, "device": "cpu", "lr": 1e-3, "seed": 3, "epochs": 1}
     recipe = Recipe(data="coco-keypoints", data_dir=root, output=tmp_path / "run", **settings)
