@@ -92,6 +92,10 @@ def test_train_evaluate_predict_and_resume(tmp_path, photo, capsys):
     assert "already holds a run: use --resume" in capsys.readouterr().err
     resumed = ["train", "--config", str(config), "--output", str(run), "--batch-size", "128", "--resume"]
     assert main(resumed) == 0
+    # The run knows its recipe, whose settings may be named and need not be.
+    capsys.readouterr()
+    assert main(["train", "--resume", f"--output={run}"]) == 0
+    assert f"results in {run}" in capsys.readouterr().out
 
 
 def test_print_config_can_be_loaded_again(tmp_path, capsys):
