@@ -129,7 +129,7 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_has_it(tmp_path, monkeypatc
     ("name", "says"),
     [
         ("cue-tyni", "got 'cue-tyni' (did you mean 'cue-tiny'?)"),
-        ("runs/none/recipe.json", "must be one of 'charades', 'coco-r101'"),
+        ("runs/none/recipe.json", "must be one of 'charades', 'coco-"),
     ],
 )
 def test_neither_a_file_nor_a_recipe(name, says, capsys):
@@ -215,7 +215,7 @@ def test_models_are_listed_by_their_use(capsys):
 
 
 def test_models_are_filtered(capsys):
-    assert main(["models", "tiny", "nl2"]) == 0
+    assert main(["models", "tiny", "nl2_"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert sorted(listed) == [
         *("nl2_c1d_tiny", "nl2_c2d_tiny", "nl2_resnet1d_tiny", "nl2_resnet3d_tiny", "nl2_resnet_tiny")

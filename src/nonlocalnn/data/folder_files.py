@@ -245,7 +245,7 @@ def divided(names: Sequence[str], targets: Sequence[int]) -> list[str]:
 
     Example:
         >>> divided(["1.png", "2.png", "3.png"], [0, 0, 0])
-        ['test', 'validation', 'train']
+        ['validation', 'test', 'train']
     """
     splits = list(map(split_of, names))
     classes: dict[int, list[int]] = {}

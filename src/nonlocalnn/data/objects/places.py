@@ -16,6 +16,8 @@ SPLIT_FOLDERS = {
     "validation": ("valid", "validation", "val"),
     "test": ("test",),
 }
+# How the names of COCO's own files begin: of objects, and of points.
+_OFFICIAL = ("instances", "person_keypoints")
 _COCO_YEARS = ("2017", "2014", "")
 _ROBOFLOW = "_annotations.coco.json"
 _OWN = ("annotations.json", _ROBOFLOW)
@@ -83,7 +85,7 @@ def find_coco(root: Path, split: str, official: str = "instances") -> Found:
 
 def coco_file(root: Path) -> Path | None:
     """Return a JSON file of COCO's format where :func:`find_coco` looks for it; None where there is none."""
-    for official in ("instances", "person_keypoints"):
+    for official in _OFFICIAL:
         for split in SPLIT_FOLDERS:
             found = _by_known_names(root, split, official)
             if found is not None:
@@ -116,12 +118,17 @@ def _by_known_names(root: Path, split: str, official: str) -> Found | None:
 
 
 def _coco_files(root: Path) -> Iterable[Path]:
-    """Yield the JSON files of COCO's format in a folder, in its ``annotations`` and in those of splits."""
+    """Yield the JSON files of COCO's format in a folder, in its ``annotations`` and in those of splits.
+
+    COCO's own are not among them: that of objects must not stand in for that of points, or the other way.
+    """
+    own = {f"{kind}_{part}{year}" for kind in _OFFICIAL for part in ("train", "val") for year in _COCO_YEARS}
     names = {"annotations", *(name for names in SPLIT_FOLDERS.values() for name in names)}
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() in names]
     for folder in (root, *folders):
         for path in sorted(folder.glob("*.json")):
-            if path.is_file() and not is_ignored(path):
+            is_own = path.stem in own and folder.name == "annotations"
+            if path.is_file() and not is_ignored(path) and not is_own:
                 content = path.read_bytes()
                 if all(key in content for key in _COCO_KEYS):
                     yield path
