@@ -354,8 +354,16 @@ def test_gradients_of_each_sample_equal_those_of_samples_alone(instantiation, si
             torch.testing.assert_close(each[name][number], gradient, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("shared", [False, True], ids=["theta and phi", "one map"])
+@pytest.mark.parametrize(
+    ("shared", "masked"),
+    [
+        (False, True),
+        (True, False),
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
+    ids=["theta and phi, masked", "one map", "theta and phi", "one map, masked"],
+)
 @forms
 def test_every_engine_has_derivatives_of_derivatives(instantiation, shared, masked):
     theta, phi = torch.randn(2, 2, 5, 2, dtype=torch.float64)

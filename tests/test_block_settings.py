@@ -390,7 +390,8 @@ def test_export_with_a_mask_and_open_sides(sides, instantiation, sub_sample):
         assert_near(program.module()(x, key_mask=mask), block(x, key_mask=mask))
 
 
-@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True], ids=["eval", "train"])
+@pytest.mark.slow  # other blocks are compiled in the fast tests
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_compile_in_one_graph_with_a_mask_and_a_context(train):
     """And the backward pass of both, also where one map is masked and one norm serves both maps."""
     torch.compiler.reset()

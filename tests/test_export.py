@@ -96,8 +96,10 @@ def test_onnx_equals_the_model_at_sizes_it_was_not_made_with(tmp_path, name, ins
     "instantiation",
     [
         "embedded_gaussian",
-        "concatenation",
-        *(pytest.param(form, marks=pytest.mark.slow) for form in ("gaussian", "dot_product")),
+        *(
+            pytest.param(form, marks=pytest.mark.slow)
+            for form in ("concatenation", "gaussian", "dot_product")
+        ),
     ],
 )
 def test_pt2_round_trip(tmp_path, instantiation):

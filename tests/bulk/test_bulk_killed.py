@@ -46,11 +46,11 @@ for step in steps:
 @pytest.mark.parametrize(
     "steps",
     [
-        range(1, 100, 3),
+        range(1, 100, 5),
         pytest.param(range(1, 100), marks=pytest.mark.slow),
         pytest.param([8] * 20, marks=pytest.mark.slow),
     ],
-    ids=["every third step", "every step", "the same step"],
+    ids=["every fifth step", "every step", "the same step"],
 )
 def test_killed_again_and_again_it_goes_on_to_the_same_bytes(place, expected, tmp_path, steps):
     """The eighth step is that the second file has its name: a file or two a time, until none is left."""

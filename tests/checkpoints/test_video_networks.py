@@ -69,7 +69,18 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "settings", "file", "name"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "settings", "file", "name"),
+    # Every second one of the two with many.
+    [
+        pytest.param(
+            *case,
+            marks=pytest.mark.slow if number % 2 and case[0] is not SlowFast else (),
+            id=f"{number}-{case[3]}",
+        )
+        for number, case in enumerate(CASES)
+    ],
+)
 def test_equal_outputs(tmp_path, kind, settings, file, name):
     torch.manual_seed(0)
     network = kind(**settings)
@@ -80,7 +91,9 @@ def test_equal_outputs(tmp_path, kind, settings, file, name):
     assert_same(ours, network, clip_for(network, frames))
 
 
-@pytest.mark.parametrize("kind", [SlowFast, MMAction2, Official])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in (SlowFast, MMAction2)), Official]
+)
 def test_the_dot_product_has_the_same_keys(tmp_path, kind):
     torch.manual_seed(0)
     network = kind(kind="dot_product")
@@ -156,8 +169,14 @@ def test_there_and_back(tmp_path, kind, blocks):
         assert torch.equal(again(x), first(x))
 
 
-@pytest.mark.parametrize("name", ["slowfast", "mmaction2"])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("name", "frozen"),
+    [
+        ("slowfast", False),
+        ("mmaction2", True),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("slowfast", True), ("mmaction2", False))),
+    ],
+)
 def test_the_official_network_under_other_names(tmp_path, name, frozen):
     """Its keys go out; what their code would do otherwise is said, and comes back with a model given."""
     torch.manual_seed(0)

@@ -139,7 +139,7 @@ def test_a_video_and_points_of_it(tmp_path, of_clips, video, capsys):
     assert line.endswith(f"{distance}  attends nearly evenly")
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("multi_label", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_prediction_is_what_predict_says(tmp_path, of_clips, video, multi_label):
     path = tmp_path / "model.safetensors"
     facts = {name: read_metadata(of_clips)[name] for name in ("classes", "sample_shape", "stride")}
@@ -154,7 +154,7 @@ def test_the_prediction_is_what_predict_says(tmp_path, of_clips, video, multi_la
         assert row["probability"] == near(other["probability"])
 
 
-@pytest.mark.parametrize("suffix", ["gif", "mp4"])
+@pytest.mark.parametrize("suffix", ["gif", pytest.param("mp4", marks=pytest.mark.slow)])
 def test_animations_are_a_file_a_query(tmp_path, of_clips, suffix):
     words = ["maps", "--data", "cue", "--model", str(of_clips), "--output", str(tmp_path)]
     words += ["--blocks", "layer3.0.nl", "--queries", "3,1,1", "0,0,0", "--format", suffix]

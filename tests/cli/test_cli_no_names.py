@@ -161,7 +161,11 @@ def test_a_page(tmp_path, places, capsys, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny of images", pytest.param("tiny of videos", marks=pytest.mark.slow), "resnet18"]
+    "name",
+    [
+        "tiny of images",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny of videos", "resnet18")),
+    ],
 )
 def test_maps_and_predictions(tmp_path, places, capsys, name):
     torch.manual_seed(0)

@@ -102,6 +102,7 @@ def test_maps_and_a_page(run_folder, folder, tmp_path, capsys):
     assert main(["explain", *words, "--output", str(tmp_path / "other.html")]) == 0
 
 
+@pytest.mark.slow
 def test_export(run_folder, tmp_path, capsys):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     assert main(["export", str(run_folder), "--output", str(tmp_path / "a.onnx")]) == 0

@@ -257,6 +257,7 @@ def test_what_a_network_says_of_them(loose, packed):
     assert [{**each, "path": ""} for each in answers[0]] == [{**each, "path": ""} for each in answers[1]]
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_weights_of_the_files(loose, packed, tmp_path):
     weights, tests = [], []
     for name, folder, workers in (("files", loose, 0), ("archives", packed, 2)):

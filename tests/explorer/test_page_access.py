@@ -29,7 +29,14 @@ def test_headings_begin_with_the_title_and_skip_no_level(opened):
         assert [level for level, _ in headings(page)] == [3, 4, 4]
 
 
-@pytest.mark.parametrize(("named", "words"), [(False, " key: "), (True, " key in some model: ")], ids=str)
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        pytest.param(False, " key: ", marks=pytest.mark.slow),
+        (True, " key in some model: "),
+    ],
+    ids=str,
+)
 def test_two_models_are_told_apart_by_ear(browser, tmp_path, named, words):
     made = documents.image()
     made.document["model"] = "some model"

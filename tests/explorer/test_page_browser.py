@@ -15,7 +15,7 @@ from nonlocalnn.explorer.page import write_page
     ("kind", "block", "point"),
     [
         pytest.param("video", "layer3.4", (0, 0, 0), marks=pytest.mark.slow),
-        ("video", "layer3.4", (5, 20, 40)),
+        pytest.param("video", "layer3.4", (5, 20, 40), marks=pytest.mark.slow),
         pytest.param("video", "layer3.4", (6, 55, 83), marks=pytest.mark.slow),
         pytest.param("video", "layer2.3", (3, 30, 61), marks=pytest.mark.slow),
         ("video", "layer2.3", (7, 55, 83)),
@@ -53,7 +53,7 @@ def test_first_query(opened, shown, kind, point):
         assert page.get_by_role("button", name="Play").count() == (kind == "video")
 
 
-@pytest.mark.parametrize("measure", ["affinity", "effect"])
+@pytest.mark.parametrize("measure", [pytest.param("affinity", marks=pytest.mark.slow), "effect"])
 def test_text_says_the_largest_weights(opened, shown, measure):
     made, point = shown["video"], (2, 40, 10)
     with opened("video") as page:

@@ -26,7 +26,7 @@ def test_files():
     """In a process of their own: a crash there is a failure here."""
     rooms = [name for name, room in ROOMS.items() if room.reads_files]
     done = subprocess.run(
-        [sys.executable, str(RUN), "--here", "--cases", "36", "--seed", "7", "--rooms", *rooms],
+        [sys.executable, str(RUN), "--here", "--cases", "24", "--seed", "7", "--rooms", *rooms],
         capture_output=True,
         text=True,
     )
@@ -35,9 +35,9 @@ def test_files():
     assert {name: room["findings"] for name, room in found.items()} == {name: [] for name in rooms}
     outcomes = sum((collections.Counter(room["outcomes"]) for room in found.values()), collections.Counter())
     # Damage that is never refused, or never spares a file, would test nothing.
-    assert outcomes["refused"] > 10
-    assert outcomes["answered"] > 3
-    assert outcomes.total() >= 33
+    assert outcomes["refused"] > 6
+    assert outcomes["answered"] > 2
+    assert outcomes.total() >= 21
 
 
 def test_the_watch_sees_what_a_canary_does(tmp_path):

@@ -284,6 +284,7 @@ class Stopping(DetectionTask):
         return super().loss(model, batch)
 
 
+@pytest.mark.slow  # as of videos and of steps
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path):
     root = write_roboflow(tmp_path / "data", train=4, others=1)
     changes = {"accumulate": 2, "schedule": "cosine", "norm_batches": 0}

@@ -315,7 +315,7 @@ class Stopping(SegmentationTask):
         return super().loss(model, batch)
 
 
-@pytest.mark.slow  # as of videos and of objects
+@pytest.mark.slow  # as of videos and of steps
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path):
     root = write_folder(tmp_path / "data", train=9)
     whole = train(recipe_of(root, tmp_path / "whole"), progress=False)

@@ -108,8 +108,14 @@ def test_finished_run_is_only_reported(whole):
     assert task.splits == []
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("stop_at", [3, 6, 10], ids=["mid-epoch", "epoch's end", "later epoch"])
+@pytest.mark.parametrize(
+    ("stop_at", "num_workers"),
+    [
+        *((stop_at, 0) for stop_at in (3, 6, 10)),
+        (3, 2),
+        *(pytest.param(stop_at, 2, marks=pytest.mark.slow) for stop_at in (6, 10)),
+    ],
+)
 def test_resumes_bit_for_bit(whole, tmp_path, stop_at, num_workers):
     recipe = tiny_recipe(tmp_path, num_workers=num_workers)
     stopped = train(recipe, task=TinyTask(stop_at=stop_at, stop_with=signal.SIGINT))
