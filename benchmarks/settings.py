@@ -101,6 +101,23 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
     return f"{milliseconds:,.1f} ms, {row['peak_bytes'][name] / 2**20:.1f} MiB"
 
 
+def _answer(report: Mapping[str, Any]) -> str:
+    """Return what the figures say: growth of memory, and time beside the plain block on the largest maps."""
+    found = report["exponents"].values()
+    exponents = [form[name]["peak_bytes"]["exponent"] for form in found for name in _SETTINGS]
+    most = max(row["queries"] for row in report["rows"])
+    largest = [row["seconds"] for row in report["rows"] if row["queries"] == most]
+    parts = []
+    for name in list(_SETTINGS)[1:]:
+        ratios = [seconds[name]["median"] / seconds["plain"]["median"] for seconds in largest]
+        parts.append(f"{name} {min(ratios):.1f} to {max(ratios):.1f}")
+    return (
+        f"Memory grows with N to the power of {min(exponents):.2f} to {max(exponents):.2f}, under every "
+        f"setting and form. On the largest map, N = {most:,}, the time is of the plain block's, over the "
+        f"forms: {', '.join(parts)}."
+    )
+
+
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the page's text below its title.
 
@@ -109,6 +126,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     """
     head = " | ".join(_SETTINGS)
     lines = [
+        _answer(report),
+        "",
         "    python -m benchmarks settings",
         "",
         f"One map of {CHANNELS} channels, keys sub-sampled by 2, a forward and a backward pass: median time, "
