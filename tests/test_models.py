@@ -1,9 +1,12 @@
 """The networks by name."""
 
+import json
+
 import pytest
 import torch
 
 import nonlocalnn as nl
+from count_parameters import TABLE, counted
 from nonlocalnn.functional import INSTANTIATIONS
 
 
@@ -58,3 +61,12 @@ def test_wrong_names_and_settings():
     with pytest.raises(ValueError, match="image_size must be at least 8"):
         nl.create_model("nl_digits", image_size=7)
     assert nl.list_models() == sorted(nl.list_models())
+
+
+@pytest.mark.parametrize("part", ["tiny", pytest.param("", marks=pytest.mark.slow)])
+def test_the_table_of_parameters(part):
+    """``python tests/count_parameters.py`` writes it anew."""
+    table = json.loads(TABLE.read_text())
+    assert list(table) == sorted(nl.list_models())
+    names = [name for name in table if part in name]
+    assert {name: table[name] for name in names} == {name: counted(name) for name in names}

@@ -200,7 +200,6 @@ def test_clips_where_images_are_wanted(words, says, clip_run, photo, capsys, tmp
     fails(capsys, *(word.format(**places) for word in words), status=1, says=says.format(**places))
 
 
-@pytest.mark.slow
 def test_models_are_listed_by_their_use(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()

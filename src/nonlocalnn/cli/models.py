@@ -16,10 +16,10 @@ from nonlocalnn.models import (
     list_models,
     model_input,
     model_task,
-    preset_settings,
     sample_shape,
 )
 from nonlocalnn.models.cost import cost
+from nonlocalnn.models.parameters import num_parameters
 
 # What the paper counts: 32 frames of 224 pixels (released code pads no pooling, its successors do).
 _COUNTED = [
@@ -45,10 +45,7 @@ def run(words: Sequence[str]) -> int:
     if not groups:
         asked = " ".join([*args.words, *([] if args.of is None else [f"--of {args.of}"])])
         raise ValueError(f"no network's name fits {asked}: nonlocalnn models lists all")
-    known: dict[str, int] = {}
-    listed = [
-        "\n".join([use, *(_line(name, known) for name in groups[use])]) for use in sorted(groups, key=_order)
-    ]
+    listed = ["\n".join([use, *map(_line, groups[use])]) for use in sorted(groups, key=_order)]
     print("\n\n".join(listed))
     if not args.words:
         print(
@@ -81,30 +78,13 @@ def _order(use: str) -> tuple[int, str]:
     return (0 if "small" in use else 1, use)
 
 
-def _line(name: str, known: dict[str, int]) -> str:
+def _line(name: str) -> str:
     shape = "x".join(map(str, sample_shape(name)))
     stride = f", stride {clip_stride(name)}" if clip_stride(name) > 1 else ""
-    try:
-        number = f"{_num_parameters(name, known):>12,} parameters"
-    except ImportError:
-        # Detectors are made of torchvision's parts: without it the others are listed all the same.
-        number = f"{'':>12} needs torchvision"
-    return f"  {name:<24}{number}  sample {shape}{stride}"
+    return f"  {name:<24}{num_parameters(name):>12,} parameters  sample {shape}{stride}"
 
 
-# Of networks that differ in these alone the layers are the same.
-_OF_CLIPS = ("halves_time_early", "layer2_extent")
-
-
-def _num_parameters(name: str, known: dict[str, int]) -> int:
-    """Return the number of parameters; it goes into ``known``, because making a network takes long."""
-    layers = str([item for item in preset_settings(name).items() if item[0] not in _OF_CLIPS])
-    if layers not in known:
-        known[layers] = sum(parameter.numel() for parameter in _sketch(name).parameters())
-    return known[layers]
-
-
-def _sketch(name: str, **overrides: Any) -> torch.nn.Module:
+def sketch(name: str, **overrides: Any) -> torch.nn.Module:
     """Return a network without memory and without values."""
     with torch.device("meta"), _WithoutValues():
         return create_model(name, **overrides)
@@ -148,7 +128,7 @@ def count_network(name: str) -> tuple[float, float, float]:
     """Return a video network's parameters without norms, 10^6, and multiply-adds, 10^9, padded and not."""
     found = []
     for pads_pool1 in (True, False):
-        model = _sketch(name, pads_pool1=pads_pool1)
+        model = sketch(name, pads_pool1=pads_pool1)
         found.append(cost(model, (1, *sample_shape(name))).materialised_flops / 2e9)
     parameters = sum(
         parameter.numel()
