@@ -23,9 +23,8 @@ help: ## list the targets
 demo: $(READY) ## train and evaluate on the embedded digits, draw what each position attends to
 	$(BIN)/python examples/demo.py
 
-# Three processes on two cores: a tenth of the time tests wait for processes that they start.
 test: lint ## run the linters and the tests, without those that take long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: lint ## run the linters and all tests, also those of other libraries where they are installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -438,6 +438,7 @@ def test_flops_of_the_concatenation_form_are_those_of_its_runs():
     assert found == sorted([2 * B * E * rows_of_y, 2 * B * E * rows_of_gradients])
 
 
+@pytest.mark.slow
 def test_maps_of_a_model_that_was_compiled_and_has_run():
     model = randomize_(create_model("nl_digits", zero_init=False)).eval()
     image = torch.rand(1, 1, 28, 28)

@@ -120,6 +120,7 @@ def test_pt2_round_trip(tmp_path, instantiation):
 @pytest.mark.parametrize(
     "extent", [pytest.param("space", marks=pytest.mark.slow), pytest.param("time", marks=pytest.mark.slow), 2]
 )
+@pytest.mark.slow
 def test_clips_in_groups(tmp_path, extent):
     model = randomize_(SmallNetwork("gaussian", num_sides=3, extent=extent))
     report = export_model(model, tmp_path / "clips.pt2", format="pt2", sample_shape=(3, 8, 6, 10))

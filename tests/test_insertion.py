@@ -108,7 +108,10 @@ def test_outputs_and_keys_stay(name):
     assert not any("WithNonLocal" in type(module).__name__ for module in model.modules())
 
 
-@every_network
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=pytest.mark.slow if each == "fcn_resnet50" else ()) for each in NETWORKS],
+)
 def test_gradients_reach_the_gate_then_all_else(name):
     make, after, _, shape = NETWORKS[name]
     model, x = make().train(), torch.rand(shape)

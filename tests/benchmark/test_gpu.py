@@ -57,6 +57,7 @@ def test_what_is_not_reached_is_counted(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.slow
 def test_flex_attention_equals_our_block():
     block = randomize_(NonLocal2d(32, instantiation="embedded_gaussian", sub_sample="after")).eval()
     x = torch.randn(1, 32, 6, 4)

@@ -105,7 +105,10 @@ BUILT = {
 @pytest.mark.filterwarnings("ignore:.*init_weights:FutureWarning")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(each, marks=pytest.mark.slow if each in ("vgg11", "r3d_18") else ()) for each in BUILT],
+    [
+        pytest.param(each, marks=pytest.mark.slow if each in ("vgg11", "r3d_18", "regnet_y_400mf") else ())
+        for each in BUILT
+    ],
 )
 def test_networks_of_torchvision(tmp_path, name):
     torch.manual_seed(0)

@@ -197,6 +197,7 @@ def test_sequences_come_from_data_sets(tmp_path, monkeypatch):
     assert facts["sides"] == list(sample.shape[1:])
 
 
+@pytest.mark.slow
 def test_groups_of_an_extent_are_kept_apart_in_whole_maps(tmp_path, monkeypatch):
     model = nn.Sequential(
         nn.Conv3d(3, 4, (1, 8, 8), (1, 8, 8)), nl.NonLocal3d(4, extent="space"), nn.AdaptiveAvgPool3d(1),

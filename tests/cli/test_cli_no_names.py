@@ -269,6 +269,7 @@ def test_an_evaluation_with_another_number_of_classes(tmp_path, places, capsys):
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_sequences(tmp_path, capsys):
     nl.save_checkpoint(nl.create_model("nl2_c1d_tiny"), tmp_path / "m.safetensors")
     words = ["--model", tmp_path / "m.safetensors", "--data", "cue-sequence"]

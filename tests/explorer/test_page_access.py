@@ -107,7 +107,7 @@ def test_a_wide_table_scrolls_by_its_keys(browser, tmp_path):
         )
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_where_the_system_has_its_own_colours(opened, scheme):
     with opened("video", forced_colors="active", color_scheme=scheme) as page:
         page.evaluate(f"{VIEWER}.selectMeasure('effect')")

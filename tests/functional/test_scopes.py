@@ -102,6 +102,7 @@ def test_threads_do_not_see_each_others_sizes():
     in_threads(lambda: run("one", SIZES), lambda: run("other", OTHERS), lambda: run("none", None))
 
 
+@pytest.mark.slow
 def test_a_compiled_block_takes_the_sizes_of_its_thread():
     torch.compiler.reset()
     net, x = made(), draw()

@@ -80,7 +80,8 @@ def test_another_number_of_ranks_goes_on_with_a_warning(pair, tmp_path):
         assert train(recipe, task=TinyTask(), resume=True).steps == 18
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow  # a signal to each rank is a fast test
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_process_group_saves_and_resumes_bit_for_bit(tmp_path, number):
     whole, parts = tiny_recipe(tmp_path / "whole"), tiny_recipe(tmp_path / "parts", num_workers=2)
     train(whole, task=TinyTask())

@@ -131,6 +131,7 @@ def test_a_run_that_was_stopped_gives_the_same_weights(videos, tmp_path, monkeyp
     assert_same(*(saved_tensors(tmp_path / name) for name in ("whole", "cut")))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_asks_no_more_for_the_weights_it_began_with(videos, tmp_path):
     source = nl.create_model("nl2_c2d_tiny", num_classes=2)
     nl.save_checkpoint(source, tmp_path / "source.safetensors")
