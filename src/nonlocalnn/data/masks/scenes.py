@@ -74,6 +74,15 @@ class Scene:
     digits: Sequence[Digit]
 
 
+def generator_of(name: str | None) -> Generator:
+    """Return what draws the scene of a name, the same each time; of None, one by torch's global numbers."""
+    if name is None:
+        return Generator().manual_seed(int(torch.randint(2**62, ())))
+    # Hashed, so that neighbouring scenes and equal numbers of two splits have nothing in common.
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
 class Scenes:
     """Draws scenes with the digits of a split.
 
@@ -92,13 +101,11 @@ class Scenes:
 
     def of_name(self, name: str) -> Scene:
         """Return the scene of a name, the same each time."""
-        # Hashed, so that neighbouring scenes and equal numbers of two splits have nothing in common.
-        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        return self._draw(Generator().manual_seed(int.from_bytes(digest, "big") >> 1))
+        return self._draw(generator_of(name))
 
     def another(self) -> Scene:
         """Return a new scene, by torch's global random numbers."""
-        return self._draw(Generator().manual_seed(int(torch.randint(2**62, ()))))
+        return self._draw(generator_of(None))
 
     def _draw(self, generator: Generator) -> Scene:
         height, width = SIDES

@@ -8,7 +8,6 @@ colour. Neither colour nor corner tells one digit from the other: a network has 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from torch import Generator, Tensor
 
 from nonlocalnn.data.digits import load_digits
 from nonlocalnn.data.labelled import resize_image
-from nonlocalnn.data.masks.scenes import NUM_SCENES, SIDES
+from nonlocalnn.data.masks.scenes import NUM_SCENES, SIDES, generator_of
 from nonlocalnn.data.objects.annotated import AnnotatedImages, Marked, Sheet, Target
 from nonlocalnn.data.objects.points import PointNames
 
@@ -86,17 +85,12 @@ class CuePoints(AnnotatedImages):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         index = range(len(self))[index]
         # Drawn once: a new scene's image and points belong together.
-        if self._augment:
-            image, cards = self._draw(Generator().manual_seed(int(torch.randint(2**62, ()))))
-        else:
-            image, cards = self._scene(index)
+        image, cards = self._draw(generator_of(None)) if self._augment else self._scene(index)
         return image, self._target(_sheet(cards, index))
 
     def _scene(self, index: int) -> tuple[Tensor, list[_Card]]:
         """Return the scene of an index, the same each time."""
-        # Hashed, so that neighbouring scenes and equal numbers of two splits have nothing in common.
-        digest = hashlib.blake2b(self.sample_id(index).encode(), digest_size=8).digest()
-        return self._draw(Generator().manual_seed(int.from_bytes(digest, "big") >> 1))
+        return self._draw(generator_of(self.sample_id(index)))
 
     def _draw(self, generator: Generator) -> tuple[Tensor, list[_Card]]:
         height, width = SIDES
