@@ -22,7 +22,7 @@ from nonlocalnn.data.objects import AnnotatedImages, PointNames, load_objects
 from nonlocalnn.inference.model_facts import facts_of
 from nonlocalnn.inference.trained import Trained
 from nonlocalnn.models import DetectionNetwork
-from nonlocalnn.tasks.inputs import ShownInput, shown_size
+from nonlocalnn.tasks.inputs import ShownInput, check_place, shown_size
 from nonlocalnn.tasks.objects import Found, found_objects
 
 
@@ -109,8 +109,7 @@ class Detector(Trained):
         Raises:
             ValueError: There is no such image.
         """
-        if not 0 <= index < len(dataset):
-            raise ValueError(f"samples are from 0 to {len(dataset) - 1} for this split; got {index}")
+        check_place(index, len(dataset))
         image = dataset.image(index)
         return ShownInput(name=f"{split}-{index}", sample=image, pixels=image, picture=image)
 

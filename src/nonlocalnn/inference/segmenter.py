@@ -20,7 +20,7 @@ from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
 from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
 from nonlocalnn.data.volumes.volume import Volume
 from nonlocalnn.inference.trained import Trained
-from nonlocalnn.tasks.inputs import ShownInput, shown_size
+from nonlocalnn.tasks.inputs import ShownInput, check_place, shown_size
 from nonlocalnn.tasks.masks import image_scores, labels_of
 
 
@@ -131,8 +131,7 @@ class Segmenter(Trained):
         Raises:
             ValueError: There is no such image.
         """
-        if not 0 <= index < len(dataset):
-            raise ValueError(f"samples are from 0 to {len(dataset) - 1} for this split; got {index}")
+        check_place(index, len(dataset))
         sample, _ = dataset[index]
         pixels = pixels_of(sample, mean=self.mean, standard_deviation=self.standard_deviation)
         own, _ = dataset.read(index)

@@ -18,7 +18,7 @@ from nonlocalnn.data.sequences.files import find_sequences
 from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, is_step_file, read_steps
 from nonlocalnn.data.sequences.steps import LabelledSteps, load_steps
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
-from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput
+from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, check_place
 from nonlocalnn.tasks.sequences import Sequences
 from nonlocalnn.tasks.step_labels import check_step_scores
 
@@ -63,13 +63,8 @@ class StepSegmenter(Segmenter):
                 f"the model was trained to label steps of sequences, and {name!r} has none: choose "
                 f"{', '.join(STEP_SETS)}"
             )
-        if data_dir is None and name == self.recipe.get("data"):
-            data_dir = self.recipe.get("data_dir")
-        data = load_steps(data_dir, split)
-        if data.channels != self.sample_shape[0]:
-            raise ValueError(
-                f"the model takes {self.sample_shape[0]} channels, and {name!r} has {data.channels}"
-            )
+        data = load_steps(self.folder(name, data_dir), split)
+        self.check_channels(name, data.channels)
         if self._is_scaled:
             data.mean, data.standard_deviation = self.mean, self.standard_deviation
         return data
@@ -140,8 +135,7 @@ class StepSegmenter(Segmenter):
         Raises:
             ValueError: There is no such sequence.
         """
-        if not 0 <= index < len(dataset):
-            raise ValueError(f"samples are from 0 to {len(dataset) - 1} for this split; got {index}")
+        check_place(index, len(dataset))
         sample, _ = dataset[index]
         return ShownInput(name=f"{split}-{index}", sample=sample, pixels=sample)
 

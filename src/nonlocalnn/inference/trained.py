@@ -57,3 +57,12 @@ class Trained:
         """Return where a data set's files are: where it is said, or where those of the training were."""
         is_own = name == self.recipe.get("data")
         return self.recipe.get("data_dir") if data_dir is None and is_own else data_dir
+
+    def check_channels(self, name: str, channels: int) -> None:
+        """Check that a data set has the channels that the model takes.
+
+        Raises:
+            ValueError: It has others.
+        """
+        if channels != self.sample_shape[0]:
+            raise ValueError(f"the model takes {self.sample_shape[0]} channels, and {name!r} has {channels}")

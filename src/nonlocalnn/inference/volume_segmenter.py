@@ -22,7 +22,7 @@ from nonlocalnn.data.volumes.masked import MaskedVolumes, load_volume_masks
 from nonlocalnn.data.volumes.reading import Reading, Sampled, seen
 from nonlocalnn.data.volumes.volume import Volume, in_order_of_file
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
-from nonlocalnn.tasks.inputs import InputKind, ShownInput
+from nonlocalnn.tasks.inputs import InputKind, ShownInput, check_place
 from nonlocalnn.tasks.volume_windows import volume_labels
 from nonlocalnn.tasks.volumes import Volumes, planes_of, volume_for
 
@@ -90,10 +90,7 @@ class VolumeSegmenter(Segmenter):
         data = load_volume_masks(
             self.folder(name, data_dir), split, image_size=self.sample_shape[-1], reading=self.volume
         )
-        if data.channels != self.sample_shape[0]:
-            raise ValueError(
-                f"the model takes {self.sample_shape[0]} channels, and {name!r} has {data.channels}"
-            )
+        self.check_channels(name, data.channels)
         return data
 
     def sample(self, image: Tensor) -> Tensor:
@@ -116,8 +113,7 @@ class VolumeSegmenter(Segmenter):
         Raises:
             ValueError: There is no such volume.
         """
-        if not 0 <= index < dataset.num_volumes:
-            raise ValueError(f"samples are from 0 to {dataset.num_volumes - 1} for this split; got {index}")
+        check_place(index, dataset.num_volumes)
         sampled, _ = dataset.open(index)
         return self._shown(sampled, f"{split}-{index}")
 

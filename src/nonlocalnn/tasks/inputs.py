@@ -252,6 +252,22 @@ class InputKind(ABC):
         """
 
 
+def check_place(index: int, number: int) -> None:
+    """Check that a split of so many samples has one at a place.
+
+    Raises:
+        ValueError: It has not.
+
+    Example:
+        >>> check_place(3, 3)
+        Traceback (most recent call last):
+        ...
+        ValueError: samples are from 0 to 2 for this split; got 3
+    """
+    if not 0 <= index < number:
+        raise ValueError(f"samples are from 0 to {number - 1} for this split; got {index}")
+
+
 def take_sample(
     dataset: LabelledSamples, index: int, *, split: str, kind: InputKind | None = None
 ) -> ShownInput:
@@ -266,8 +282,7 @@ def take_sample(
     Raises:
         ValueError: There is no such sample.
     """
-    if not 0 <= index < len(dataset):
-        raise ValueError(f"samples are from 0 to {len(dataset) - 1} for this split; got {index}")
+    check_place(index, len(dataset))
     sample, target = dataset[index]
     targets = [target] if isinstance(target, int) else target.nonzero().flatten().tolist()
     truth = "+".join(dataset.classes[each] for each in targets) or "none"
