@@ -8,7 +8,7 @@ b_j > -a_i, so that
 The sorted keys are cut into runs of a few. Prefix sums are kept for whole runs only, which makes them few;
 a query adds the keys of the run in which its k(i) falls one by one. Both are rows of one table, and y_i is a
 short weighted sum of its rows. Rounding errors thus grow with the length of a run and not of the sequence.
-Queries are sorted as well, so that neighbours read the same rows.
+Queries are sorted as well, so that neighbours read the same rows. On GPUs concatenation_triton.py does it.
 
 The gradient has the same form with the roles of a and b exchanged. Both passes cost
 O((N + M)(log(N + M) + E)) time and O((N + M) E) memory; no N x M tensor exists.
@@ -20,6 +20,9 @@ are whatever is summed over: in the backward pass that is the queries, too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,8 +83,11 @@ def _rectified_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Ten
     """Return sum_j ReLU(a_i + b_j) g_j / C(x)."""
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return g_BME.new_zeros(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
+    count = b_BM.shape[1] if count_B11 is None else count_B11
+    if engine := _gpu_engine(g_BME):
+        return engine.average(a_BN, b_BM, g_BME, count)
     queries, keys = _Side.of(a_BN), _Side.of(b_BM)
-    sums, count = _Sums.of(queries, keys), b_BM.shape[1] if count_B11 is None else count_B11
+    sums = _Sums.of(queries, keys)
     return queries.unsort(sums.rectified(keys.table(g_BME), count))
 
 
@@ -105,6 +111,8 @@ def _rectified_average_backward(
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return torch.zeros_like(a_BN), torch.zeros_like(b_BM), torch.zeros_like(g_BME)
     count = b_BM.shape[1] if count_B11 is None else count_B11
+    if engine := _gpu_engine(g_BME):
+        return engine.gradients(dy_BNE, a_BN, b_BM, g_BME, count)
     queries, keys = _Side.of(a_BN), _Side.of(b_BM)
     over_keys, over_queries = _Sums.of(queries, keys), _Sums.of(keys, queries)
     g_table, dy_table = keys.table(g_BME), queries.table(dy_BNE)
@@ -128,6 +136,21 @@ def _rectified_average_backward_flops(dy: Size, a: Size, b: Size, g: Size, count
     """Sums over keys for da, sums over queries for db and dg, and the two rows of dot products."""
     sums = (_RUN_LENGTH + 2) * (a[1] + 2 * b[1])
     return 2 * g[0] * g[2] * (sums + _RUN_LENGTH * (a[1] + b[1]) + 2 * (a[1] + b[1]))
+
+
+def _gpu_engine(rows_BME: Tensor) -> Any:
+    """Return the module that computes this on a GPU, or None: on CPUs, in float64, without Triton."""
+    if not rows_BME.is_cuda or rows_BME.dtype != torch.float32 or not _has_triton():
+        return None
+    return import_module("nonlocalnn.functional.concatenation_triton")
+
+
+@cache
+def _has_triton() -> bool:
+    # PyTorch's own question: is it installed, and does it serve this GPU?
+    from torch.utils._triton import has_triton
+
+    return has_triton()
 
 
 def _plain_rectified_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None) -> Tensor:
