@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.ablation.picture import draw_accuracies
 from benchmarks.ablation.runs import AblationRow, ablate, markdown
-from benchmarks.ablation.variants import tables
+from benchmarks.ablation.variants import WITH_TABLES, tables
 from nonlocalnn._files import write_text
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.train import Recipe
@@ -32,8 +32,8 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument(
         "--table",
         default="instantiations",
-        help=f"for cue {', '.join(tables('cue'))}; for segment-cue {', '.join(tables('segment-cue'))}; for "
-        "other data instantiations; or all",
+        help="; ".join(f"for {name} {', '.join(tables(name))}" for name in WITH_TABLES)
+        + "; for other data instantiations; or all",
     )
     # The data set is this command's subject and stands first, without a flag; moved to the end, it also wins
     # over the data set in a file.

@@ -5,18 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from torch import nn
 
-from benchmarks.ablation.variants import Variant, folder_name, tables
+from benchmarks.ablation.variants import Start, Variant, folder_name, tables
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import nonlocal_blocks
+from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.tasks.choice import task_of
 from nonlocalnn.train import ClassificationTask, Recipe, train
+
+Figures = Mapping[str, Any]
+
+
+def _told_apart(test: Figures) -> float:
+    """Return the mean share of correct points over those that look alike: all but the first, the cue."""
+    by_point = list(test["keypoint_pck_by_point"].values())
+    return statistics.fmean(by_point[1:])
+
+
+# What the columns show of a test's figures, by the metric that a run of such a task has; the first decides.
+_SCORES: dict[str, dict[str, Callable[[Figures], float]]] = {
+    "keypoint_ap": {"keypoint AP": itemgetter("keypoint_ap"), "digits told apart": _told_apart},
+    "box_ap": {"box AP": itemgetter("box_ap"), "mask AP": itemgetter("mask_ap")},
+    "mean_iou": {"mean IoU": itemgetter("mean_iou")},
+    "accuracy": {"accuracy": itemgetter("accuracy")},
+}
 
 
 @dataclass(frozen=True)
@@ -26,13 +45,14 @@ class AblationRow:
     Args:
         variant: Its name.
         test_accuracy: Of the weights that the run kept, 0 to 1; it tests once, at its end. Of segmentation
-            the mean IoU.
+            the mean IoU, of objects the average precision.
         seconds: Training time.
         parameters: Numbers that the network learns; None where nobody counted.
         validation_accuracy: Of the same weights, 0 to 1.
         best_epoch: The epoch they are from, counted from 1.
         threads: Threads that each run had.
         score: What is measured, as the columns call it.
+        more: What else the test found, 0 to 1, by what the columns call it.
     """
 
     variant: str
@@ -43,6 +63,7 @@ class AblationRow:
     best_epoch: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
     score: str = "accuracy"
+    more: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -52,21 +73,23 @@ class AblationRow:
     @property
     def deviation(self) -> float:
         """Standard deviation of the test accuracy over the seeds; 0 for a single one."""
-        return statistics.stdev(self.test_accuracy) if len(self.test_accuracy) > 1 else 0.0
+        return _deviation(self.test_accuracy)
 
     @classmethod
     def from_metrics(cls, variant: str, runs: list[dict[str, Any]]) -> AblationRow:
         """Return the row of finished runs from what the ``metrics.json`` of each holds."""
-        metric = "mean_iou" if "mean_iou" in runs[0]["test"] else "accuracy"
+        metric = next(name for name in _SCORES if name in runs[0]["test"])
+        (score, first), *others = _SCORES[metric].items()
         return cls(
             variant=variant,
-            test_accuracy=[run["test"][metric] for run in runs],
+            test_accuracy=[first(run["test"]) for run in runs],
             seconds=[run["seconds"] for run in runs],
             parameters=runs[0]["parameters"],
             validation_accuracy=[run[f"validation_{metric}"] for run in runs],
             best_epoch=[run["best_epoch"] for run in runs],
             threads=[run["threads"] for run in runs],
-            score={"mean_iou": "mean IoU"}.get(metric, metric),
+            score=score,
+            more={name: [value(run["test"]) for run in runs] for name, value in others},
         )
 
 
@@ -102,7 +125,7 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
 
     Raises:
         ValueError: ``num_seeds`` is below 1, the data has no such table, or the recipe has settings of the
-            network that the table chooses.
+            network, or weights to begin with, that the table chooses.
     """
     if num_seeds < 1:
         raise ValueError(f"the number of seeds must be at least 1; got {num_seeds}")
@@ -117,6 +140,8 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
     }
     if chosen:
         raise ValueError(f"model_overrides must leave {', '.join(sorted(chosen))} to the ablation")
+    if base.start_from is not None and any(variant.start for variant in variants):
+        raise ValueError("start_from must be left to the ablation, which trains what its networks begin with")
     # All variants of a seed run before the next seed: what is stopped early still compares like with like.
     base = task_of(base).recipe
     for seed in range(base.seed, base.seed + num_seeds):
@@ -124,16 +149,33 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
             model = base.model if variant.model is None else variant.model
             assert model is not None
             overrides = {**base.model_overrides, **variant.overrides}
-            yield (
-                variant,
-                dataclasses.replace(
-                    base,
-                    seed=seed,
-                    model=model,
-                    model_overrides=overrides,
-                    output=base.output / folder_name(model, overrides, variant.gamma) / f"seed-{seed}",
-                ),
+            recipe = dataclasses.replace(
+                base,
+                seed=seed,
+                model=model,
+                model_overrides=overrides,
+                output=base.output / folder_name(model, overrides, variant.gamma) / f"seed-{seed}",
             )
+            if variant.start is not None:
+                output = base.output / folder_name(variant.start.model, {}, None) / f"seed-{seed}"
+                recipe = dataclasses.replace(recipe, start_from=output)
+            yield variant, recipe
+
+
+def start_of(start: Start, recipe: Recipe) -> Recipe:
+    """Return the recipe of the run that another begins with.
+
+    In the folder of its network, as if it were of a table: so tables of both recipes share it.
+
+    Args:
+        start: What is trained.
+        recipe: Of the run that begins with it; its seed, its device and where it says that the weights are.
+    """
+    parser = RecipeParser(program="ablation", description="", example="")
+    trained, _ = parser.parse_words(["--config", start.recipe, "--model", start.model])
+    assert recipe.start_from is not None, "the plan says where it is"
+    common = {name: getattr(recipe, name) for name in ("seed", "device", "num_workers")}
+    return dataclasses.replace(trained, output=recipe.start_from, **common)
 
 
 def ablate(
@@ -156,13 +198,21 @@ def ablate(
     """
     runs: dict[str, list[dict[str, Any]]] = {}
     for variant, recipe in plan(base, table=table, num_seeds=num_seeds):
-        task = None if variant.gamma is None else GammaTask(recipe, variant.gamma)
-        result = train(recipe, task=task, resume="if any", progress=progress)
-        if result.interrupted:
-            raise KeyboardInterrupt
+        if variant.start is not None:
+            _train(start_of(variant.start, recipe), progress=progress)
+        _train(
+            recipe,
+            task=None if variant.gamma is None else GammaTask(recipe, variant.gamma),
+            progress=progress,
+        )
         metrics = json.loads((recipe.output / "metrics.json").read_text(encoding="utf-8"))
         runs.setdefault(variant.name, []).append(metrics)
         yield [AblationRow.from_metrics(name, finished) for name, finished in runs.items()]
+
+
+def _train(recipe: Recipe, *, task: ClassificationTask | None = None, progress: bool | None) -> None:
+    if train(recipe, task=task, resume="if any", progress=progress).interrupted:
+        raise KeyboardInterrupt
 
 
 def markdown(rows: list[AblationRow]) -> str:
@@ -176,14 +226,23 @@ def markdown(rows: list[AblationRow]) -> str:
         | --- | --- | --- | --- | --- |
         | no block | 1,234 | 98.50 ± 0.71 | 98.00, 99.00 | 11 |
     """
-    score = f"test {rows[0].score}, %"
     columns = {
         "variant": [row.variant for row in rows],
         "parameters": [f"{row.parameters:,}" for row in rows if row.parameters is not None],
-        score: [f"{100 * row.mean:.2f} ± {100 * row.deviation:.2f}" for row in rows],
-        "each seed": [", ".join(f"{100 * value:.2f}" for value in row.test_accuracy) for row in rows],
-        "training, s": [f"{statistics.fmean(row.seconds):.0f}" for row in rows if row.seconds],
     }
+    for place, name in enumerate((rows[0].score, *rows[0].more)):
+        values = [row.more[name] if place else row.test_accuracy for row in rows]
+        columns[f"test {name}, %"] = [
+            f"{100 * statistics.fmean(each):.2f} ± {100 * _deviation(each):.2f}" for each in values
+        ]
+        columns["each seed" if place == 0 else f"{name}, each seed"] = [
+            ", ".join(f"{100 * value:.2f}" for value in each) for each in values
+        ]
+    columns["training, s"] = [f"{statistics.fmean(row.seconds):.0f}" for row in rows if row.seconds]
     shown = {title: cells for title, cells in columns.items() if len(cells) == len(rows)}
     lines = [list(shown), ["---"] * len(shown), *zip(*shown.values(), strict=True)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -13,6 +13,19 @@ from nonlocalnn.models.placement import STAGES
 
 
 @dataclass(frozen=True)
+class Start:
+    """A run of another recipe, of the same seed, whose weights a variant begins with.
+
+    Args:
+        recipe: Name of a recipe of the package.
+        model: Name of the network that it trains.
+    """
+
+    recipe: str
+    model: str
+
+
+@dataclass(frozen=True)
 class Variant:
     """A row of a table: a network and how its blocks start.
 
@@ -21,12 +34,14 @@ class Variant:
         model: Name of the network; None is the recipe's own.
         overrides: Settings of the network that differ from its defaults, as JSON values.
         gamma: Weight of the blocks' last norm at the start; None leaves it to the network.
+        start: Whose weights the network begins with; None is what the recipe says.
     """
 
     name: str
     model: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     gamma: float | None = None
+    start: Start | None = None
 
 
 Table = tuple[Variant, ...]
@@ -104,19 +119,42 @@ _SCENE_TABLES: dict[str, Table] = {
         for name in INSTANTIATIONS
     ),
 }
+# Objects on the same scenes. From scratch a detector learns what its regions hold before it looks elsewhere.
+_OBJECT_TABLES: dict[str, Table] = {
+    "context": (
+        Variant("no block", "maskrcnn_tiny", start=Start("segment-cue", "fcn_tiny")),
+        Variant("embedded_gaussian", "nl1_maskrcnn_tiny", start=Start("segment-cue", "nl_fcn_tiny")),
+    ),
+}
+_POINT_TABLES: dict[str, Table] = {
+    "context": (
+        Variant("no block", "keypointrcnn_tiny"),
+        Variant("1 block in the body", "keypointrcnn_tiny", {"blocks": 1}),
+        Variant("2 blocks in the head", "nl2head_keypointrcnn_tiny"),
+        Variant("both", "nl2head1_keypointrcnn_tiny"),
+    ),
+}
 _OWN_TABLES: dict[str, Table] = {
     "instantiations": (
         Variant("no block", overrides={"blocks": False}),
         *(Variant(name, overrides={"instantiation": name}) for name in INSTANTIATIONS),
     )
 }
+# By data set; others have one table, of the recipe's network.
+_OF_SCENES = {
+    "cue": _CUE_TABLES,
+    "segment-cue": _SCENE_TABLES,
+    "detect-cue": _OBJECT_TABLES,
+    "keypoint-cue": _POINT_TABLES,
+}
+WITH_TABLES = tuple(_OF_SCENES)
 
 
 def tables(data: str) -> dict[str, Table]:
     """Return the tables of a data set, by name.
 
-    Those of "cue" and "segment-cue" compare networks of their own; other data sets have one table, of the
-    recipe's network.
+    Those of the data sets of generated scenes compare networks of their own; other data sets have one table,
+    of the recipe's network.
 
     Example:
         >>> [variant.name for variant in tables("cue")["extent"]]
@@ -124,7 +162,7 @@ def tables(data: str) -> dict[str, Table]:
         >>> list(tables("digits"))
         ['instantiations']
     """
-    return {"cue": _CUE_TABLES, "segment-cue": _SCENE_TABLES}.get(data, _OWN_TABLES)
+    return _OF_SCENES.get(data, _OWN_TABLES)
 
 
 def folder_name(model: str, overrides: Mapping[str, Any], gamma: float | None) -> str:

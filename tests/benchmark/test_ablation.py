@@ -7,11 +7,17 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.ablation import runs as ablation
-from benchmarks.ablation.runs import AblationRow, GammaTask, ablate, markdown, plan
+from benchmarks.ablation.runs import AblationRow, GammaTask, ablate, markdown, plan, start_of
 from nonlocalnn.blocks import NonLocalNd
+from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.data import cue
+from nonlocalnn.data.masks import scenes
 from nonlocalnn.train import Recipe
 from tolerances import near
+
+SEGMENTATION, _ = RecipeParser(program="train", description="", example="").parse_words(
+    ["--config", "segment-cue"]
+)
 
 
 @pytest.fixture
@@ -50,6 +56,86 @@ def test_plan_of_a_table_with_networks_of_its_own(tmp_path):
     for _, recipe in runs:
         same = {"seed": 2, "output": tmp_path, "model_overrides": {}, "model": "nl2_c2d_tiny"}
         assert dataclasses.replace(recipe, **same) == base
+
+
+def test_a_plan_of_networks_that_begin_with_a_run_of_another_recipe(tmp_path):
+    base = Recipe(data="detect-cue", device="cpu", num_workers=1, seed=4, output=tmp_path)
+    runs = list(plan(base, table="context", num_seeds=2))
+    assert [recipe.model for _, recipe in runs] == ["maskrcnn_tiny", "nl1_maskrcnn_tiny"] * 2
+    assert [str(recipe.start_from.relative_to(tmp_path)) for _, recipe in runs] == [
+        "fcn_tiny/seed-4", "nl_fcn_tiny/seed-4", "fcn_tiny/seed-5", "nl_fcn_tiny/seed-5"
+    ]  # fmt: skip
+    variant, recipe = runs[3]
+    start = start_of(variant.start, recipe)
+    # The package's recipe, where and on what the ablation says.
+    (own,) = [
+        each
+        for _, each in plan(
+            dataclasses.replace(SEGMENTATION, device="cpu", num_workers=1, seed=5, output=tmp_path),
+            table="context",
+            num_seeds=1,
+        )
+        if each.model == "nl_fcn_tiny"
+    ]
+    # A table of that recipe in the same folder has this very run.
+    assert own == start
+    with pytest.raises(ValueError, match="start_from must be left to the ablation"):
+        list(plan(dataclasses.replace(base, start_from=tmp_path), table="context", num_seeds=1))
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    for split, number in {"train": 16, "validation": 2, "test": 2}.items():
+        monkeypatch.setitem(scenes.NUM_SCENES, split, number)
+
+
+@pytest.mark.slow
+def test_starts_are_trained_once_and_begun_with(tmp_path, few_scenes):
+    settings = {"data": "detect-cue", "epochs": 1, "batch_size": 8, "device": "cpu", "output": tmp_path}
+    # So small a rate that the weights are still what they started as.
+    *_, rows = ablate(Recipe(**settings, lr=1e-12), table="context", num_seeds=1, progress=False)
+    assert [(row.variant, row.score, list(row.more)) for row in rows] == [
+        ("no block", "box AP", ["mask AP"]), ("embedded_gaussian", "box AP", ["mask AP"])
+    ]  # fmt: skip
+    for network, body in {"maskrcnn_tiny": "fcn_tiny", "nl1_maskrcnn_tiny": "nl_fcn_tiny"}.items():
+        begun = load_file(tmp_path / body / "seed-0/best.safetensors")["layer2.0.conv1.weight"]
+        weights = load_file(tmp_path / network / "seed-0/last.safetensors")
+        assert weights["backbone.body.layer2.0.conv1.weight"].sub(begun).abs().max() < 1e-6
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last/manifest.json")}
+    assert len(stamps) == 4
+    again = ablate(Recipe(**settings, lr=1e-12), table="context", num_seeds=1, progress=False)
+    assert list(again)[-1] == rows
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+@pytest.mark.slow
+def test_points_are_scored_by_what_is_told_apart(tmp_path, few_scenes):
+    base = Recipe(
+        data="keypoint-cue", model_overrides={}, epochs=1, batch_size=8, device="cpu", output=tmp_path
+    )
+    *_, rows = ablate(base, table="context", num_seeds=1, progress=False)
+    assert [row.variant for row in rows] == [
+        "no block", "1 block in the body", "2 blocks in the head", "both"
+    ]  # fmt: skip
+    assert len({row.parameters for row in rows}) == 4
+    for row in rows:
+        assert (row.score, list(row.more)) == ("keypoint AP", ["digits told apart"])
+
+
+def test_what_is_told_apart_leaves_the_cue_out():
+    test = {
+        "keypoint_ap": 0.4,
+        "box_ap": 1.0,
+        "keypoint_pck_by_point": {"cue": 1.0, "same": 0.5, "other": 0.25},
+    }
+    run = {"test": test, "seconds": 1.0, "parameters": 3, "validation_keypoint_ap": 0.3, "best_epoch": 1}
+    row = AblationRow.from_metrics("x", [{**run, "threads": 1}])
+    assert (row.test_accuracy, row.more) == ([0.4], {"digits told apart": [0.375]})
+    title, _, cells = markdown([row]).splitlines()
+    assert title.split(" | ")[2:6] == [
+        "test keypoint AP, %", "each seed", "test digits told apart, %", "digits told apart, each seed"
+    ]  # fmt: skip
+    assert cells.split(" | ")[2:6] == ["40.00 ± 0.00", "40.00", "37.50 ± 0.00", "37.50"]
 
 
 def test_wrong_plans():

@@ -37,7 +37,8 @@ def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
     report = json.loads((folder / "extent.json").read_text())
     assert (report["table"], report["seeds"], report["recipe"]["data"]) == ("extent", 2, "cue")
     assert report["variants"][1] == {
-        "name": "space", "model": "nl2_c2d_tiny", "overrides": {"extent": "space"}, "gamma": None
+        "name": "space", "model": "nl2_c2d_tiny", "overrides": {"extent": "space"}, "gamma": None,
+        "start": None,
     }  # fmt: skip
     assert [row["parameters"] for row in report["rows"]] == [130002, 171826, 171826, 171826]
     for row in report["rows"]:

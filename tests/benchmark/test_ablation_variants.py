@@ -25,6 +25,7 @@ def test_names_of_tables_and_of_their_rows():
     assert list(CUE) == ["instantiations", "stage", "depth", "extent", "vs-3d-conv", "init"]
     for table in CUE.values():
         assert len({variant.name for variant in table}) == len(table)
+    assert list(tables("detect-cue")) == list(tables("keypoint-cue")) == ["context"]
     assert list(tables("digits")) == list(tables("cue-sequence")) == ["instantiations"]
 
 

@@ -13,6 +13,7 @@ from nonlocalnn.checkpoints import CheckpointError, read_metadata
 from nonlocalnn.data.objects import Marked, PointNames, Sheet
 from nonlocalnn.data.objects.annotated import AnnotatedImages
 from nonlocalnn.inference import load_detector
+from nonlocalnn.tasks.correct_points import correct_points
 from nonlocalnn.tasks.object_figures import _sigmas
 from nonlocalnn.tasks.objects import evaluate_objects
 from nonlocalnn.train import DetectionTask, Recipe, train
@@ -107,13 +108,49 @@ def test_figures_are_pycocotools(names, tmp_path):
         found = values[f"keypoint_{each}"]
         assert (-1.0 if found is None else found) == near(evaluation.stats[place])
     assert 0.1 < values["keypoint_ap"] < 0.95
-    assert f"keypoint AP {values['keypoint_ap']:.4f} on 60 images" in figures.describe("x")
+    assert f"keypoint AP {values['keypoint_ap']:.4f}, correct keypoints 0." in figures.describe("x")
     title, row = figures.per_class_table().splitlines()
     assert (title.split()[-2:], len(title)) == (["keypoint", "AP"], len(row))
 
 
+def test_correct_points_are_near_their_place_on_the_object_that_was_found():
+    marked = {"image_id": 3, "category_id": 1, "iscrowd": 0}
+    objects = [
+        # Their longer sides are 20 and 40 pixels: a point may be 2 and 4 pixels off. The last is not marked.
+        {**marked, "bbox": [0, 0, 10, 20], "keypoints": [5, 5, 2, 5, 15, 1, 0, 0, 0]},
+        {**marked, "bbox": [50, 0, 40, 30], "keypoints": [60, 5, 2, 80, 15, 2, 0, 0, 0]},
+        {**marked, "bbox": [50, 50, 20, 20], "iscrowd": 1, "keypoints": [60, 60, 2, 60, 60, 2, 60, 60, 2]},
+    ]
+    truth = {"annotations": objects}
+
+    def shares(*results):
+        return correct_points(truth, [{**marked, **each} for each in results])
+
+    first = {"bbox": [0, 0, 10, 18], "score": 0.5, "keypoints": [5, 7, 1, 5, 17.1, 1, 9, 9, 1]}
+    second = {"bbox": [51, 0, 40, 30], "score": 0.4, "keypoints": [60, 1, 1, 80, 15, 1, 9, 9, 1]}
+    swapped = {**second, "score": 0.8, "keypoints": [80, 15, 1, 60, 5, 1, 9, 9, 1]}
+    elsewhere = {**second, "bbox": [80, 0, 40, 30], "score": 0.9}
+    for results, expected in (
+        ((first, second), [1.0, 0.5]),
+        ((), [0.0, 0.0]),
+        # The best of two results is the object's, the other one is nobody's.
+        ((first, second, swapped), [0.5, 0.0]),
+        # Half of both boxes must be common; and results on another image or of another class are of others.
+        ((elsewhere,), [0.0, 0.0]),
+        (({**first, "image_id": 4}, {**second, "category_id": 2}), [0.0, 0.0]),
+    ):
+        found = shares(*results)
+        assert (found[:2], len(found), found[2] != found[2]) == (expected, 3, True)
+
+
 def test_points_that_are_right_score_1():
     data = Figures(10, ("a", "b"))
+    values = evaluate_objects(Guessing(data, off=0), data)[0].to_dict()
+    assert values["keypoint_pck_by_point"] == {"a": 1.0, "b": 1.0}
+    assert values["keypoint_pck"] == 1.0
+    far = evaluate_objects(Guessing(data, off=30), data)[0]
+    assert f"correct keypoints {far.to_dict()['keypoint_pck']:.4f} on 10 images" in far.describe("x")
+    assert 0 < far.to_dict()["keypoint_pck"] < 0.5
     assert evaluate_objects(Guessing(data, off=0), data)[0].to_dict()["keypoint_ar50"] == near(1.0)
     model = Guessing(data)
     model.num_keypoints = 5

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nonlocalnn._errors import check_choice, needs
 from nonlocalnn.blocks import NonLocal2d
+from nonlocalnn.functional.norms import Norm
 
 # Channels of its convolutions, torchvision's and those of small networks. A block follows every second one.
 WIDTHS, SMALL_WIDTHS = (512,) * 8, (64,) * 4
@@ -58,9 +59,11 @@ def keypoint_parts(
     widths = SMALL_WIDTHS if small else WIDTHS
     head = keypoint_rcnn.KeypointRCNNHeads(in_channels, widths)
     if block_settings is not None:
+        # As in the body: trained from scratch, blocks without a norm begin too weak to be of use.
+        norm: Norm = "batch" if small else None
         # A convolution and its ReLU are two places of the sequence; the block comes after the ReLU.
         for place in range(2 * _EVERY - 1, len(head), 2 * _EVERY):
-            head[place] = _ReLUThenBlock(NonLocal2d(widths[0], norm=None, **block_settings))
+            head[place] = _ReLUThenBlock(NonLocal2d(widths[0], norm=norm, **block_settings))
     parts: dict[str, Any] = {"keypoint_head": head}
     if small:
         # Parts of its own: torchvision's are as wide as its head, and look at other levels.

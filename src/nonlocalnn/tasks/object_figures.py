@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nonlocalnn._errors import needs
@@ -62,6 +62,7 @@ class ObjectFigures:
         num_samples: Images that the figures are of.
         num_objects: Of each class, how many objects are marked; crowds are not counted.
         scores: Of each kind of results, "bbox" and perhaps "segm" or "keypoints", what they score.
+        correct: Of each point by its name, the share that is correct; empty where no points were looked for.
 
     Example:
         >>> scores = {"bbox": Scores({"ap": 0.5}, [0.5, float("nan")])}
@@ -74,10 +75,19 @@ class ObjectFigures:
     num_samples: int
     num_objects: tuple[int, ...]
     scores: Mapping[str, Scores]
+    correct: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mean_correct(self) -> float:
+        """Mean of the shares of correct points over the points that are marked anywhere; NaN without."""
+        known = [share for share in self.correct.values() if share == share]
+        return sum(known) / len(known) if known else float("nan")
 
     def describe(self, source: str) -> str:
         """Return a line that names the figures and the images that they cover."""
         aps = ", ".join(f"{_KINDS[kind]} AP {each.summary['ap']:.4f}" for kind, each in self.scores.items())
+        if self.correct:
+            aps += f", correct keypoints {self.mean_correct:.4f}"
         return f"{aps} on {self.num_samples:,} images of {source}"
 
     def per_class_table(self) -> str:
@@ -104,6 +114,9 @@ class ObjectFigures:
             for figure, value in each.summary.items():
                 values[f"{name}_{figure}"] = None if value != value else value
             values[f"{name}_ap_by_class"] = by_class(self.classes, each.ap)
+        if self.correct:
+            values["keypoint_pck"] = self.mean_correct
+            values["keypoint_pck_by_point"] = by_class(list(self.correct), list(self.correct.values()))
         return {
             **values,
             "num_samples": self.num_samples,

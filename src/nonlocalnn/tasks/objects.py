@@ -14,6 +14,7 @@ from nonlocalnn._device import Precision, autocast_for, eval_mode, moved
 from nonlocalnn._errors import check_whole
 from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.data.objects import AnnotatedImages, encoded
+from nonlocalnn.tasks.correct_points import correct_points
 from nonlocalnn.tasks.evaluation import own_share
 from nonlocalnn.tasks.object_figures import ObjectFigures, scored
 
@@ -103,6 +104,9 @@ def evaluate_objects(
             for number in dataset.class_ids
         ),
         scores={kind: scored(truth, found, kind) for kind, found in results.items()},
+        correct=dict(zip(dataset.points.names, correct_points(truth, found_on_all), strict=True))
+        if points and dataset.points is not None
+        else {},
     )
     return figures, results
 

@@ -1,6 +1,6 @@
 """Generated scenes of cards, each with points whose places depend on a colour elsewhere on the card.
 
-Nothing here was photographed; only the digits are real, scikit-learn's. On dark noise lie one or two grey
+Nothing here was photographed; only the digits are real, scikit-learn's. On dark noise lie two to four grey
 cards. On each, in three of its four corners, are a small square, the cue, and two digits in two colours. Its
 points are the middles of the cue, of the digit in the cue's colour (``same``), and of the one in the other
 colour. Neither colour nor corner tells one digit from the other: a network has to look at the cue as well.
@@ -21,10 +21,11 @@ from nonlocalnn.data.objects.points import PointNames
 
 POINTS = PointNames(("cue", "same", "other"), ((0, 1),))
 _RGB = torch.tensor([[1.0, 0.15, 0.15], [0.15, 1.0, 0.15]])
-_CARD, _DIGIT, _CUE = 56, 16, 7
+_CARD, _DIGIT, _CUE = 44, 14, 7
 # Where the corners of a card begin, and by how much what lies there is moved at random.
-_CORNERS = ((3, 3), (3, 33), (33, 3), (33, 33))
-_MOVED = 4
+_CORNERS = ((2, 2), (2, 26), (26, 2), (26, 26))
+_MOVED = 3
+_FEWEST = 2
 _TABLE, _PAPER, _NOISE = 0.05, 0.4, 0.1
 
 
@@ -95,13 +96,14 @@ class CuePoints(AnnotatedImages):
     def _draw(self, generator: Generator) -> tuple[Tensor, list[_Card]]:
         height, width = SIDES
         image = (_TABLE + _NOISE * torch.rand(1, height, width, generator=generator)).repeat(3, 1, 1)
-        halves = [(0, width // 2), (width // 2, width)]
-        if _below(2, generator):
-            halves = [halves[_below(2, generator)]]
+        places = [(top, left) for top in (0, height // 2) for left in (0, width // 2)]
+        number = _FEWEST + _below(len(places) - _FEWEST + 1, generator)
         cards = []
-        for first, last in halves:
-            top = _below(height - _CARD + 1, generator)
-            left = first + _below(last - first - _CARD + 1, generator)
+        for place in torch.randperm(len(places), generator=generator)[:number].tolist():
+            top, left = (
+                first + _below(side // 2 - _CARD + 1, generator)
+                for first, side in zip(places[place], SIDES, strict=True)
+            )
             cards.append(self._card(image, top, left, generator))
         return image, cards
 
