@@ -446,3 +446,24 @@ BLOCKS: tuple[type[NonLocalNd], ...] = (NonLocal1d, NonLocal2d, NonLocal3d)
 def nonlocal_blocks(model: nn.Module) -> dict[str, NonLocalNd]:
     """Return all non-local blocks of a network by their names, inserted or not, in the network's order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}
+
+
+def start_alike(model: nn.Module) -> None:
+    """Give phi the weights of theta in all blocks of a network, as a start of training from scratch.
+
+    Each position then begins by attending to those that resemble it, as in the Gaussian form, and not to
+    random ones: see docs/results/cue.md for what that changes. Training moves the two apart. Blocks without
+    embeddings, the Gaussian ones, and those that compare no products, of the concatenation form, stay as they
+    are; so do blocks whose keys are of a context with other channels.
+
+    Example:
+        >>> block = NonLocal2d(8)
+        >>> start_alike(block)
+        >>> torch.equal(block.theta.weight, block.phi.weight)
+        True
+    """
+    for block in nonlocal_blocks(model).values():
+        theta, phi = block.theta, block.phi
+        if theta is None or phi is None or block.w_f is not None or theta.weight.shape != phi.weight.shape:
+            continue
+        phi.load_state_dict(theta.state_dict())

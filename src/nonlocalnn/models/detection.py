@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole, needs
-from nonlocalnn.blocks import NonLocal2d, SubSample
+from nonlocalnn.blocks import NonLocal2d, SubSample, start_alike
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.masks import real_positions
 from nonlocalnn.models.bottleneck import EXPANSION, FrozenNorm
@@ -94,7 +94,7 @@ class DetectionNetwork(nn.Module):
         instantiation: The pairwise function of the blocks.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: Blocks start as the identity.
+        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.blocks.start_alike` says.
 
     Raises:
         ValueError: A setting is unknown or has no meaning here.
@@ -206,6 +206,8 @@ class DetectionNetwork(nn.Module):
         # Its children under its own names: a child called "detector" would hide them from published weights.
         self.transform, self.backbone = made.transform, made.backbone
         self.rpn, self.roi_heads = made.rpn, made.roi_heads
+        if not zero_init:
+            start_alike(self)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole
-from nonlocalnn.blocks import NonLocal3d
+from nonlocalnn.blocks import NonLocal3d, start_alike
 from nonlocalnn.functional import Instantiation
 
 Context = Literal["non_local"] | None
@@ -39,7 +39,7 @@ class UNet3d(nn.Module):
         instantiation: The pairwise function of the block.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: The block starts as the identity.
+        zero_init: The block starts as the identity; else as :func:`nonlocalnn.blocks.start_alike` says.
 
     Raises:
         ValueError: A setting is unknown.
@@ -94,6 +94,8 @@ class UNet3d(nn.Module):
             for own, below in zip(channels[-2::-1], channels[:0:-1], strict=True)
         )
         self.scores = nn.Conv3d(width, num_classes, 1)
+        if not zero_init:
+            start_alike(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores of each voxel, (B, num_classes, D, H, W).
