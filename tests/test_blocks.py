@@ -9,6 +9,7 @@ from torch import nn
 
 from helpers import BLOCKS, SIDES, SUB_SAMPLES, randomize_, slow_affinity, slow_block
 from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d, functional
+from nonlocalnn.blocks import start_alike
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS
 from tolerances import assert_near
 
@@ -409,3 +410,23 @@ def test_what_is_no_tensor_is_named():
         for name in operands:
             with pytest.raises(TypeError, match=f"^{name}{says}"):
                 functional.non_local(**{**operands, name: wrong}, instantiation="embedded_gaussian")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"instantiation": "dot_product", "num_heads": 2}, True),
+        ({"instantiation": "concatenation"}, False),
+        ({"context_channels": 5}, False),
+    ],
+    ids=["embedded Gaussian", "dot product", "nothing is compared", "other channels"],
+)
+def test_start_alike(settings, expected):
+    block = NonLocal2d(8, **settings)
+    theta = block.theta.weight.clone()
+    start_alike(torch.nn.Sequential(block, NonLocal2d(8, instantiation="gaussian")))
+    assert torch.equal(block.theta.weight, theta)
+    assert torch.equal(block.phi.weight, theta) is expected
+    if expected:
+        assert torch.equal(block.phi.bias, block.theta.bias)

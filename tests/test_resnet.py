@@ -353,3 +353,17 @@ def test_fx_and_export():
     assert_near(torch.fx.symbolic_trace(network)(clip), expected)
     program = torch.export.export(network, (clip,))
     assert_near(program.module()(clip), expected)
+
+
+def test_from_scratch_phi_starts_as_theta():
+    network = nl.create_model("nl2_c2d_tiny", num_classes=2)
+    embeddings = [(block.theta, block.phi) for block in nl.nonlocal_blocks(network).values()]
+    assert len(embeddings) == 2
+    for theta, phi in embeddings:
+        assert torch.equal(theta.weight, phi.weight)
+        assert torch.equal(theta.bias, phi.bias)
+        # Training moves them apart.
+        assert theta.weight is not phi.weight
+    # Blocks that start as the identity keep weights of their own, as the paper has them.
+    for block in nl.nonlocal_blocks(nl.create_model("nl2_c2d_tiny", num_classes=2, zero_init=True)).values():
+        assert not torch.equal(block.theta.weight, block.phi.weight)

@@ -14,11 +14,10 @@ from torch import nn
 
 from benchmarks.ablation.variants import Start, Variant, folder_name, tables
 from nonlocalnn._errors import check_choice
-from nonlocalnn.blocks import nonlocal_blocks
+from nonlocalnn.blocks import nonlocal_blocks, start_alike
 from nonlocalnn.cli.recipe_parser import RecipeParser
-from nonlocalnn.data import LabelledSamples
 from nonlocalnn.tasks.choice import task_of
-from nonlocalnn.train import ClassificationTask, Recipe, train
+from nonlocalnn.train import Recipe, train
 
 Figures = Mapping[str, Any]
 
@@ -93,23 +92,32 @@ class AblationRow:
         )
 
 
-@dataclass(frozen=True)
-class GammaTask(ClassificationTask):
-    """Classification by a network whose blocks start with a chosen weight.
+class StartedTask:
+    """The task of a recipe, of a network whose blocks start in another way.
 
     Args:
+        recipe: The training.
         gamma: What the weights of the blocks' last norms start at: 0 makes a block the identity, 1 is the
-            norm's own default.
+            norm's own default; None leaves them.
+        alike: Whether phi starts with the weights of theta, or with weights of its own; None leaves it.
     """
 
-    gamma: float
+    def __init__(self, recipe: Recipe, *, gamma: float | None = None, alike: bool | None = None) -> None:
+        self._task, self._gamma, self._alike = task_of(recipe), gamma, alike
 
-    def model(self, data: LabelledSamples) -> nn.Module:
-        """Return the recipe's network, its blocks scaled."""
-        model = super().model(data)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def model(self, data: Any) -> nn.Module:
+        """Return the recipe's network with its blocks' start."""
+        model = self._task.model(data)
         for block in nonlocal_blocks(model).values():
-            if block.norm is not None:
-                nn.init.constant_(block.norm.weight, self.gamma)
+            if self._gamma is not None and block.norm is not None:
+                nn.init.constant_(block.norm.weight, self._gamma)
+            if self._alike is False and block.phi is not None:
+                block.phi.reset_parameters()
+        if self._alike:
+            start_alike(model)
         return model
 
 
@@ -154,10 +162,12 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
                 seed=seed,
                 model=model,
                 model_overrides=overrides,
-                output=base.output / folder_name(model, overrides, variant.gamma) / f"seed-{seed}",
+                output=base.output
+                / folder_name(model, overrides, variant.gamma, variant.alike)
+                / f"seed-{seed}",
             )
             if variant.start is not None:
-                output = base.output / folder_name(variant.start.model, {}, None) / f"seed-{seed}"
+                output = base.output / folder_name(variant.start.model, {}) / f"seed-{seed}"
                 recipe = dataclasses.replace(recipe, start_from=output)
             yield variant, recipe
 
@@ -198,11 +208,12 @@ def ablate(
     """
     runs: dict[str, list[dict[str, Any]]] = {}
     for variant, recipe in plan(base, table=table, num_seeds=num_seeds):
+        starts = variant.gamma, variant.alike
         if variant.start is not None:
             _train(start_of(variant.start, recipe), progress=progress)
         _train(
             recipe,
-            task=None if variant.gamma is None else GammaTask(recipe, variant.gamma),
+            task=None if starts == (None, None) else StartedTask(recipe, gamma=starts[0], alike=starts[1]),
             progress=progress,
         )
         metrics = json.loads((recipe.output / "metrics.json").read_text(encoding="utf-8"))
@@ -210,7 +221,7 @@ def ablate(
         yield [AblationRow.from_metrics(name, finished) for name, finished in runs.items()]
 
 
-def _train(recipe: Recipe, *, task: ClassificationTask | None = None, progress: bool | None) -> None:
+def _train(recipe: Recipe, *, task: Any = None, progress: bool | None) -> None:
     if train(recipe, task=task, resume="if any", progress=progress).interrupted:
         raise KeyboardInterrupt
 

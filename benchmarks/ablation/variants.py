@@ -34,6 +34,7 @@ class Variant:
         model: Name of the network; None is the recipe's own.
         overrides: Settings of the network that differ from its defaults, as JSON values.
         gamma: Weight of the blocks' last norm at the start; None leaves it to the network.
+        alike: Whether phi starts with the weights of theta; None leaves it to the network.
         start: Whose weights the network begins with; None is what the recipe says.
     """
 
@@ -41,6 +42,7 @@ class Variant:
     model: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     gamma: float | None = None
+    alike: bool | None = None
     start: Start | None = None
 
 
@@ -60,8 +62,10 @@ def _at(name: str, *stages: str) -> Variant:
     return Variant(name, _PLAIN, {"blocks": {stage: [0] for stage in stages}})
 
 
-def _two_blocks(name: str, gamma: float | None = None, **overrides: Any) -> Variant:
-    return Variant(name, _NL, overrides, gamma)
+def _two_blocks(
+    name: str, gamma: float | None = None, alike: bool | None = None, **overrides: Any
+) -> Variant:
+    return Variant(name, _NL, overrides, gamma, alike)
 
 
 # What a preset does anyway is not spelt out again: variants that are the same network are equal but for their
@@ -106,6 +110,12 @@ _CUE_TABLES: dict[str, Table] = {
         _two_blocks("gamma 0.1", gamma=0.1),
         _two_blocks("gamma 1"),
     ),
+    "embeddings": (
+        _two_blocks("embedded_gaussian, phi drawn apart", alike=False),
+        _two_blocks("embedded_gaussian, phi as theta"),
+        _two_blocks("dot_product, phi drawn apart", alike=False, instantiation="dot_product"),
+        _two_blocks("dot_product, phi as theta", instantiation="dot_product"),
+    ),
 }
 # Segmentation: attention is compared with convolutions that reach as far, too, and have more parameters.
 _SCENE_TABLES: dict[str, Table] = {
@@ -117,6 +127,10 @@ _SCENE_TABLES: dict[str, Table] = {
     "instantiations": tuple(
         Variant(name, "nl_fcn_tiny", {} if name == "embedded_gaussian" else {"instantiation": name})
         for name in INSTANTIATIONS
+    ),
+    "embeddings": (
+        Variant("phi drawn apart", "nl_fcn_tiny", alike=False),
+        Variant("phi as theta", "nl_fcn_tiny"),
     ),
 }
 # Objects on the same scenes. From scratch a detector learns what its regions hold before it looks elsewhere.
@@ -165,12 +179,21 @@ def tables(data: str) -> dict[str, Table]:
     return _OF_SCENES.get(data, _OWN_TABLES)
 
 
-def folder_name(model: str, overrides: Mapping[str, Any], gamma: float | None) -> str:
+def folder_name(
+    model: str, overrides: Mapping[str, Any], gamma: float | None = None, alike: bool | None = None
+) -> str:
     """Return a name that says which network is in a folder, so that tables share the runs of equal ones.
 
+    Args:
+        model: Name of the network.
+        overrides: As the other two, see :class:`Variant`.
+        gamma: None is left out of the name, as is what follows.
+        alike: The start of phi.
+
     Example:
-        >>> folder_name("c2d_tiny", {"blocks": {"layer3": [0]}}, None)
+        >>> folder_name("c2d_tiny", {"blocks": {"layer3": [0]}})
         'c2d_tiny-blocks-layer3-0'
     """
-    settings = dict(overrides) if gamma is None else {**overrides, "gamma": gamma}
+    starts = {"gamma": gamma, "alike": alike}
+    settings = {**overrides, **{name: value for name, value in starts.items() if value is not None}}
     return re.sub(r"[^\w.]+", "-", model + json.dumps(settings, sort_keys=True)).strip("-")
