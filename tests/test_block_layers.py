@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import BLOCKS, SIDES, SUB_SAMPLES, randomize_, slow_block
-from nonlocalnn import NonLocal2d, NonLocal3d, capture_affinity, create_model, functional, fuse_
+from nonlocalnn import NonLocal2d, NonLocal3d, capture_affinity, create_model, fuse_
 from nonlocalnn.functional import INSTANTIATIONS, non_local
 
 C = 6
@@ -295,7 +295,7 @@ def test_shapes_are_known_on_the_meta_device(instantiation, sub_sample, train):
 def size(request, monkeypatch):
     """Small maps may hold the N x M tensor by themselves, large ones have engines that never do."""
     if request.param == "large":
-        monkeypatch.setattr(functional, "_MOST_WEIGHTS", 0)
+        monkeypatch.setattr("nonlocalnn.functional.sizes.MOST_WEIGHTS", 0)
     return request.param
 
 

@@ -193,7 +193,7 @@ def test_where_nothing_is_padded_not_a_bit_changes(instantiation, sides):
 @pytest.mark.parametrize("engine", ["small", "fused"])
 def test_a_sample_without_a_real_key_has_y_zero(instantiation, sub_sample, num_heads, engine, monkeypatch):
     if engine == "fused":
-        monkeypatch.setattr(functional, "_MOST_WEIGHTS", 0)
+        monkeypatch.setattr("nonlocalnn.functional.sizes.MOST_WEIGHTS", 0)
     block = made(2, instantiation=instantiation, sub_sample=sub_sample, num_heads=num_heads, norm=None)
     x = draw(2, C, 5, 3).requires_grad_()
     z = block(x, key_mask=mask_of([(5, 3), (0, 0)], (5, 3)))
@@ -464,7 +464,7 @@ def test_the_meta_device_gives_shapes():
 def test_memory_is_linear_with_heads_a_mask_and_a_context(monkeypatch):
     from functional.test_non_local import LargestTensor
 
-    monkeypatch.setattr(functional, "_MOST_WEIGHTS", 0)
+    monkeypatch.setattr("nonlocalnn.functional.sizes.MOST_WEIGHTS", 0)
     for instantiation in INSTANTIATIONS:
         block = made(1, instantiation=instantiation, sub_sample=None, num_heads=2, norm="group").float()
         x, context = torch.randn(1, C, 1601, requires_grad=True), torch.randn(1, C, 1511)

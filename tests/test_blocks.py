@@ -306,7 +306,7 @@ def test_export_with_dynamic_batch_and_sides(instantiation, sub_sample):
 def test_memory_of_a_block_is_linear_in_positions(monkeypatch):
     from functional.test_non_local import LargestTensor
 
-    monkeypatch.setattr(functional, "_MOST_WEIGHTS", 0)
+    monkeypatch.setattr("nonlocalnn.functional.sizes.MOST_WEIGHTS", 0)
 
     for instantiation in INSTANTIATIONS:
         block = block_of(2, instantiation=instantiation, sub_sample=None)

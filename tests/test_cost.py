@@ -262,7 +262,7 @@ def tables_bytes(groups, *counts):
 def test_memory_is_what_autograd_keeps(
     instantiation, sub_sample, norm, num_sides, extent, batch, monkeypatch
 ):
-    monkeypatch.setattr(nl.functional, "_MOST_WEIGHTS", 0)
+    monkeypatch.setattr("nonlocalnn.functional.sizes.MOST_WEIGHTS", 0)
     sides = SIDES[num_sides]
     block = BLOCKS[num_sides](
         C, inter_channels=E, instantiation=instantiation, sub_sample=sub_sample, norm=norm, extent=extent
@@ -282,7 +282,7 @@ def test_memory_is_what_autograd_keeps(
     ids=str,
 )
 def test_memory_of_other_settings_is_what_autograd_keeps(instantiation, sub_sample, settings, monkeypatch):
-    monkeypatch.setattr(nl.functional, "_MOST_WEIGHTS", 0)
+    monkeypatch.setattr("nonlocalnn.functional.sizes.MOST_WEIGHTS", 0)
     if sub_sample is None:
         settings = {name: value for name, value in settings.items() if name != "pool_size"}
     width, heads = 6, settings.get("num_heads", 1)

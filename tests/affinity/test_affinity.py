@@ -222,7 +222,7 @@ def test_what_is_recorded_is_no_view_of_what_the_model_changes_in_place():
 
 
 def test_no_tensor_of_n_times_m(monkeypatch):
-    monkeypatch.setattr("nonlocalnn.functional._MOST_WEIGHTS", 0)
+    monkeypatch.setattr("nonlocalnn.functional.sizes.MOST_WEIGHTS", 0)
     monkeypatch.setattr("nonlocalnn.affinity.rows._CHUNK", 2**12)
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nl.NonLocal2d(16)).eval()
     with LargestTensor() as seen, torch.no_grad(), nl.capture_affinity(model) as maps:

@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nonlocalnn import functional
 from nonlocalnn.functional import (
     INSTANTIATIONS,
     SOFTMAX_INSTANTIATIONS,
     affinity,
     concatenation,
     non_local,
+    sizes,
     tiles,
 )
 from nonlocalnn.functional.concatenation import rectified_non_local
@@ -379,12 +379,13 @@ def test_concatenation_when_no_or_every_pair_passes(direction, run_length):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # raised by opcheck itself
-def test_concatenation_operators_pass_opcheck():
+@pytest.mark.parametrize("holds_pairs", [False, True], ids=["sorted", "pairs"])
+def test_concatenation_operators_pass_opcheck(holds_pairs):
     a, b = torch.randn(2, 6, requires_grad=True), torch.randn(2, 7, requires_grad=True)
     g = torch.randn(2, 7, 3, requires_grad=True)
     count = torch.tensor([7.0, 5.0])[:, None, None]
-    torch.library.opcheck(torch.ops.nonlocalnn.rectified_average.default, (a, b, g, count))
-    detached = (torch.randn(2, 6, 3), a.detach(), b.detach(), g.detach(), count)
+    torch.library.opcheck(torch.ops.nonlocalnn.rectified_average.default, (a, b, g, count, holds_pairs))
+    detached = (torch.randn(2, 6, 3), a.detach(), b.detach(), g.detach(), count, holds_pairs)
     torch.library.opcheck(torch.ops.nonlocalnn.rectified_average_backward.default, detached)
 
 
@@ -490,10 +491,23 @@ def test_small_shapes(instantiation, engine, shape):
     assert theta.grad.shape == theta.shape
 
 
+def test_auto_takes_the_pairs_of_the_concatenation_form_where_they_are_few(monkeypatch):
+    def holds_pairs(num_positions, width, batch=1):
+        a, g = torch.zeros(batch, num_positions), torch.zeros(batch, num_positions, width)
+        return sizes.pairs_are_faster(a, g)
+
+    assert [holds_pairs(count, 64) for count in (49, 400, 500, 1568)] == [True, True, False, False]
+    # What sorting costs before it sums anything is shared by the batch.
+    assert [holds_pairs(count, 64, batch=8) for count in (49, 150, 400)] == [True, True, False]
+    assert not holds_pairs(2000, 1)
+    monkeypatch.setattr(sizes, "MOST_WEIGHTS", 49**2 - 1)
+    assert not holds_pairs(49, 64)
+
+
 def test_auto_takes_the_dot_products_of_less_arithmetic():
     def materialises(num_positions, width):
         part = torch.zeros(1, num_positions, width)
-        return functional._materialises(part, part, part, "dot_product")
+        return sizes.materialises(part, part, part, "dot_product")
 
     # N M (D + E) against (N + M) D E: equal where N = M = D = E.
     assert materialises(63, 64)

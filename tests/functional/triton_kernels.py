@@ -97,7 +97,7 @@ def test_the_block_uses_them_on_gpus(engine, monkeypatch):
     calls = []
     monkeypatch.setattr(concatenation, "_gpu_engine", lambda tensor: calls.append(tensor.dtype) or engine)
     leaves = [part.requires_grad_() for part in operands(2, 70, 90, 12)[:3]]
-    y = concatenation.rectified_non_local(*leaves)
+    y = concatenation.rectified_non_local(*leaves, engine="fused")
     slope = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     found = [y, *torch.autograd.grad(y, leaves, slope)]
     for mine, theirs in zip(found, expected(*leaves, slope, 90), strict=True):

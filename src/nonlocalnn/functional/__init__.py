@@ -24,6 +24,7 @@ from nonlocalnn.functional.checks import (
 from nonlocalnn.functional.heads import dot_heads, join_heads, repeat_for_heads, split_heads
 from nonlocalnn.functional.masks import masks_nothing, real_positions
 from nonlocalnn.functional.modes import without_autocast
+from nonlocalnn.functional.sizes import materialises
 from nonlocalnn.functional.splitting import split_positions
 
 Instantiation = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
@@ -85,7 +86,7 @@ def non_local(
             order: those of theta and phi are D / num_heads wide, those of g E / num_heads. The slices of y
             stand beside one another as those of g do.
         engine: "reference" is the equation as written, with the N x M affinity in memory. "fused" never
-            holds an N x M tensor. "auto" takes whichever is faster at this size: see :func:`_materialises`.
+            holds an N x M tensor. "auto" takes whichever is faster at this size: see functional/sizes.py.
             Under torch.func and forward-mode derivatives, and for derivatives of derivatives, each form but
             the dot product holds it whatever this says: PyTorch then needs operations that it knows itself.
         process_group: Processes that hold the other queries and keys. Each gives its own, of any number, and
@@ -145,7 +146,9 @@ def non_local(
             wide = torch.promote_types(theta.dtype, torch.float32)
             w_theta, w_phi = w_f.to(wide).chunk(2)
             a, b = dot_heads(theta.to(wide), w_theta, num_heads), dot_heads(phi.to(wide), w_phi, num_heads)
-            y = split.rectified_non_local(a, b, g, key_mask_BM=key_mask, process_group=process_group)
+            y = split.rectified_non_local(
+                a, b, g, key_mask_BM=key_mask, process_group=process_group, engine=engine
+            )
         else:
             # Still one tensor where they were one: the logits are symmetric then.
             is_symmetric, theta = phi is theta, split_heads(theta, num_heads)
@@ -175,7 +178,7 @@ def _product_forms(
             key_mask_BM=key_mask,
             group=process_group,
         )
-    if engine == "auto" and _materialises(theta, phi, g, instantiation):
+    if engine == "auto" and materialises(theta, phi, g, instantiation):
         return reference.non_local(
             theta, phi, g, None, instantiation=instantiation, scale=scale, key_mask_BM=key_mask
         )
@@ -242,27 +245,3 @@ def affinity(
             key_mask_BM=key_mask,
             num_heads=num_heads,
         )
-
-
-# Without gradients and of one width PyTorch's kernel for the CPU is faster from here on: 2.7 times at 784
-# positions of 32 channels, 1.07 times of 256.
-_LEAST_FOR_KERNEL = 2**19
-# 32 MiB in float32. Up to there weights are faster kept for the backward pass than computed again; beyond,
-# the C library maps fresh memory for each such tensor, and clearing its pages takes longer than the products.
-_MOST_WEIGHTS = 2**23
-
-
-def _materialises(theta: Tensor, phi: Tensor, g: Tensor, instantiation: str) -> bool:
-    """Return whether the N x M tensor is the faster way, and small."""
-    # A program exported for any size must not decide by the size of its example.
-    if instantiation == "concatenation" or torch.compiler.is_exporting():
-        return False
-    (batch, num_queries, width), num_keys, num_values = theta.shape, phi.shape[1], g.shape[2]
-    num_weights = batch * num_queries * num_keys
-    if num_weights > _MOST_WEIGHTS:
-        return False
-    if instantiation in SOFTMAX_INSTANTIATIONS:
-        is_alone = not (torch.is_grad_enabled() and any(part.requires_grad for part in (theta, phi, g)))
-        has_kernel = theta.device.type == "cpu" and width == num_values
-        return not (is_alone and has_kernel and num_weights >= _LEAST_FOR_KERNEL)
-    return num_queries * num_keys * (width + num_values) < (num_queries + num_keys) * width * num_values

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.functional.operators import register
+from nonlocalnn.functional.sizes import pairs_are_faster
 
 # Longer runs mean longer sums for each query, shorter ones more prefix sums. Runs of one key took twice as
 # long, and lost digits where a and b are large and opposite.
@@ -38,7 +39,7 @@ Size = torch.Size
 
 
 def rectified_non_local(
-    a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, *, count_B11: Tensor | None = None
+    a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, *, count_B11: Tensor | None = None, engine: str = "auto"
 ) -> Tensor:
     """Return sum_j ReLU(a_i + b_j) g_j / C(x), shape (B, N, E), in the type of g.
 
@@ -47,12 +48,14 @@ def rectified_non_local(
         b_BM: phi_j . w_f[D:].
         g_BME: Values; a masked key's is zero, so that it adds nothing wherever it is sorted.
         count_B11: C(x); None is M.
+        engine: "auto" computes few pairs one by one; "fused" never does.
     """
     if torch.compiler.is_exporting():
         return _exported_average(a_BN, b_BM, g_BME, count_B11)
     dtype = torch.promote_types(g_BME.dtype, torch.float32)
     average = _plain_rectified_average if is_transformed() else _average
-    y_BNE: Tensor = average(a_BN.to(dtype), b_BM.to(dtype), g_BME.to(dtype), count_B11)
+    holds_pairs = engine == "auto" and pairs_are_faster(a_BN, g_BME)
+    y_BNE: Tensor = average(a_BN.to(dtype), b_BM.to(dtype), g_BME.to(dtype), count_B11, holds_pairs)
     return y_BNE.to(g_BME.dtype)
 
 
@@ -79,10 +82,14 @@ def _exported_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tens
     return y_BNE.to(g_BME.dtype)
 
 
-def _rectified_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None) -> Tensor:
+def _rectified_average(
+    a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None, holds_pairs: bool
+) -> Tensor:
     """Return sum_j ReLU(a_i + b_j) g_j / C(x)."""
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return g_BME.new_zeros(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
+    if holds_pairs:
+        return _plain_rectified_average(a_BN, b_BM, g_BME, count_B11)
     count = b_BM.shape[1] if count_B11 is None else count_B11
     if engine := _gpu_engine(g_BME):
         return engine.average(a_BN, b_BM, g_BME, count)
@@ -91,17 +98,21 @@ def _rectified_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Ten
     return queries.unsort(sums.rectified(keys.table(g_BME), count))
 
 
-def _rectified_average_shapes(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None) -> Tensor:
+def _rectified_average_shapes(
+    a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None, holds_pairs: bool
+) -> Tensor:
     return g_BME.new_empty(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
 
 
-def _rectified_average_flops(a: Size, b: Size, g: Size, count: Size | None) -> int:
-    """A sum of L + 2 rows for each query, and two prefix sums over the keys."""
+def _rectified_average_flops(a: Size, b: Size, g: Size, count: Size | None, holds_pairs: bool) -> int:
+    """A sum of L + 2 rows for each query, and two prefix sums over the keys; or a product over the pairs."""
+    if holds_pairs:
+        return 2 * g[0] * g[2] * a[1] * b[1]
     return 2 * g[0] * g[2] * ((_RUN_LENGTH + 2) * a[1] + 2 * b[1])
 
 
 def _rectified_average_backward(
-    dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None
+    dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None, holds_pairs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of a, b and g.
 
@@ -111,6 +122,10 @@ def _rectified_average_backward(
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return torch.zeros_like(a_BN), torch.zeros_like(b_BM), torch.zeros_like(g_BME)
     count = b_BM.shape[1] if count_B11 is None else count_B11
+    if holds_pairs:
+        f_BNM, dy_BNE = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu_(), dy_BNE / count
+        df_BNM = (dy_BNE @ g_BME.transpose(1, 2)).mul_(f_BNM > 0)
+        return df_BNM.sum(2), df_BNM.sum(1), f_BNM.transpose(1, 2) @ dy_BNE
     if engine := _gpu_engine(g_BME):
         return engine.gradients(dy_BNE, a_BN, b_BM, g_BME, count)
     queries, keys = _Side.of(a_BN), _Side.of(b_BM)
@@ -127,13 +142,17 @@ def _rectified_average_backward(
 
 
 def _rectified_average_backward_shapes(
-    dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None
+    dy_BNE: Tensor, a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None, holds_pairs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(a_BN), torch.empty_like(b_BM), g_BME.new_empty(g_BME.shape)
 
 
-def _rectified_average_backward_flops(dy: Size, a: Size, b: Size, g: Size, count: Size | None) -> int:
-    """Sums over keys for da, sums over queries for db and dg, and the two rows of dot products."""
+def _rectified_average_backward_flops(
+    dy: Size, a: Size, b: Size, g: Size, count: Size | None, holds_pairs: bool
+) -> int:
+    """Sums over keys for da, over queries for db and dg, and two rows of dot products; or two products."""
+    if holds_pairs:
+        return 4 * g[0] * g[2] * a[1] * b[1]
     sums = (_RUN_LENGTH + 2) * (a[1] + 2 * b[1])
     return 2 * g[0] * g[2] * (sums + _RUN_LENGTH * (a[1] + b[1]) + 2 * (a[1] + b[1]))
 
@@ -153,7 +172,9 @@ def _has_triton() -> bool:
     return has_triton()
 
 
-def _plain_rectified_average(a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None) -> Tensor:
+def _plain_rectified_average(
+    a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None, holds_pairs: bool = True
+) -> Tensor:
     f_BNM = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu()
     return f_BNM @ g_BME / (b_BM.shape[1] if count_B11 is None else count_B11)
 

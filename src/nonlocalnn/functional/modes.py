@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
     """Return a context without autocast, on devices that have none too: "meta" is one."""
-    if not torch.amp.is_autocast_available(device_type):
+    if autocast_dtype(device_type) is None:
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 

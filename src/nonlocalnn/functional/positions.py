@@ -7,6 +7,7 @@ a copy of x.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
     arguments: list[Tensor | None] = []
     for weight, bias in layers:
         arguments += (weight.flatten(1).to(dtype), None if bias is None else bias.to(dtype))
-    run = _Projection.forward if is_transformed() else _Projection.apply
+    run = _runner(_Projection, (x, *arguments))
     with without_autocast(x.device.type):
         projected: tuple[Tensor, ...] = run(x.flatten(2).to(dtype), *arguments)
     return projected
@@ -87,11 +88,19 @@ def _project_onto(base_BCP: Tensor | None, y: Tensor, layer: Layer, x: Tensor) -
     weight, bias = layer
     matrix, bias = weight.flatten(1).to(y.dtype), None if bias is None else bias.to(y.dtype)
     channels_last = is_channels_last(x)
-    run = _BackProjection.forward if is_transformed() else _BackProjection.apply
+    run = _runner(_BackProjection, (base_BCP, y, matrix, bias))
     with without_autocast(x.device.type):
         z: Tensor = run(base_BCP, y, matrix, bias, channels_last)
     # Turned here: what a function of our own returns as a view may not be changed in place.
     return (z.transpose(1, 2) if channels_last else z).unflatten(2, x.shape[2:])
+
+
+def _runner(function: type[torch.autograd.Function], tensors: Iterable[Tensor | None]) -> Any:
+    """Return what runs a function of our own: by itself where nothing asks for its gradient."""
+    wants_gradient = torch.is_grad_enabled() and any(
+        part is not None and part.requires_grad for part in tensors
+    )
+    return function.apply if wants_gradient and not is_transformed() else function.forward
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -126,9 +135,10 @@ class _Projection(torch.autograd.Function):
     def backward(ctx: Any, *gradients_BPD: Tensor) -> tuple[Tensor | None, ...]:
         x_BCP, *matrices = ctx.saved_tensors
         dx, dlayers = None, []
+        x_BPC = x_BCP.transpose(1, 2)
         for place, (matrix_DC, dy_BPD) in enumerate(zip(matrices, gradients_BPD, strict=True)):
             needs_matrix, needs_bias = ctx.needs_input_grad[2 * place + 1 : 2 * place + 3]
-            dlayers.append((dy_BPD.transpose(1, 2) @ x_BCP.transpose(1, 2)).sum(0) if needs_matrix else None)
+            dlayers.append(_summed_product(dy_BPD, x_BPC) if needs_matrix else None)
             dlayers.append(dy_BPD.sum((0, 1)) if needs_bias else None)
             if ctx.needs_input_grad[0]:
                 left, right = _batched(matrix_DC, x_BCP).transpose(1, 2), dy_BPD.transpose(1, 2)
@@ -174,10 +184,22 @@ class _BackProjection(torch.autograd.Function):
         return (
             dz_BCP if needs_base else None,
             torch.bmm(dz_BCP.transpose(1, 2), _batched(matrix_CE, y_BPE)) if needs_y else None,
-            torch.bmm(dz_BCP, y_BPE).sum(0) if needs_matrix else None,
+            _summed_product(dz_BCP.transpose(1, 2), y_BPE) if needs_matrix else None,
             dz_BCP.sum((0, 2)) if needs_bias else None,
             None,
         )
+
+
+def _summed_product(left_BPD: Tensor, right_BPC: Tensor) -> Tensor:
+    """Return the gradient of a matrix, sum_b left^T right, (D, C).
+
+    Of few positions one product over the whole batch takes half the time of a product for each entry, 1.5 ms
+    against 3.3 (B = 8, P = 49, 256 x 512), and a copy with channels innermost is smaller than those products.
+    """
+    are_few = left_BPD.shape[1] <= min(left_BPD.shape[2], right_BPC.shape[2])
+    if left_BPD.shape[0] > 1 and (are_few or (left_BPD.is_contiguous() and right_BPC.is_contiguous())):
+        return left_BPD.flatten(0, 1).t() @ right_BPC.flatten(0, 1)
+    return (left_BPD.transpose(1, 2) @ right_BPC).sum(0)
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None, base: Tensor | None = None) -> Tensor:
@@ -215,3 +237,9 @@ def is_channels_last(x: Tensor) -> bool:
     if memory_format is None or is_transformed() or x.is_contiguous():
         return False
     return x.is_contiguous(memory_format=memory_format)
+
+
+# PyTorch looks at the signature at each call, which took a quarter of the time of a block on a small map;
+# what is written down it takes as it is.
+for _function in (_Projection, _BackProjection):
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[union-attr]

@@ -57,6 +57,7 @@ def rectified_non_local(
     *,
     key_mask_BM: Tensor | None = None,
     process_group: dist.ProcessGroup | None,
+    engine: str = "auto",
 ) -> Tensor:
     """Return the concatenation form's y from its two scalars a position, over the keys of all ranks.
 
@@ -68,7 +69,7 @@ def rectified_non_local(
         b_BM, g_BME = b_BM.masked_fill(~key_mask_BM, 0.0), g_BME.masked_fill(~key_mask_BM.unsqueeze(2), 0.0)
     if process_group is None:
         count_B11 = None if key_mask_BM is None else number_of_keys(key_mask_BM)
-        return concatenation.rectified_non_local(a_BN, b_BM, g_BME, count_B11=count_B11)
+        return concatenation.rectified_non_local(a_BN, b_BM, g_BME, count_B11=count_B11, engine=engine)
     is_masked = key_mask_BM is not None
     ranks = Ranks.of(b_BM.unsqueeze(2), g_BME.shape[2], process_group, masked=is_masked)
     count_B11 = None if key_mask_BM is None else _number_of_keys(key_mask_BM, process_group)
