@@ -130,8 +130,8 @@ def test_figures_follow_from_one_matrix_over_the_set():
     assert figures.confusion.tolist() == [[1, 1, 0], [2, 1, 0], [0, 0, 2]]
     assert figures.iou == near([1 / 4, 1 / 4, 1.0])
     assert figures.mean_iou == near(0.5)
-    assert figures.pixel_accuracy == near(4 / 7)
-    assert figures.class_accuracy == near([1 / 2, 1 / 3, 1.0])
+    assert figures.accuracy == near(4 / 7)
+    assert figures.recall == near([1 / 2, 1 / 3, 1.0])
     assert figures.num_samples == 2
     values = figures.to_dict()
     assert values["iou"] == near({"a": 0.25, "b": 0.25, "c": 1.0})
@@ -152,7 +152,7 @@ def test_figures_equal_scikit_learns():
     predicted = torch.stack([(10 * image[0]).round() for image, _ in pairs])[known].tolist()
     assert figures.iou == near(metrics.jaccard_score(true, predicted, average=None).tolist())
     assert figures.mean_iou == near(metrics.jaccard_score(true, predicted, average="macro"))
-    assert figures.pixel_accuracy == near(metrics.accuracy_score(true, predicted))
+    assert figures.accuracy == near(metrics.accuracy_score(true, predicted))
     assert figures.confusion.tolist() == metrics.confusion_matrix(true, predicted).tolist()
 
 

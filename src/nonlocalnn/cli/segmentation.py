@@ -23,7 +23,7 @@ from nonlocalnn.explorer.labels import write_labels, write_overlay
 from nonlocalnn.explorer.step_pictures import runs_of, write_steps
 from nonlocalnn.explorer.volume_pictures import labelled_planes
 from nonlocalnn.inference import Segmented, Segmenter, StepSegmenter, VolumeSegmenter
-from nonlocalnn.tasks.mask_figures import SegmentationFigures
+from nonlocalnn.tasks.figures import ConfusionFigures
 from nonlocalnn.tasks.masks import evaluate_masks, shares_of
 from nonlocalnn.tasks.step_labels import evaluate_steps
 from nonlocalnn.tasks.volume_masks import evaluate_volumes
@@ -50,7 +50,7 @@ def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
     )
     check_own(output, {**about, "window": window}, files=(_REPORT,))
     say_classes(loaded.classes, dataset.classes, data)
-    found: SegmentationFigures
+    found: ConfusionFigures
     if isinstance(dataset, MaskedVolumes):
         assert window is not None, "that of the patches where there is no other"
         found = evaluate_volumes(

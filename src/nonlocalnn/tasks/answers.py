@@ -17,7 +17,7 @@ from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.data.sequences.padding import pad_batch
 from nonlocalnn.tasks.inputs import Facts
 from nonlocalnn.tasks.kinds import kind_of_facts
-from nonlocalnn.tasks.probabilities import class_probabilities
+from nonlocalnn.tasks.probabilities import check_finite, class_probabilities
 
 
 def answer_files(
@@ -164,11 +164,7 @@ def most_probable(probabilities: Tensor, classes: Sequence[str], *, top: int) ->
         >>> most_probable(torch.tensor([0.25, 0.75]), ["run", "walk"], top=1)
         {'class': 'walk', 'probability': 0.75, 'top': [{'class': 'walk', 'probability': 0.75}]}
     """
-    if not bool(probabilities.isfinite().all()):
-        raise ValueError(
-            "the model's answer is not finite (NaN or infinity): its weights are damaged, or its values grew "
-            "beyond the precision"
-        )
+    check_finite(probabilities)
     values, indices = probabilities.topk(min(top, len(classes)))
     listed = [
         {"class": classes[index], "probability": value}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from nonlocalnn._device import Precision, eval_mode
 from nonlocalnn._errors import check_positive, check_whole, one_line
@@ -24,6 +24,9 @@ from nonlocalnn.tasks.figures import (
     count_confusions,
 )
 from nonlocalnn.tasks.probabilities import class_probabilities
+
+Watch = Callable[[Batches], Iterable[Any]]
+T = TypeVar("T")
 
 # The least logarithm of a probability that counts, as in PyTorch's binary cross-entropy: 0 costs 100 nats.
 _LEAST_LOG = -100.0
@@ -40,7 +43,7 @@ def evaluate(
     precision: Precision = "fp32",
     num_workers: int = 0,
     distributed: bool = False,
-    watch: Callable[[Batches], Iterable[Any]] | None = None,
+    watch: Watch | None = None,
 ) -> Evaluation | MultiLabelEvaluation:
     r"""Run ``model`` over ``dataset`` in eval mode and return what it found.
 
@@ -76,25 +79,18 @@ def evaluate(
             f"dataset must be LabelledSamples; got {type(dataset).__name__}: derive its class from "
             "nonlocalnn.data.LabelledSamples, which asks for read and sample_id"
         )
-    if len(dataset) == 0:
-        raise ValueError("cannot evaluate on an empty data set")
     if dataset.num_views is None:
         raise ValueError("videos are evaluated by CentreClip or Views, not by clips at random places")
     batch_size = dataset.evaluation_batch if batch_size is None else batch_size
     check_positive(batch_size=batch_size)
-    check_whole("num_workers", num_workers, least=0)
     share = own_share(len(dataset), distributed)
-    loader = DataLoader(
-        Subset(dataset, share),
-        batch_size=max(1, batch_size // dataset.num_views),
-        num_workers=num_workers,
-        collate_fn=dataset.collate,
-        worker_init_fn=leave_signals_to_parent,
+    batches = batches_of(
+        dataset, share, max(1, batch_size // dataset.num_views), num_workers=num_workers, watch=watch
     )
     tally = _ClassesTally if dataset.multi_label else _ClassTally
     readable, rows = [torch.empty(0, dtype=torch.bool)], [tally.none(len(dataset.classes))]
     with eval_mode(model):
-        for samples, targets, *lengths in Batches(loader) if watch is None else watch(Batches(loader)):
+        for samples, targets, *lengths in batches:
             readable.append(targets.view(len(targets), -1)[:, 0] != UNREADABLE)
             # A batch of sequences is as long as its own longest.
             shape = samples.shape[-len(dataset.sample_shape) :]
@@ -115,9 +111,10 @@ def evaluate(
             if probabilities.shape[1] != len(dataset.classes):
                 raise _wrong_scores(probabilities.shape, len(dataset.classes))
             rows.append(tally.rows(probabilities, targets[readable[-1]]))
-    covered, found = _gather(
-        torch.tensor(share, dtype=torch.int64)[torch.cat(readable)], torch.cat(rows), distributed
-    )
+    own = torch.tensor(share, dtype=torch.int64)[torch.cat(readable)], torch.cat(rows)
+    covered, found = map(torch.cat, zip(*gathered(own, distributed), strict=True))
+    # In the order of the samples, so that no figure depends on the ranks.
+    found = found[covered.argsort()]
     left_out = sorted(set(range(len(dataset))).difference(covered.tolist()))
     if len(covered) == 0:
         raise ValueError(
@@ -152,9 +149,55 @@ def _naming_samples(sample_shape: Sequence[int]) -> Iterator[None]:
 
 
 def own_share(length: int, distributed: bool) -> range:
-    """Return which of ``length`` samples this rank looks at: every so many, from its own number on."""
+    """Return which of ``length`` samples this rank looks at: every so many, from its own number on.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if length == 0:
+        raise ValueError("cannot evaluate on an empty data set")
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     return range(rank, length, world_size)
+
+
+def batches_of(
+    dataset: Dataset[Any],
+    share: Sequence[int],
+    batch_size: int = 1,
+    *,
+    num_workers: int = 0,
+    watch: Watch | None = None,
+) -> Iterable[Any]:
+    """Return the batches of a part of a data set, made by its own ``collate`` where it has one.
+
+    Args:
+        dataset: The data set.
+        share: Numbers of the samples that are taken.
+        batch_size: Samples of a batch.
+        num_workers: Processes that read; 0 reads in this one.
+        watch: Takes the batches and gives them back one by one.
+
+    Raises:
+        ValueError: ``num_workers`` is no number of processes.
+    """
+    check_whole("num_workers", num_workers, least=0)
+    loader = DataLoader(
+        Subset(dataset, share),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=getattr(dataset, "collate", None),
+        worker_init_fn=leave_signals_to_parent,
+    )
+    return Batches(loader) if watch is None else watch(Batches(loader))
+
+
+def gathered(found: T, distributed: bool) -> list[T]:
+    """Return what each rank found, on every rank; alone, what was found here."""
+    if not distributed:
+        return [found]
+    everywhere = [found] * dist.get_world_size()
+    dist.all_gather_object(everywhere, found)
+    return everywhere
 
 
 def _wrong_scores(shape: Sequence[int], num_classes: int) -> ValueError:
@@ -162,17 +205,6 @@ def _wrong_scores(shape: Sequence[int], num_classes: int) -> ValueError:
         f"the model's output must be (B, {num_classes}), one score a class of this data set; "
         f"got {tuple(shape)}: load a model that was trained on these classes"
     )
-
-
-def _gather(covered: Tensor, rows: Tensor, distributed: bool) -> tuple[Tensor, Tensor]:
-    """Return what all ranks found, in the order of the samples, so that no figure depends on the ranks."""
-    if not distributed:
-        return covered, rows
-    shares: list[tuple[Tensor, Tensor]] = [(covered, rows)] * dist.get_world_size()
-    dist.all_gather_object(shares, (covered, rows))
-    indices = torch.cat([share[0] for share in shares])
-    order = indices.argsort()
-    return indices[order], torch.cat([share[1] for share in shares])[order]
 
 
 class _ClassTally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +64,48 @@ class Figures(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Figures):
-    """What was found where each sample has one class.
+class ConfusionFigures(Figures):
+    """Figures that follow from one matrix of counts over the whole set.
 
     Args:
         confusion: Counts, shape (K, K), int64; a row is a true class, a column a predicted one.
+    """
+
+    confusion: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """The share of what is counted that is right, 0 to 1."""
+        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
+
+    @property
+    def recall(self) -> list[float]:
+        """For each class, the share of what is of it that was found; NaN for a class that is not there."""
+        counts = self.confusion.double()
+        return (counts.diagonal() / counts.sum(1)).tolist()
+
+    @property
+    def f1(self) -> list[float]:
+        """For each class 2 TP / (2 TP + FP + FN); NaN where it is neither there nor predicted."""
+        counts = self.confusion.double()
+        return (2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))).tolist()
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that are there: each class counts alike."""
+        return mean_of_defined(self.recall)
+
+    @property
+    def shares(self) -> list[str]:
+        """How much of what is counted is of each class, in words, such as "12.50%"."""
+        return [f"{share:.2%}" for share in (self.confusion.sum(1) / self.confusion.sum()).tolist()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(ConfusionFigures):
+    """What was found where each sample has one class.
+
+    Args:
         top5_accuracy: The share of samples whose true class is among the five most probable, 0 to 1.
 
     Example:
@@ -82,19 +119,7 @@ class Evaluation(Figures):
         b            4  1.0000     0.8000
     """
 
-    confusion: Tensor
     top5_accuracy: float = 1.0
-
-    @property
-    def accuracy(self) -> float:
-        """The share of samples whose highest score is the true class, 0 to 1."""
-        return int(self.confusion.diagonal().sum()) / self.num_samples
-
-    @property
-    def recall(self) -> list[float]:
-        """For each class, the share of its samples that were found; NaN for a class without samples."""
-        counts = self.confusion.to(torch.float64)
-        return (counts.diagonal() / counts.sum(1)).tolist()
 
     @property
     def precision(self) -> list[float]:
@@ -103,15 +128,9 @@ class Evaluation(Figures):
         return (counts.diagonal() / counts.sum(0)).tolist()
 
     @property
-    def balanced_accuracy(self) -> float:
-        """The mean recall of the classes that have samples: each class counts alike."""
-        return _mean(self.recall)
-
-    @property
     def macro_f1(self) -> float:
-        """The mean over the classes of F1, 2 TP / (2 TP + FP + FN), of those that occur or were predicted."""
-        counts = self.confusion.to(torch.float64)
-        return _mean((2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))).tolist())
+        """The mean ``f1`` of the classes that occur or were predicted."""
+        return mean_of_defined(self.f1)
 
     @property
     def headline(self) -> str:
@@ -121,15 +140,9 @@ class Evaluation(Figures):
 
     def per_class_table(self) -> str:
         """Return a plain-text table: class, samples, recall, precision."""
-        width = max(5, *(len(name) for name in self.classes))
-        lines = [f"{'class':<{width}}  samples  recall  precision"]
-        samples = self.confusion.sum(1).tolist()
-        rows = zip(self.classes, samples, self.recall, self.precision, strict=True)
-        for name, count, recall, precision in rows:
-            # A class without samples has no recall, and one that is never predicted no precision.
-            shown = ["-" if value != value else f"{value:.4f}" for value in (recall, precision)]
-            lines.append(f"{name:<{width}}  {count:7d}  {shown[0]:>6}  {shown[1]:>9}")
-        return "\n".join(lines)
+        samples = map(str, self.confusion.sum(1).tolist())
+        columns = {"samples": samples, "recall": in_text(self.recall), "precision": in_text(self.precision)}
+        return class_table(self.classes, columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values; an undefined recall or precision is None.
@@ -181,7 +194,7 @@ class MultiLabelEvaluation(Figures):
     @property
     def mean_average_precision(self) -> float:
         """The mean over the classes that some sample has, 0 to 1; NaN where there is none."""
-        return sum(self._defined) / len(self._defined) if self._defined else float("nan")
+        return mean_of_defined(self.average_precision)
 
     @property
     def headline(self) -> str:
@@ -199,10 +212,32 @@ class MultiLabelEvaluation(Figures):
         }
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Return the mean of those that are defined."""
+def mean_of_defined(values: Sequence[float]) -> float:
+    """Return the mean of those that are numbers; NaN where none is."""
     defined = [value for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined)
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def in_text(values: Iterable[float], form: str = ".4f") -> list[str]:
+    """Return numbers as a table shows them: "-" for NaN."""
+    return ["-" if math.isnan(value) else format(value, form) for value in values]
+
+
+def class_table(classes: Sequence[str], columns: Mapping[str, Iterable[str]]) -> str:
+    """Return a plain-text table of a row a class, its columns aligned to the right below their titles.
+
+    Example:
+        >>> print(class_table(["cat", "elephant"], {"objects": ["12", "3"]}))
+        class     objects
+        cat            12
+        elephant        3
+    """
+    texts = {"class": list(classes)} | {title: list(column) for title, column in columns.items()}
+    widths = [max(map(len, (title, *column))) for title, column in texts.items()]
+    rows = [tuple(texts), *zip(*texts.values(), strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
 
 
 def by_class(classes: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:

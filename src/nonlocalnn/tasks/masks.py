@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
 
 from nonlocalnn._device import Precision, autocast_for, eval_mode
 from nonlocalnn._errors import check_whole, one_line
-from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.data.masks import IGNORED, MaskedImages
 from nonlocalnn.models.dense import resized
-from nonlocalnn.tasks.evaluation import own_share
+from nonlocalnn.tasks.evaluation import Watch, batches_of, gathered, own_share
 from nonlocalnn.tasks.figures import count_confusions
 from nonlocalnn.tasks.mask_figures import SegmentationFigures
+from nonlocalnn.tasks.probabilities import check_finite
 
 # Classes whose scores are brought to the size of a mask at once: 16 of 2048 x 1024 pixels are 134 MB.
 _CLASSES_AT_ONCE = 16
@@ -35,7 +33,7 @@ def evaluate_masks(
     precision: Precision = "fp32",
     num_workers: int = 0,
     distributed: bool = False,
-    watch: Callable[[Batches], Iterable[Any]] | None = None,
+    watch: Watch | None = None,
 ) -> SegmentationFigures:
     """Run a network over images with masks, one whole image at a time, and compare at the masks' own sizes.
 
@@ -55,52 +53,65 @@ def evaluate_masks(
 
     Memory: scores of one image, K x H x W numbers, and 16 of the size of its mask.
     """
-    if len(dataset) == 0:
-        raise ValueError("cannot evaluate on an empty data set")
-    check_whole("num_workers", num_workers, least=0)
     share = own_share(len(dataset), distributed)
-    loader = DataLoader(
-        Subset(dataset, share),
-        batch_size=1,
-        num_workers=num_workers,
-        worker_init_fn=leave_signals_to_parent,
-    )
-    num_classes = len(dataset.classes)
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    losses: list[tuple[float, int]] = []
+    found = Counts(len(dataset.classes))
     with eval_mode(model):
-        for images, masks in Batches(loader) if watch is None else watch(Batches(loader)):
+        for images, masks in batches_of(dataset, share, num_workers=num_workers, watch=watch):
             mask = masks[0].to(device).long()
             scores = image_scores(model, images.to(device), window=window, precision=precision)
-            if scores.shape[1] != num_classes:
-                raise ValueError(
-                    f"the model's scores must be of the {num_classes} classes of this data set; got "
-                    f"{scores.shape[1]}: load a model that was trained on these classes"
-                )
-            losses.append(_summed_loss(scores, mask))
-            known = mask != IGNORED
-            labels = labels_of(scores, mask.shape)
-            confusion += count_confusions(mask[known], labels[known], num_classes).cpu()
-    confusion, losses = _gathered(confusion, losses, distributed)
-    if not int(confusion.sum()):
-        raise ValueError(f"no pixel of the {len(dataset)} images has a class: all masks are {IGNORED}")
+            found.check(scores.shape[1])
+            found.losses.append(_summed_loss(scores, mask))
+            found.add(labels_of(scores, mask.shape), mask)
+    loss, confusion = found.over_ranks(f"pixel of the {len(dataset)} images", distributed)
     return SegmentationFigures(
-        # In the order of the images and summed exactly, so that it does not depend on the ranks.
-        loss=math.fsum(loss for loss, _ in losses) / max(1, sum(number for _, number in losses)),
-        classes=dataset.classes,
-        num_samples=len(dataset),
-        confusion=confusion,
+        loss=loss, classes=dataset.classes, num_samples=len(dataset), confusion=confusion
     )
 
 
-def _gathered(
-    confusion: Tensor, losses: list[tuple[float, int]], distributed: bool
-) -> tuple[Tensor, list[tuple[float, int]]]:
-    if not distributed:
-        return confusion, losses
-    found: list[tuple[Tensor, list[tuple[float, int]]]] = [(confusion, losses)] * dist.get_world_size()
-    dist.all_gather_object(found, (confusion, losses))
-    return torch.stack([each for each, _ in found]).sum(0), [pair for _, own in found for pair in own]
+class Counts:
+    """What is counted over a data set in which each place has a class or is ignored.
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        # Of each batch the sum over the places that have a class, and their number.
+        self.losses: list[tuple[float, int]] = []
+
+    def check(self, number: int) -> None:
+        """Check that a model gives as many scores as there are classes.
+
+        Raises:
+            ValueError: It gives another number.
+        """
+        if number != len(self.confusion):
+            raise ValueError(
+                f"the model's scores must be of the {len(self.confusion)} classes of this data set; got "
+                f"{number}: load a model that was trained on these classes"
+            )
+
+    def add(self, labels: Tensor, ids: Tensor) -> Tensor:
+        """Count which class was found for which, two tensors of one shape; return these counts, (K, K)."""
+        known = ids != IGNORED
+        counts = count_confusions(ids[known].long(), labels[known].long(), len(self.confusion)).cpu()
+        self.confusion += counts
+        return counts
+
+    def over_ranks(self, places: str, distributed: bool) -> tuple[float, Tensor]:
+        """Return the mean loss and the confusions of all ranks; ``places`` says of what, for the error.
+
+        Raises:
+            ValueError: No place has a class.
+        """
+        found = gathered((self.confusion, self.losses), distributed)
+        confusion = torch.stack([each for each, _ in found]).sum(0)
+        if not int(confusion.sum()):
+            raise ValueError(f"no {places} has a class: all masks are {IGNORED}")
+        losses = [pair for _, own in found for pair in own]
+        # Summed exactly, so that it does not depend on the ranks.
+        return math.fsum(loss for loss, _ in losses) / max(1, sum(number for _, number in losses)), confusion
 
 
 def _summed_loss(scores: Tensor, mask: Tensor) -> tuple[float, int]:
@@ -216,11 +227,7 @@ def labels_of(scores: Tensor, size: Sequence[int]) -> Tensor:
         >>> labels_of(torch.tensor([[[[0.0, 1.0]], [[1.0, 0.0]]]]), (2, 2)).tolist()
         [[1, 0], [1, 0]]
     """
-    if not bool(scores.isfinite().all()):
-        raise ValueError(
-            "the model's answer is not finite (NaN or infinity): its weights are damaged, or its values grew "
-            "beyond the precision"
-        )
+    check_finite(scores)
     if tuple(scores.shape[2:]) == tuple(size):
         return scores[0].argmax(0)
     best: Tensor | None = None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nonlocalnn._errors import needs
-from nonlocalnn.tasks.figures import by_class
+from nonlocalnn.tasks.figures import by_class, class_table, in_text
 
 # What COCO's summary has, in its order; and what kinds of results are called here.
 _SUMMARY = (
@@ -92,19 +92,9 @@ class ObjectFigures:
 
     def per_class_table(self) -> str:
         """Return a plain-text table: class, how many are marked, and the average precision of each kind."""
-        width = max(5, *(len(name) for name in self.classes))
-        # "keypoint AP" is longer than a number, and two spaces stand between columns.
-        widths = {kind: max(9, len(_KINDS[kind]) + 5) for kind in self.scores}
-        titles = "".join(f"{_KINDS[kind] + ' AP':>{widths[kind]}}" for kind in self.scores)
-        lines = [f"{'class':<{width}}  objects{titles}"]
-        for place, name in enumerate(self.classes):
-            values = {kind: each.ap[place] for kind, each in self.scores.items()}
-            cells = "".join(
-                f"{'-' if value != value else f'{value:.4f}':>{widths[kind]}}"
-                for kind, value in values.items()
-            )
-            lines.append(f"{name:<{width}}  {self.num_objects[place]:7,}{cells}")
-        return "\n".join(lines)
+        columns: dict[str, Iterable[str]] = {"objects": [f"{number:,}" for number in self.num_objects]}
+        columns |= {f"{_KINDS[kind]} AP": in_text(each.ap) for kind, each in self.scores.items()}
+        return class_table(self.classes, columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values; an undefined figure is None."""

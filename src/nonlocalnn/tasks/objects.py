@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
 from nonlocalnn._device import Precision, autocast_for, eval_mode, moved
-from nonlocalnn._errors import check_whole
-from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.data.objects import AnnotatedImages, encoded
 from nonlocalnn.tasks.correct_points import correct_points
-from nonlocalnn.tasks.evaluation import own_share
+from nonlocalnn.tasks.evaluation import Watch, batches_of, gathered, own_share
 from nonlocalnn.tasks.object_figures import ObjectFigures, scored
 
 # A pixel is an object's where its mask is at least as likely.
@@ -36,7 +32,7 @@ def evaluate_objects(
     precision: Precision = "fp32",
     num_workers: int = 0,
     distributed: bool = False,
-    watch: Callable[[Batches], Iterable[Any]] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[ObjectFigures, Results]:
     """Run a network over images with objects, one image at a time, and score what it finds by COCO's rules.
 
@@ -61,9 +57,6 @@ def evaluate_objects(
 
     Memory: results of all images on every rank, masks compressed.
     """
-    if len(dataset) == 0:
-        raise ValueError("cannot evaluate on an empty data set")
-    check_whole("num_workers", num_workers, least=0)
     num_classes = getattr(model, "num_classes", len(dataset.classes))
     if num_classes != len(dataset.classes):
         raise ValueError(
@@ -72,23 +65,13 @@ def evaluate_objects(
         )
     masks, points = _looked_for(model, dataset)
     share = own_share(len(dataset), distributed)
-    loader = DataLoader(
-        Subset(dataset, share),
-        batch_size=1,
-        num_workers=num_workers,
-        collate_fn=dataset.collate,
-        worker_init_fn=leave_signals_to_parent,
-    )
+    batches = batches_of(dataset, share, num_workers=num_workers, watch=watch)
     by_image: dict[int, list[dict[str, Any]]] = {}
     with eval_mode(model):
-        batches = Batches(loader) if watch is None else watch(Batches(loader))
         for index, (images, _) in zip(share, batches, strict=True):
             found = found_objects(model, moved(images[0], device), precision=precision)
             by_image[index] = results_of(found, dataset.sheet(index).number, dataset.class_ids)
-    if distributed:
-        gathered: list[dict[int, list[dict[str, Any]]]] = [by_image] * dist.get_world_size()
-        dist.all_gather_object(gathered, by_image)
-        by_image = {index: found for part in gathered for index, found in part.items()}
+    by_image = {index: found for part in gathered(by_image, distributed) for index, found in part.items()}
     found_on_all = [each for index in sorted(by_image) for each in by_image[index]]
     results = in_kinds(found_on_all, masks, points)
     truth = dataset.truth()

@@ -82,6 +82,19 @@ def class_probabilities(
     return torch.cat(found).unflatten(0, views.shape[:2]).mean(1)
 
 
+def check_finite(answer: Tensor) -> None:
+    """Check that a network's answer holds numbers alone.
+
+    Raises:
+        ValueError: It holds NaN or infinity.
+    """
+    if not bool(answer.isfinite().all()):
+        raise ValueError(
+            "the model's answer is not finite (NaN or infinity): its weights are damaged, or its values grew "
+            "beyond the precision"
+        )
+
+
 def scores_and_probabilities(
     model: nn.Module, x: Tensor, *, multi_label: bool = False, everywhere: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
 
 from nonlocalnn._device import Precision, autocast_for, eval_mode
-from nonlocalnn._errors import check_whole
-from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.data.masks.masked import IGNORED
 from nonlocalnn.data.sequences.steps import LabelledSteps, load_steps
-from nonlocalnn.tasks.evaluation import own_share
-from nonlocalnn.tasks.figures import count_confusions
+from nonlocalnn.tasks.evaluation import Watch, batches_of, own_share
+from nonlocalnn.tasks.masks import Counts
 from nonlocalnn.tasks.networks import build_network, check_task
-from nonlocalnn.tasks.probabilities import real_part
+from nonlocalnn.tasks.probabilities import check_finite, real_part
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.segmentation import check_weights, pixel_loss
 from nonlocalnn.tasks.step_figures import StepFigures
@@ -140,7 +135,7 @@ def evaluate_steps(
     precision: Precision = "fp32",
     num_workers: int = 0,
     distributed: bool = False,
-    watch: Callable[[Batches], Iterable[Any]] | None = None,
+    watch: Watch | None = None,
 ) -> StepFigures:
     """Run a network over sequences, and compare the class of each step that has one.
 
@@ -159,43 +154,21 @@ def evaluate_steps(
 
     Memory: scores of 16 sequences.
     """
-    check_whole("num_workers", num_workers, least=0)
     share = own_share(len(dataset), distributed)
-    loader = DataLoader(
-        Subset(dataset, share),
-        batch_size=_BATCH,
-        num_workers=num_workers,
-        collate_fn=dataset.collate,
-        worker_init_fn=leave_signals_to_parent,
-    )
-    num_classes = len(dataset.classes)
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    losses: list[tuple[float, int]] = []
+    batches = batches_of(dataset, share, _BATCH, num_workers=num_workers, watch=watch)
+    found = Counts(len(dataset.classes))
     with eval_mode(model):
-        for sequences, ids, *lengths in Batches(loader) if watch is None else watch(Batches(loader)):
+        for sequences, ids, *lengths in batches:
             x = sequences.to(device)
             with real_part(x, lengths), autocast_for(precision, x.device):
                 scores = model(x)
             ids = ids.to(device).long()
-            check_step_scores(scores, num_classes, ids.shape)
+            check_step_scores(scores, len(dataset.classes), ids.shape)
             total = F.cross_entropy(scores.double(), ids, ignore_index=IGNORED, reduction="sum")
-            known = ids != IGNORED
-            losses.append((float(total), int(known.sum())))
-            confusion += count_confusions(ids[known], scores.argmax(1)[known], num_classes).cpu()
-    if distributed:
-        found: list[tuple[Tensor, list[tuple[float, int]]]] = [(confusion, losses)] * dist.get_world_size()
-        dist.all_gather_object(found, (confusion, losses))
-        confusion = torch.stack([each for each, _ in found]).sum(0)
-        losses = [pair for _, own in found for pair in own]
-    number = sum(each for _, each in losses)
-    if not number:
-        raise ValueError(f"no step of the {len(dataset)} sequences has a class")
-    return StepFigures(
-        loss=math.fsum(total for total, _ in losses) / number,
-        classes=dataset.classes,
-        num_samples=len(dataset),
-        confusion=confusion,
-    )
+            found.losses.append((float(total), int((ids != IGNORED).sum())))
+            found.add(scores.argmax(1), ids)
+    loss, confusion = found.over_ranks(f"step of the {len(dataset)} sequences", distributed)
+    return StepFigures(loss=loss, classes=dataset.classes, num_samples=len(dataset), confusion=confusion)
 
 
 def check_step_scores(scores: Tensor, num_classes: int, shape: Sequence[int]) -> None:
@@ -215,8 +188,4 @@ def check_step_scores(scores: Tensor, num_classes: int, shape: Sequence[int]) ->
             f"the model's scores must be {wanted}, one a class of this data for each step; got "
             f"{tuple(scores.shape)}: load a model that was trained on these classes"
         )
-    if not bool(scores.isfinite().all()):
-        raise ValueError(
-            "the model's answer is not finite (NaN or infinity): its weights are damaged, or its values grew "
-            "beyond the precision"
-        )
+    check_finite(scores)

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from nonlocalnn._errors import needs
-from nonlocalnn.tasks.figures import by_class
+from nonlocalnn.tasks.figures import by_class, class_table, in_text, mean_of_defined
 from nonlocalnn.tasks.mask_figures import SegmentationFigures
 
 
@@ -76,8 +76,8 @@ class VolumeFigures(SegmentationFigures):
 
     def _mean(self, values: Sequence[float]) -> float | None:
         first = 1 if self.classes[0].lower() == "background" and len(self.classes) > 1 else 0
-        defined = [value for value in values[first:] if value == value]
-        return sum(defined) / len(defined) if defined else None
+        mean = mean_of_defined(values[first:])
+        return None if math.isnan(mean) else mean
 
     @property
     def headline(self) -> str:
@@ -85,20 +85,18 @@ class VolumeFigures(SegmentationFigures):
         distance = "" if self.mean_hausdorff is None else f", Hausdorff 95 % {self.mean_hausdorff:.2f} mm"
         return (
             f"mean Dice {self.mean_dice:.4f}{distance}, mean IoU {self.mean_iou:.4f}, voxel accuracy "
-            f"{self.pixel_accuracy:.4f}"
+            f"{self.accuracy:.4f}"
         )
 
     def per_class_table(self) -> str:
         """Return a plain-text table: class, its share of the voxels, Dice, Hausdorff distance and IoU."""
-        width = max(5, *(len(name) for name in self.classes))
-        shares = (self.confusion.sum(1) / self.confusion.sum()).tolist()
-        distances = self.hausdorff or [math.nan] * len(self.classes)
-        lines = [f"{'class':<{width}}  of voxels    Dice  HD 95 mm     IoU"]
-        rows = zip(self.classes, shares, self.dice, distances, self.iou, strict=True)
-        for name, share, *values in rows:
-            dice, distance, iou = ("-" if value != value else f"{value:.4g}" for value in values)
-            lines.append(f"{name:<{width}}  {share:9.2%}  {dice:>6}  {distance:>8}  {iou:>6}")
-        return "\n".join(lines)
+        columns = {
+            "of voxels": self.shares,
+            "Dice": in_text(self.dice, ".4g"),
+            "HD 95 mm": in_text(self.hausdorff or [math.nan] * len(self.classes), ".4g"),
+            "IoU": in_text(self.iou, ".4g"),
+        }
+        return class_table(self.classes, columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values; an undefined figure is None."""
@@ -134,8 +132,7 @@ class VolumeFigures(SegmentationFigures):
 
 def _means(rows: Sequence[Sequence[float]], num_classes: int) -> list[float]:
     """Return the mean of each column over the rows that have a number there; NaN where none has."""
-    columns = [[row[place] for row in rows if row[place] == row[place]] for place in range(num_classes)]
-    return [sum(column) / len(column) if column else math.nan for column in columns]
+    return [mean_of_defined([row[place] for row in rows]) for place in range(num_classes)]
 
 
 def dice_of(confusion: Tensor) -> tuple[float, ...]:

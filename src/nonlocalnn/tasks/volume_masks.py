@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,13 +12,10 @@ from nonlocalnn._device import Precision, eval_mode
 from nonlocalnn.data.masks.masked import IGNORED
 from nonlocalnn.data.volumes.masked import MaskedVolumes
 from nonlocalnn.data.volumes.reading import Sampled
-from nonlocalnn.tasks.evaluation import own_share
-from nonlocalnn.tasks.figures import count_confusions
+from nonlocalnn.tasks.evaluation import gathered, own_share
+from nonlocalnn.tasks.masks import Counts
 from nonlocalnn.tasks.volume_figures import VolumeFigures, VolumeFound, dice_of, hausdorff_95
 from nonlocalnn.tasks.volume_windows import best_of, score_slabs
-
-# Of one volume: its place, what was found, counts of voxels, the sum of the loss and over how many voxels.
-_Found = tuple[int, VolumeFound, Tensor, float, int]
 
 
 def evaluate_volumes(
@@ -54,88 +49,46 @@ def evaluate_volumes(
         :func:`~nonlocalnn.tasks.volume_windows.score_slabs` takes.
     """
     share = own_share(dataset.num_volumes, distributed)
-    found: list[_Found] = []
+    found, volumes = Counts(len(dataset.classes)), dict[int, VolumeFound]()
     with eval_mode(model):
         for number in share if watch is None else watch(list(share)):
-            found.append(
-                (
-                    number,
-                    *_compared(
-                        model,
-                        dataset,
-                        number,
-                        window=window,
-                        surfaces=surfaces,
-                        device=device,
-                        precision=precision,
-                    ),
-                )
+            sampled, mask = dataset.open(number)
+            truth = dataset.ids(mask, (0, 0, 0), mask.sides)
+            of_grid = _on_grid(truth, sampled)
+            labels = torch.empty(sampled.sides, dtype=torch.uint8)
+            slabs = score_slabs(model, sampled, window=window, device=device, precision=precision)
+            for first, scores in slabs:
+                found.check(len(scores))
+                last = first + scores.shape[1]
+                labels[first:last] = best_of(scores)
+                wanted = of_grid[None, first:last].long().to(scores.device)
+                total = F.cross_entropy(scores[None], wanted, ignore_index=IGNORED, reduction="sum")
+                found.losses.append((float(total), int((wanted != IGNORED).sum())))
+            of_file = sampled.on_file(labels)
+            volumes[number] = VolumeFound(
+                name=dataset.volume_id(number),
+                dice=dice_of(found.add(of_file, truth)),
+                hausdorff=_distances(of_file, truth, sampled, len(dataset.classes)) if surfaces else None,
             )
-    if distributed:
-        gathered: list[list[_Found]] = [found] * dist.get_world_size()
-        dist.all_gather_object(gathered, found)
-        found = [each for own in gathered for each in own]
-    # In the order of the volumes and summed exactly, so that it does not depend on the ranks.
-    found.sort(key=lambda each: each[0])
-    confusion = torch.stack([each[2] for each in found]).sum(0)
-    if not int(confusion.sum()):
-        raise ValueError(
-            f"no voxel of the {dataset.num_volumes} volumes has a class: all masks are {IGNORED}"
-        )
+    loss, confusion = found.over_ranks(f"voxel of the {dataset.num_volumes} volumes", distributed)
+    everywhere = {number: each for part in gathered(volumes, distributed) for number, each in part.items()}
     return VolumeFigures(
-        loss=math.fsum(each[3] for each in found) / max(1, sum(each[4] for each in found)),
+        loss=loss,
         classes=dataset.classes,
         num_samples=dataset.num_volumes,
         confusion=confusion,
-        volumes=tuple(each[1] for each in found),
+        volumes=tuple(everywhere[number] for number in sorted(everywhere)),
     )
 
 
-def _compared(
-    model: nn.Module,
-    dataset: MaskedVolumes,
-    number: int,
-    *,
-    window: int,
-    surfaces: bool,
-    device: torch.device | str,
-    precision: Precision,
-) -> tuple[VolumeFound, Tensor, float, int]:
-    """Return what was found of one volume."""
-    sampled, mask = dataset.open(number)
-    num_classes = len(dataset.classes)
-    truth = dataset.ids(mask, (0, 0, 0), mask.sides)
-    of_grid = _on_grid(truth, sampled)
-    labels = torch.empty(sampled.sides, dtype=torch.uint8)
-    loss, num_known = 0.0, 0
-    for first, scores in score_slabs(model, sampled, window=window, device=device, precision=precision):
-        if len(scores) != num_classes:
-            raise ValueError(
-                f"the model's scores must be of the {num_classes} classes of this data set; got {len(scores)}"
-                ": load a model that was trained on these classes"
-            )
-        last = first + scores.shape[1]
-        labels[first:last] = best_of(scores)
-        wanted = of_grid[first:last].long()
-        loss += float(
-            F.cross_entropy(
-                scores.unsqueeze(0), wanted[None].to(scores.device), ignore_index=IGNORED, reduction="sum"
-            )
-        )
-        num_known += int((wanted != IGNORED).sum())
-    of_file = sampled.on_file(labels)
-    known = truth != IGNORED
-    confusion = count_confusions(truth[known].long(), of_file[known].long(), num_classes)
-    distances = None
-    if surfaces:
-        of_file = of_file.where(known, torch.tensor(IGNORED, dtype=torch.uint8))
-        spacing = sampled.volume.spacing
-        distances = tuple(
-            hausdorff_95((of_file == each).numpy(), (truth == each).numpy(), spacing)
-            for each in range(num_classes)
-        )
-    name = dataset.volume_id(number)
-    return VolumeFound(name=name, dice=dice_of(confusion), hausdorff=distances), confusion, loss, num_known
+def _distances(labels: Tensor, truth: Tensor, sampled: Sampled, num_classes: int) -> tuple[float, ...]:
+    """Return how far the surfaces of each class are apart in what was found and in a mask, in mm."""
+    labels = labels.where(truth != IGNORED, torch.tensor(IGNORED, dtype=torch.uint8))
+    spacing = sampled.volume.spacing
+    return tuple(
+        hausdorff_95((labels == each).numpy(), (truth == each).numpy(), spacing)
+        for each in range(num_classes)
+    )
 
 
 def _on_grid(ids: Tensor, sampled: Sampled) -> Tensor:

@@ -13,6 +13,7 @@ from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn.data.volumes.reading import Sampled
 from nonlocalnn.tasks.masks import scores_of
+from nonlocalnn.tasks.probabilities import check_finite
 
 # At its edges a window has seen little around a voxel: a Gaussian weighs what is found there less. In shares
 # of the window's side, and the least that a voxel weighs, since corners are seen by one window alone.
@@ -129,11 +130,7 @@ def best_of(scores: Tensor) -> Tensor:
     Raises:
         ValueError: A score is not finite.
     """
-    if not bool(scores.isfinite().all()):
-        raise ValueError(
-            "the model's answer is not finite (NaN or infinity): its weights are damaged, or its values grew "
-            "beyond the precision"
-        )
+    check_finite(scores)
     return scores.argmax(0).to(torch.uint8).cpu()
 
 
