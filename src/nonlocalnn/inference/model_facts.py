@@ -105,12 +105,11 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
         facts |= {"task": "segmentation", "sample_shape": shape, **scale}
     elif isinstance(model, DetectionNetwork):
         facts |= {"task": "detection", "sample_shape": list(sample_shape(config["name"]))}
-    elif isinstance(model, UNet3d):
-        shape = [_in_channels(model), *sample_shape(config["name"])[1:]]
-        facts |= {"task": "segmentation", "sample_shape": shape, "volume": Reading().to_dict()}
-    elif isinstance(model, UNet1d):
-        shape = [model.first.conv1.in_channels, *sample_shape(config["name"])[1:]]
+    elif isinstance(model, UNet1d | UNet3d):
+        shape = [model.in_channels, *sample_shape(config["name"])[1:]]
         facts |= {"task": "segmentation", "sample_shape": shape}
+        if isinstance(model, UNet3d):
+            facts["volume"] = Reading().to_dict()
     elif not is_ours:
         facts |= library_facts(config)
     elif "sample_shape" not in metadata and "image_size" not in metadata:
@@ -118,11 +117,6 @@ def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, An
     if "sample_shape" in facts:
         facts["multi_label"] = False
     return {name: value for name, value in facts.items() if name not in metadata}
-
-
-def _in_channels(model: UNet3d) -> int:
-    first: Any = model.first[0]
-    return int(first.in_channels)
 
 
 def _own_samples(model: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from nonlocalnn.models.presets import (
     sample_shape,
 )
 from nonlocalnn.models.resnet import ResidualNetwork
-from nonlocalnn.models.unet import UNet3d
-from nonlocalnn.models.unet1d import UNet1d
+from nonlocalnn.models.unet import UNet1d, UNet3d
 
 __all__ = [
     "DetectionNetwork",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -14,8 +15,7 @@ from nonlocalnn.models.dense import SegmentationNetwork
 from nonlocalnn.models.detection import DetectionNetwork
 from nonlocalnn.models.digits import DigitsNetwork
 from nonlocalnn.models.resnet import Inflation, ResidualNetwork
-from nonlocalnn.models.unet import UNet3d
-from nonlocalnn.models.unet1d import UNet1d
+from nonlocalnn.models.unet import UNet1d, UNet3d
 
 Config = dict[str, Any]
 
@@ -103,63 +103,48 @@ def _volume_presets() -> Iterator[tuple[str, Preset]]:
     """Yield those of volumes: residual ones as of sequences, and U-Nets with a block at the deepest level."""
     plain: dict[str, Any] = {"num_sides": 3, "is_volume": True, "in_channels": 1, "dropout": 0.0}
     plain |= {"zero_init": False, "zero_init_residual": False, "window": None}
-    for name, lengths, last in (("resnet3d_18", (2, 2, 2, 2), (0, 0)), ("resnet3d_50", (3, 4, 6, 3), (2, 4))):
+    for name, own, last, side in (
+        ("resnet3d_18", {"depth": (2, 2, 2, 2)}, (0, 0), 128),
+        ("resnet3d_50", {"depth": (3, 4, 6, 3)}, (2, 4), 128),
+        ("resnet3d_tiny", _TINY, (0, 0), 64),
+    ):
         for prefix, places in (("", {}), ("nl2_", {"layer2": (last[0],), "layer3": (last[1],)})):
-            settings = {**plain, "depth": lengths, "blocks": places}
-            yield prefix + name, Preset(ResidualNetwork, 10, (1, 128, 128, 128), settings, input="volume")
-    for prefix, places in (("", {}), ("nl2_", {"layer2": (0,), "layer3": (0,)})):
-        settings = {**_TINY, **plain, "blocks": places}
-        yield f"{prefix}resnet3d_tiny", Preset(ResidualNetwork, 10, (1, 64, 64, 64), settings, input="volume")
-    for name, shape, own in (
-        ("unet3d", (1, 96, 96, 96), {}),
-        ("unet3d_tiny", (1, 48, 48, 48), {"width": 8, "depth": 3}),
+            settings = {**own, **plain, "blocks": places}
+            yield prefix + name, Preset(ResidualNetwork, 10, (1, side, side, side), settings, input="volume")
+
+
+def _unet_presets() -> Iterator[tuple[str, Preset]]:
+    """Yield those that label voxels of volumes and steps of sequences."""
+    for name, build, shape, own in (
+        ("unet3d", UNet3d, (1, 96, 96, 96), {}),
+        ("unet3d_tiny", UNet3d, (1, 48, 48, 48), {"width": 8, "depth": 3}),
+        ("unet1d", UNet1d, (1, 1024), {}),
+        ("unet1d_tiny", UNet1d, (1, 1024), {"width": 16, "depth": 3}),
     ):
         for prefix, context in (("", None), ("nl_", "non_local")):
-            settings = {**own, "context": context}
-            yield (
-                prefix + name,
-                Preset(UNet3d, 2, shape, settings, task="segmentation", input="volume"),
-            )
-
-
-def _step_presets() -> Iterator[tuple[str, Preset]]:
-    """Yield those that label the steps of sequences."""
-    for name, own in (("unet1d", {}), ("unet1d_tiny", {"width": 16, "depth": 3})):
-        for prefix, context in (("", None), ("nl_", "non_local")):
-            settings = {**own, "context": context}
-            yield prefix + name, Preset(UNet1d, 2, (1, 1024), settings, task="segmentation")
+            settings, kind = {**own, "context": context}, "volume" if build is UNet3d else None
+            yield prefix + name, Preset(build, 2, shape, settings, task="segmentation", input=kind)
 
 
 def _segmentation_presets() -> Iterator[tuple[str, Preset]]:
-    small: dict[str, Any] = {
-        "depth": (1, 1, 1, 1),
-        "width": 8,
-        "channels": 64,
-        "small": True,
-        "auxiliary": False,
-    }
+    labels = partial(Preset, SegmentationNetwork, task="segmentation")
+    small: dict[str, Any] = {"depth": (1, 1, 1, 1), "width": 8, "channels": 64}
+    small |= {"small": True, "auxiliary": False}
     plain: dict[str, Any] = {"context": None}
     for name, own in (("fcn", plain), ("nl_fcn", {})):
         for depth in (50, 101):
-            settings = {"depth": depth, **own}
-            yield (
-                f"{name}_r{depth}",
-                Preset(SegmentationNetwork, 19, (3, 512, 512), settings, task="segmentation"),
-            )
+            yield f"{name}_r{depth}", labels(19, (3, 512, 512), {"depth": depth, **own})
     # What attention is to be compared with: no block, and convolutions that reach as far.
     wide = {**plain, "dilation": 6}
-    settings = {"depth": 50, "output_stride": 16, **wide}
-    yield "fcn_d6_r50", Preset(SegmentationNetwork, 19, (3, 512, 512), settings, task="segmentation")
+    yield "fcn_d6_r50", labels(19, (3, 512, 512), {"depth": 50, "output_stride": 16, **wide})
     for name, own in (("fcn", plain), ("fcn_d6", wide), ("nl_fcn", {"zero_init": False})):
-        yield (
-            f"{name}_tiny",
-            Preset(SegmentationNetwork, 3, (3, 96, 128), {**small, **own}, task="segmentation"),
-        )
+        yield f"{name}_tiny", labels(3, (3, 96, 128), {**small, **own})
 
 
 def _detection_presets() -> Iterator[tuple[str, Preset]]:
     # What is known of COCO's photographs: they are brought to 800 pixels, and a batch to one size.
     shape, of_coco = (3, 800, 1088), 80
+    finds = partial(Preset, DetectionNetwork, task="detection")
     resnext = {"depth": (3, 8, 36, 3), "groups": 32, "group_width": 8}
     bodies: dict[str, tuple[dict[str, Any], Any]] = {
         "r50": ({"depth": 50}, 1),
@@ -183,35 +168,20 @@ def _detection_presets() -> Iterator[tuple[str, Preset]]:
                 if (kind, body) == ("fasterrcnn", "x152"):
                     continue
                 given = {**settings, **own, "blocks": block if has_block else 0}
-                yield (
-                    f"{prefix}{kind}_{body}",
-                    Preset(DetectionNetwork, of_coco, shape, given, task="detection"),
-                )
+                yield f"{prefix}{kind}_{body}", finds(of_coco, shape, given)
             given = {**tiny, **own, "blocks": int(has_block)}
-            yield (
-                f"{prefix}{kind}_tiny",
-                Preset(DetectionNetwork, 2, (3, 96, 128), given, task="detection"),
-            )
-    people = {"depth": 101, "masks": False, "num_keypoints": 17}
-    for prefix, more in (
-        ("", {}),
-        ("nl4head_", {"head_blocks": 4}),
-        ("nl4head1_", {"head_blocks": 4, "blocks": 1}),
+            yield f"{prefix}{kind}_tiny", finds(2, (3, 96, 128), given)
+    for body, sides, own, number in (
+        ("r101", shape, {"depth": 101, "num_keypoints": 17}, 4),
+        ("tiny", (3, 96, 128), {**tiny, "num_keypoints": 3}, 2),
     ):
-        yield (
-            f"{prefix}keypointrcnn_r101",
-            Preset(DetectionNetwork, 1, shape, {**people, **more}, task="detection"),
-        )
-    for prefix, more in (
-        ("", {}),
-        ("nl2head_", {"head_blocks": 2}),
-        ("nl2head1_", {"head_blocks": 2, "blocks": 1}),
-    ):
-        settings = {**tiny, "masks": False, "num_keypoints": 3, **more}
-        yield (
-            f"{prefix}keypointrcnn_tiny",
-            Preset(DetectionNetwork, 1, (3, 96, 128), settings, task="detection"),
-        )
+        head = {"head_blocks": number}
+        for prefix, more in (
+            ("", {}),
+            (f"nl{number}head_", head),
+            (f"nl{number}head1_", {**head, "blocks": 1}),
+        ):
+            yield f"{prefix}keypointrcnn_{body}", finds(1, sides, {**own, "masks": False, **more})
 
 
 _PRESETS: dict[str, Preset] = dict(
@@ -220,7 +190,7 @@ _PRESETS: dict[str, Preset] = dict(
         *_video_presets(),
         *_segmentation_presets(),
         *_volume_presets(),
-        *_step_presets(),
+        *_unet_presets(),
         *_detection_presets(),
     ]
 )
