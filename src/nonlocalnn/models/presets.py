@@ -171,17 +171,16 @@ def _detection_presets() -> Iterator[tuple[str, Preset]]:
                 yield f"{prefix}{kind}_{body}", finds(of_coco, shape, given)
             given = {**tiny, **own, "blocks": int(has_block)}
             yield f"{prefix}{kind}_tiny", finds(2, (3, 96, 128), given)
-    for body, sides, own, number in (
+    people: list[tuple[str, tuple[int, ...], dict[str, Any], int]] = [
         ("r101", shape, {"depth": 101, "num_keypoints": 17}, 4),
         ("tiny", (3, 96, 128), {**tiny, "num_keypoints": 3}, 2),
-    ):
-        head = {"head_blocks": number}
-        for prefix, more in (
-            ("", {}),
-            (f"nl{number}head_", head),
-            (f"nl{number}head1_", {**head, "blocks": 1}),
-        ):
-            yield f"{prefix}keypointrcnn_{body}", finds(1, sides, {**own, "masks": False, **more})
+    ]
+    for body, sides, settings, number in people:
+        plain: dict[str, Any] = {**settings, "masks": False}
+        head = {**plain, "head_blocks": number}
+        yield f"keypointrcnn_{body}", finds(1, sides, plain)
+        yield f"nl{number}head_keypointrcnn_{body}", finds(1, sides, head)
+        yield f"nl{number}head1_keypointrcnn_{body}", finds(1, sides, {**head, "blocks": 1})
 
 
 _PRESETS: dict[str, Preset] = dict(
