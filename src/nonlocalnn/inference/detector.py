@@ -124,20 +124,18 @@ class Detector(Trained):
     def predict_many(
         self, inputs: Iterable[str | os.PathLike[str]], *, precision: Precision = "fp32"
     ) -> Iterator[Detected]:
-        """Yield what is found on files, and on those in folders, one after another.
+        """Return an iterator over what is found on files, and on those in folders.
 
         Args:
             inputs: Files, and folders of them.
             precision: "fp32", "bf16" or "fp16".
         """
-        for path in self.find([inputs] if isinstance(inputs, str | os.PathLike) else inputs):
-            try:
-                image = read_image(path, image_size=None, channels=3)
-                found = self.objects(image, precision=precision)
-            except (OSError, ValueError) as error:
-                yield Detected(path, error=" ".join(str(error).split()))
-            else:
-                yield Detected(path, image, found)
+
+        def detected(path: Path) -> Detected:
+            image = read_image(path, image_size=None, channels=3)
+            return Detected(path, image, self.objects(image, precision=precision))
+
+        return self.answers(inputs, detected, lambda path, error: Detected(path, error=error))
 
 
 def load_detector(path: str | os.PathLike[str]) -> Detector:

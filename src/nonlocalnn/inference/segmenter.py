@@ -173,11 +173,12 @@ class Segmenter(Trained):
         """
         if window is not None:
             check_whole("window", window)
-        for path in self.find([inputs] if isinstance(inputs, str | os.PathLike) else inputs):
-            try:
-                image = read_image(path, image_size=None, channels=3)
-                labels = self.labels(image, window=window, precision=precision)
-            except (OSError, ValueError) as error:
-                yield Segmented(path, error=" ".join(str(error).split()))
-            else:
-                yield Segmented(path, image, labels)
+        yield from self.answers(
+            inputs,
+            lambda path: self._segmented(path, window=window, precision=precision),
+            lambda path, error: Segmented(path, error=error),
+        )
+
+    def _segmented(self, path: Path, *, window: int | None, precision: Precision) -> Segmented:
+        image = read_image(path, image_size=None, channels=3)
+        return Segmented(path, image, self.labels(image, window=window, precision=precision))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,19 +162,7 @@ class StepSegmenter(Segmenter):
         check_step_scores(scores, len(self.classes), (1, image.shape[1]))
         return scores[0].argmax(0).cpu()
 
-    def predict_many(
-        self,
-        inputs: Iterable[str | os.PathLike[str]],
-        *,
-        window: int | None = None,
-        precision: Precision = "fp32",
-    ) -> Iterator[Segmented]:
-        """Yield what is found of sequences in files, and of those in folders, one after another."""
-        for path in self.find([inputs] if isinstance(inputs, str | os.PathLike) else inputs):
-            try:
-                sequence = self.read(path)
-                labels = self.labels(sequence, window=window, precision=precision)
-            except (OSError, ValueError) as error:
-                yield Segmented(path, error=" ".join(str(error).split()))
-            else:
-                yield Segmented(path, self.sample(sequence), labels)
+    def _segmented(self, path: Path, *, window: int | None, precision: Precision) -> Segmented:
+        sequence = self.read(path)
+        labels = self.labels(sequence, window=window, precision=precision)
+        return Segmented(path, self.sample(sequence), labels)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from torch import nn
 from nonlocalnn.inference.model_facts import in_words
 from nonlocalnn.tasks.images import Images
 from nonlocalnn.tasks.inputs import InputKind
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,20 @@ class Trained:
     def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
         """Return the files that it takes among ``inputs`` and in the folders among them."""
         return self.kind.find(inputs)
+
+    def answers(
+        self,
+        inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        answer: Callable[[Path], A],
+        failed: Callable[[Path, str], A],
+    ) -> Iterator[A]:
+        """Yield the answer to each file, and to those in folders, or what is made of why it has none."""
+        for path in self.find([inputs] if isinstance(inputs, str | os.PathLike) else inputs):
+            try:
+                found = answer(path)
+            except (OSError, ValueError) as error:
+                found = failed(path, " ".join(str(error).split()))
+            yield found
 
     def folder(self, name: str, data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
         """Return where a data set's files are: where it is said, or where those of the training were."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._device import Precision
-from nonlocalnn._errors import check_whole
 from nonlocalnn._names import VOLUME_MASK_SETS
 from nonlocalnn.data.volumes.items import is_item, volume_of
 from nonlocalnn.data.volumes.masked import MaskedVolumes, load_volume_masks
@@ -179,24 +178,10 @@ class VolumeSegmenter(Segmenter):
             precision=precision,
         )
 
-    def predict_many(
-        self,
-        inputs: Iterable[str | os.PathLike[str]],
-        *,
-        window: int | None = None,
-        precision: Precision = "fp32",
-    ) -> Iterator[Segmented]:
-        """Yield what is found of files, and of those in folders, one after another; see :meth:`label`."""
-        if window is not None:
-            check_whole("window", window)
-        for path in self.find([inputs] if isinstance(inputs, str | os.PathLike) else inputs):
-            try:
-                volume = volume_for(path, self.sample_shape[0])
-                labels = self.label(volume, window=window, precision=precision)
-            except (OSError, ValueError) as error:
-                yield Segmented(path, error=" ".join(str(error).split()))
-            else:
-                yield Segmented(path, labels=labels, volume=volume)
+    def _segmented(self, path: Path, *, window: int | None, precision: Precision) -> Segmented:
+        volume = volume_for(path, self.sample_shape[0])
+        labels = self.label(volume, window=window, precision=precision)
+        return Segmented(path, labels=labels, volume=volume)
 
 
 def _of_tensor(image: Any) -> Volume:

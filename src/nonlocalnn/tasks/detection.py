@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nonlocalnn._names import GENERATED_OBJECT_SETS, POINT_SETS
 from nonlocalnn.data.objects import AnnotatedImages, load_objects
 from nonlocalnn.models import DetectionNetwork
-from nonlocalnn.tasks.networks import build_network, check_task
+from nonlocalnn.tasks.networks import build_network, check_task, check_unset
 from nonlocalnn.tasks.objects import evaluate_objects
 from nonlocalnn.tasks.recipe import Recipe
 
@@ -51,9 +51,8 @@ class DetectionTask:
                 "image_size has no effect on images with objects, which keep their shapes: set resize, their "
                 "short side"
             )
-        for name in ("data_dir", "resize") if recipe.data in GENERATED_OBJECT_SETS else ():
-            if getattr(recipe, name) is not None:
-                raise ValueError(f"{name} has no effect on {recipe.data!r}, which is generated: leave it out")
+        if recipe.data in GENERATED_OBJECT_SETS:
+            check_unset(recipe, ("data_dir", "resize"), f"{recipe.data!r}, which is generated")
         if recipe.parallel == "fsdp":
             raise ValueError("parallel='fsdp' was not tried with detectors: leave it out")
         if recipe.model is None:

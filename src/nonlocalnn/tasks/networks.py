@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import signature
@@ -150,6 +151,17 @@ class TrainingData(Protocol):
     def channels(self) -> int:
         """C of the samples."""
         ...
+
+
+def check_unset(recipe: Any, names: Sequence[str], what: str) -> None:
+    """Check that settings are left open that have no effect on ``what``.
+
+    Raises:
+        ValueError: One is set.
+    """
+    for name in names:
+        if getattr(recipe, name) is not None:
+            raise ValueError(f"{name} has no effect on {what}: leave it out")
 
 
 def check_task(model: str, task: str, *, of: str = "image") -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nonlocalnn.data.masks import IGNORED, MaskedImages, load_masks
 from nonlocalnn.tasks.masks import evaluate_masks
-from nonlocalnn.tasks.networks import build_network, check_task, named_network
+from nonlocalnn.tasks.networks import build_network, check_task, check_unset, named_network
 from nonlocalnn.tasks.recipe import Recipe
 
 # The weight of the second head's loss, as in all published recipes.
@@ -23,11 +23,46 @@ _GENERATED = "segment-cue"
 
 
 @dataclass(frozen=True)
-class SegmentationTask:
+class PlacesTask:
+    """What the tasks have in common whose answer is a class for each place: a pixel, a voxel or a step.
+
+    Places with the id 255 are in no loss and in no figure.
+
+    Args:
+        recipe: Names the data set and the network.
+    """
+
+    recipe: Recipe
+
+    def model(self, data: Any) -> nn.Module:
+        """Return the recipe's network with one score a place for each class.
+
+        Raises:
+            ValueError: The recipe weighs another number of classes than the data has.
+        """
+        weights, number = self.recipe.class_weights, len(data.classes)
+        if weights is not None and len(weights) != number:
+            raise ValueError(
+                f"class_weights must be one number for each of the {number} classes of "
+                f"{self.recipe.data!r}; got {len(weights)}"
+            )
+        return build_network(self.recipe, data)
+
+    def metadata(self, data: Any) -> dict[str, Any]:
+        """Return the task, the classes, and how a sample becomes what the network takes."""
+        return {
+            "task": "segmentation",
+            "classes": list(data.classes),
+            "sample_shape": list(data.sample_shape),
+            "channels": data.channels,
+        }
+
+
+@dataclass(frozen=True)
+class SegmentationTask(PlacesTask):
     """Cross-entropy over the pixels, and the mean over the classes of intersection over union.
 
-    Pixels with the id 255 are in no loss and in no figure. Training sees squares cut out at random,
-    validation and test whole images, one at a time, or by windows.
+    Training sees squares cut out at random, validation and test whole images, one at a time, or by windows.
 
     Args:
         recipe: Names the data set and the network. The attribute has a network and sizes that fit the data
@@ -37,7 +72,6 @@ class SegmentationTask:
         ValueError: The network gives no class for each pixel, or a setting has no effect on the data.
     """
 
-    recipe: Recipe
     metric: ClassVar[str] = "mean_iou"
 
     def __post_init__(self) -> None:
@@ -45,11 +79,8 @@ class SegmentationTask:
         if recipe.channels is not None:
             raise ValueError("channels has no effect on images with masks, which have 3: leave it out")
         if recipe.data == _GENERATED:
-            for name in ("data_dir", "image_size", "scales", "resize", "window"):
-                if getattr(recipe, name) is not None:
-                    raise ValueError(
-                        f"{name} has no effect on {_GENERATED!r}, which is generated: leave it out"
-                    )
+            given = ("data_dir", "image_size", "scales", "resize", "window")
+            check_unset(recipe, given, f"{_GENERATED!r}, which is generated")
         if recipe.scales is not None and not recipe.augment:
             raise ValueError("scales has an effect only with augment=True: leave it out")
         object.__setattr__(self, "recipe", _completed(recipe))
@@ -71,15 +102,6 @@ class SegmentationTask:
             augment=recipe.augment and is_train,
         )
 
-    def model(self, data: MaskedImages) -> nn.Module:
-        """Return the recipe's network with one score a pixel for each class.
-
-        Raises:
-            ValueError: The recipe weighs another number of classes than the data has.
-        """
-        check_weights(self.recipe, data.classes)
-        return build_network(self.recipe, data)
-
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss over the pixels, in nats, and the share of them that is right, 0 to 1.
 
@@ -96,11 +118,9 @@ class SegmentationTask:
         scores = found["out"] if isinstance(found, Mapping) else found
         weights = self.recipe.class_weights
         loss = pixel_loss(scores, masks, weights)
-        known = masks != IGNORED
-        right = ((scores.argmax(1) == masks) & known).sum() / known.sum().clamp(min=1)
         if isinstance(found, Mapping) and "aux" in found:
             loss = loss + _AUXILIARY_WEIGHT * pixel_loss(found["aux"], masks, weights)
-        return loss, {"pixel_accuracy": right}
+        return loss, {"pixel_accuracy": share_right(scores, masks)}
 
     def evaluate(
         self, model: nn.Module, data: MaskedImages, *, device: torch.device, distributed: bool
@@ -117,12 +137,9 @@ class SegmentationTask:
         ).to_dict()
 
     def metadata(self, data: MaskedImages) -> dict[str, Any]:
-        """Return the task, the classes, and how an image becomes what the network takes."""
+        """See :meth:`PlacesTask.metadata`."""
         return {
-            "task": "segmentation",
-            "classes": list(data.classes),
-            "sample_shape": list(data.sample_shape),
-            "channels": data.channels,
+            **super().metadata(data),
             "image_size": list(data.sample_shape[1:]),
             "mean": _plain(data.mean),
             "standard_deviation": _plain(data.standard_deviation),
@@ -131,18 +148,10 @@ class SegmentationTask:
         }
 
 
-def check_weights(recipe: Recipe, classes: Sequence[str]) -> None:
-    """Check that a recipe weighs as many classes as the data has, if any.
-
-    Raises:
-        ValueError: It weighs another number.
-    """
-    weights = recipe.class_weights
-    if weights is not None and len(weights) != len(classes):
-        raise ValueError(
-            f"class_weights must be one number for each of the {len(classes)} classes of "
-            f"{recipe.data!r}; got {len(weights)}"
-        )
+def share_right(scores: Tensor, ids: Tensor) -> Tensor:
+    """Return the share of the places that have a class whose highest score is that class, 0 to 1."""
+    known = ids != IGNORED
+    return ((scores.argmax(1) == ids) & known).sum() / known.sum().clamp(min=1)
 
 
 def pixel_loss(scores: Tensor, masks: Tensor, weights: Sequence[float] | None = None) -> Tensor:

@@ -15,10 +15,9 @@ from nonlocalnn.data.masks.masked import IGNORED
 from nonlocalnn.data.sequences.steps import LabelledSteps, load_steps
 from nonlocalnn.tasks.evaluation import Watch, batches_of, own_share
 from nonlocalnn.tasks.masks import Counts
-from nonlocalnn.tasks.networks import build_network, check_task
+from nonlocalnn.tasks.networks import check_task, check_unset
 from nonlocalnn.tasks.probabilities import check_finite, real_part
-from nonlocalnn.tasks.recipe import Recipe
-from nonlocalnn.tasks.segmentation import check_weights, pixel_loss
+from nonlocalnn.tasks.segmentation import PlacesTask, pixel_loss, share_right
 from nonlocalnn.tasks.step_figures import StepFigures
 
 # What a CPU trains in minutes.
@@ -27,7 +26,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class StepLabelsTask:
+class StepLabelsTask(PlacesTask):
     """Cross-entropy over the steps that have a class, and the mean F1 over the classes.
 
     What a batch is padded with is no step: it is in no loss and in no figure, and no layer sees it.
@@ -39,16 +38,13 @@ class StepLabelsTask:
         ValueError: The network gives no class for each step, or a setting has no effect on sequences.
     """
 
-    recipe: Recipe
     metric: ClassVar[str] = "mean_f1"
     # Of the split that was read first: by its statistics all are normalised.
     _train: list[LabelledSteps] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         recipe = self.recipe
-        for name in ("channels", "image_size", "scales", "resize", "window"):
-            if getattr(recipe, name) is not None:
-                raise ValueError(f"{name} has no effect on sequences: leave it out")
+        check_unset(recipe, ("channels", "image_size", "scales", "resize", "window"), "sequences")
         model = _SMALL_NETWORK if recipe.model is None else recipe.model
         check_task(model, "segmentation", of="sequence")
         object.__setattr__(self, "recipe", replace(recipe, model=model))
@@ -76,15 +72,6 @@ class StepLabelsTask:
         found.mean, found.standard_deviation = training.mean, training.standard_deviation
         return found
 
-    def model(self, data: LabelledSteps) -> nn.Module:
-        """Return the recipe's network with one score a step for each class.
-
-        Raises:
-            ValueError: The recipe weighs another number of classes than the data has.
-        """
-        check_weights(self.recipe, data.classes)
-        return build_network(self.recipe, data)
-
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss over the steps that have a class, in nats, and the share that is right.
 
@@ -96,9 +83,8 @@ class StepLabelsTask:
         with real_part(sequences, lengths):
             scores = model(sequences)
         ids = ids.long()
-        known = ids != IGNORED
-        right = ((scores.argmax(1) == ids) & known).sum() / known.sum().clamp(min=1)
-        return pixel_loss(scores, ids, self.recipe.class_weights), {"step_accuracy": right}
+        right = {"step_accuracy": share_right(scores, ids)}
+        return pixel_loss(scores, ids, self.recipe.class_weights), right
 
     def evaluate(
         self, model: nn.Module, data: LabelledSteps, *, device: torch.device, distributed: bool
@@ -114,12 +100,9 @@ class StepLabelsTask:
         ).to_dict()
 
     def metadata(self, data: LabelledSteps) -> dict[str, Any]:
-        """Return the task, the classes, and how a sequence becomes what the network takes."""
+        """See :meth:`PlacesTask.metadata`."""
         return {
-            "task": "segmentation",
-            "classes": list(data.classes),
-            "sample_shape": list(data.sample_shape),
-            "channels": data.channels,
+            **super().metadata(data),
             "mean": data.mean,
             "standard_deviation": data.standard_deviation,
             "lengths": list(data.lengths),

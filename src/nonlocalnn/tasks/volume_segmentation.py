@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from nonlocalnn.data.masks.masked import IGNORED
 from nonlocalnn.data.volumes.masked import MaskedVolumes, load_volume_masks
 from nonlocalnn.data.volumes.reading import Reading
-from nonlocalnn.tasks.networks import build_network, check_task, named_network
-from nonlocalnn.tasks.recipe import Recipe
-from nonlocalnn.tasks.segmentation import check_weights, pixel_loss
+from nonlocalnn.tasks.networks import check_task, check_unset, named_network
+from nonlocalnn.tasks.segmentation import PlacesTask, pixel_loss, share_right
 from nonlocalnn.tasks.volume_masks import evaluate_volumes
 
 # What a CPU trains in minutes.
@@ -22,12 +21,11 @@ _SMALL_NETWORK, _SMALL_SIDE, _PATCHES = "nl_unet3d_tiny", 48, 8
 
 
 @dataclass(frozen=True)
-class VolumeSegmentationTask:
+class VolumeSegmentationTask(PlacesTask):
     """Cross-entropy and overlap over the voxels, and the mean Dice coefficient over volumes and classes.
 
-    Voxels with the id 255 are in no loss and in no figure. Training sees patches cut out at random,
-    validation and test whole volumes by windows that overlap. Distances between surfaces are measured in the
-    test.
+    Training sees patches cut out at random, validation and test whole volumes by windows that overlap.
+    Distances between surfaces are measured in the test.
 
     Args:
         recipe: Names the data set and the network. The attribute has a network and sizes that fit the data
@@ -37,14 +35,11 @@ class VolumeSegmentationTask:
         ValueError: The network gives no class for each voxel, or a setting has no effect on volumes.
     """
 
-    recipe: Recipe
     metric: ClassVar[str] = "mean_dice"
 
     def __post_init__(self) -> None:
         recipe = self.recipe
-        for name in ("scales", "resize", "channels"):
-            if getattr(recipe, name) is not None:
-                raise ValueError(f"{name} has no effect on volumes: leave it out")
+        check_unset(recipe, ("scales", "resize", "channels"), "volumes")
         model = _SMALL_NETWORK if recipe.model is None else recipe.model
         check_task(model, "segmentation", of="volume")
         size = recipe.image_size
@@ -79,15 +74,6 @@ class VolumeSegmentationTask:
         data.measures_surfaces = split == "test"
         return data
 
-    def model(self, data: MaskedVolumes) -> nn.Module:
-        """Return the recipe's network with one score a voxel for each class.
-
-        Raises:
-            ValueError: The recipe weighs another number of classes than the data has.
-        """
-        check_weights(self.recipe, data.classes)
-        return build_network(self.recipe, data)
-
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return cross-entropy plus one less the overlap, and the share of voxels that is right, 0 to 1.
 
@@ -101,10 +87,8 @@ class VolumeSegmentationTask:
         patches, masks = batch
         masks = masks.long()
         scores = model(patches)
-        known = masks != IGNORED
-        right = ((scores.argmax(1) == masks) & known).sum() / known.sum().clamp(min=1)
         loss = pixel_loss(scores, masks, self.recipe.class_weights) + 1 - soft_dice(scores, masks)
-        return loss, {"voxel_accuracy": right}
+        return loss, {"voxel_accuracy": share_right(scores, masks)}
 
     def evaluate(
         self, model: nn.Module, data: MaskedVolumes, *, device: torch.device, distributed: bool
@@ -121,15 +105,8 @@ class VolumeSegmentationTask:
         ).to_dict()
 
     def metadata(self, data: MaskedVolumes) -> dict[str, Any]:
-        """Return the task, the classes, and how a volume becomes what the network takes."""
-        return {
-            "task": "segmentation",
-            "classes": list(data.classes),
-            "sample_shape": list(data.sample_shape),
-            "channels": data.channels,
-            "volume": self.reading.to_dict(),
-            "window": self.window,
-        }
+        """See :meth:`PlacesTask.metadata`."""
+        return {**super().metadata(data), "volume": self.reading.to_dict(), "window": self.window}
 
 
 def soft_dice(scores: Tensor, masks: Tensor) -> Tensor:
