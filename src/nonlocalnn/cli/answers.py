@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,6 +36,26 @@ def evaluation_of(args: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Pat
     check_folder(output)
     data_dir = None if args.data_dir is None else str(args.data_dir)
     return output, {"model": str(args.model), "data": data, "data_dir": data_dir, "split": args.split}
+
+
+def write_report(
+    output: Path, about: dict[str, Any], found: Any, *, table: bool = True, report: str = "metrics.json"
+) -> int:
+    """Write the figures of an evaluation, print them with where they are, and return the status, 0.
+
+    Args:
+        output: The folder.
+        about: What the evaluation is of.
+        found: The figures.
+        table: Whether the table by class is printed too.
+        report: The file's name.
+    """
+    write_text(output / report, json.dumps({**about, **found.to_dict()}, indent=2) + "\n")
+    if table:
+        print(found.per_class_table())
+    print(found.describe(f"{about['data']}/{about['split']}"))
+    print(f"results  {output}")
+    return 0
 
 
 def say_classes(known: Iterable[str], classes: Iterable[str], data: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nonlocalnn._files import write_text
 from nonlocalnn._progress import progress
-from nonlocalnn.cli.answers import evaluation_of, say_classes, write_answers
+from nonlocalnn.cli.answers import evaluation_of, say_classes, write_answers, write_report
 from nonlocalnn.cli.common import check_own, refuse
 from nonlocalnn.cli.outputs import unused
 from nonlocalnn.data.objects import encoded
@@ -45,11 +45,7 @@ def evaluate(args: argparse.Namespace, loaded: Detector) -> int:
     )
     for kind, each in results.items():
         write_text(output / _RESULTS[kind], json.dumps(each) + "\n")
-    write_text(output / _REPORT, json.dumps({**about, **found.to_dict()}, indent=2) + "\n")
-    print(found.per_class_table())
-    print(found.describe(f"{data}/{args.split}"))
-    print(f"results  {output}")
-    return 0
+    return write_report(output, about, found)
 
 
 def predict(args: argparse.Namespace, loaded: Detector) -> int:

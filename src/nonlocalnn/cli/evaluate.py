@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from nonlocalnn._files import write_text
 from nonlocalnn._names import VIDEO_SETS
 from nonlocalnn._progress import progress
 from nonlocalnn.cli import detection, segmentation
-from nonlocalnn.cli.answers import evaluation_of, say_classes
+from nonlocalnn.cli.answers import evaluation_of, say_classes, write_report
 from nonlocalnn.cli.common import check_own, load_model
 from nonlocalnn.cli.flags.evaluate import parser
 from nonlocalnn.cli.outputs import check_folder
@@ -59,13 +57,11 @@ def run(words: Sequence[str]) -> int:
         )
     for name in found.unreadable:
         print(f"nonlocalnn evaluate: left out, cannot be read: {name}", file=sys.stderr)
-    write_text(output / _REPORT, json.dumps({**about, **found.to_dict()}, indent=2) + "\n")
-    if isinstance(found, Evaluation) and len(found.classes) <= _MOST_CLASSES_SHOWN:
+    is_readable = isinstance(found, Evaluation) and len(found.classes) <= _MOST_CLASSES_SHOWN
+    status = write_report(output, about, found, table=is_readable)
+    if isinstance(found, Evaluation) and is_readable:
         draw_confusion(found.confusion, found.classes, output / _PICTURE)
-        print(found.per_class_table())
-    print(found.describe(f"{data}/{args.split}"))
-    print(f"results  {output}")
-    return 0
+    return status
 
 
 def _given(args: argparse.Namespace, data: str) -> dict[str, Any]:

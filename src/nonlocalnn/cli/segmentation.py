@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from nonlocalnn._files import write_text
 from nonlocalnn._progress import progress
-from nonlocalnn.cli.answers import evaluation_of, say_classes, write_answers
+from nonlocalnn.cli.answers import evaluation_of, say_classes, write_answers, write_report
 from nonlocalnn.cli.common import check_own, refuse
 from nonlocalnn.cli.outputs import unused
 from nonlocalnn.data.masks import MaskedImages
@@ -80,12 +79,7 @@ def evaluate(args: argparse.Namespace, loaded: Segmenter) -> int:
             num_workers=args.num_workers,
             watch=lambda images: progress(images, total=len(images), label="evaluate"),
         )
-    report = {**about, "window": window, **found.to_dict()}
-    write_text(output / _REPORT, json.dumps(report, indent=2) + "\n")
-    print(found.per_class_table())
-    print(found.describe(f"{data}/{args.split}"))
-    print(f"results  {output}")
-    return 0
+    return write_report(output, {**about, "window": window}, found)
 
 
 def predict(args: argparse.Namespace, loaded: Segmenter) -> int:

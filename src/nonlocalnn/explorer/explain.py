@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import needs
 from nonlocalnn.affinity import AffinityMap, EffectMap, summarise
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.effects import why_no_effects
@@ -24,7 +23,7 @@ from nonlocalnn.affinity.pictures.planes import Planes
 from nonlocalnn.affinity.pictures.views import meaning
 from nonlocalnn.affinity.rows import Query
 from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
-from nonlocalnn.explorer.labels import colours_of, overlay
+from nonlocalnn.explorer.labels import colours_of, image_of, overlay
 from nonlocalnn.explorer.objects import colour_of, drawn_objects
 from nonlocalnn.inference import Classifier, Detector
 from nonlocalnn.inference.loading import Loaded
@@ -156,11 +155,9 @@ def _described_input(given: ShownInput) -> dict[str, Any]:
         frames = [picture]
     elif len(sides) == 3 and given.planes is None:
         frames = picture.unbind(1)
-    rounded = (
-        [[round(value, 4) for value in channel] for channel in given.pixels.tolist()]
-        if len(sides) == 1
-        else None
-    )
+    rounded = None
+    if len(sides) == 1:
+        rounded = [[round(value, 4) for value in channel] for channel in given.pixels.tolist()]
     return {
         "sides": sides,
         # Rows and columns are those of ``sides``, what the network sees; pictures have their own resolution.
@@ -206,11 +203,7 @@ def _described_labels(given: ShownInput, labels: Tensor, classes: Sequence[str])
 
 def _data_uri(frame: Tensor) -> str:
     """Return an image (C, H, W) in [0, 1] as a data URI."""
-    with needs("pillow", "data", "a page"):
-        from PIL import Image
-    values = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
-    pixels = values[0] if len(values) == 1 else values.permute(1, 2, 0)
-    image, file = Image.fromarray(pixels.contiguous().numpy()), io.BytesIO()
+    image, file = image_of(frame), io.BytesIO()
     kind = "png" if max(image.size) <= _EXACT_SIDE else "jpeg"
     image.save(file, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
     return f"data:image/{kind};base64,{_base64(file.getvalue())}"

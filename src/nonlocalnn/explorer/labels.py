@@ -92,8 +92,7 @@ def write_overlay(
     images = pillow()
     from PIL import ImageDraw
 
-    pixels = (overlay(image, labels, classes) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    drawn = images.fromarray(pixels.contiguous().numpy())
+    drawn = image_of(overlay(image, labels, classes))
     enlarge = max(1, math.ceil(_LEAST_WIDTH / drawn.width))
     drawn = drawn.resize((drawn.width * enlarge, drawn.height * enlarge), images.Resampling.NEAREST)
     canvas = images.new("RGB", (drawn.width, drawn.height + _LINE * len(shares) + 2 * _MARGIN), "white")
@@ -105,19 +104,28 @@ def write_overlay(
         # The background is left clear, and so is its field.
         fill = colours[each["id"]] if any(colours[each["id"]]) else "white"
         draw.rectangle(box, fill=fill, outline="black")
-        words = f"{each['class']}  {each['share']:.1%}"
-        # The font that every Pillow has knows Latin letters only.
-        draw.text(
-            (2 * _MARGIN + _SWATCH, top), words.encode("latin-1", "replace").decode("latin-1"), fill="black"
-        )
+        words = in_latin(f"{each['class']}  {each['share']:.1%}")
+        draw.text((2 * _MARGIN + _SWATCH, top), words, fill="black")
     save_picture(canvas, path)
 
 
 def pillow() -> Any:
     """Return Pillow's module of images."""
-    with needs("pillow", "data", "pictures of labels"):
+    with needs("pillow", "data", "pictures and pages"):
         from PIL import Image
     return Image
+
+
+def image_of(pixels: Tensor) -> Any:
+    """Return (C, H, W) in [0, 1], of one channel or three, as an image of Pillow."""
+    values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+    values = values[0] if len(values) == 1 else values.permute(1, 2, 0)
+    return pillow().fromarray(values.contiguous().numpy())
+
+
+def in_latin(words: str) -> str:
+    """Return words without what the font that every Pillow has cannot draw: it knows Latin letters only."""
+    return words.encode("latin-1", "replace").decode("latin-1")
 
 
 def save_picture(image: Any, path: str | os.PathLike[str]) -> None:

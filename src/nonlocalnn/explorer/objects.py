@@ -12,7 +12,7 @@ from torch import Tensor
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks import palette
 from nonlocalnn.data.objects import PointNames
-from nonlocalnn.explorer.labels import pillow, save_picture
+from nonlocalnn.explorer.labels import image_of, in_latin, save_picture
 from nonlocalnn.tasks.objects import Found
 
 # How much of a mask is the object's colour.
@@ -94,8 +94,7 @@ def drawn_objects(
             shown = torch.where(mask, (1 - _OPACITY) * shown + _OPACITY * colour, shown)
     scale = min(max(width, _LEAST_WIDTH), _MOST_WIDTH) / width
     size = (max(1, round(height * scale)), round(width * scale))
-    pixels = (resize_image(shown, size) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    canvas = pillow().fromarray(pixels.contiguous().numpy())
+    canvas = image_of(resize_image(shown, size))
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(canvas)
@@ -114,8 +113,7 @@ def drawn_objects(
             for number, (x, y) in enumerate(places):
                 around = (x - _DOT, y - _DOT, x + _DOT, y + _DOT)
                 draw.ellipse(around, fill=colour_of(number + 1), outline="white")
-        # The font that every Pillow has knows Latin letters only.
-        words = f"{each['class']} {each['score']:.2f}".encode("latin-1", "replace").decode("latin-1")
+        words = in_latin(f"{each['class']} {each['score']:.2f}")
         place = (left + _LINE, max(0.0, top - _NAME_HEIGHT - 1))
         draw.rectangle(draw.textbbox(place, words), fill=colour_of(label))
         draw.text(place, words, fill="white")
@@ -132,5 +130,4 @@ def write_objects(
     points: PointNames | None = None,
 ) -> None:
     """Write an image with the objects drawn over it as a PNG; an existing file is replaced."""
-    drawn = (drawn_objects(image, found, classes, points) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    save_picture(pillow().fromarray(drawn.contiguous().numpy()), path)
+    save_picture(image_of(drawn_objects(image, found, classes, points)), path)

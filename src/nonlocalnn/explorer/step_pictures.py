@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nonlocalnn._files import atomic_path
-from nonlocalnn.affinity.pictures import panels
+from nonlocalnn.affinity.pictures import Picture, panels
+from nonlocalnn.affinity.pictures.sequences import draw_channels, name_channels
 from nonlocalnn.explorer.labels import colours_of
 
 _WIDTH, _HIGH, _ROW = 9.0, 2.2, 0.22
-_MOST_NAMED = 8
 
 
 def runs_of(labels: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -51,10 +48,7 @@ def draw_steps(sequence: Tensor, labels: Tensor, *, classes: Sequence[str], titl
         2, 1, sharex=True, gridspec_kw={"height_ratios": [_HIGH, _ROW * len(there) + 0.1]}
     )
     colours = colours_of(classes)
-    # A value lies in the middle of its place, which goes from n to n + 1.
-    places = (torch.arange(sequence.shape[1]) + 0.5).numpy()
-    for number, channel in enumerate(sequence.float()):
-        above.plot(places, channel.numpy(), linewidth=0.8, label=f"channel {number}", zorder=3)
+    draw_channels(above, sequence)
     place_of = {classes[number]: row for row, number in enumerate(there)}
     colour_of = {name: tuple(part / 255 for part in colours[classes.index(name)]) for name in place_of}
     for run in runs_of(labels, classes):
@@ -65,17 +59,9 @@ def draw_steps(sequence: Tensor, labels: Tensor, *, classes: Sequence[str], titl
     below.invert_yaxis()
     below.set_xlim(0, sequence.shape[1])
     below.set_xlabel("step", fontsize=8)
-    above.set_ylabel("input", fontsize=7)
     for axis in (above, below):
         axis.tick_params(labelsize=7)
-    if len(sequence) <= _MOST_NAMED:
-        figure.legend(
-            *above.get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=len(sequence),
-            frameon=False,
-            fontsize=7,
-        )
+    name_channels(figure, above)
     return figure
 
 
@@ -83,6 +69,4 @@ def write_steps(
     sequence: Tensor, labels: Tensor, path: str | os.PathLike[str], *, classes: Sequence[str], title: str
 ) -> None:
     """Write the picture of :func:`draw_steps` as a PNG, whole or not at all."""
-    figure = draw_steps(sequence, labels, classes=classes, title=title)
-    with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
-        figure.savefig(file, format="png")
+    Picture(draw_steps(sequence, labels, classes=classes, title=title)).save(path)

@@ -44,7 +44,7 @@ def draw_sequences(
     edges = _edges(shown)
     for view, above, below in zip(views, axes[::2], axes[1::2], strict=True):
         scale = panels.scale_of(view.weights, signed=view.signed, even=view.even, least=view.least)
-        _draw_channels(above, pixels)
+        draw_channels(above, pixels)
         _shade(above, view, edges, scale)
         _draw_steps(below, view, edges, scale)
         if view.query is None:
@@ -62,14 +62,7 @@ def draw_sequences(
         )
     axes[-1].set_xlim(0, pixels.shape[1])
     _label_time(axes[-1], rate)
-    if len(pixels) <= _MOST_NAMED:
-        figure.legend(
-            *axes[0].get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=len(pixels),
-            frameon=False,
-            fontsize=7,
-        )
+    name_channels(figure, axes[0])
     return figure
 
 
@@ -96,13 +89,21 @@ def _label_time(axis: Any, rate: float | None) -> None:
     seconds.tick_params(labelsize=6.5)
 
 
-def _draw_channels(axis: Any, pixels: Tensor) -> None:
+def draw_channels(axis: Any, pixels: Tensor) -> None:
+    """Draw the channels of a sequence, (C, L), as lines."""
     # A value lies in the middle of its place, which goes from n to n + 1.
     places = torch.arange(pixels.shape[1]) + 0.5
     for number, channel in enumerate(pixels.float()):
         axis.plot(places.numpy(), channel.numpy(), linewidth=0.8, label=f"channel {number}", zorder=3)
     axis.set_ylabel("input", fontsize=7)
     axis.tick_params(labelsize=6.5)
+
+
+def name_channels(figure: Figure, axis: Any) -> None:
+    """Name the lines of :func:`draw_channels` below a figure, unless they are too many."""
+    lines, names = axis.get_legend_handles_labels()
+    if len(names) <= _MOST_NAMED:
+        figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=7)
 
 
 def _shade(axis: Any, view: View, edges: Tensor, scale: panels.Scale) -> None:
