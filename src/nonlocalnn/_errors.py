@@ -94,7 +94,7 @@ def check_spacing(spacing: Sequence[float] | None) -> None:
         ValueError: spacing must be three numbers above zero, the millimetres between slices, rows and ...
     """
     if spacing is not None and (
-        len(spacing) != 3 or not all(_is_finite(each) and each > 0 for each in spacing)
+        len(spacing) != 3 or not all(is_finite(each) and each > 0 for each in spacing)
     ):
         raise ValueError(
             "spacing must be three numbers above zero, the millimetres between slices, rows and columns; got "
@@ -113,14 +113,15 @@ def check_intensity(intensity: Sequence[float] | None) -> None:
     """
     if intensity is None:
         return
-    if len(intensity) != 2 or not all(map(_is_finite, intensity)) or not intensity[0] < intensity[1]:
+    if len(intensity) != 2 or not all(map(is_finite, intensity)) or not intensity[0] < intensity[1]:
         raise ValueError(
             "intensity must be two numbers that ascend, the lowest and the highest value; got "
             f"{list(intensity)}"
         )
 
 
-def _is_finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
+    """Return whether a value is a finite number; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from nonlocalnn.data.sequences.steps import load_steps
 from nonlocalnn.tasks.choice import task_of
+from nonlocalnn.tasks.mask_figures import StepFigures
 from nonlocalnn.tasks.recipe import Recipe
-from nonlocalnn.tasks.step_figures import StepFigures
 from nonlocalnn.tasks.step_labels import StepLabelsTask, evaluate_steps
 from nonlocalnn.train import train
 from step_files import write_npz

@@ -18,6 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
+from nonlocalnn._device import eval_mode
 from nonlocalnn.functional.layers import WRAPPER_WORDS
 
 _BY_CLASS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
@@ -189,11 +190,8 @@ def _computed(module: nn.Module) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
     if parametrize.is_parametrized(module):
         parametrizations = cast(nn.ModuleDict, module.parametrizations)
         for name, each in parametrizations.items():
-            modes = {part: part.training for part in each.modules()}
-            each.eval()
-            found[name] = getattr(module, name), ()
-            for part, mode in modes.items():
-                part.training = mode
+            with eval_mode(each):
+                found[name] = getattr(module, name), ()
     return found
 
 

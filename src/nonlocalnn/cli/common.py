@@ -16,6 +16,7 @@ from typing import Any
 from nonlocalnn._device import resolve_device
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.checkpoints.run_folder import weights_file
+from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.inference.loading import Loaded, load_trained
 from nonlocalnn.tasks.choice import trained_task
 from nonlocalnn.tasks.inputs import ShownInput
@@ -52,6 +53,16 @@ def taker(loaded: Loaded, args: argparse.Namespace) -> Callable[[int], ShownInpu
     """Return what gives a sample of ``--data`` by its place in the split."""
     dataset: Any = loaded.load_dataset(args.data, args.split, data_dir=args.data_dir)
     return partial(loaded.take, dataset, split=args.split)
+
+
+def read_input(loaded: Loaded, path: Path, *, whole: bool) -> ShownInput:
+    """Return a file as a network takes it, and as it looks; only a classifier may see less than the whole."""
+    return loaded.show(path, whole=whole) if isinstance(loaded, Classifier) else loaded.show(path)
+
+
+def kind_in_words(loaded: Loaded) -> str:
+    """Return what a network that is no classifier is called in errors."""
+    return "a segmentation network" if isinstance(loaded, Segmenter) else "a detector"
 
 
 def refuse(args: argparse.Namespace, *names: str, what: str = "a segmentation network") -> None:

@@ -10,14 +10,23 @@ from typing import Any
 
 from nonlocalnn._files import json_text, write_text
 from nonlocalnn.checkpoints.run_folder import weights_file
-from nonlocalnn.cli.common import at_rate, check_rate, load_model, refuse, stem_of, taker
+from nonlocalnn.cli.common import (
+    at_rate,
+    check_rate,
+    kind_in_words,
+    load_model,
+    read_input,
+    refuse,
+    stem_of,
+    taker,
+)
 from nonlocalnn.cli.flags.explain import parser
 from nonlocalnn.cli.outputs import check_file, check_folder, unused
 from nonlocalnn.explorer.deletion import Deletion, deletion_test
 from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.map_files import answer_in_words
 from nonlocalnn.explorer.page import write_page
-from nonlocalnn.inference import Classifier, Segmenter
+from nonlocalnn.inference import Classifier
 from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.inputs import ShownInput
 
@@ -38,16 +47,19 @@ def run(words: Sequence[str]) -> int:
         check_file(args.output)
     loaded = load_model("explain", args.model, device=args.device)
     if not isinstance(loaded, Classifier):
-        what = "a segmentation network" if isinstance(loaded, Segmenter) else "a detector"
-        refuse(args, "whole", "no_effects", "deletion", what=what)
+        refuse(args, "whole", "no_effects", "deletion", what=kind_in_words(loaded))
     check_rate(args.rate, loaded)
     if len(args.inputs) < 2:
-        _explain(args, loaded, _shown(args, loaded), args.output)
+        if args.data is None:
+            shown = read_input(loaded, args.inputs[0], whole=args.whole)
+        else:
+            shown = taker(loaded, args)(args.sample)
+        _explain(args, loaded, shown, args.output)
         return 0
     failed, taken = 0, set[str]()
     for path in args.inputs:
         try:
-            shown = _read(args, loaded, path)
+            shown = read_input(loaded, path, whole=args.whole)
             page = (args.output or Path()) / f"{unused(stem_of(shown), taken)}.html"
             _explain(args, loaded, shown, page)
         except (ValueError, FileNotFoundError) as error:
@@ -92,14 +104,6 @@ def _in_words(prediction: Sequence[Mapping[str, Any]], what: str) -> str:
     if "share" in best:
         return f"most {what} {best['class']!r}, {best['share']:.1%}"
     return f"{best['class']!r}, probability {best['probability']:.3f}"
-
-
-def _shown(args: argparse.Namespace, loaded: Loaded) -> ShownInput:
-    return _read(args, loaded, args.inputs[0]) if args.data is None else taker(loaded, args)(args.sample)
-
-
-def _read(args: argparse.Namespace, loaded: Loaded, path: Path) -> ShownInput:
-    return loaded.show(path, whole=args.whole) if isinstance(loaded, Classifier) else loaded.show(path)
 
 
 def _report(found: Sequence[Deletion], predicted: str) -> None:

@@ -17,7 +17,7 @@ from nonlocalnn.affinity import AffinityMap
 from nonlocalnn.affinity.capture import find_blocks
 from nonlocalnn.affinity.grids import Sides, check_position
 from nonlocalnn.affinity.pictures import queries_to_draw
-from nonlocalnn.cli.common import at_rate, check_rate, load_model, stem_of, taker
+from nonlocalnn.cli.common import at_rate, check_rate, kind_in_words, load_model, read_input, stem_of, taker
 from nonlocalnn.cli.flags.maps import parser
 from nonlocalnn.cli.outputs import check_folder, unused
 from nonlocalnn.explorer.answer import answer_with_maps
@@ -26,7 +26,7 @@ from nonlocalnn.explorer.map_files import answer_in_words, write_maps
 from nonlocalnn.explorer.objects import write_objects
 from nonlocalnn.explorer.step_pictures import write_steps
 from nonlocalnn.explorer.volume_pictures import as_volume, labelled_planes
-from nonlocalnn.inference import Classifier, Detector, Segmenter
+from nonlocalnn.inference import Classifier, Detector
 from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.inputs import ShownInput
 from nonlocalnn.tasks.masks import shares_of
@@ -46,8 +46,9 @@ def run(words: Sequence[str]) -> int:
     check_folder(args.output)
     loaded = load_model("maps", args.model, device=args.device)
     if args.whole and not isinstance(loaded, Classifier):
-        what = "a segmentation network" if isinstance(loaded, Segmenter) else "a detector"
-        raise ValueError(f"--whole has no effect on {what}, which sees whole images: leave it out")
+        raise ValueError(
+            f"--whole has no effect on {kind_in_words(loaded)}, which sees whole images: leave it out"
+        )
     if args.format in ANIMATIONS and loaded.kind.name != "video":
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
     check_rate(args.rate, loaded)
@@ -103,10 +104,7 @@ def run(words: Sequence[str]) -> int:
 def _readers(args: argparse.Namespace, loaded: Loaded) -> list[Callable[[], ShownInput]]:
     """Return what reads each input, in turn."""
     if args.data is None:
-        paths = loaded.find(args.inputs)
-        if not isinstance(loaded, Classifier):
-            return [partial(loaded.show, path) for path in paths]
-        return [partial(loaded.show, path, whole=args.whole) for path in paths]
+        return [partial(read_input, loaded, path, whole=args.whole) for path in loaded.find(args.inputs)]
     take = taker(loaded, args)
     return [partial(take, index) for index in args.samples]
 

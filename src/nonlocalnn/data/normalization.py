@@ -1,11 +1,12 @@
 """Pixel values as a network takes them: less a mean, by a standard deviation."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nonlocalnn._errors import is_finite
 
 # One number for all channels, or one for each of red, green and blue.
 ChannelValues = float | Sequence[float]
@@ -72,7 +73,7 @@ def check_normalization(
     """
     for name, value in (("mean", mean), ("standard_deviation", standard_deviation)):
         numbers = value if isinstance(value, list | tuple) else [value]
-        if len(numbers) not in (1, channels) or not all(_is_finite(number) for number in numbers):
+        if len(numbers) not in (1, channels) or not all(is_finite(number) for number in numbers):
             raise ValueError(
                 f"{name} must be one number, or one for each of the {channels} channels; got {value!r:.100}"
             )
@@ -96,7 +97,7 @@ def wrong_unit(name: str, value: Any) -> str | None:
         True
     """
     numbers = value if isinstance(value, list | tuple) else [value]
-    if not numbers or not all(_is_finite(number) for number in numbers):
+    if not numbers or not all(is_finite(number) for number in numbers):
         return None
     # Other libraries count from 0 to 1, and a network that is given such a scale answers, wrongly, all the
     # same. A deviation below one grey level of 255 is of no images, and neither is a mean that is nearly
@@ -109,7 +110,3 @@ def wrong_unit(name: str, value: Any) -> str | None:
         f"{name} must be of pixel values from 0 to 255; {value} is of values from 0 to 1: write "
         f"{scaled if isinstance(value, list | tuple) else scaled[0]}"
     )
-
-
-def _is_finite(number: object) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)

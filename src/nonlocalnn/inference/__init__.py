@@ -2,8 +2,8 @@
 
 from nonlocalnn.inference.classifier import Classifier, load_classifier
 from nonlocalnn.inference.detector import Detected, Detector, load_detector
+from nonlocalnn.inference.loading import load_segmenter
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
-from nonlocalnn.inference.segmenter_file import load_segmenter
 from nonlocalnn.inference.step_segmenter import StepSegmenter
 from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
 

@@ -6,10 +6,12 @@ import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
+from nonlocalnn._device import eval_mode
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.functional.layers import BatchNorm, Convolution
@@ -148,17 +150,12 @@ def observe_maps(
     def observe(name: str, site: nn.Module, inputs: object, output: object) -> None:
         shapes[name].append(_map_shape(name, site, output))
 
-    modes = [(module, module.training) for module in model.modules()]
-    handles = [site.register_forward_hook(functools.partial(observe, name)) for name, site in found.items()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(*(example_input if isinstance(example_input, tuple) else (example_input,)))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
+    with ExitStack() as stack:
+        for name, site in found.items():
+            stack.callback(site.register_forward_hook(functools.partial(observe, name)).remove)
+        stack.enter_context(eval_mode(model))
+        stack.enter_context(torch.no_grad())
+        model(*(example_input if isinstance(example_input, tuple) else (example_input,)))
     for name, seen in shapes.items():
         if not seen:
             raise ValueError(f"{name!r} did not run on example_input, so that no block can follow it")

@@ -1,4 +1,4 @@
-"""What one pass over images with masks found: all of it follows from one matrix of counts."""
+"""What one pass over images with masks, or sequences with labelled steps, found: one matrix tells all."""
 
 from __future__ import annotations
 
@@ -55,6 +55,50 @@ class SegmentationFigures(ConfusionFigures):
             "pixel_accuracy": self.accuracy,
             **super().to_dict(),
             "iou": by_class(self.classes, self.iou),
+            "class_accuracy": by_class(self.classes, self.recall),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFigures(ConfusionFigures):
+    """What was found where each step of a sequence has a class; ``confusion`` counts steps.
+
+    Example:
+        >>> import torch
+        >>> confusion = torch.tensor([[6, 2], [0, 4]])
+        >>> found = StepFigures(loss=0.1, classes=("a", "b"), num_samples=3, confusion=confusion)
+        >>> found.describe("some/test")
+        'mean F1 0.8286 (over 2 of 2 classes), step accuracy 0.8333 on 3 samples of some/test'
+    """
+
+    @property
+    def mean_f1(self) -> float:
+        """The mean of ``f1`` over the classes that have one, 0 to 1."""
+        return mean_of_defined(self.f1)
+
+    @property
+    def headline(self) -> str:
+        """The mean F1, over how many classes, and the share of steps that are right."""
+        defined = sum(value == value for value in self.f1)
+        return (
+            f"mean F1 {self.mean_f1:.4f} (over {defined} of {len(self.classes)} classes), step accuracy "
+            f"{self.accuracy:.4f}"
+        )
+
+    def per_class_table(self) -> str:
+        """Return a plain-text table: class, its share of the steps, F1, and the share that is right."""
+        columns = {"of steps": self.shares, "F1": in_text(self.f1), "accuracy": in_text(self.recall)}
+        return class_table(self.classes, columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-ready values; an undefined figure is None."""
+        return {
+            "mean_f1": self.mean_f1,
+            "step_accuracy": self.accuracy,
+            "balanced_accuracy": self.balanced_accuracy,
+            **super().to_dict(),
+            "f1": by_class(self.classes, self.f1),
             "class_accuracy": by_class(self.classes, self.recall),
             "confusion": self.confusion.tolist(),
         }

@@ -14,11 +14,11 @@ from nonlocalnn._device import Precision, autocast_for, eval_mode
 from nonlocalnn.data.masks.masked import IGNORED
 from nonlocalnn.data.sequences.steps import LabelledSteps, load_steps
 from nonlocalnn.tasks.evaluation import Watch, batches_of, own_share
+from nonlocalnn.tasks.mask_figures import StepFigures
 from nonlocalnn.tasks.masks import Counts
 from nonlocalnn.tasks.networks import check_task, check_unset
 from nonlocalnn.tasks.probabilities import check_finite, real_part
 from nonlocalnn.tasks.segmentation import PlacesTask, pixel_loss, share_right
-from nonlocalnn.tasks.step_figures import StepFigures
 
 # What a CPU trains in minutes.
 _SMALL_NETWORK = "nl_unet1d_tiny"

@@ -112,6 +112,26 @@ def add_data(parser: argparse.ArgumentParser, *, purpose: str, split: str = "tes
     parser.add_argument("--split", default=split, choices=SPLITS, help=f"default: {split}")
 
 
+def add_views(parser: argparse.ArgumentParser, *, default: int) -> None:
+    """Add ``--views``; what counts where it is left out is the command's."""
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 30),
+        help=f"of videos: the clip in the middle, or 10 clips x 3 crops (default: {default})",
+    )
+
+
+def add_window(parser: argparse.ArgumentParser) -> None:
+    """Add ``--window``, of commands that take segmentation networks."""
+    parser.add_argument(
+        "--window",
+        type=int,
+        help="of segmentation: look at images by windows of this side, in pixels (default: whole images, or "
+        "as the run was tested); at volumes in voxels",
+    )
+
+
 def add_whole(parser: argparse.ArgumentParser) -> None:
     """Add ``--whole``, of commands that draw an input."""
     parser.add_argument(

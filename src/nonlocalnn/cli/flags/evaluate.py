@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nonlocalnn._names import BACKENDS
-from nonlocalnn.cli.flags import CommandParser, add_data, add_model, command_parser
+from nonlocalnn.cli.flags import CommandParser, add_data, add_model, add_views, add_window, command_parser
 
 
 def parser() -> CommandParser:
@@ -26,18 +26,8 @@ def parser() -> CommandParser:
         help="samples a forward pass (default: 256), or views of videos (default: 8)",
     )
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read (default: 0)")
-    parser.add_argument(
-        "--views",
-        type=int,
-        choices=(1, 30),
-        help="of videos: the clip in the middle, or 10 clips x 3 crops (default: 30)",
-    )
-    parser.add_argument(
-        "--window",
-        type=int,
-        help="of segmentation: look at images by windows of this side, in pixels (default: whole images, or "
-        "as the run was tested); at volumes in voxels",
-    )
+    add_views(parser, default=30)
+    add_window(parser)
     parser.add_argument("--decoder", choices=BACKENDS, help="of videos: what decodes (default: pyav)")
     parser.add_argument(
         "--max-broken",

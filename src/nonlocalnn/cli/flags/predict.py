@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nonlocalnn.cli.flags import CommandParser, add_model, command_parser
+from nonlocalnn.cli.flags import CommandParser, add_model, add_views, add_window, command_parser
 
 
 def parser() -> CommandParser:
@@ -27,19 +27,9 @@ def parser() -> CommandParser:
     )
     parser.add_argument("inputs", nargs="*", type=Path, help="files, and folders of them")
     add_model(parser)
-    parser.add_argument(
-        "--views",
-        type=int,
-        choices=(1, 30),
-        help="of videos: the clip in the middle, or 10 clips x 3 crops (default: 1)",
-    )
+    add_views(parser, default=1)
     parser.add_argument("--top", type=int, help="classes to report (default: 3)")
-    parser.add_argument(
-        "--window",
-        type=int,
-        help="of segmentation: look at images by windows of this side, in pixels (default: whole images, or "
-        "as the run was tested); at volumes in voxels",
-    )
+    add_window(parser)
     parser.add_argument(
         "--min-score", type=float, help="of detection: objects with a lower score are left out (default: 0.5)"
     )

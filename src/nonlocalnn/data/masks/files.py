@@ -15,7 +15,7 @@ from nonlocalnn.data.images import read_image
 from nonlocalnn.data.masks.crops import RandomCrops
 from nonlocalnn.data.masks.ids import ADE20K, CITYSCAPES, CITYSCAPES_IDS, VOC
 from nonlocalnn.data.masks.mask_file import Colour, named_colours, read_mask
-from nonlocalnn.data.masks.masked import IGNORED, MEAN, MaskedImages
+from nonlocalnn.data.masks.masked import IGNORED, MEAN, MaskedImages, wrong_ids
 from nonlocalnn.data.masks.pairs import IMAGE_FILES, SPLIT_NAMES, find_pairs
 
 # So many masks are looked at before a training.
@@ -84,12 +84,7 @@ class MaskFiles(MaskedImages):
             return image, self._table[ids.clamp(max=len(self._table) - 1)]
         known = (ids < len(self.classes)) | (ids == IGNORED)
         if not bool(known.all()):
-            wrong = sorted(set(ids[~known].tolist()))
-            listed = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
-            raise ValueError(
-                f"{mask_path} has the ids {listed}, and there are {len(self.classes)} classes, 0 to "
-                f"{len(self.classes) - 1}; {IGNORED} is ignored: name more classes, or mend the mask"
-            )
+            raise wrong_ids(mask_path, ids[~known], len(self.classes))
         return image, ids.to(torch.uint8)
 
     def sample_id(self, index: int) -> str:

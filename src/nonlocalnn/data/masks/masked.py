@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -48,9 +49,7 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]], ABC):
         crops: RandomCrops | None = None,
         resize: int | None = None,
     ) -> None:
-        if not 1 <= len(classes) <= IGNORED:
-            raise ValueError(f"there must be 1 to {IGNORED} classes; got {len(classes)}")
-        self.classes = tuple(classes)
+        self.classes = checked_classes(classes)
         self.sample_shape = tuple(sample_shape)
         self.resize = resize
         self._crops = crops
@@ -78,6 +77,27 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]], ABC):
         else:
             image, mask = self._crops(image, mask)
         return normalize_image(image, mean=self.mean, standard_deviation=self.standard_deviation), mask
+
+
+def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of classes, where they are as many as ids can tell apart.
+
+    Raises:
+        ValueError: There are none, or more than ids.
+    """
+    if not 1 <= len(classes) <= IGNORED:
+        raise ValueError(f"there must be 1 to {IGNORED} classes; got {len(classes)}")
+    return tuple(classes)
+
+
+def wrong_ids(path: Path, wrong: Tensor, num_classes: int) -> ValueError:
+    """Return the error for a mask that has ids, any tensor of them, which are no class."""
+    values = sorted(set(wrong.tolist()))
+    listed = ", ".join(f"{value:g}" for value in values[:8]) + (", ..." if len(values) > 8 else "")
+    return ValueError(
+        f"{path} has the ids {listed}, and there are {num_classes} classes, 0 to {num_classes - 1}; "
+        f"{IGNORED} is ignored: name more classes, or mend the mask"
+    )
 
 
 def resize_short(image: Tensor, resize: int | None) -> Tensor:

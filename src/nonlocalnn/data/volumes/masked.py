@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn._names import SPLITS
-from nonlocalnn.data.masks.masked import IGNORED
+from nonlocalnn.data.masks.masked import IGNORED, checked_classes, wrong_ids
 from nonlocalnn.data.masks.pairs import PairedFiles, find_pairs
 from nonlocalnn.data.volumes.dataset import check_same_channels, padded_box, vary_with_mask
 from nonlocalnn.data.volumes.files import is_volume, read_volume, volume_stem
@@ -69,9 +69,7 @@ class MaskedVolumes(Dataset[tuple[Tensor, Tensor]]):
         patches: int = 1,
         augment: bool = False,
     ) -> None:
-        if not 1 <= len(classes) <= IGNORED:
-            raise ValueError(f"there must be 1 to {IGNORED} classes; got {len(classes)}")
-        self.classes = tuple(classes)
+        self.classes = checked_classes(classes)
         self.reading, self.side = reading, side
         self._pairs, self._patches, self._augment = list(pairs), patches, augment
         # Headers only: values are read when they are needed, and volumes may be larger than memory.
@@ -120,12 +118,7 @@ class MaskedVolumes(Dataset[tuple[Tensor, Tensor]]):
         off = (whole - found).abs() > _OFF_WHOLE
         known = ((whole >= 0) & (whole < len(self.classes))) | (whole == IGNORED)
         if bool((~known | off).any()):
-            wrong = sorted(set(found[~known | off].tolist()))
-            listed = ", ".join(f"{value:g}" for value in wrong[:8]) + (", ..." if len(wrong) > 8 else "")
-            raise ValueError(
-                f"{mask.path} has the ids {listed}, and there are {len(self.classes)} classes, 0 to "
-                f"{len(self.classes) - 1}; {IGNORED} is ignored: name more classes, or mend the mask"
-            )
+            raise wrong_ids(mask.path, found[~known | off], len(self.classes))
         return whole.to(torch.uint8)
 
     def seen(self, sample: Tensor) -> Tensor:
