@@ -34,6 +34,13 @@ __all__ = [
 
 _OF_VIDEOS = ("frames", "stride", "views", "decoder")
 _OF_VOLUMES = ("spacing", "intensity")
+# What the folders of one's own files hold.
+_FOLDERS = {
+    "images": "one sub-folder per class",
+    "archives": "the tar archives",
+    "sequences": "one sub-folder per class, or .ts files",
+    "volumes": "one sub-folder per class",
+}
 
 
 def list_datasets() -> list[str]:
@@ -143,6 +150,9 @@ def load_dataset(
     of_volumes = {"spacing": spacing, "intensity": intensity}
     given_all = {"channels": channels, "max_broken": max_broken, "data_dir": data_dir}
     _check_effects(name, **given_all, **of_videos, **of_volumes)
+    if name in _FOLDERS and data_dir is None:
+        raise ValueError(f"{name!r} needs data_dir: the folder that holds {_FOLDERS[name]}")
+    folder = "" if data_dir is None else data_dir
     if name in VIDEO_SETS:
         if not isinstance(image_size, int | None):
             raise TypeError(
@@ -167,31 +177,22 @@ def load_dataset(
             raise TypeError(
                 f"image_size must be an integer for volumes, whose samples are cubes; got {image_size!r}"
             )
-        if data_dir is None:
-            raise ValueError("'volumes' needs data_dir: the folder that holds one sub-folder per class")
         return load_volumes(
-            data_dir, split, image_size=image_size, reading=Reading(spacing, intensity), augment=augment
+            folder, split, image_size=image_size, reading=Reading(spacing, intensity), augment=augment
         )
     if name == "sequences":
         if image_size is not None:
             raise ValueError(
                 "image_size applies to images and videos only, and not to 'sequences': leave it out"
             )
-        if data_dir is None:
-            raise ValueError(
-                "'sequences' needs data_dir: the folder that holds one sub-folder per class, or .ts files"
-            )
-        return load_sequences(data_dir, split, augment=augment)
+        return load_sequences(folder, split, augment=augment)
     if name == "digits":
         return load_digits(split, image_size=image_size, augment=augment)
     if name in GENERATED_SETS:
         return load_cue(name, split, image_size=image_size, augment=augment)
     if name in IMAGE_SETS:
-        if data_dir is None:
-            what = "one sub-folder per class" if name == "images" else "the tar archives"
-            raise ValueError(f"{name!r} needs data_dir: the folder that holds {what}")
         return (load_image_folder if name == "images" else load_archives)(
-            data_dir,
+            folder,
             split,
             image_size=image_size,
             channels=3 if channels is None else channels,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nonlocalnn._device import Precision
@@ -17,6 +16,7 @@ from nonlocalnn.checkpoints import Imported, import_checkpoint
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.inference.model_facts import facts_of, in_words
+from nonlocalnn.inference.trained import Loaded
 from nonlocalnn.tasks.answers import answer_files
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, take_sample
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_facts
@@ -24,7 +24,7 @@ from nonlocalnn.tasks.probabilities import class_probabilities
 
 
 @dataclass(frozen=True)
-class Classifier(Facts):
+class Classifier(Facts, Loaded):
     """A classifier and what it was trained on; see :class:`~nonlocalnn.tasks.inputs.Facts` for its facts.
 
     Args:
@@ -50,11 +50,6 @@ class Classifier(Facts):
         return kind_of_facts(self)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
-
-    @property
     def assumptions(self) -> str:
         """What was assumed of it, in words; empty where its file says everything."""
         return in_words(vars(self) | {"test_size": self.test_size or self.sample_shape[-1]}, self.assumed)
@@ -68,8 +63,7 @@ class Classifier(Facts):
         if self.kind.num_sides == 3:
             about = {"stride": self.stride, "test_size": self.video_size, "multi_label": self.multi_label}
             return {**facts, **about, **scale}
-        is_scaled = (self.mean, self.standard_deviation) != (0.0, 255.0)
-        return {**facts, **scale} if is_scaled else facts
+        return {**facts, **scale} if self.is_scaled else facts
 
     def load_dataset(
         self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None, **settings: Any
@@ -92,9 +86,8 @@ class Classifier(Facts):
                 f"the model was trained on {self.kind.samples}, samples of shape {self.sample_shape}; "
                 f"{name!r} has {kind.samples}"
             )
-        if data_dir is None and name == self.recipe.get("data"):
-            data_dir = self.recipe.get("data_dir")
-        data = kind.test_data(self, name, split, {"data_dir": data_dir, **settings})
+        settings = {"data_dir": self.folder(name, data_dir), **settings}
+        data = kind.test_data(self, name, split, settings)
         # A residual network takes sequences of any length: where the file names none, the data set does.
         is_open = kind.num_sides == 1 and data.channels == self.channels
         is_open &= "sample_shape" in self.assumed or data.any_length
@@ -109,14 +102,6 @@ class Classifier(Facts):
                 f"the model has learnt {several[self.multi_label]}; {name} has {several[data.multi_label]}"
             )
         return data
-
-    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-        """Return the files of the kind that it classifies, among ``inputs`` and in the folders among them.
-
-        What is not there, and a folder that holds none, are among them as they are named: reading them says
-        what is wrong, and the others can be read.
-        """
-        return self.kind.find(inputs)
 
     def show(self, path: str | os.PathLike[str], *, whole: bool = False) -> ShownInput:
         """Return one file as the model takes it, and as it looks.
@@ -185,8 +170,10 @@ class Classifier(Facts):
             ValueError: It cannot be read, or is a folder of files; or a setting is out of range or has no
                 effect.
         """
-        paths = [self._one(path, "predict_many takes folders")]
-        (answer,) = self._answers(paths, top=top, views=views, batch_size=batch_size, precision=precision)
+        file = self._one(path, "predict_many takes folders")
+        (answer,) = self.predict_many(
+            [file], top=top, views=views, batch_size=batch_size, precision=precision
+        )
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer
@@ -220,8 +207,17 @@ class Classifier(Facts):
         """
         if isinstance(inputs, str | os.PathLike):
             inputs = [inputs]
-        return self._answers(
-            self.find(inputs), top=top, views=views, batch_size=batch_size, precision=precision
+        check_positive(top=top, batch_size=1 if batch_size is None else batch_size)
+        self.kind.views(views)
+        return answer_files(
+            self.model,
+            [self.find(inputs)],
+            self,
+            views=views,
+            batch_size=batch_size,
+            device=self.device,
+            precision=precision,
+            top=top,
         )
 
     def _one(self, path: str | os.PathLike[str], several: str) -> Path:
@@ -233,28 +229,6 @@ class Classifier(Facts):
         if not self.kind.exists(paths[0]):
             raise FileNotFoundError(f"there is no file or folder {path}")
         return paths[0]
-
-    def _answers(
-        self,
-        paths: Sequence[Path],
-        *,
-        top: int,
-        views: int | None,
-        batch_size: int | None,
-        precision: Precision,
-    ) -> Iterator[dict[str, Any]]:
-        check_positive(top=top, batch_size=1 if batch_size is None else batch_size)
-        self.kind.views(views)
-        return answer_files(
-            self.model,
-            [paths],
-            self,
-            views=views,
-            batch_size=batch_size,
-            device=self.device,
-            precision=precision,
-            top=top,
-        )
 
 
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:

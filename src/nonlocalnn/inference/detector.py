@@ -17,12 +17,11 @@ from nonlocalnn._names import OBJECT_SETS
 from nonlocalnn.checkpoints import CheckpointError, Imported, import_checkpoint
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import read_image
-from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.objects import AnnotatedImages, PointNames, load_objects
 from nonlocalnn.inference.model_facts import facts_of
 from nonlocalnn.inference.trained import Trained
 from nonlocalnn.models import DetectionNetwork
-from nonlocalnn.tasks.inputs import ShownInput, check_place, shown_size
+from nonlocalnn.tasks.inputs import ShownInput, check_place, shown_image
 from nonlocalnn.tasks.objects import Found, found_objects
 
 
@@ -93,15 +92,8 @@ class Detector(Trained):
             ValueError: It cannot be read.
         """
         own = read_image(path, image_size=None, channels=3)
-        height, width = own.shape[1:]
         # Positions of maps are counted in pixels of the image itself, also where it is shown smaller.
-        return ShownInput(
-            name=Path(path).name,
-            sample=own,
-            pixels=own,
-            picture=resize_image(own, shown_size(height, width)),
-            file_sides=(height, width),
-        )
+        return shown_image(path, own, own, own)
 
     def take(self, dataset: AnnotatedImages, index: int, *, split: str) -> ShownInput:
         """Return image ``index`` of a split of :meth:`load_dataset`, as :meth:`show` does a file.

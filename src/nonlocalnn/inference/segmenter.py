@@ -15,12 +15,11 @@ from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn._names import MASK_SETS
 from nonlocalnn.data import read_image
-from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
 from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
 from nonlocalnn.data.volumes.volume import Volume
 from nonlocalnn.inference.trained import Trained
-from nonlocalnn.tasks.inputs import ShownInput, check_place, shown_size
+from nonlocalnn.tasks.inputs import ShownInput, check_place, shown_image
 from nonlocalnn.tasks.masks import image_scores, labels_of
 
 
@@ -115,15 +114,7 @@ class Segmenter(Trained):
             ValueError: It cannot be read.
         """
         own = read_image(path, image_size=None, channels=3)
-        sample = self.sample(own)
-        height, width = own.shape[1:]
-        return ShownInput(
-            name=Path(path).name,
-            sample=sample,
-            pixels=resize_short(own, self.resize),
-            picture=resize_image(own, shown_size(height, width)),
-            file_sides=(height, width),
-        )
+        return shown_image(path, own, self.sample(own), resize_short(own, self.resize))
 
     def take(self, dataset: MaskedImages, index: int, *, split: str) -> ShownInput:
         """Return image ``index`` of a split of :meth:`load_dataset`, as :meth:`show` does a file.

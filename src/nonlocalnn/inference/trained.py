@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,50 @@ from nonlocalnn.tasks.inputs import InputKind
 A = TypeVar("A")
 
 
+class Loaded(ABC):
+    """What every network from a file has for its user.
+
+    Attributes:
+        model: In eval mode; what loads it leaves it on the CPU.
+        recipe: The recipe that trained it; empty where it was not trained by one.
+        assumed: Which of its facts its file does not say.
+    """
+
+    model: nn.Module
+    recipe: dict[str, Any]
+    assumed: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def kind(self) -> InputKind:
+        """What it takes: images, videos, sequences or volumes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def assumptions(self) -> str:
+        """What was assumed of it, in words; empty where its file says everything."""
+        return in_words(vars(self), self.assumed)
+
+    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """Return the files of the kind that it takes, among ``inputs`` and in the folders among them.
+
+        What is not there, and a folder that holds none, are among them as they are named: reading them says
+        what is wrong, and the others can be read.
+        """
+        return self.kind.find(inputs)
+
+    def folder(self, name: str, data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+        """Return where a data set's files are: where it is said, or where those of the training were."""
+        is_own = name == self.recipe.get("data")
+        return self.recipe.get("data_dir") if data_dir is None and is_own else data_dir
+
+
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class Trained(Loaded):
     """A network of images that answers for places, and what it was trained on.
 
     Args:
@@ -41,20 +84,6 @@ class Trained:
         """What it takes: images."""
         return Images()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
-
-    @property
-    def assumptions(self) -> str:
-        """What was assumed of it, in words; empty where its file says everything."""
-        return in_words(vars(self), self.assumed)
-
-    def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-        """Return the files that it takes among ``inputs`` and in the folders among them."""
-        return self.kind.find(inputs)
-
     def answers(
         self,
         inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -68,11 +97,6 @@ class Trained:
             except (OSError, ValueError) as error:
                 found = failed(path, " ".join(str(error).split()))
             yield found
-
-    def folder(self, name: str, data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-        """Return where a data set's files are: where it is said, or where those of the training were."""
-        is_own = name == self.recipe.get("data")
-        return self.recipe.get("data_dir") if data_dir is None and is_own else data_dir
 
     def check_channels(self, name: str, channels: int) -> None:
         """Check that a data set has the channels that the model takes.

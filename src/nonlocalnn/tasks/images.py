@@ -14,7 +14,7 @@ from nonlocalnn.data import IMAGE_SETS, LabelledSamples, load_dataset, read_imag
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.normalization import normalize_image
-from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, shown_size
+from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, shown_image
 from nonlocalnn.tasks.networks import named_network
 from nonlocalnn.tasks.recipe import Recipe
 
@@ -48,7 +48,7 @@ class Images(InputKind):
     def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
         """See :meth:`InputKind.metadata`: the normalisation, where there is one."""
         scale = {"mean": data.mean, "standard_deviation": data.standard_deviation}
-        return {} if (data.mean, data.standard_deviation) == (0.0, 255.0) else scale
+        return {} if tuple(scale.values()) == (0.0, 255.0) else scale
 
     def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
         """See :meth:`InputKind.test_data`: of the network's size and channels, and normalised for it."""
@@ -77,10 +77,4 @@ class Images(InputKind):
             short, side = min(height, width), min(size)
             size = height * side // short, width * side // short
         pixels = resize_image(own, size)
-        return ShownInput(
-            name=path.name,
-            sample=self.prepare(pixels, facts),
-            pixels=pixels,
-            picture=resize_image(own, shown_size(height, width)),
-            file_sides=(height, width),
-        )
+        return shown_image(path, own, self.prepare(pixels, facts), pixels)

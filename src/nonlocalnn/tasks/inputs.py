@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nonlocalnn.affinity.pictures.planes import Planes
 from nonlocalnn.data import LabelledSamples, load_dataset
+from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.normalization import ChannelValues
 from nonlocalnn.data.volumes.reading import Reading
 from nonlocalnn.tasks.recipe import Recipe
@@ -48,6 +49,11 @@ class Facts:
     standard_deviation: ChannelValues = 255.0
     multi_label: bool = False
     volume: Reading | None = None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether samples are normalised: by default their values are from 0 to 1."""
+        return (self.mean, self.standard_deviation) != (0.0, 255.0)
 
     @property
     def channels(self) -> int:
@@ -108,6 +114,20 @@ def shown_size(height: int, width: int, frames: int = 1) -> tuple[int, int]:
     shrink = math.sqrt(min(1.0, MOST_SHOWN / (height * width * frames)))
     # Never less than a pixel, however long and thin it is.
     return max(1, int(height * shrink)), max(1, int(width * shrink))
+
+
+def shown_image(path: str | os.PathLike[str], own: Tensor, sample: Tensor, pixels: Tensor) -> ShownInput:
+    """Return an image file as a network takes it, and as it looks.
+
+    Args:
+        path: The file.
+        own: The image, (C, H, W) in [0, 1].
+        sample: What the network takes.
+        pixels: The same as it looks.
+    """
+    height, width = own.shape[1:]
+    picture = resize_image(own, shown_size(height, width))
+    return ShownInput(Path(path).name, sample, pixels, picture=picture, file_sides=(height, width))
 
 
 class InputKind(ABC):

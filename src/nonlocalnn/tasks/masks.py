@@ -160,16 +160,16 @@ def image_scores(
     return total / counts
 
 
-def window_starts(side: int, window: int) -> list[int]:
-    """Return where the windows along a side begin: they cover it, and overlap by a third at least.
+def window_starts(side: int, window: int, *, overlap: float = 1 / 3) -> list[int]:
+    """Return where the windows along a side begin: they cover it, and overlap by this share at least.
 
     Example:
-        >>> window_starts(10, 6), window_starts(5, 6)
-        ([0, 4], [0])
+        >>> window_starts(10, 6), window_starts(5, 6), window_starts(10, 4, overlap=1 / 2)
+        ([0, 4], [0], [0, 2, 4, 6])
     """
     if side <= window:
         return [0]
-    number = math.ceil((side - window) / max(1, window * 2 // 3)) + 1
+    number = math.ceil((side - window) / max(1, int(window * (1 - overlap)))) + 1
     return [round(place * (side - window) / (number - 1)) for place in range(number)]
 
 

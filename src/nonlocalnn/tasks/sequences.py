@@ -64,7 +64,7 @@ class Sequences(InputKind):
     def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
         """See :meth:`InputKind.test_data`."""
         data = load_dataset(name, split, **settings)
-        if not isinstance(data, LabelledSequences) or not _is_scaled(facts):
+        if not isinstance(data, LabelledSequences) or not facts.is_scaled:
             return data
         if data.channels != facts.channels:
             raise ValueError(f"the model takes {facts.channels} channels, and {name!r} has {data.channels}")
@@ -93,7 +93,7 @@ class Sequences(InputKind):
             raise ValueError(
                 f"{path} must have {facts.channels} channels for this model; got {len(sequence)}"
             )
-        if _is_scaled(facts):
+        if facts.is_scaled:
             sequence = normalize_sequence(
                 sequence, mean=facts.mean, standard_deviation=facts.standard_deviation
             )
@@ -109,8 +109,3 @@ class Sequences(InputKind):
         file, number = place_of(path)
         name = file.name if number is None else f"{file.stem}-{number}{file.suffix}"
         return ShownInput(name=name, sample=sample, pixels=sample)
-
-
-def _is_scaled(facts: Facts) -> bool:
-    """Return whether a model was trained on normalised files: generated sequences are taken as they are."""
-    return (facts.mean, facts.standard_deviation) != (0.0, 255.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import product
 
@@ -12,25 +11,12 @@ from torch import Tensor, nn
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
 from nonlocalnn.data.volumes.reading import Sampled
-from nonlocalnn.tasks.masks import scores_of
+from nonlocalnn.tasks.masks import scores_of, window_starts
 from nonlocalnn.tasks.probabilities import check_finite
 
 # At its edges a window has seen little around a voxel: a Gaussian weighs what is found there less. In shares
 # of the window's side, and the least that a voxel weighs, since corners are seen by one window alone.
 _DEVIATION, _LEAST = 1 / 8, 1e-3
-
-
-def window_starts(side: int, window: int) -> list[int]:
-    """Return where the windows along a side begin: they cover it, and overlap by half at least.
-
-    Example:
-        >>> window_starts(10, 4), window_starts(3, 4)
-        ([0, 2, 4, 6], [0])
-    """
-    if side <= window:
-        return [0]
-    number = math.ceil((side - window) / max(1, window // 2)) + 1
-    return [round(place * (side - window) / (number - 1)) for place in range(number)]
 
 
 def score_slabs(
@@ -73,7 +59,9 @@ def score_slabs(
     _, rows, columns = sampled.sides
     sizes = [min(window, side) for side in sampled.sides]
     weight = _weight(sizes).to(device)
-    starts = [window_starts(side, size) for side, size in zip(sampled.sides, sizes, strict=True)]
+    starts = [
+        window_starts(side, size, overlap=1 / 2) for side, size in zip(sampled.sides, sizes, strict=True)
+    ]
     total, counts = None, torch.zeros(sizes[0], rows, columns, device=device)
     for number, first in enumerate(starts[0]):
         for top, left in product(starts[1], starts[2]):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nonlocalnn.affinity.pictures.planes import Planes
 from nonlocalnn.data import LabelledSamples, load_dataset
-from nonlocalnn.data.volumes.dataset import LabelledVolumes, as_cube, cube_of, load_volumes
+from nonlocalnn.data.volumes.dataset import LabelledVolumes, as_cube, cube_of
 from nonlocalnn.data.volumes.files import VOLUME_SUFFIXES, find_volumes, is_volume, read_volume
 from nonlocalnn.data.volumes.reading import Reading, Sampled, seen
 from nonlocalnn.data.volumes.volume import Volume
@@ -55,14 +55,14 @@ class Volumes(InputKind):
 
     def dataset(self, recipe: Recipe, split: str) -> LabelledSamples:
         """See :meth:`InputKind.dataset`."""
-        if recipe.data_dir is None:
-            raise ValueError("'volumes' needs data_dir: the folder that holds one sub-folder per class")
-        return load_volumes(
-            recipe.data_dir,
+        return load_dataset(
+            recipe.data,
             split,
+            data_dir=recipe.data_dir,
             image_size=recipe.image_size,
-            reading=Reading(recipe.spacing, recipe.intensity),
             augment=recipe.augment and split == "train",
+            spacing=recipe.spacing,
+            intensity=recipe.intensity,
         )
 
     def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
