@@ -41,7 +41,7 @@ _SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[st
     "settings": ("What masks, heads and a second input cost", settings.run, settings.markdown),
     "ranks": ("Positions split over processes", ranks.run, ranks.markdown),
     "training": ("Training on one process and on two", training.run, training.markdown),
-    "sequences": ("Sequences of unequal lengths", sequences.run, sequences.markdown),
+    "sequences": ("Sequences", sequences.run, sequences.markdown),
     "short-epochs": ("Short epochs and batch normalisation", short_epochs.run, short_epochs.markdown),
 }
 
@@ -87,7 +87,7 @@ def _measure(words: Sequence[str]) -> int:
     if args.subject == "gpu":
         run = functools.partial(run, device=args.device or "cuda")
     if args.subject == "sequences":
-        run = functools.partial(run, data_dir=args.data_dir)
+        run = functools.partial(run, data_dir=args.data_dir, names=args.name or tuple(sequences.SETTINGS))
     found = run(
         quick=args.quick,
         progress=functools.partial(print, file=sys.stderr, flush=True),
@@ -110,8 +110,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "every engine on a GPU, checked, and of the blocks there (gpu, at most eight minutes); of "
         "looking at a map too large to hold (maps); of masks, heads and a second input (settings); of a "
         "block whose positions are split over processes (ranks); of trainings on one process and on two "
-        "(training); what masks change for sequences of unequal lengths (sequences); and what averaging the "
-        "statistics of norms anew gives and costs (short-epochs). "
+        "(training); sequences of equal and unequal lengths, and what masks change for them (sequences); and "
+        "what averaging the statistics of norms anew gives and costs (short-epochs). "
         "'ops', called again with the same output, goes on where it was stopped; its full grid takes an hour "
         "on a CPU.",
         epilog=f"example: {_PROGRAM} ops --output runs/bench. Whether blocks help is a question for another "
@@ -127,7 +127,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--device", help="ops: cpu, cuda or cuda:N (default: cpu); gpu: cuda")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="ops: default float32")
-    parser.add_argument("--data-dir", type=Path, help="sequences: the folder of a data set, required")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="sequences: the folder of the .ts files, or of a folder a data set with them; required",
+    )
+    parser.add_argument(
+        "--name", nargs="+", choices=tuple(sequences.SETTINGS), help="sequences: data sets (default: all)"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results")
     args = parser.parse_args(words)
     for name in ("form", "device", "dtype"):
@@ -139,6 +146,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         parser.error("'gpu' needs a GPU that PyTorch can use with CUDA, and this machine has none")
     if (args.subject == "sequences") is (args.data_dir is None):
         parser.error("--data-dir is needed for 'sequences', and is a setting of nothing else")
+    if args.name is not None and args.subject != "sequences":
+        parser.error("--name is a setting of 'sequences'")
     return args
 
 

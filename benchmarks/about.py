@@ -14,7 +14,7 @@ import torch
 
 import nonlocalnn
 
-_LIBRARIES = ("timm", "mmcv-lite", "mmcv", "torchvision", "av", "torchcodec")
+_LIBRARIES = ("timm", "mmcv-lite", "mmcv", "torchvision", "av", "torchcodec", "aeon")
 
 # The files beside this one that can change the time of a block.
 _OF_BLOCKS = ("baselines", "cells", "floor", "measure", "operator", "ops", "rows")

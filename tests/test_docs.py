@@ -168,7 +168,7 @@ def test_the_table_of_trainings_is_that_of_its_json():
 
 def test_the_table_of_sequences_is_that_of_its_json():
     report = json.loads((ROOT / "docs/results/sequences.json").read_text())
-    assert len(report["rows"]) == 9
+    assert len(report["sets"][0]["rows"]) == 9
     assert sequences.markdown(report) in (ROOT / "docs/results/sequences.md").read_text()
 
 
@@ -211,7 +211,7 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
     }
     compared = ("dot_product", "embedded_gaussian")
     alone = {}
-    for row in read("sequences.json")["rows"]:
+    for row in read("sequences.json")["sets"][0]["rows"]:
         alone.setdefault(row["variant"], []).append(row["alone"])
     for figure in (
         f"{mean(far['no block'])} % without, {mean(far['dot_product'])} % with]",

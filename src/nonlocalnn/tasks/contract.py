@@ -15,7 +15,8 @@ class Samples(Protocol):
     """What the training loop asks of a data set.
 
     One whose samples differ in size also has ``collate``, which makes a batch of a list of its items, and
-    perhaps ``groups``, a number for each sample: batches are then of samples with the same number.
+    perhaps ``groups``, a number for each sample: batches are then of samples with the same number. Sequences
+    of files have ``num_steps``, the length of each.
     """
 
     def __len__(self) -> int: ...

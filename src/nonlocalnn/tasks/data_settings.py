@@ -41,6 +41,8 @@ class DataSettings(Settings):
         num_workers: Processes that read the data on each rank; 0 reads in the training process.
         max_broken: Files only, videos and images: how many that cannot be read are left out; one more is an
             error. Of detection how many objects, such as one whose box has no area.
+        bucket_by_length: Files of sequences only: whether a batch is of sequences of similar lengths, so that
+            less of it is padding. Which go together is drawn anew each epoch.
     """
 
     task: Literal["classification", "segmentation", "detection"] | None = None
@@ -51,6 +53,7 @@ class DataSettings(Settings):
     augment: bool = True
     num_workers: int = 0
     max_broken: int = 0
+    bucket_by_length: bool = False
 
     def __post_init__(self) -> None:
         self._as_path("data_dir")
@@ -72,6 +75,12 @@ class DataSettings(Settings):
             raise ValueError(
                 f"max_broken has an effect only with files, data one of {', '.join(files)}; "
                 f"got data={self.data!r}: leave it out"
+            )
+        sequences = ("sequences", *STEP_SETS)
+        if self.bucket_by_length and self.data not in sequences:
+            raise ValueError(
+                f"bucket_by_length has an effect only with files of sequences, data one of "
+                f"{', '.join(sequences)}; got data={self.data!r}: leave it out"
             )
         super().__post_init__()
 

@@ -66,6 +66,39 @@ def grouped(order: Sequence[int], groups: Sequence[int], batch_size: int) -> lis
     return full + [index for number in sorted(waiting) for index in waiting[number]]
 
 
+# Batches among whose samples the lengths are sorted: more make less padding, and batches less random.
+_POOL = 8
+
+
+def by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int, *, seed: int) -> list[int]:
+    """Return an order whose batches are of samples of similar lengths, so that less of them is padding.
+
+    Of every eight whole batches of the order the samples are sorted by their lengths and divided anew; then
+    the batches are shuffled, so that short and long ones take turns. What is left over stays at the end: it
+    is as random as before.
+
+    Args:
+        order: The order of :func:`epoch_order`.
+        lengths: The length of each sample.
+        batch_size: Samples of an optimiser step.
+        seed: Decides the order of the batches; of :func:`mix`, which makes it the epoch's own.
+
+    Example:
+        >>> lengths = [9, 1, 8, 2, 7]
+        >>> found = by_length([0, 1, 2, 3, 4], lengths, batch_size=2, seed=0)
+        >>> sorted(found[:2]), sorted(found[2:4]), found[4:]
+        ([1, 3], [0, 2], [4])
+    """
+    whole = len(order) // batch_size * batch_size
+    batches = []
+    for start in range(0, whole, _POOL * batch_size):
+        pool = sorted(order[start : min(start + _POOL * batch_size, whole)], key=lambda each: lengths[each])
+        batches += [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
+    generator = torch.Generator().manual_seed(seed)
+    turns = torch.randperm(len(batches), generator=generator).tolist()
+    return [index for turn in turns for index in batches[turn]] + list(order[whole:])
+
+
 def steps_per_epoch(length: int, batch_size: int) -> int:
     """Return the number of whole batches in ``length`` samples; the rest of the order is left out.
 

@@ -31,6 +31,7 @@ from nonlocalnn.train.order import (
     MicroBatches,
     SeededBatch,
     SeededSamples,
+    by_length,
     epoch_order,
     grouped,
     mix,
@@ -289,6 +290,9 @@ class _Run:
         order = epoch_order(len(self.train_data), seed=recipe.seed, epoch=epoch)
         if self._groups is not None:
             order = grouped(order, self._groups, self.batch_size)
+        if recipe.bucket_by_length:
+            seed = mix(recipe.seed, "batches", epoch)
+            order = by_length(order, self.train_data.num_steps, self.batch_size, seed=seed)
         loader = DataLoader(
             SeededSamples(self.train_data, seed=recipe.seed, epoch=epoch),
             batch_sampler=MicroBatches(

@@ -58,6 +58,7 @@ class LabelledSequences(LabelledSamples):
             once channels are normalised.
 
     Attributes:
+        num_steps: How long each is.
         lengths: The shortest and the longest, in steps.
 
     Raises:
@@ -90,7 +91,8 @@ class LabelledSequences(LabelledSamples):
                     f"all sequences must have as many channels; {ids[0]} has {shapes[0][0]}, and {name} has "
                     f"{shape[0]}"
                 )
-        self.lengths = min(shape[1] for shape in shapes), max(shape[1] for shape in shapes)
+        self.num_steps = [shape[1] for shape in shapes]
+        self.lengths = min(self.num_steps), max(self.num_steps)
         super().__init__(
             classes=classes,
             sample_shape=(shapes[0][0], self.lengths[1]),

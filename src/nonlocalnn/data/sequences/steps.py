@@ -48,6 +48,7 @@ class LabelledSteps(Dataset[tuple[Tensor, Tensor]]):
             :class:`~nonlocalnn.data.sequences.dataset.LabelledSequences` does.
 
     Attributes:
+        num_steps: How long each is.
         lengths: The shortest and the longest, in steps.
 
     Raises:
@@ -71,8 +72,8 @@ class LabelledSteps(Dataset[tuple[Tensor, Tensor]]):
                 )
         self.classes = tuple(classes)
         self._found, self._augment = list(found), augment
-        steps = [each.sequence.shape[1] for each in found]
-        self.lengths = min(steps), max(steps)
+        self.num_steps = [each.sequence.shape[1] for each in found]
+        self.lengths = min(self.num_steps), max(self.num_steps)
         self.sample_shape: tuple[int, ...] = (len(first.sequence), self.lengths[1])
         self._ids = {name: number for number, name in enumerate(classes)}
 
