@@ -26,6 +26,7 @@ from benchmarks import (
     settings,
     short_epochs,
     training,
+    volumes,
 )
 from nonlocalnn._files import write_text
 from nonlocalnn.cli import call
@@ -42,6 +43,7 @@ _SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[st
     "ranks": ("Positions split over processes", ranks.run, ranks.markdown),
     "training": ("Training on one process and on two", training.run, training.markdown),
     "sequences": ("Sequences", sequences.run, sequences.markdown),
+    "volumes": ("Volumes", volumes.run, volumes.markdown),
     "short-epochs": ("Short epochs and batch normalisation", short_epochs.run, short_epochs.markdown),
 }
 
@@ -86,6 +88,8 @@ def _measure(words: Sequence[str]) -> int:
         )
     if args.subject == "gpu":
         run = functools.partial(run, device=args.device or "cuda")
+    if args.subject == "volumes":
+        run = functools.partial(run, data_dir=args.data_dir)
     if args.subject == "sequences":
         run = functools.partial(run, data_dir=args.data_dir, names=args.name or tuple(sequences.SETTINGS))
     found = run(
@@ -110,7 +114,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "every engine on a GPU, checked, and of the blocks there (gpu, at most eight minutes); of "
         "looking at a map too large to hold (maps); of masks, heads and a second input (settings); of a "
         "block whose positions are split over processes (ranks); of trainings on one process and on two "
-        "(training); sequences of equal and unequal lengths, and what masks change for them (sequences); and "
+        "(training); sequences of equal and unequal lengths, and what masks change for them (sequences); "
+        "a U-Net over a volume, and the memory of a block of 50,000 positions (volumes); and "
         "what averaging the statistics of norms anew gives and costs (short-epochs). "
         "'ops', called again with the same output, goes on where it was stopped; its full grid takes an hour "
         "on a CPU.",
@@ -130,7 +135,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data-dir",
         type=Path,
-        help="sequences: the folder of the .ts files, or of a folder a data set with them; required",
+        help="sequences: the folder of the .ts files, or of a folder a data set with them; volumes: that of "
+        "nilearn's template; required there",
     )
     parser.add_argument(
         "--name", nargs="+", choices=tuple(sequences.SETTINGS), help="sequences: data sets (default: all)"
@@ -144,8 +150,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     # "cpu" shows that the command works where it has nothing to measure.
     if args.subject == "gpu" and args.device != "cpu" and not torch.cuda.is_available():
         parser.error("'gpu' needs a GPU that PyTorch can use with CUDA, and this machine has none")
-    if (args.subject == "sequences") is (args.data_dir is None):
-        parser.error("--data-dir is needed for 'sequences', and is a setting of nothing else")
+    if (args.subject in ("sequences", "volumes")) is (args.data_dir is None):
+        parser.error("--data-dir is needed for 'sequences' and 'volumes', and is a setting of nothing else")
     if args.name is not None and args.subject != "sequences":
         parser.error("--name is a setting of 'sequences'")
     return args
