@@ -88,7 +88,12 @@ def test_the_file_itself(tmp_path):
     shutil.copy(WRITTEN_THEN, recipe.output / "last.pt")
     shutil.copy(whole.output / "best.safetensors", recipe.output)
     assert train(recipe, task=TinyTask(), resume=True).steps == 18
-    assert_near(saved_tensors(recipe.output), saved_tensors(whole.output), sums=NETWORK)
+    found, expected = saved_tensors(recipe.output), saved_tensors(whole.output)
+    assert found.keys() == expected.keys()
+    # Before a batch norm a bias has no gradient but rounding, another on each processor, of which AdamW makes
+    # steps as long as any; the running mean follows it.
+    common = [name for name in found if "conv.bias" not in name and name != "model.bn.running_mean"]
+    assert_near(*({name: each[name] for name in common} for each in (found, expected)), sums=NETWORK)
     assert {path.name for path in recipe.output.iterdir()} == {path.name for path in whole.output.iterdir()}
 
 
