@@ -65,3 +65,9 @@ class Ranks:
         for process in self._processes:
             process.communicate(timeout=30)
         assert [process.returncode for process in self._processes] == [0] * len(self._processes)
+
+
+def workers(runner):
+    """Return the processes that a process started, by its threads' lists of children."""
+    lists = Path(f"/proc/{runner}/task").glob("*/children")
+    return [int(number) for path in lists for number in path.read_text().split()]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -309,34 +308,6 @@ def test_norms_are_averaged_over_batches_of_lists(tmp_path):
     root = write_roboflow(tmp_path / "data", train=4, others=1)
     result = train(recipe_of(root, tmp_path / "run", epochs=1, norm_batches=2), progress=False)
     assert result.steps == 2
-
-
-@pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path):
-    """Two processes, killed without a word in mid-epoch, and begun again by the same command."""
-    root = write_roboflow(tmp_path / "data", train=8, others=1)
-    words = ["train", "--data", "coco", "--data-dir", str(root), "--model", "nl1_maskrcnn_tiny"]
-    words += ["--resize", "64", "--batch-size", "2", "--epochs", "3", "--device", "cpu", "--seed", "3"]
-    words += ["--checkpoint-every", "1", "--num-workers", "1", "--resume-if-any"]
-
-    def start(name):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        return subprocess.Popen(
-            [*command, "-m", "nonlocalnn", *words, "--output", str(tmp_path / name)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-
-    assert start("whole").wait(timeout=280) == 0
-    first = start("parts")
-    while not (tmp_path / "parts/last").is_dir():
-        assert first.poll() is None
-        time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    assert not (tmp_path / "parts/metrics.json").exists()
-    assert start("parts").wait(timeout=280) == 0
-    assert_identical(final_state(tmp_path / "whole"), final_state(tmp_path / "parts"))
 
 
 @pytest.mark.slow

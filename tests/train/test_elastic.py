@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ranks import workers
 from tiny_task import TinyTask, assert_identical, final_state, tiny_recipe
 
 from nonlocalnn.train import train
@@ -31,12 +32,6 @@ def command(output):
     # One for the kill; the others in case another process takes the port that torchrun chose for its workers.
     runner = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3"]
     return [sys.executable, "-m", *runner, "-m", "nonlocalnn", "train", *flags, "--resume-if-any"]
-
-
-def workers(runner):
-    """Return the processes that a process started, by its threads' lists of children."""
-    lists = Path(f"/proc/{runner}/task").glob("*/children")
-    return [int(number) for path in lists for number in path.read_text().split()]
 
 
 def wait_for(condition, process):

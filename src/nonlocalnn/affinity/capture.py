@@ -43,8 +43,9 @@ def capture_affinity(
     are those of the rank's own samples. A model that was compiled runs as written meanwhile.
 
     Detectors of torchvision and of ours bring a photograph to a size and pad it: where they are given one,
-    the maps of blocks in their backbones lie over it as it was given, and know nothing of the padding. The
-    positions of blocks in their heads, which work on regions, are counted in those of a region.
+    the maps of blocks in their backbones lie over it as it was given, and know nothing of the padding. Blocks
+    in their heads work on regions, each a sample of the map, and count the positions of a region;
+    :meth:`~nonlocalnn.affinity.rows.AffinityRows.of_region` has the map of each over its photograph.
 
     The keys of a block that reads a context are places of that context. Where these lie in the input is said
     as if the context had been made from it. Of several heads a map is the mean;
@@ -165,6 +166,8 @@ def _map_of(
     grid = tracer.grid(sides)
     window = None if block.sub_sample is None else Geometry(key_sides, block.extent, block.pool_size).kernel
     recorded = None if queries is None else tuple(check_position(query, sides) for query in queries)
+    # A detector that finds nothing runs its heads on no region at all.
+    groups = (x.shape[0], len(phi) // x.shape[0] if x.shape[0] else 1)
     theta = Geometry(sides, block.extent).ungroup(theta, x.shape[0])
     if recorded is not None:
         theta = theta.unflatten(1, sides)[(slice(None), *torch.tensor(recorded).unbind(1))]
@@ -174,12 +177,12 @@ def _map_of(
         grid=grid,
         key_grid=tracer.grid(key_sides).pooled(block.key_sides(key_sides), window),
         theta=_kept(theta, x),
-        phi=_kept(phi, source).unflatten(0, (x.shape[0], -1)),
+        phi=_kept(phi, source).unflatten(0, groups),
         w_f=None if block.w_f is None else block.w_f.detach().to("cpu", copy=True),
         scale=block.scale,
         queries=recorded,
         num_heads=block.num_heads,
-        key_mask=None if mask is None else mask.cpu().unflatten(0, (x.shape[0], -1)),
+        key_mask=None if mask is None else mask.cpu().unflatten(0, groups),
         input=tracer.input,
     )
 

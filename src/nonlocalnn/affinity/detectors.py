@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nonlocalnn.affinity.grids import PositionGrid, Sides
 from nonlocalnn.affinity.maps import AffinityMap
+from nonlocalnn.affinity.regions import Regions
 
 # torchvision's, known by its name so that it need not be installed.
 _TRANSFORM = "GeneralizedRCNNTransform"
+# What cuts the regions of a head out of the maps: of box_head it is box_roi_pool. Only the boxes' own head
+# looks at proposals in eval mode; the others look at what was found.
+_POOL, _OF_PROPOSALS = "roi_pool", "box_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +39,12 @@ class _Photographs:
 
 
 class PhotographTracer:
-    """Notes, while a model runs, what the detectors in it were given."""
+    """Notes, while a model runs, what the detectors in it were given, and at which regions they looked."""
 
     def __init__(self) -> None:
         self._seen: dict[str, _Photographs] = {}
+        # Of each head, such as "roi_heads.keypoint_", the boxes on each image as it was brought to its size.
+        self._boxes: dict[str, list[Tensor]] = {}
 
     @contextmanager
     def follow(self, model: nn.Module) -> Iterator[None]:
@@ -48,6 +55,10 @@ class PhotographTracer:
             if transform is None or _TRANSFORM not in {each.__name__ for each in type(transform).__mro__}:
                 continue
             handles.append(transform.register_forward_hook(self._noting(name)))
+            inside = f"{name}.roi_heads." if name else "roi_heads."
+            for part, pool in model.named_modules():
+                if part.startswith(inside) and part.endswith(_POOL):
+                    handles.append(pool.register_forward_pre_hook(self._looking(part.removesuffix(_POOL))))
         try:
             yield
         finally:
@@ -66,11 +77,18 @@ class PhotographTracer:
 
         return note
 
+    def _looking(self, head: str) -> Any:
+        def note(_pool: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._boxes[head] = [boxes.detach().cpu() for boxes in inputs[1]]
+
+        return note
+
     def placed(self, name: str, shown: AffinityMap) -> AffinityMap:
         """Return a block's map with its positions where they lie in the photograph; others as they are.
 
         Of several images, which have sizes of their own, the input is the padded batch. The positions of a
-        block that works on regions, as in a detector's heads, are counted in those of its region.
+        block that works on regions, as in a detector's heads, are counted in those of a region, and the map
+        says where the regions lie.
         """
         owner = next(
             (each for each in self._seen if not each or name == each or name.startswith(f"{each}.")), None
@@ -79,16 +97,48 @@ class PhotographTracer:
             return shown
         photographs, inside = self._seen[owner], name.removeprefix(f"{owner}." if owner else "")
         if not inside.startswith("backbone."):
-            return replace(
-                shown, grid=_own(shown.grid.sides), key_grid=_own(shown.key_grid.sides), input=None
-            )
+            regions = self._regions(name, shown, photographs)
+            grid, key_grid = _own_grids(shown)
+            return replace(shown, grid=grid, key_grid=key_grid, input=None, regions=regions)
         if len(photographs.images) > 1:
             return replace(shown, input=photographs.batch)
         return _over_photograph(shown, photographs)
 
+    def _regions(self, name: str, shown: AffinityMap, photographs: _Photographs) -> Regions | None:
+        """Return the regions that are a block's samples; None where its head did not get them so."""
+        head = next((each for each in self._boxes if name.startswith(each)), None)
+        if head is None or sum(map(len, self._boxes[head])) != len(shown.phi):
+            return None
+        scaled, numbers = [], []
+        for number, boxes in enumerate(self._boxes[head]):
+            height, width = (
+                own / size
+                for own, size in zip(
+                    photographs.images[number].shape[-2:], photographs.sizes[number], strict=True
+                )
+            )
+            scaled.append(boxes * boxes.new_tensor([width, height, width, height]))
+            numbers += [number] * len(boxes)
+        return Regions(
+            torch.cat(scaled), photographs.images, numbers, are_objects=not head.endswith(_OF_PROPOSALS)
+        )
 
-def _own(sides: Sides) -> PositionGrid:
-    return PositionGrid(sides, sides, steps=(1.0,) * len(sides), centres=(0.5,) * len(sides))
+
+def _own_grids(shown: AffinityMap) -> tuple[PositionGrid, PositionGrid]:
+    """Return the grids of queries and keys of a map in positions of its own queries, whatever they are of the input."""
+    sides = shown.grid.sides
+    both = zip(shown.grid.steps, shown.grid.centres, strict=True)
+    keys = zip(both, shown.key_grid.steps, shown.key_grid.centres, strict=True)
+    placed = [(wide / step, 0.5 + (middle - first) / step) for (step, first), wide, middle in keys]
+    return (
+        PositionGrid(sides, sides, steps=(1.0,) * len(sides), centres=(0.5,) * len(sides)),
+        PositionGrid(
+            shown.key_grid.sides,
+            sides,
+            steps=tuple(step for step, _ in placed),
+            centres=tuple(centre for _, centre in placed),
+        ),
+    )
 
 
 def _over_photograph(shown: AffinityMap, photographs: _Photographs) -> AffinityMap:
@@ -130,16 +180,3 @@ def _scaled(grid: PositionGrid, sides: Sides, own: Sides, size: Sides) -> Positi
         steps=tuple(step * factor for step, factor in zip(grid.steps, factors, strict=True)),
         centres=tuple(centre * factor for centre, factor in zip(grid.centres, factors, strict=True)),
     )
-
-
-def works_on_regions(model: nn.Module, block: str) -> bool:
-    """Return whether a block of a detector is in its heads, which work on regions and not on the image.
-
-    Example:
-        >>> works_on_regions(nn.Linear(1, 1), "roi_heads.keypoint_head.3.nl")
-        False
-    """
-    owner, found, _ = f".{block}".partition(".roi_heads.")
-    if not found:
-        return False
-    return "transform" in model.get_submodule(owner.lstrip("."))._modules

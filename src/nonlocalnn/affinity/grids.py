@@ -99,6 +99,21 @@ class PositionGrid:
             for centre, side in zip(self.centre(*position), self.input_sides, strict=True)
         )
 
+    def reaches(self, *pixel: int) -> bool:
+        """Return whether a pixel (of a frame) lies among the positions, or less than one beside them.
+
+        Outside are pixels beyond a detector's region, of which the nearest position says nothing.
+
+        Example:
+            >>> grid = PositionGrid((4, 4), (64, 64), steps=(2.0, 2.0), centres=(21.0, 21.0))
+            >>> grid.reaches(27, 20), grid.reaches(40, 20)
+            (True, False)
+        """
+        return all(
+            first - 1.5 * step <= index + 0.5 <= first + (side + 0.5) * step
+            for index, first, step, side in zip(pixel, self.centres, self.steps, self.sides, strict=True)
+        )
+
     def position(self, *pixel: int) -> Sides:
         """Return the position nearest to a pixel (of a frame) of the input.
 

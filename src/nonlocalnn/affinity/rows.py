@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.affinity.grids import PositionGrid, Sides, check_position
+from nonlocalnn.affinity.regions import Regions
 from nonlocalnn.functional import Instantiation, affinity
 from nonlocalnn.functional.geometry import Extent, Geometry
 
@@ -48,6 +49,8 @@ class AffinityRows:
         head: The number of one head; see :meth:`of_head`.
         key_mask: Which keys take part, (B, groups, M); None is all. The others weigh 0.
         input: What the model was given, (B, C, \*sides), on the CPU; None where that was no tensor.
+        regions: Of a block in the heads of a detector, the regions that are its B samples; see
+            :meth:`of_region`.
     """
 
     instantiation: Instantiation
@@ -63,6 +66,7 @@ class AffinityRows:
     head: int | None = None
     key_mask: Tensor | None = None
     input: Tensor | None = None
+    regions: Regions | None = None
 
     @property
     def query_shape(self) -> Sides:
@@ -105,6 +109,51 @@ class AffinityRows:
         """
         check_choice("head", head, tuple(range(self.num_heads)))
         return replace(self, head=head)
+
+    def of_region(self, number: int) -> Self:
+        """Return the map of one region of a detector, over the photograph in which it lies.
+
+        Where the detector's heads look at what it found, as those of masks and of points do, region 0 is its
+        first object, and so on.
+
+        Args:
+            number: From 0.
+
+        Raises:
+            ValueError: The block is in no head of a detector, or there is no such region.
+
+        Example:
+            >>> import torch
+            >>> from nonlocalnn import capture_affinity, create_model
+            >>> model = create_model("nl2head_keypointrcnn_tiny", num_classes=1).eval()
+            >>> model.roi_heads.score_thresh = 0.0  # untrained, it is sure of nothing
+            >>> with torch.no_grad(), capture_affinity(model) as maps:
+            ...     found = model([torch.rand(3, 96, 128)])
+            >>> shown = maps["roi_heads.keypoint_head.3.nl"].of_region(0)
+            >>> shown.grid.sides, shown.grid.input_sides
+            ((14, 14), (96, 128))
+        """
+        if self.regions is None:
+            raise ValueError(
+                "of_region is for blocks in the heads of detectors; this map lies over its input"
+            )
+        if not 0 <= number < len(self.regions):
+            raise ValueError(
+                f"region must be from 0 to {len(self.regions) - 1}; got {number}"
+                if len(self.regions)
+                else "there is no region: the detector found nothing"
+            )
+        one = slice(number, number + 1)
+        return replace(
+            self,
+            grid=self.regions.placed(self.grid, number),
+            key_grid=self.regions.placed(self.key_grid, number),
+            theta=self.theta[one],
+            phi=self.phi[one],
+            key_mask=None if self.key_mask is None else self.key_mask[one],
+            input=self.regions.photograph(number)[None],
+            regions=None,
+        )
 
     def of_query(self, *query: int) -> Tensor:
         r"""Return the weights over the keys of one query, (B, \*key_grid.sides).

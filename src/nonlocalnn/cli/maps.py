@@ -71,11 +71,17 @@ def run(words: Sequence[str]) -> int:
             block: _places(f"{shown.name}, {block}", each, shown.pixels, args)
             for block, each in answer.maps.items()
         }
+        try:
+            maps = _shown(shown.name, answer.maps, places)
+        except ValueError as error:
+            failed += 1
+            print(f"nonlocalnn maps: {error}", file=sys.stderr)
+            continue
         folder = args.output / unused(stem_of(shown), taken)
         facts = write_maps(
             folder,
             shown,
-            answer.maps,
+            maps,
             queries=places,
             prediction=answer.prediction(loaded.classes, top=3 if answer.objects is None else _MOST_OBJECTS),
             suffix=args.format,
@@ -121,10 +127,25 @@ def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namesp
         if args.queries:
             return [check_position(query, shown.grid.sides) for query in args.queries]
         if args.pixels:
-            return [shown.grid.position(*pixel) for pixel in args.pixels]
+            # A map of an object knows the pixels of its region alone; see _shown.
+            return [shown.grid.position(*pixel) for pixel in args.pixels if shown.grid.reaches(*pixel)]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return queries_to_draw(shown, pixels)
+
+
+def _shown(
+    name: str, maps: Mapping[str, AffinityMap], places: Mapping[str, Sequence[Sides]]
+) -> dict[str, AffinityMap]:
+    """Return the maps that have a query to draw.
+
+    Raises:
+        ValueError: None has: the pixels that were asked for lie in the region of no object.
+    """
+    found = {block: each for block, each in maps.items() if places[block]}
+    if not found:
+        raise ValueError(f"{name}: no region of an object holds these pixels: give others, or leave them out")
+    return found
 
 
 def _table(name: str, facts: Mapping[str, Any]) -> list[str]:

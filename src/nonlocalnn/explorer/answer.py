@@ -11,8 +11,6 @@ from torch import Tensor
 
 from nonlocalnn._device import Precision, autocast_for
 from nonlocalnn.affinity import AffinityMap, EffectMap, capture_affinity
-from nonlocalnn.affinity.capture import find_blocks
-from nonlocalnn.affinity.detectors import works_on_regions
 from nonlocalnn.affinity.effects import record_effects
 from nonlocalnn.explorer.objects import above, described_objects
 from nonlocalnn.inference import Classifier, Detector, Segmenter
@@ -24,6 +22,8 @@ from nonlocalnn.tasks.probabilities import scores_and_probabilities
 
 # Objects with lower scores are left out of pages and pictures.
 _LEAST_SCORE = 0.5
+# Objects of which the blocks in heads have maps, the best first: each is a map of its own.
+_MOST_OBJECTS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,8 @@ class AnswerWithMaps:
     Args:
         probabilities: Of the classes, (K,), as ``predict`` gives them; of a segmentation network the share of
             the pixels that each class has.
-        maps: The affinity of the blocks by name, in the order in which they ran.
+        maps: The affinity of the blocks by name, in the order in which they ran. A block in a detector's head
+            has a map for each of the best eight objects, as "NAME, object 1".
         effects: What each attended position does to the score of the most probable class; empty where that
             was not asked for.
         labels: Of a segmentation network the class of each pixel of the sample, int64 (H, W); else None.
@@ -101,10 +102,11 @@ def answer_with_maps(
     if not isinstance(loaded, Classifier) and effects:
         raise ValueError("effects are on the score of one class, and this network gives many")
     if isinstance(loaded, Detector):
-        named = _over_image(loaded, blocks)
-        with torch.no_grad(), capture_affinity(loaded.model, named) as maps:
-            found = above(loaded.objects(sample, precision=precision), _LEAST_SCORE)
-        return AnswerWithMaps(found["scores"], maps, {}, objects=found)
+        with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
+            everything = loaded.objects(sample, precision=precision)
+        found = above(everything, _LEAST_SCORE)
+        kept = (everything["scores"] >= _LEAST_SCORE).nonzero().flatten().tolist()
+        return AnswerWithMaps(found["scores"], _by_object(maps, kept), {}, objects=found)
     x = sample.unsqueeze(0).to(loaded.device)
     if isinstance(loaded, Segmenter):
         # The whole image, however the run was tested: of windows there would be a map for each.
@@ -135,21 +137,30 @@ def answer_with_maps(
     return AnswerWithMaps(probabilities, recorded.maps, recorded.on(scores[int(probabilities.argmax())]))
 
 
-def _over_image(loaded: Detector, blocks: Sequence[str] | None) -> list[str]:
-    """Return the blocks whose maps lie over the image: those that were named, or all there are.
+def _by_object(maps: Mapping[str, AffinityMap], kept: Sequence[int]) -> dict[str, AffinityMap]:
+    """Return the maps over the image, and of blocks in heads those of the best objects, each under a name.
+
+    Args:
+        maps: Of one run on one image.
+        kept: Numbers of the objects that are shown, the best first.
 
     Raises:
-        ValueError: There is none, or one that was named is in a head of regions.
+        ValueError: There is no map: all blocks are in heads, which looked at no object that is shown.
     """
-    found = find_blocks(loaded.model, blocks)
-    named = [name for name in found if not works_on_regions(loaded.model, name)]
-    if not named or (blocks is not None and len(named) < len(found)):
-        others = [
-            name for name in find_blocks(loaded.model, None) if not works_on_regions(loaded.model, name)
-        ]
-        hint = f"name {others[0]}" if others else "this network has no block in its backbone"
+    over_image: dict[str, AffinityMap] = {}
+    by_object: dict[int, dict[str, AffinityMap]] = {}
+    for name, each in maps.items():
+        if each.input is not None:
+            over_image[name] = each
+        elif each.regions is not None and each.regions.are_objects:
+            for place, number in enumerate(kept[:_MOST_OBJECTS], 1):
+                by_object.setdefault(place, {})[f"{name}, object {place}"] = each.of_region(number)
+    found = {name: each for part in (over_image, *by_object.values()) for name, each in part.items()}
+    if not found:
+        of_objects = any(each.regions is not None and each.regions.are_objects for each in maps.values())
         raise ValueError(
-            f"{next(name for name in found if name not in named)} works on regions, one after another, and "
-            f"has no map over the image: {hint}"
+            f"there is no map: {', '.join(maps)} look at objects, and none has a score of {_LEAST_SCORE}"
+            if of_objects
+            else f"there is no map: {', '.join(maps)} look at proposals, of which there are hundreds"
         )
-    return named
+    return found
