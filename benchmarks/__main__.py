@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import (
     gpu,
+    large_map,
     maps,
     models,
     models_report,
@@ -40,6 +41,7 @@ _SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[st
     "maps": ("Looking at large maps", maps.run, maps.markdown),
     "gpu": ("The blocks on a GPU", gpu.run, gpu.markdown),
     "settings": ("What masks, heads and a second input cost", settings.run, settings.markdown),
+    "large-map": ("A block over a whole Cityscapes image", large_map.run, large_map.markdown),
     "ranks": ("Positions split over processes", ranks.run, ranks.markdown),
     "training": ("Training on one process and on two", training.run, training.markdown),
     "sequences": ("Sequences", sequences.run, sequences.markdown),
@@ -113,10 +115,11 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "against the reference first (ops); of whole video networks and of reading clips (models); of "
         "every engine on a GPU, checked, and of the blocks there (gpu, at most eight minutes); of "
         "looking at a map too large to hold (maps); of masks, heads and a second input (settings); of a "
-        "block whose positions are split over processes (ranks); of trainings on one process and on two "
-        "(training); sequences of equal and unequal lengths, and what masks change for them (sequences); "
-        "a U-Net over a volume, and the memory of a block of 50,000 positions (volumes); and "
-        "what averaging the statistics of norms anew gives and costs (short-epochs). "
+        "block over the whole map of a Cityscapes image (large-map); of a block whose positions are split "
+        "over processes (ranks); of trainings on one process and on two (training); sequences of equal and "
+        "unequal lengths, and what masks change for them (sequences); a U-Net over a volume, and the memory "
+        "of a block of 50,000 positions (volumes); and what averaging the statistics of norms anew gives and "
+        "costs (short-epochs). "
         "'ops', called again with the same output, goes on where it was stopped; its full grid takes an hour "
         "on a CPU.",
         epilog=f"example: {_PROGRAM} ops --output runs/bench. Whether blocks help is a question for another "

@@ -125,7 +125,7 @@ class PhotographTracer:
 
 
 def _own_grids(shown: AffinityMap) -> tuple[PositionGrid, PositionGrid]:
-    """Return the grids of queries and keys of a map in positions of its own queries, whatever they are of the input."""
+    """Return the grids of a map's queries and keys, counted in its own queries instead of the input's."""
     sides = shown.grid.sides
     both = zip(shown.grid.steps, shown.grid.centres, strict=True)
     keys = zip(both, shown.key_grid.steps, shown.key_grid.centres, strict=True)
