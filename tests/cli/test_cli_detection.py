@@ -201,26 +201,18 @@ def test_points_are_told_and_drawn(points_run, tmp_path, capsys):
             assert top - 1 <= y <= bottom + 1
     page = tmp_path / "page.html"
     assert main(["explain", image, "--model", run, "-o", str(page)]) == 0
-    # Blocks of the head work on regions, and the page has that of the body.
     assert '"name":"backbone.body.head.nl"' in page.read_text()
+    # Blocks of the head look at the objects that are shown.
     words = ["--blocks", "roi_heads.keypoint_head.3.nl", "-o", tmp_path / "other.html"]
-    fails(
-        capsys,
-        "explain",
-        image,
-        "--model",
-        run,
-        *words,
-        status=1,
-        says="no map over the image: name backbone.body.head.nl",
-    )
+    says = "roi_heads.keypoint_head.3.nl look at objects, and none has a score of 0.5"
+    fails(capsys, "explain", image, "--model", run, *words, status=1, says=says)
     head = Detector(
         model=nl.create_model("nl2head_keypointrcnn_tiny").eval(),
         classes=("card",),
         class_ids=(1,),
         sample_shape=(3, 32, 48),
     )
-    with pytest.raises(ValueError, match="this network has no block in its backbone"):
+    with pytest.raises(ValueError, match="there is no map: .*none has a score of 0.5"):
         answer_with_maps(head, torch.rand(3, 32, 48))
 
 
