@@ -31,7 +31,7 @@ _PEERS = {"MiniRocket": ["train"], "MiniRocket, validation too": ["train", "vali
 # By data set what its networks are trained with. Of PLAID's batches less than half is sequences, the rest is
 # padding, unless they are of similar lengths.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "JapaneseVowels": {"epochs": 12},
+    "JapaneseVowels": {"epochs": 60},
     "BasicMotions": {"epochs": 30},
     "PLAID": {"epochs": 24, "bucket_by_length": True},
 }
