@@ -203,8 +203,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"axes right, front and up: training {sides['train']}, test {sides['test']}.",
         "",
         f"`unet3d_tiny` and `nl_unet3d_tiny`, whose block is at the deepest level, by {steps} steps of "
-        f"{settings['batch_size']} patches of {settings['image_size']} voxels a side, the cosine schedule, "
-        f"all else left open; seeds {seeds}. Minutes are of one training and its test, the mean over seeds: "
+        f"{settings['batch_size']} patches of {settings['image_size']} voxels a side, a learning "
+        f"rate of {settings['lr']:g} on the cosine schedule, all else left open; seeds {seeds}. Minutes are of one training and its test, the mean over seeds: "
         f"{threads} thread{'' if threads == 1 else 's'} of a machine that did other work beside it.",
         "",
         "| network | " + " | ".join(f"Dice, {name} | mean" for name in names) + " | HD 95, mm | minutes |",
