@@ -63,7 +63,7 @@ def run(
     settings: dict[str, Any] = {
         "image_size": 16 if quick else _PATCH,
         "patches": 2 if quick else _PATCHES,
-        "batch_size": _BATCH,
+        "batch_size": 2 if quick else _BATCH,
         "epochs": 1 if quick else _EPOCHS,
         "lr": 0.005,
         "schedule": "cosine",
@@ -202,10 +202,11 @@ def markdown(report: Mapping[str, Any]) -> str:
         "left and tested on the right a network would be tested on what it was trained on. Voxels along the "
         f"axes right, front and up: training {sides['train']}, test {sides['test']}.",
         "",
-        f"`unet3d_tiny` and `nl_unet3d_tiny`, whose block is at the deepest level, by {steps} steps of "
-        f"{settings['batch_size']} patches of {settings['image_size']} voxels a side, a learning "
-        f"rate of {settings['lr']:g} on the cosine schedule, all else left open; seeds {seeds}. Minutes are of one training and its test, the mean over seeds: "
-        f"{threads} thread{'' if threads == 1 else 's'} of a machine that did other work beside it.",
+        f"`unet3d_tiny` and `nl_unet3d_tiny`, whose block is at the deepest level, by {steps} step"
+        f"{'' if steps == 1 else 's'} of {settings['batch_size']} patches of {settings['image_size']} voxels "
+        f"a side, a learning rate of {settings['lr']:g} on the cosine schedule, all else left open; seeds "
+        f"{seeds}. Minutes are of one training and its test, the mean over seeds: {threads} "
+        f"thread{'' if threads == 1 else 's'} of a machine that did other work beside it.",
         "",
         "| network | " + " | ".join(f"Dice, {name} | mean" for name in names) + " | HD 95, mm | minutes |",
         "| --- |" + " ---: |" * (2 * len(names) + 2),

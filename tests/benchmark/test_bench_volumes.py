@@ -43,7 +43,7 @@ def test_a_quick_run_makes_a_table(head, monkeypatch, trains):
         f"| the grey value alone | | {grey['grey matter']:.3f} | | {grey['white matter']:.3f} | | |" in page
     )
     assert "| dot_product | 6 MiB | 0 MiB |" in page
-    assert "by 1 steps of 4 patches of 16 voxels" in page
+    assert "by 1 step of 2 patches of 16 voxels" in page
     if not trains:
         assert "| one block | 0.500 | 0.500 | 0.500 | 0.500 | - / 0.5 | 0.0 |" in page
 

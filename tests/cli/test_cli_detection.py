@@ -212,7 +212,7 @@ def test_points_are_told_and_drawn(points_run, tmp_path, capsys):
         class_ids=(1,),
         sample_shape=(3, 32, 48),
     )
-    with pytest.raises(ValueError, match="there is no map: .*none has a score of 0.5"):
+    with pytest.raises(ValueError, match=r"there is no map: .*none has a score of 0.5"):
         answer_with_maps(head, torch.rand(3, 32, 48))
 
 
