@@ -382,3 +382,26 @@ def test_an_image_of_no_numbers_is_not_one_without_objects():
     model = nl.create_model("maskrcnn_tiny", min_size=32).eval()
     with pytest.raises(ValueError, match="no finite numbers"):
         found_objects(model, torch.full((3, 40, 50), float("nan")))
+
+
+def test_training_draws_a_short_side_and_a_test_takes_the_last():
+    torch.manual_seed(0)
+    model = nl.create_model("fasterrcnn_tiny", min_size=[48, 64, 80])
+    images, seen = [torch.rand(3, 40, 50)], set()
+    target = {"boxes": torch.tensor([[3.0, 3, 20, 20]]), "labels": torch.tensor([1])}
+    model.transform.register_forward_hook(lambda _, __, out: seen.add(out[0].image_sizes[0][0]))
+    for _ in range(12):
+        model(images, [target])
+    assert seen == {48, 64, 80}
+    seen.clear()
+    with torch.no_grad():
+        for _ in range(3):
+            model.eval()(images)
+    assert seen == {80}
+    # Anchors and the longest side are those of the last.
+    single = nl.create_model("fasterrcnn_tiny", min_size=80)
+    assert model.transform.max_size == single.transform.max_size
+    assert model.rpn.anchor_generator.sizes == single.rpn.anchor_generator.sizes
+    for wrong, says in (([], "several; got none"), ([64, 0], "min_size must be"), (6.5, "min_size must be")):
+        with pytest.raises(ValueError, match=says):
+            nl.create_model("fasterrcnn_tiny", min_size=wrong)

@@ -48,6 +48,8 @@ def test_cocos_recipes_start(name, tmp_path):
     words += ["--iterations", "2", "--milestones", "[1]", "--batch-size", "2", "--num-workers", "0"]
     words += ["--output", str(tmp_path / "run"), "--device", "cpu", "--model-overrides", json.dumps(TINY)]
     small = parsed(words)
+    if "keypoints" in name:
+        assert recipe.model_overrides == {"min_size": [640, 672, 704, 736, 768, 800]}
     for field in ("optimizer", "lr", "lr_batch_size", "weight_decay", "schedule", "keep", "max_broken"):
         assert getattr(small, field) == getattr(recipe, field)
     result = train(small, progress=False)

@@ -25,6 +25,14 @@ def test_cosine_falls_from_lr_towards_zero():
     assert found == near([1 + math.cos(math.pi * step / 12) for step in range(12)])
 
 
+def test_poly_falls_to_zero_by_what_is_left():
+    found = rates(Recipe(lr=2.0, epochs=3, schedule="poly"))
+    assert found == near([2 * (1 - step / 12) ** 0.9 for step in range(12)])
+    risen = rates(Recipe(lr=1.0, epochs=3, warmup_epochs=1.5, schedule="poly"))
+    assert risen[:7] == near([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
+    assert all(early > late for early, late in pairwise(risen[6:]))
+
+
 def test_step_drops_at_milestones():
     found = rates(Recipe(lr=1.0, epochs=3, schedule="step", milestones=(1, 2), gamma=0.5))
     assert found == [1.0] * 4 + [0.5] * 4 + [0.25] * 4

@@ -146,9 +146,10 @@ def test_parts_check_themselves():
     assert ScheduleSettings(epochs=3).num_steps(7) == 21
 
 
-def test_the_end_of_a_cosine_is_mathematics():
-    saved = Recipe(schedule="cosine").to_dict()
-    assert Recipe(schedule="cosine", epochs=20).changed_fields(saved) == ["epochs"]
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_the_end_of_what_falls_to_zero_is_mathematics(schedule):
+    saved = Recipe(schedule=schedule).to_dict()
+    assert Recipe(schedule=schedule, epochs=20).changed_fields(saved) == ["epochs"]
 
 
 def test_fields_that_a_saved_recipe_lacks_had_their_defaults():

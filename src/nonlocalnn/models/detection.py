@@ -81,7 +81,8 @@ class DetectionNetwork(nn.Module):
             second convolution.
         masks: Whether a head finds the mask of each object.
         num_keypoints: How many points a head finds of each object; 0 is no such head.
-        min_size: Short side to which images are brought, in pixels.
+        min_size: Short side to which images are brought, in pixels; of several training draws one for each
+            image, by torch's global random numbers, and all else takes the last.
         max_size: Longest side that they may have then; None is 5/3 of ``min_size``.
         trainable_stages: How many of the body's five stages, the last first, are trained: 3 leaves the first
             convolution and res2 as they are.
@@ -124,7 +125,7 @@ class DetectionNetwork(nn.Module):
         head_blocks: int = 0,
         masks: bool = True,
         num_keypoints: int = 0,
-        min_size: int = 800,
+        min_size: int | Sequence[int] = 800,
         max_size: int | None = None,
         trainable_stages: int = 3,
         frozen_eps: float = 1e-5,
@@ -138,7 +139,12 @@ class DetectionNetwork(nn.Module):
         super().__init__()
         check_whole("num_classes", num_classes, most=2**16)
         check_whole("num_keypoints", num_keypoints, least=0, most=2**10)
-        check_whole("min_size", min_size, most=2**14)
+        # JSON has lists for several.
+        short_sides = tuple(min_size) if isinstance(min_size, list | tuple) else (min_size,)
+        if not short_sides:
+            raise ValueError("min_size must be a number of pixels, or several; got none")
+        for side in short_sides:
+            check_whole("min_size", side, most=2**14)
         check_head_blocks(head_blocks, small=small)
         check_choice("trainable_stages", trainable_stages, tuple(range(6)))
         if not isinstance(frozen_eps, int | float) or not 0 <= frozen_eps < 1:
@@ -152,8 +158,8 @@ class DetectionNetwork(nn.Module):
         if anchors is not None and not small:
             raise ValueError("anchors are a setting of small networks: leave it out")
         if max_size is None:
-            max_size = round(min_size * _LONGEST)
-        check_whole("max_size", max_size, least=min_size, most=2**16)
+            max_size = round(short_sides[-1] * _LONGEST)
+        check_whole("max_size", max_size, least=max(short_sides), most=2**16)
         block_settings: dict[str, Any] = {
             "instantiation": instantiation,
             "sub_sample": sub_sample,
@@ -178,14 +184,14 @@ class DetectionNetwork(nn.Module):
         with needs("torchvision", "data", "detection"):
             from torchvision.models import detection
         common: dict[str, Any] = {
-            "min_size": min_size,
+            "min_size": short_sides,
             "max_size": max_size,
             "image_mean": list(_MEAN),
             "image_std": list(_DEVIATION),
         }
         backbone = _Backbone(body, _SMALL_WIDTH if small else 256, pools=not small)
         if small:
-            common |= _SMALL_LIMITS | _small_parts(num_classes, _anchors_of(anchors, min_size), masks)
+            common |= _SMALL_LIMITS | _small_parts(num_classes, _anchors_of(anchors, short_sides[-1]), masks)
         else:
             common["num_classes"] = num_classes + 1
         if num_keypoints:

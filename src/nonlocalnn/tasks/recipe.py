@@ -149,7 +149,8 @@ class Recipe(
             >>> Recipe(epochs=9, lr=0.1).changed_fields(Recipe().to_dict())
             ['lr']
         """
-        # The cosine ends with the run, so there the length of the run shapes every step before.
-        free = _FREE_FIELDS - {"epochs", "iterations"} if self.schedule == "cosine" else _FREE_FIELDS
+        # These end with the run, so there the length of the run shapes every step before.
+        ends = self.schedule in ("cosine", "poly")
+        free = _FREE_FIELDS - {"epochs", "iterations"} if ends else _FREE_FIELDS
         before = {**Recipe().to_dict(), **saved}
         return [name for name, value in self.to_dict().items() if name not in free and before[name] != value]

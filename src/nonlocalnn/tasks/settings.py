@@ -146,7 +146,8 @@ class ScheduleSettings(Settings):
 
     Args:
         schedule: What the learning rate does after the warm-up: stays ("constant"), falls along half a cosine
-            to zero at the last epoch ("cosine"), or is multiplied by ``gamma`` at each milestone ("step").
+            to zero at the last epoch ("cosine"), falls to zero as the power 0.9 of what is left ("poly"), or
+            is multiplied by ``gamma`` at each milestone ("step").
         milestones: Epochs, or with ``iterations`` steps, after which the rate drops, ascending; "step" only.
         gamma: Factor of each drop; "step" only; None is 0.1.
         warmup_epochs: Length of the linear rise from zero, in epochs; fractions are allowed.
@@ -154,7 +155,7 @@ class ScheduleSettings(Settings):
         iterations: Optimiser steps of the whole run, in place of ``epochs``; None goes by these.
     """
 
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
     milestones: tuple[int, ...] = ()
     gamma: float | None = None
     warmup_epochs: float = 0.0
@@ -162,7 +163,7 @@ class ScheduleSettings(Settings):
     iterations: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("schedule", self.schedule, ("constant", "cosine", "step"))
+        check_choice("schedule", self.schedule, ("constant", "cosine", "poly", "step"))
         self._check_at_least(1, "epochs", "iterations")
         self._check_at_least(0, "warmup_epochs")
         self._check_positive("gamma")

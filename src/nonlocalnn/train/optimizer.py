@@ -9,6 +9,9 @@ from nonlocalnn.surgery.finetune import param_groups
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.settings import OptimizerSettings
 
+# Of the schedule "poly", as segmentation networks are trained with.
+_POWER = 0.9
+
 
 def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
     """Return the optimiser that ``settings`` ask for, over the parameters of ``model``."""
@@ -47,9 +50,11 @@ def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int) -> float:
     warmup_steps = recipe.warmup_epochs * steps_per_epoch
     if step + 1 < warmup_steps:
         return lr * (step + 1) / warmup_steps
-    if recipe.schedule == "cosine":
-        # At step + 1 == warmup_steps the top is reached just before the cosine begins.
+    if recipe.schedule in ("cosine", "poly"):
+        # At step + 1 == warmup_steps the top is reached just before the fall begins.
         done = max(0.0, step - warmup_steps) / (recipe.num_steps(steps_per_epoch) - warmup_steps)
+        if recipe.schedule == "poly":
+            return lr * (1 - done) ** _POWER
         return lr * 0.5 * (1 + math.cos(math.pi * done))
     if recipe.schedule == "step":
         gamma = 0.1 if recipe.gamma is None else recipe.gamma
