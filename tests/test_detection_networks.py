@@ -81,6 +81,9 @@ def test_a_small_head_of_keypoints():
     head = [f"roi_heads.keypoint_head.{n}.nl" for n in (3, 7)]
     assert list(nl.nonlocal_blocks(model)) == ["backbone.body.head.nl", *head]
     assert "nl2head_keypointrcnn_tiny" in nl.list_models()
+    # From a random start a block without a norm is too weak to be of use, and regions must hold their object.
+    assert all(isinstance(model.get_submodule(name).norm, torch.nn.BatchNorm2d) for name in head)
+    assert model.roi_heads.proposal_matcher.high_threshold == 0.7
     image = torch.rand(3, 60, 80)
     with torch.no_grad():
         (found,) = model([image])

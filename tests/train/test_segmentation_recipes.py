@@ -26,7 +26,7 @@ def write_cityscapes(root):
         for index in range(number):
             image, mask = draw(index)
             # Of the 34 ids road and car; what the pictures leave out stays left out.
-            ids = Image.fromarray((mask == 0) * 7 + (mask == 1) * 26).convert("L")
+            ids = Image.fromarray(((mask == 0) * 7 + (mask == 1) * 26).astype("uint8"))
             for folder, ending, made in (
                 ("leftImg8bit", "leftImg8bit", Image.fromarray(image)),
                 ("gtFine", "gtFine_labelIds", ids),
@@ -43,7 +43,7 @@ def write_ade20k(root):
             image, mask = draw(index)
             for folder, ending, made in (
                 ("images", "jpg", Image.fromarray(image)),
-                ("annotations", "png", Image.fromarray((mask == 1) * 2 + (mask == 0) * 1).convert("L")),
+                ("annotations", "png", Image.fromarray(((mask == 0) + (mask == 1) * 2).astype("uint8"))),
             ):
                 place = root / folder / split
                 place.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from nonlocalnn.functional.norms import Norm
 # Channels of its convolutions, torchvision's and those of small networks. A block follows every second one.
 WIDTHS, SMALL_WIDTHS = (512,) * 8, (64,) * 4
 _EVERY = 2
+# Of a region with its object, of which small networks learn points; torchvision's learn them from half on.
+_LEAST_OVERLAP = 0.7
 
 
 class _ReLUThenBlock(nn.ReLU):
@@ -69,6 +71,9 @@ def keypoint_parts(
         # Parts of its own: torchvision's are as wide as its head, and look at other levels.
         parts["keypoint_roi_pool"] = MultiScaleRoIAlign(list(levels), 14, 2)
         parts["keypoint_predictor"] = keypoint_rcnn.KeypointRCNNPredictor(widths[-1], num_keypoints)
+        # A region that holds half of its object lacks points, or what tells them apart: in a training of
+        # minutes too many of all regions would.
+        parts["box_fg_iou_thresh"] = _LEAST_OVERLAP
     else:
         parts["num_keypoints"] = num_keypoints
     return parts
