@@ -1,10 +1,8 @@
 """Whether blocks are used: networks whose blocks are planted, a verdict each, and no other."""
 
-import copy
-
 import pytest
 import torch
-from planted_network import LENGTH, MARK, REAL, SURE, VALUE, Reader, batches, blindly, loss
+from planted_network import LENGTH, MARK, OUT, REAL, SURE, VALUE, Reader, batches, blindly, loss
 from torch import nn
 
 import nonlocalnn as nl
@@ -14,7 +12,7 @@ from nonlocalnn.affinity import Change, examine
 from nonlocalnn.affinity.block_measures import evened, sums_of
 from nonlocalnn.affinity.verdicts import BlockFindings
 from nonlocalnn.functional import INSTANTIATIONS
-from tolerances import assert_near, assert_same, near
+from tolerances import assert_near, near
 
 
 def one(found):
@@ -75,7 +73,7 @@ def test_weight_on_padding_is_told_and_goes_when_the_network_knows_what_is_real(
 
 
 def test_a_block_that_spoils_an_answer_hurts():
-    block = one(examine(Reader(looks_at={MARK: SURE}), batches(answer="own"), loss))
+    block = one(examine(Reader(looks_at={MARK: SURE}), batches(answer="own", number=12), loss))
     assert block.verdict == "hurts"
     assert block.without.loss < -0.5
     assert "nl.remove_nonlocal_" in block.advice
@@ -102,11 +100,15 @@ def test_the_rules_in_numbers():
         ({"padding": 0.09}, "healthy"),
         ({"entropy": 0.97, "even": slightly}, "even attention"),
         ({"entropy": 0.97}, "healthy"),
-        ({"even": Change(1.0, 1.09, 0.01, {}, 0.4)}, "even attention"),
-        ({"even": Change(1.0, 1.11, 0.01, {}, 0.4)}, "healthy"),
+        ({"even": Change(1.0, 1.09, 0.01, {}, 0.04)}, "even attention"),
+        ({"even": Change(1.0, 1.11, 0.01, {}, 0.04)}, "healthy"),
         ({"without": better}, "hurts"),
         ({"without": same}, "makes no difference"),
         ({"without": slightly}, "unclear"),
+        ({"without": Change(1.0, 1.0, 0.1, {}, 0.05)}, "makes no difference"),
+        ({"without": Change(1.0, 1.0, 0.1, {}, None)}, "makes no difference"),
+        ({"even": Change(1.0, 1.01, 0.1, {}, 0.06)}, "healthy"),
+        ({"even": Change(1.0, 1.01, 0.1, {}, None)}, "even attention"),
         ({"without": same, "entropy": None, "even": same}, "makes no difference"),
     ]
     for changed, verdict in cases:
@@ -127,24 +129,97 @@ def test_what_a_block_adds_in_words(added, said):
     assert f"adds {said} of its input's size" in found.in_words()
 
 
+def test_a_block_that_chooses_and_whose_mean_holds_the_network_together_is_healthy():
+    class Held(Reader):
+        def forward(self, x):
+            z = self.block(x)
+            score = 4 * z[:, OUT, 0] - 50 * (1 - z[:, MARK, 0])
+            return torch.stack([-score, score], 1)
+
+    model = Held(looks_at={MARK: SURE / 2}, inter_channels=2)
+    with torch.no_grad():
+        model.block.g.weight.zero_()
+        model.block.g.weight[0, VALUE] = model.block.g.weight[1, REAL] = 1.0
+        model.block.W_z.weight.zero_()
+        model.block.W_z.weight[OUT, 0] = model.block.W_z.weight[MARK, 1] = 1.0
+    block = one(examine(model, batches(), loss))
+    # A hundredth of what leaving it out costs, and three answers of ten.
+    assert 0.3 < block.even.loss < block.without.loss / 50
+    assert block.even.answers > 0.2
+    assert block.verdict == "healthy"
+
+
+class Single(Reader):
+    def forward(self, x):
+        return super().forward(x[..., :1])
+
+
+def test_a_block_that_sees_one_key_is_told_to_move():
+    block = one(examine(Single(looks_at={}, reads=REAL), batches(answer="always"), loss))
+    assert (block.entropy, block.verdict) == (None, "even attention")
+    assert "put it at an earlier stage" in block.advice
+
+
+@pytest.mark.parametrize("worst", [torch.nan, torch.inf])
+def test_a_network_that_breaks_without_its_block_needs_it(worst):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reader = Reader(looks_at={MARK: SURE})
+
+        def forward(self, x):
+            scores = self.reader(x)
+            return torch.where(scores.detach().abs().sum() > 0.01, scores, worst)
+
+    found = examine(Broken(), batches(), lambda model, batch: (model(batch[0]).abs().mean(), {}))
+    block = one(found)
+    assert block.without.loss == torch.inf
+    assert block.verdict == "healthy"
+    assert "without it: loss +inf" in str(found)
+
+
+def test_answers_are_those_of_real_positions():
+    class EachStep(Reader):
+        def forward(self, x):
+            score = SURE * self.block(x)[:, OUT]
+            return torch.stack([-score, score], 1)
+
+    def each_loss(model, batch):
+        return model(batch[0])[:, 0].square().mean(), {}
+
+    # Without the block all scores are alike and the first class is taken; the values are above 0 here.
+    data = [[sample.abs(), targets, sizes] for sample, targets, sizes in batches(padded=True)]
+    block = one(examine(EachStep(looks_at={MARK: SURE}), data, each_loss))
+    assert block.without.answers == 1.0
+    assert block.even.answers == 0.0
+
+
+def test_few_batches_tell_less():
+    # Differences of 1 and 3: their mean is 2, and its standard error 1.
+    def shifting(model, batch):
+        with_block = bool(model(batch[0]).abs().sum() > 1)
+        return torch.tensor(0.0 if with_block else float(batch[1][0])), {}
+
+    sample = batches()[0][0]
+    model = Reader(looks_at={MARK: SURE})
+
+    def error(*differences):
+        data = [[sample, torch.tensor([each])] for each in differences]
+        return one(examine(model, data, shifting)).without
+
+    assert error(1, 3).error == near(6.98)
+    assert not error(1, 3).counts
+    assert error(*[1, 3] * 32).error == near(64**0.5 / 63**0.5 / 8 * (1 + 1.4 / 63))
+    # Eight are the last of the table, and nine go by the formula: no step between them.
+    assert error(*[1, 3] * 4).error > error(*[1, 3] * 4, 2).error
+
+
 def test_what_counts_as_a_change():
     assert not Change(1.0, 1.009, 0.0, {}, None).counts
     assert Change(1.0, 1.011, 0.0, {}, None).counts
     assert not Change(1.0, 0.91, 0.05, {}, None).counts
     assert Change(1.0, 0.89, 0.05, {}, None).counts
     assert not Change(0.001, 0.0019, 0.0, {}, None).counts
-
-
-def test_a_network_is_as_it_was():
-    model = nn.Sequential(randomize_(NonLocal1d(4)), nn.BatchNorm1d(4), nn.AdaptiveAvgPool1d(1), nn.Flatten())
-    model[1].eval()
-    before = copy.deepcopy(model.state_dict())
-    examine(model, batches(), lambda net, batch: (nn.functional.cross_entropy(net(batch[0]), batch[1]), {}))
-    assert [module.training for module in model] == [True, False, True, True]
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert not any(module._forward_hooks for module in model.modules())
-    for name, value in model.state_dict().items():
-        assert_same(value, before[name])
 
 
 def test_blocks_of_a_network_and_their_gradients():
@@ -230,20 +305,3 @@ def test_sums_of_a_padded_map_are_of_what_is_real():
     assert found["padded"] == near(5 * 2 / 5)
     assert found["on padding"] == near(float(on_padding))
     assert found["given"] == near(float(x[0].square().sum() + x[1, :, :5].square().sum()), sums=100)
-
-
-def test_refusals():
-    data = batches()
-    with pytest.raises(ValueError, match="no non-local block"):
-        examine(nn.Linear(3, 2), data, loss)
-    model = Reader(looks_at={MARK: SURE})
-    with pytest.raises(ValueError, match="batches must be at least two"):
-        examine(model, data[:1], loss)
-    with pytest.raises(ValueError, match="finite loss; got a loss of nan"):
-        examine(model, data, lambda model, batch: (loss(model, batch)[0] * torch.nan, {}))
-    idle = nn.ModuleDict({"block": NonLocal1d(4), "used": Reader(looks_at={MARK: SURE})})
-    found = examine(idle, data, lambda model, batch: loss(model["used"], batch))
-    assert found.idle == ["block"]
-    assert "block: did not run" in str(found)
-    with pytest.raises(ValueError, match="no block that ran"):
-        examine(idle["block"], data, lambda model, batch: (batch[0].mean(), {}))

@@ -12,8 +12,10 @@ from one_line import fails
 import nonlocalnn as nl
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.cli import main
+from nonlocalnn.cli.doctor import _batches
+from nonlocalnn.data import LabelledSamples
 from nonlocalnn.data.masks import load_masks
-from tolerances import near
+from tolerances import assert_same, near
 
 # A network that learnt the generated clips of long range; its blocks are dot products.
 TRAINED = Path(__file__).parents[2] / "examples" / "notebooks" / "cue.safetensors"
@@ -120,6 +122,26 @@ def test_a_segmentation_network_is_examined(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert list(found["figures"]) == ["pixel_accuracy"]
     assert len(found["blocks"]) == 1
+
+
+def test_batches_hold_samples_from_all_over_a_split():
+    # Folders have one class after another.
+    class Sorted(LabelledSamples):
+        def __init__(self):
+            super().__init__(classes=("a", "b"), sample_shape=(1, 2), targets=[0] * 200 + [1] * 200)
+
+        def read(self, index):
+            return torch.full((1, 2), float(index))
+
+        def sample_id(self, index):
+            return str(index)
+
+    (first, targets), *others = _batches(Sorted(), 64)
+    assert len(others) == 7
+    assert all(0 < each.sum() < len(each) for each in (targets, *(each for _, each in others)))
+    assert_same(first, next(iter(_batches(Sorted(), 64)))[0])
+    everything = torch.cat([first, *(each for each, _ in others)])[:, 0, 0]
+    assert (everything.min(), everything.max(), len(everything.unique())) == (0, 399, 64)
 
 
 def test_refusals(tmp_path, capsys):

@@ -23,15 +23,15 @@ from nonlocalnn.functional.positions import as_map, flatten
 _QUERIES = 64
 
 
-def left_out(_block: NonLocalNd, given: tuple[Tensor, ...], _named: dict[str, Any], _z: Tensor) -> Tensor:
+def left_out(_block: NonLocalNd, given: tuple[Tensor, ...], named: dict[str, Any], _z: Tensor) -> Tensor:
     """Return what would be there without the block."""
     # A copy, as the block's own output is: a layer behind it may work in place.
-    return given[0].clone()
+    return _map(given, named).clone()
 
 
 def evened(block: NonLocalNd, given: tuple[Tensor, ...], named: dict[str, Any], _z: Tensor) -> Tensor:
     """Return the block's output if each position weighed all keys by the mean of its weights."""
-    x = given[0]
+    x = _map(given, named)
     theta, phi, g, mask = block.operands(*given, **named)
     settings = _settings(block)
     # The sum of a row's weights, in each channel: of the two Gaussian forms it is 1.
@@ -53,7 +53,7 @@ def sums_of(
     block: NonLocalNd, given: tuple[Tensor, ...], named: dict[str, Any], z: Tensor, real: Tensor | None
 ) -> dict[str, float]:
     """Return sums over the real positions of one call of a block, and over some of its rows."""
-    x = given[0]
+    x = _map(given, named)
     context, _ = _rest(given, named)
     places = Geometry(x.shape[2:], block.extent, block.pool_size)
     is_real = _real_of_map(real, x)
@@ -104,6 +104,12 @@ def _settings(block: NonLocalNd) -> dict[str, Any]:
         "scale": block.scale,
         "num_heads": block.num_heads,
     }
+
+
+def _map(given: tuple[Tensor, ...], named: Mapping[str, Any]) -> Tensor:
+    """Return x of a call; it may have been named too."""
+    x: Tensor = given[0] if given else named["x"]
+    return x
 
 
 def _rest(given: tuple[Tensor, ...], named: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:

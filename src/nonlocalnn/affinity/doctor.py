@@ -14,41 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnn._device import eval_mode, moved
+from nonlocalnn.affinity.batches import Batch, Loss, checked_batch, checked_loss, real_by_sizes
 from nonlocalnn.affinity.block_measures import evened, left_out, sums_of
 from nonlocalnn.affinity.capture import find_blocks, without_compiled_code
 from nonlocalnn.affinity.verdicts import BlockFindings, Change, Examination
 from nonlocalnn.blocks import NonLocalNd
 
-Batch = Sequence[Any]
-Loss = Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor]]]
 # A forward hook with named arguments: what it returns, unless None, is the block's output.
 _Hook = Callable[[NonLocalNd, tuple[Tensor, ...], dict[str, Any], Tensor], Tensor | None]
 
 # Batches whose gradients are taken: each costs as much as the rest of a small network's looks.
 _GRADIENT_BATCHES = 4
-
-
-def real_by_sizes(batch: Batch) -> Tensor | None:
-    r"""Return which positions of a batch's samples are real, by its third part, the sizes; None is all.
-
-    Args:
-        batch: Samples, (B, C, \*sides), targets, and where samples are padded their real sizes, (B, sides).
-
-    Returns:
-        bool (B, \*sides).
-
-    Example:
-        >>> real_by_sizes([torch.zeros(2, 3, 4), torch.zeros(2), torch.tensor([[4], [1]])]).tolist()
-        [[True, True, True, True], [True, False, False, False]]
-    """
-    if len(batch) < 3:
-        return None
-    samples, sizes = batch[0], batch[2]
-    mask = torch.ones(len(samples), *samples.shape[2:], dtype=torch.bool, device=samples.device)
-    for axis, side in enumerate(samples.shape[2:]):
-        places = torch.arange(side, device=samples.device).view(-1, *[1] * (samples.dim() - 3 - axis))
-        mask &= places < sizes[:, axis].to(samples.device).view(-1, *[1] * (samples.dim() - 2))
-    return mask
+# Half of Student's t at 1, 2, ... degrees of freedom: it holds 95.4 %, as two errors of many batches do.
+_STUDENT = (6.98, 2.26, 1.65, 1.43, 1.32, 1.26, 1.21)
 
 
 def examine(
@@ -75,8 +53,8 @@ def examine(
             the others get of the weight is measured. By default a third part of the batch tells, the sizes.
 
     Raises:
-        ValueError: The model has no non-local block, none ran, there are fewer than two batches, or the loss
-            is not finite.
+        ValueError: The model has no non-local block, none ran, there are fewer than two batches, a batch does
+            not begin with its samples, or the loss is not finite or not as it should be.
 
     Memory: that of a training step with one batch, and 64 rows of each sample's affinity.
 
@@ -93,9 +71,10 @@ def examine(
     blocks = find_blocks(model, None)
     device = next(iter(blocks.values())).W_z.weight.device
     looks = _Looks(blocks)
-    with eval_mode(model), without_compiled_code():
+    # Under the caller's inference mode there would be no gradients.
+    with torch.inference_mode(False), eval_mode(model), without_compiled_code():
         for number, given in enumerate(batches):
-            batch = moved(given, device)
+            batch = moved(checked_batch(given), device)
             looks.sizes.append(len(batch[0]))
             _look(model, blocks, batch, loss, real(batch), looks)
             if number < _GRADIENT_BATCHES:
@@ -177,6 +156,8 @@ class _Looks:
         before, after = self.answers[()], self.answers[what]
         pairs = list(zip(before, after, strict=True))
         differences = [then.loss - now.loss for now, then in pairs]
+        # A network that gives no numbers, or too large ones, is worse than any other.
+        is_finite = all(map(math.isfinite, differences))
         was, became = self._figures(before), self._figures(after)
         changed = [
             float((now.classes != then.classes).float().mean())
@@ -185,8 +166,8 @@ class _Looks:
         ]
         return Change(
             before=self._mean([answer.loss for answer in before]),
-            after=self._mean([answer.loss for answer in after]),
-            error=statistics.stdev(differences) / math.sqrt(len(differences)),
+            after=self._mean([answer.loss for answer in after]) if is_finite else math.inf,
+            error=_standard_error(differences) if is_finite else 0.0,
             figures={name: became[name] - value for name, value in was.items()},
             answers=self._mean(changed) if len(changed) == len(pairs) else None,
         )
@@ -226,7 +207,7 @@ def _look(
         return hook
 
     def ask(what: tuple[str, ...], hooks: Mapping[str, _Hook]) -> None:
-        answer = _ask(model, {blocks[name]: hook for name, hook in hooks.items()}, batch, loss)
+        answer = _ask(model, {blocks[name]: hook for name, hook in hooks.items()}, batch, loss, real)
         looks.answers.setdefault(what, []).append(answer)
 
     ask((), {name: measure(name) for name in blocks})
@@ -237,21 +218,26 @@ def _look(
 
 
 @torch.no_grad()
-def _ask(model: nn.Module, hooks: Mapping[NonLocalNd, _Hook], batch: Batch, loss: Loss) -> _Answer:
+def _ask(
+    model: nn.Module,
+    hooks: Mapping[NonLocalNd, _Hook],
+    batch: Batch,
+    loss: Loss,
+    real: Tensor | None,
+) -> _Answer:
     outputs: list[Any] = []
     with ExitStack() as stack:
         stack.callback(model.register_forward_hook(lambda *run: outputs.append(run[2])).remove)
         for block, hook in hooks.items():
             stack.callback(block.register_forward_hook(hook, with_kwargs=True).remove)
-        total, figures = loss(model, batch)
+        total, figures = checked_loss(loss(model, batch))
     output = outputs[-1] if outputs else None
     scores = output.get("out") if isinstance(output, Mapping) else output
-    has_classes = isinstance(scores, Tensor) and scores.dim() > 1
-    return _Answer(
-        float(total),
-        {name: float(value) for name, value in figures.items()},
-        scores.argmax(1) if has_classes else None,  # type: ignore[union-attr]
-    )
+    classes = scores.argmax(1) if isinstance(scores, Tensor) and scores.dim() > 1 else None
+    # What is said of padding is no answer.
+    if classes is not None and real is not None and classes.shape == real.shape:
+        classes = classes[real]
+    return _Answer(float(total), {name: float(value) for name, value in figures.items()}, classes)
 
 
 def _add_gradients(
@@ -272,7 +258,7 @@ def _add_gradients(
         return
     # In eval mode, so that no statistic of a norm moves; and by no .grad, which may hold a training's own.
     with torch.enable_grad():
-        total, _ = loss(model, batch)
+        total, _ = checked_loss(loss(model, batch))
         if not total.requires_grad:
             return
         gradients = torch.autograd.grad(total, learning, allow_unused=True)
@@ -280,6 +266,13 @@ def _add_gradients(
         place = sums.setdefault(layers.get(parameter, ("", "")), [0.0, 0.0])
         place[0] += 0.0 if gradient is None else float(gradient.float().square().sum())
         place[1] += parameter.numel()
+
+
+def _standard_error(differences: Sequence[float]) -> float:
+    """Return that of a mean; of few numbers it is wider, so that twice it holds 95 % all the same."""
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    freedom = len(differences) - 1
+    return error * (_STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1 + 1.4 / freedom)
 
 
 def _size(weights: Tensor) -> float:

@@ -6,18 +6,20 @@ that fits is the verdict:
 1. **never trained**: the block adds less than 0.1 % of its input's size. A new block adds nothing.
 2. **attends to padding**: a tenth of its weight or more lies on padding.
 3. **even attention**: its entropy is 0.97 of 1 or more, and with even weights the loss is the same; or it
-   helps, and even weights keep nine tenths of that. A mean over all positions would do.
+   helps, and even weights keep nine tenths of that and nineteen answers of twenty. A mean over all positions
+   would do.
 4. **hurts**: without it the loss is lower.
 5. **healthy**: without it the loss is higher.
 6. **makes no difference**: without it the loss is the same, and at most one answer in twenty is another.
 7. **unclear**: without it the loss may be the same, and more answers are others: take more samples.
 
 Two losses are the same where they differ by less than two standard errors, by less than 1 %, or by less than
-0.001.
+0.001. Of fewer than ten batches a standard error is wider, as Student's t says.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -42,8 +44,8 @@ class Change:
 
     Args:
         before: Mean loss of the network as it is.
-        after: Mean loss when it was changed.
-        error: Standard error of the difference, over the batches.
+        after: Mean loss when it was changed; infinite where there was none, since a number was too large.
+        error: Standard error of the difference, over the batches; wider where these are few.
         figures: By how much each figure of the task rose, such as "accuracy", as shares.
         answers: Share of the answers that became another; None where there are none to compare.
     """
@@ -58,6 +60,11 @@ class Change:
     def loss(self) -> float:
         """By how much the loss rose."""
         return self.after - self.before
+
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether at most one answer in twenty became another, or there are none to compare."""
+        return self.answers is None or self.answers <= _FEW_ANSWERS
 
     @property
     def counts(self) -> bool:
@@ -121,12 +128,13 @@ class BlockFindings:
         helps = self.without.counts and self.without.loss > 0
         is_flat = attends_evenly(self.entropy) and not self.even.counts
         # Weights of the concatenation form are nearly even where what they choose matters: the loss decides.
-        if is_flat or (helps and self.even.loss <= _EVEN_LOSES * self.without.loss):
+        # A network may fall apart without the block; then a tenth of its use is not little.
+        does_as_well = self.even.loss <= _EVEN_LOSES * self.without.loss and self.even.keeps_answers
+        if is_flat or (helps and does_as_well and math.isfinite(self.without.loss)):
             return "even attention"
         if self.without.counts:
             return "healthy" if helps else "hurts"
-        is_seen = self.without.answers is not None and self.without.answers > _FEW_ANSWERS
-        return "unclear" if is_seen else "makes no difference"
+        return "makes no difference" if self.without.keeps_answers else "unclear"
 
     @property
     def advice(self) -> str | None:
@@ -135,6 +143,11 @@ class BlockFindings:
             return (
                 "no gradient reaches it: look for what cuts it off, such as a detach, a frozen layer behind "
                 "it or a weight of 0"
+            )
+        if self.verdict == "even attention" and self.entropy is None:
+            return (
+                "its map has one position, and there is nothing to choose: put it at an earlier stage, whose "
+                "map is larger, or leave it out"
             )
         return _ADVICE.get(self.verdict)
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from nonlocalnn._errors import check_whole
 from nonlocalnn._files import json_text
 from nonlocalnn._progress import progress
-from nonlocalnn.affinity.doctor import examine, real_by_sizes
+from nonlocalnn.affinity.batches import real_by_sizes
+from nonlocalnn.affinity.doctor import examine
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.cli.common import check_classes, load_model
 from nonlocalnn.cli.flags.doctor import parser
@@ -83,8 +84,12 @@ def _batches(data: Any, number: int) -> DataLoader[Any]:
     places = torch.linspace(0, len(data) - 1, min(number, len(data))).round().long().tolist()
     if len(places) < 2:
         raise ValueError(
-            f"the split must hold at least 2 samples, to tell a change from chance; got {len(places)}"
+            f"the split must hold at least 2 samples, to tell a change from chance; got {len(places)}: "
+            "choose another --split"
         )
+    # Batches of one class each would differ by their classes, and hide what a block changes.
+    mixed = torch.randperm(len(places), generator=torch.Generator().manual_seed(0)).tolist()
+    places = [places[each] for each in mixed]
     if isinstance(data, LabelledSamples):
         size = max(1, min(_BATCH_SIZE, len(places) // _LEAST_BATCHES))
         return DataLoader(Subset(data, places), batch_size=size, collate_fn=data.collate)
