@@ -83,9 +83,12 @@ def test_left_and_right_change_places_in_a_mirror(tmp_path):
         (PERSON, [0, *(place + 1 if place % 2 else place - 1 for place in range(1, 17))]),
         (("Left Eye", "Right Eye", "chin"), [1, 0, 2]),
         (("eye-left", "leftover", "eye-right"), [2, 1, 0]),
+        (("leftEye", "rightEye", "earLeft", "earRight"), [1, 0, 3, 2]),
+        (("lefteye", "righteye", "lefthand"), [1, 0, 2]),
+        (("L_eye", "R_eye", "hip.l", "hip.r", "l_only", "nose"), [1, 0, 3, 2, 4, 5]),
         (("0", "1"), [0, 1]),
     ],
-    ids=["COCO", "words", "endings", "numbers"],
+    ids=["COCO", "words", "endings", "humps", "joined", "letters", "numbers"],
 )
 def test_pairs_follow_from_names(names, swapped):
     found = PointNames(tuple(names)).swapped()
@@ -123,6 +126,7 @@ def category(**changes):
         (first(keypoints=[60, 2, 2] * 3), r"its keypoint \[60, 2\] lies outside the image, 48 x 32"),
         (category(keypoints=[]), "category 'square' must name its keypoints"),
         (category(keypoints=["a", "a", "b"]), "keypoints must have different names; got a, a, b"),
+        (category(skeleton=5), "names and skeleton of keypoints must be lists"),
         (category(skeleton=[[1, 4]]), r"skeleton must be pairs of the 3 keypoints; got \[0, 3\]"),
         (
             lambda content: content["categories"].append({"id": 9, "name": "x", "keypoints": ["a"]}),

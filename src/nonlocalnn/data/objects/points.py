@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Where a name says a side, as a word of its own: left_eye, eye-right, "Left Eye".
+# Where a name says a side, as a word of its own: left_eye, eye-right, "Left Eye", leftEye.
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])")
-_OTHER = {"left": "right", "right": "left"}
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Where it may say one: lefteye, l_eye. It does if the other side is there.
+_PERHAPS = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")
+_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 # A point may lie so many pixels beyond its image: tools round, and some count from 1.
 _SLACK = 1.0
 
@@ -53,22 +56,25 @@ class PointNames:
     def swapped(self) -> list[int]:
         """Return for each point the one that takes its place in a mirror: left and right change places.
 
-        Of a name with the word left that is the same with right, and the other way round; all others stay.
+        Of a name with left or l that is the same with right or r, and the other way round; all others stay.
 
         Raises:
             ValueError: A name of one side has none of the other.
         """
         # Tools write names in small letters or not; the rest of a name is compared as it is.
-        place = {name.lower(): number for number, name in enumerate(self.names)}
+        words = [_HUMP.sub("_", name).lower() for name in self.names]
+        place = {name: number for number, name in enumerate(words)}
         found = []
-        for number, name in enumerate(self.names):
-            other = _SIDE.sub(lambda side: _OTHER[side[1]], name.lower())
+        for number, (name, own) in enumerate(zip(self.names, words, strict=True)):
+            other = _PERHAPS.sub(lambda side: _OTHER[side[0]], own)
+            if other not in place:
+                other = _SIDE.sub(lambda side: _OTHER[side[0]], own)
             if other not in place:
                 raise ValueError(
                     f"keypoint {name!r} needs {other!r}, with which it changes places in a mirrored image: "
                     "name it, or leave mirroring out with augment=False"
                 )
-            found.append(place[other] if other != name.lower() else number)
+            found.append(place[other] if other != own else number)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +111,9 @@ def points_of_categories(categories: Sequence[dict[str, Any]], source: Any) -> P
                 "persons does"
             )
         # COCO counts these from 1.
-        pairs = [[number - 1 for number in pair] if _are_whole(pair) else pair for pair in skeleton]
+        pairs = skeleton
+        if isinstance(skeleton, list):
+            pairs = [[number - 1 for number in pair] if _are_whole(pair) else pair for pair in skeleton]
         try:
             found.append(PointNames.from_dict({"names": names, "skeleton": pairs}))
         except ValueError as error:
