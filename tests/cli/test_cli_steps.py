@@ -7,6 +7,8 @@ import torch
 from one_line import fails
 from PIL import Image
 
+import nonlocalnn as nl
+from nonlocalnn.checkpoints import CheckpointError
 from nonlocalnn.cli import main
 from nonlocalnn.inference import StepSegmenter, load_segmenter
 from step_files import draw, write_csv, write_npz
@@ -126,3 +128,46 @@ def test_what_is_refused(run_folder, folder, tmp_path, capsys):
         status=1,
         says="holds 6 sequences: name one",
     )
+
+
+def answered(run_folder, path, tmp_path, capsys):
+    words = ["predict", str(path), "--model", str(run_folder), "--output-folder", str(tmp_path / "named")]
+    status = main(words)
+    return status, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("header", ["time,a,b", "a,b", "b,a", "id,b,time,a"])
+def test_columns_go_by_their_names(run_folder, header, tmp_path, capsys):
+    path = write_csv(tmp_path / "new.csv", [40], header=header)
+    status, found = answered(run_folder, path, tmp_path, capsys)
+    assert status == 0
+    wanted = load_segmenter(run_folder).labels(torch.tensor(draw(40)[0]))
+    steps = [run["class"] for run in found["runs"] for _ in range(run["first"], run["last"] + 1)]
+    names = load_segmenter(run_folder).classes
+    assert steps == [names[each] for each in wanted.tolist()]
+
+
+def test_columns_without_names_are_taken_in_their_order_and_other_names_refused(run_folder, tmp_path, capsys):
+    text = write_csv(tmp_path / "new.csv", [40], header="a,b").read_text()
+    (tmp_path / "bare.csv").write_text(text.split("\n", 1)[1])
+    assert answered(run_folder, tmp_path / "bare.csv", tmp_path, capsys)[0] == 0
+    (tmp_path / "other.csv").write_text(text.replace("a,b", "a,knee"))
+    status, found = answered(run_folder, tmp_path / "other.csv", tmp_path, capsys)
+    assert status == 1
+    assert "other.csv must have the channels a, b; got a, knee" in found["error"]
+
+
+def test_names_of_channels_in_a_checkpoint_are_checked(tmp_path):
+    path = tmp_path / "steps.safetensors"
+    facts = {"task": "segmentation", "classes": ["x", "y"], "sample_shape": [2, 64]}
+    for names, says in (
+        (["a"], "name each of its 2 channels"),
+        (["a", "a"], "got \\['a', 'a'"),
+        ("ab", "got 'ab'"),
+    ):
+        nl.save_checkpoint(
+            nl.create_model("nl_unet1d_tiny", num_classes=2, in_channels=2, width=4), path,
+            metadata={**facts, "channel_names": names},
+        )  # fmt: skip
+        with pytest.raises(CheckpointError, match=says):
+            load_segmenter(path)

@@ -137,6 +137,7 @@ def text(content):
         (text("id,label\n1,x\n"), "has no column of a channel beside id, label"),
         (text("id,a,a,label\n1,2,3,x\n"), "must name each column once"),
         (text("id,a,label\n"), "holds no row of numbers"),
+        (text(""), "a.csv is empty"),
         (text("id,a\n1,2\n"), "a.csv#1 has no class for each step"),
     ],
 )
@@ -150,7 +151,54 @@ def test_what_is_refused(tmp_path, write, says):
 def test_files_with_other_channels(tmp_path):
     for name, header in (("a", "a,label"), ("b", "a,b,label"), ("c", "a,label"), ("d", "a,label")):
         write_csv(tmp_path / "train" / f"{name}.csv", [1], header=header)
-    with pytest.raises(ValueError, match=r"as many channels; .*a\.csv has 1, and .*b\.csv has 2"):
+    with pytest.raises(ValueError, match=r"b\.csv must have the channels a; got a, b"):
+        load_steps(tmp_path, "train")
+
+
+def test_columns_of_another_order_are_brought_into_one(tmp_path):
+    for root, header in ((tmp_path / "same", "id,time,a,b,label"), (tmp_path / "other", "label,b,time,A,id")):
+        write_csv(root / "gait_TRAIN.csv", range(6))
+        if header.startswith("id"):
+            write_csv(root / "gait_TEST.csv", [6, 7], header=header)
+        else:
+            lines = (tmp_path / "same" / "gait_TEST.csv").read_text().splitlines()
+            rows = [
+                dict(zip(("id", "time", "A", "b", "label"), line.split(","), strict=True))
+                for line in lines[1:]
+            ]
+            cells = [",".join(row[name] for name in header.split(",")) for row in rows]
+            (root / "gait_TEST.csv").write_text("\n".join([header, *cells]))
+    same, other = (load_steps(tmp_path / name, "test") for name in ("same", "other"))
+    assert same.channel_names == other.channel_names == ("a", "b")
+    assert_same(same[0][0], other[0][0])
+    turned = load_steps(tmp_path / "other", "test", channels=("b", "a"))
+    assert_same(turned[0][0], same[0][0][[1, 0]])
+    assert load_steps(layouts(tmp_path / "npz", "few"), "train").channel_names == ()
+    with pytest.raises(ValueError, match=r"gait_TRAIN.csv#s0 must have the channels hip, b; got a, b"):
+        load_steps(tmp_path / "other", "train", channels=("hip", "b"))
+
+
+def test_a_clock_among_the_channels_is_told(tmp_path):
+    def write(name, second):
+        rows = [f"{each / 25},{second(each)},x" for each in range(12)]
+        (tmp_path / name).write_text("\n".join(["seconds,a,label", *rows]))
+        return tmp_path / name
+
+    with pytest.warns(UserWarning, match="column 'seconds' of .* rises evenly, as time does") as caught:
+        read_steps(write("a.csv", lambda step: step**2))
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_without_a_label_is_told_before_the_training(tmp_path, split):
+    for each in ("train", "validation", "test"):
+        label = "" if each == split else "x"
+        write_csv(tmp_path / each / "a.csv", [1], header="a,b")
+        lines = (tmp_path / each / "a.csv").read_text().splitlines()
+        (tmp_path / each / "a.csv").write_text(
+            "\n".join(["a,b,label", *(f"{line},{label}" for line in lines[1:])])
+        )
+    with pytest.raises(ValueError, match=f"no step of the sequences for '{split}' in .* has a class"):
         load_steps(tmp_path, "train")
 
 
@@ -159,6 +207,8 @@ def test_what_is_not_there(tmp_path):
         load_steps(tmp_path / "none", "train")
     with pytest.raises(ValueError, match="needs data_dir"):
         load_steps(None, "train")
+    with pytest.raises(ValueError, match=r"none of its files ends in \.npz or \.csv"):
+        load_steps(tmp_path, "train")
     write_npz(tmp_path / "a_TRAIN.npz", range(3))
     with pytest.raises(ValueError, match="falls to 'test'"):
         load_steps(tmp_path, "test")

@@ -13,7 +13,7 @@ from nonlocalnn.tasks.mask_figures import StepFigures
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.step_labels import StepLabelsTask, evaluate_steps
 from nonlocalnn.train import train
-from step_files import write_npz
+from step_files import write_csv, write_npz
 from tolerances import assert_near, assert_same, near
 
 
@@ -27,6 +27,16 @@ def folder(tmp_path_factory):
 
 def recipe(folder, **settings):
     return Recipe(data="sequence-labels", data_dir=folder, **settings)
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path):
+    for split in ("train", "validation", "test"):
+        lines = write_csv(tmp_path / split / "a.csv", [1], header="a,b").read_text().split()
+        rows = ["a,b,label", *(f"{line},walk" for line in lines[1:])]
+        (tmp_path / split / "a.csv").write_text("\n".join(rows))
+    task = StepLabelsTask(recipe(tmp_path))
+    with pytest.raises(ValueError, match="needs at least two classes; 'sequence-labels' has one, 'walk'"):
+        task.model(task.data("train"))
 
 
 def test_the_data_decides_the_task(folder):

@@ -15,7 +15,7 @@ from nonlocalnn._device import Precision, autocast_for
 from nonlocalnn._names import STEP_SETS
 from nonlocalnn.data.sequences.dataset import normalize_sequence
 from nonlocalnn.data.sequences.files import find_sequences
-from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, is_step_file, read_steps
+from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, is_step_file, names_columns, read_steps
 from nonlocalnn.data.sequences.steps import LabelledSteps, load_steps
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, check_place
@@ -31,6 +31,8 @@ class StepSegmenter(Segmenter):
         sample_shape: (C, N) of the longest sequence of training; it takes sequences of any length.
         mean: What becomes 0, in the units of the files; one number, or one for each channel.
         standard_deviation: What becomes a distance of 1, of the same.
+        channel_names: Of CSV files of training: columns of others are brought into this order; empty where
+            there were none.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -39,6 +41,8 @@ class StepSegmenter(Segmenter):
         >>> segmenter.labels(torch.rand(2, 50)).shape
         torch.Size([50])
     """
+
+    channel_names: tuple[str, ...] = ()
 
     @property
     def kind(self) -> InputKind:
@@ -63,7 +67,7 @@ class StepSegmenter(Segmenter):
                 f"the model was trained to label steps of sequences, and {name!r} has none: choose "
                 f"{', '.join(STEP_SETS)}"
             )
-        data = load_steps(self.folder(name, data_dir), split)
+        data = load_steps(self.folder(name, data_dir), split, channels=self.channel_names)
         self.check_channels(name, data.channels)
         if self._is_scaled:
             data.mean, data.standard_deviation = self.mean, self.standard_deviation
@@ -77,7 +81,7 @@ class StepSegmenter(Segmenter):
         """Return the sequences among ``inputs`` and in the folders among them: FILE#ID of files of many."""
         found = []
         for path in find_sequences(inputs):
-            if path.suffix.lower() in STEP_SUFFIXES and is_step_file(path):
+            if _is_long(path):
                 found += [Path(each.name) for each in read_steps(path)]
             else:
                 found.append(path)
@@ -92,16 +96,16 @@ class StepSegmenter(Segmenter):
         """
         text = os.fspath(path)
         file = Path(text if Path(text).exists() else text.rpartition("#")[0] or text)
-        if file.suffix.lower() in STEP_SUFFIXES and is_step_file(file):
-            found = {each.name: each.sequence for each in read_steps(file)}
+        if _is_long(file):
+            found = {each.name: each for each in read_steps(file)}
             if text == str(file) and len(found) == 1:
                 text = next(iter(found))
             if text not in found:
                 raise ValueError(
                     f"{file} holds {len(found)} sequences: name one, as {next(iter(found))}; got {text}"
                 )
-            self._check_channels(len(found[text]), text)
-            return found[text]
+            self._check_channels(len(found[text].sequence), text)
+            return found[text].in_order(self.channel_names).sequence
         # Without a scale: in the units of the file.
         facts = Facts(classes=self.classes, sample_shape=self.sample_shape)
         (sequence,) = Sequences().read(Path(text), facts)
@@ -166,3 +170,8 @@ class StepSegmenter(Segmenter):
         sequence = self.read(path)
         labels = self.labels(sequence, window=window, precision=precision)
         return Segmented(path, self.sample(sequence), labels)
+
+
+def _is_long(path: Path) -> bool:
+    """Return whether a file has labels, or columns with names: those of time are no channels."""
+    return path.suffix.lower() in STEP_SUFFIXES and (is_step_file(path) or names_columns(path))

@@ -38,9 +38,14 @@ class PlacesTask:
         """Return the recipe's network with one score a place for each class.
 
         Raises:
-            ValueError: The recipe weighs another number of classes than the data has.
+            ValueError: The data has one class, or the recipe weighs another number of them.
         """
         weights, number = self.recipe.class_weights, len(data.classes)
+        if number < 2:
+            raise ValueError(
+                f"segmentation needs at least two classes; {self.recipe.data!r} has one, "
+                f"{data.classes[0]!r}: name what is not of it too, such as 'background'"
+            )
         if weights is not None and len(weights) != number:
             raise ValueError(
                 f"class_weights must be one number for each of the {number} classes of "

@@ -63,7 +63,7 @@ class StepLabelsTask(PlacesTask):
         training = self._train[0]
         if split == "train":
             return training
-        found = load_steps(recipe.data_dir, split)
+        found = load_steps(recipe.data_dir, split, channels=training.channel_names)
         if found.channels != training.channels:
             raise ValueError(
                 f"all sequences must have as many channels; those for training have {training.channels}, and "
@@ -106,6 +106,7 @@ class StepLabelsTask(PlacesTask):
             "mean": data.mean,
             "standard_deviation": data.standard_deviation,
             "lengths": list(data.lengths),
+            "channel_names": list(data.channel_names),
         }
 
 

@@ -29,7 +29,7 @@ from nonlocalnn.data.sequences.dataset import (
     vary,
 )
 from nonlocalnn.data.sequences.padding import pad_batch
-from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, Labelled, read_steps
+from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, Labelled, channel_names, read_steps
 
 # Of every ten training sequences, counted from 0, where there is no file for validation.
 _VALIDATION = 4
@@ -50,9 +50,10 @@ class LabelledSteps(Dataset[tuple[Tensor, Tensor]]):
     Attributes:
         num_steps: How long each is.
         lengths: The shortest and the longest, in steps.
+        channel_names: As CSV files name them, in their order; empty where none does.
 
     Raises:
-        ValueError: There are no sequences, or they have different channels.
+        ValueError: There are no sequences, or they have different channels, by number or by name.
 
     Memory: all sequences.
     """
@@ -71,7 +72,8 @@ class LabelledSteps(Dataset[tuple[Tensor, Tensor]]):
                     f"{each.name} has {len(each.sequence)}"
                 )
         self.classes = tuple(classes)
-        self._found, self._augment = list(found), augment
+        self.channel_names = channel_names(found)
+        self._found, self._augment = [each.in_order(self.channel_names) for each in found], augment
         self.num_steps = [each.sequence.shape[1] for each in found]
         self.lengths = min(self.num_steps), max(self.num_steps)
         self.sample_shape: tuple[int, ...] = (len(first.sequence), self.lengths[1])
@@ -120,7 +122,11 @@ class LabelledSteps(Dataset[tuple[Tensor, Tensor]]):
 
 
 def load_steps(
-    data_dir: str | os.PathLike[str] | None, split: str, *, augment: bool = False
+    data_dir: str | os.PathLike[str] | None,
+    split: str,
+    *,
+    augment: bool = False,
+    channels: Sequence[str] = (),
 ) -> LabelledSteps:
     """Load a split of a folder of sequences with the class of each step; the module describes the folder.
 
@@ -128,13 +134,15 @@ def load_steps(
         data_dir: The folder.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         augment: See :class:`LabelledSteps`.
+        channels: Names of the channels in the order that is wanted; left out, the files' own order.
 
     Returns:
         The split, in the units of the files.
 
     Raises:
         FileNotFoundError: ``data_dir`` is not a folder.
-        ValueError: It is missing, there is no such split, a file cannot be read, or a sequence has no labels.
+        ValueError: It is missing, there is no such split, a file cannot be read, a sequence
+            has no labels, or a split has none at all.
     """
     check_choice("split", split, SPLITS)
     if data_dir is None:
@@ -144,6 +152,8 @@ def load_steps(
         raise FileNotFoundError(f"data_dir must be a folder of sequences; there is no folder {root}")
     by_split = _by_split(root)
     everything = [each for own in by_split.values() for each in own]
+    if not everything:
+        raise ValueError(f"{root} holds no sequences: none of its files ends in {' or '.join(STEP_SUFFIXES)}")
     for each in everything:
         if each.labels is None:
             raise ValueError(f"{each.name} has no class for each step: a column label, or y (N, steps)")
@@ -155,7 +165,13 @@ def load_steps(
             f"none of the {len(everything)} sequences in {root} falls to {split!r}: add sequences, or divide "
             "them yourself, by folders train, validation and test"
         )
-    return LabelledSteps(by_split[split], classes=classes, augment=augment)
+    # Said before the training, and not after it.
+    for name, own in by_split.items():
+        if own and not any(label for each in own for label in each.labels or ()):
+            raise ValueError(f"no step of the sequences for {name!r} in {root} has a class: label some")
+    names = tuple(channels) or channel_names(everything)
+    ordered = [each.in_order(names) for each in by_split[split]]
+    return LabelledSteps(ordered, classes=classes, augment=augment)
 
 
 def _by_split(root: Path) -> dict[str, list[Labelled]]:
