@@ -37,8 +37,8 @@ FILE, MODEL = ("file", ("cat.png", b"GIF89a")), ("models", "first")
         ([FILE, ("models", "third")], 400, "models are first, second, clips"),
         ([FILE, *(("models", name) for name in ("first", "second", "clips"))], 400, "up to 2 models"),
         ([FILE, ("models", "x" * 70_000)], 400, "exceeded maximum size"),
-        ([("file", ("a.png", b"some text")), MODEL], 415, "a.png is none of the images and videos"),
-        ([("file", ("a.mp4", b"PK\x03\x04")), ("models", "clips")], 415, "a.mp4 is none of the images"),
+        ([("file", ("a.png", b"some text")), MODEL], 415, "a.png is none of the files"),
+        ([("file", ("a.mp4", b"PK\x03\x04")), ("models", "clips")], 415, "a.mp4 is none of the files"),
         (
             [("file", ("a.mp4", b"\x89PNG\r\n\x1a\n")), ("models", "clips")],
             415,

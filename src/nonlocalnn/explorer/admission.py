@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import warnings
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +21,8 @@ _MAX_IMAGE_PIXELS = 50_000_000
 _MAX_FRAME_SIDE = 4096
 _MAX_FRAMES = 20_000
 _MAX_SECONDS = 600.0
+# Channels times steps of a sequence, and voxels times channels of a volume: 400 x 400 x 400.
+_MAX_NUMBERS, _MAX_VOXELS = 1_000_000, 64_000_000
 # Pillow and FFmpeg know far more formats, some of which read other files or start programs.
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 _FFMPEG_FORMATS = "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,asf,flv,ogg,gif"
@@ -33,16 +38,97 @@ _VIDEO_STARTS = (
 # Transport streams: the length of a packet, and the place of its sync byte. Camcorders (.mts, .m2ts) write a
 # time of four bytes before each packet.
 _PACKETS, _SYNC, _NUM_PACKETS = ((188, 0), (192, 4)), 0x47, 5
+# Bytes that tell what a file is.
+_NUM_FIRST = 192 * _NUM_PACKETS
 # First boxes of mp4 and mov, after four bytes of length.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_ARRAY_START, _GZIP_START = b"\x93NUMPY", b"\x1f\x8b"
+# The header of an array is Python; here only the place of its sides in it is looked for, and nothing is run.
+_SHAPE = re.compile(rb"'shape': ?\(([0-9, ]*)\)")
+# Versions 1 and 2 of NIfTI: the length of the header in either byte order, and where which word stands.
+_NIFTI = (((348).to_bytes(4, "little"), 344, b"n+1\0"), ((540).to_bytes(4, "little"), 4, b"n+2\0"))
+_NIFTI_HEADER = 352
+INPUT_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".npy", ".csv", ".nii", ".nii.gz")
+
+
+def ending_of(path: Path) -> str:
+    r"""Return the ending by which a file of a sequence or a volume is read; "" for all others.
+
+    The first bytes decide: ``.npy``, ``.nii``, ``.nii.gz`` where NIfTI is in it, or ``.csv`` where rows of
+    numbers are.
+
+    Raises:
+        OSError: The file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "upload"
+        >>> _ = path.write_text("a,b\n1,2\n3,4\n")
+        >>> ending_of(path), kinds_of(path)
+        ('.csv', ('sequence',))
+    """
+    return _ending(_beginning(path))
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_NUM_FIRST)
+
+
+def _ending(beginning: bytes) -> str:
+    if beginning.startswith(_ARRAY_START):
+        return ".npy"
+    if beginning.startswith(_GZIP_START):
+        try:
+            # So many bytes and no more, whatever the rest may become.
+            header = zlib.decompressobj(wbits=31).decompress(beginning, _NIFTI_HEADER)
+        except zlib.error:
+            return ""
+        return ".nii.gz" if _is_nifti(header) else ""
+    if _is_nifti(beginning):
+        return ".nii"
+    return ".csv" if _is_table(beginning) else ""
+
+
+def _is_nifti(beginning: bytes) -> bool:
+    return any(
+        beginning[:4] in (length, length[::-1]) and beginning[place : place + len(word)] == word
+        for length, place, word in _NIFTI
+    )
+
+
+def _is_table(beginning: bytes) -> bool:
+    """Return whether a file begins with rows of as many cells each, with a number in each but the first."""
+    # Of a longer file the last line is cut, and perhaps a letter of it.
+    is_cut = len(beginning) == _NUM_FIRST
+    try:
+        text = beginning.decode("utf-8-sig", errors="ignore" if is_cut else "strict")
+    except UnicodeDecodeError:
+        return False
+    lines = text.splitlines()
+    whole = [line for line in (lines[:-1] or lines if is_cut else lines) if line.strip()]
+    if not whole or "\0" in text:
+        return False
+    divider = next((each for each in ("\t", ";") if each in whole[0]), ",")
+    rows = [line.split(divider) for line in whole]
+    if len({len(row) for row in rows}) != 1:
+        return False
+    return all(any(map(_is_number, row)) for row in (rows[1:] or rows))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def kinds_of(path: Path) -> tuple[str, ...]:
     r"""Return what a file can be read as; its first bytes decide, and its name does not.
 
     Returns:
-        ``("image",)``, ``("video",)``, both for a GIF, or nothing.
+        ``("image",)``, ``("video",)``, both for a GIF, ``("sequence",)``, ``("volume",)``, or nothing.
 
     Raises:
         OSError: The file cannot be read.
@@ -57,8 +143,7 @@ def kinds_of(path: Path) -> tuple[str, ...]:
         >>> kinds_of(path)
         ('video',)
     """
-    with path.open("rb") as file:
-        beginning = file.read(192 * _NUM_PACKETS)
+    beginning = _beginning(path)
     start = beginning[:12]
     if start.startswith(b"GIF8"):
         return ("image", "video")
@@ -67,7 +152,19 @@ def kinds_of(path: Path) -> tuple[str, ...]:
     is_box = start[4:8] in _BOXES and not (start[4:8] == b"ftyp" and start[8:] in _STILL_BRANDS)
     if is_box or start.startswith(_VIDEO_STARTS) or (start[:4], start[8:]) == (b"RIFF", b"AVI "):
         return ("video",)
-    return ("video",) if _is_transport_stream(beginning) else ()
+    if _is_transport_stream(beginning):
+        return ("video",)
+    ending = _ending(beginning)
+    if ending == ".npy":
+        sides = _sides(beginning)
+        return {1: ("sequence",), 2: ("sequence",), 3: ("volume",), 4: ("volume",)}.get(len(sides), ())
+    return {"": (), ".csv": ("sequence",)}.get(ending, ("volume",))
+
+
+def _sides(beginning: bytes) -> list[int]:
+    """Return the sides of an array, by its header; none where it does not say them in the usual way."""
+    found = _SHAPE.search(beginning)
+    return [int(side) for side in found[1].split(b",") if side.strip()] if found else []
 
 
 def _is_transport_stream(beginning: bytes) -> bool:
@@ -81,7 +178,8 @@ def _is_transport_stream(beginning: bytes) -> bool:
 def check_size(path: Path, *, kind: str) -> None:
     """Check by its headers, before it is decoded, that a file is not too large to be explained.
 
-    Images may have 50 megapixels; videos 4096 pixels a side, 20,000 frames and 10 minutes.
+    Images may have 50 megapixels; videos 4096 pixels a side, 20,000 frames and 10 minutes; sequences
+    1,000,000 numbers, channels times steps; volumes 64,000,000 voxels.
 
     Raises:
         ValueError: It is too large, damaged or of another kind; the message names the file.
@@ -97,10 +195,42 @@ def check_size(path: Path, *, kind: str) -> None:
         ...
         ValueError: cannot read image ...wide.png: it has 60 megapixels, and up to 50 are explained here...
     """
-    if kind == "image":
-        _check_image(path)
+    {"image": _check_image, "video": _check_video, "sequence": _check_sequence, "volume": _check_volume}[
+        kind
+    ](path)
+
+
+def _check_sequence(path: Path) -> None:
+    if path.suffix.lower() == ".csv":
+        content = path.read_bytes()
+        # Cells have a divider or the end of a line behind them.
+        number = sum(content.count(each) for each in (b",", b";", b"\t", b"\n"))
     else:
-        _check_video(path)
+        number = math.prod(_sides(_beginning(path)))
+    if number > _MAX_NUMBERS:
+        raise ValueError(
+            f"cannot read sequence {path}: it has {number:,} numbers, channels times steps, and up to "
+            f"{_MAX_NUMBERS:,} are explained here: cut it, or keep every second step"
+        )
+
+
+def _check_volume(path: Path) -> None:
+    if path.suffix.lower() == ".npy":
+        sides = _sides(_beginning(path))
+    else:
+        with needs("nibabel", "volumes", "reading NIfTI"):
+            import nibabel
+        try:
+            # Of its header alone; values are read when they are asked for.
+            sides = [int(side) for side in nibabel.load(path).shape]
+        # On damaged bytes nibabel raises nearly anything.
+        except Exception as error:
+            raise ValueError(f"cannot read volume {path}: its header is damaged") from error
+    if math.prod(sides) > _MAX_VOXELS:
+        raise ValueError(
+            f"cannot read volume {path}: it has {math.prod(sides):,} voxels, and up to {_MAX_VOXELS:,} are "
+            "explained here: cut it, or make its voxels larger"
+        )
 
 
 def _check_image(path: Path) -> None:
@@ -176,7 +306,7 @@ def _holds_more(container: Any, stream: Any) -> bool:
 
 
 def list_inputs(folder: Path) -> list[str]:
-    """Return the images and videos in a folder, at any depth, that a user may choose.
+    """Return the files in a folder, at any depth, that a user may choose, by their endings.
 
     Hidden files, links that lead out of the folder and names that are not UTF-8 are left out.
 
@@ -217,7 +347,7 @@ def find_input(folder: Path, name: str) -> Path | None:
     # Hidden files and ".." both begin with a dot.
     if not parts or any(part[0] in "./" for part in parts):
         return None
-    if PurePosixPath(name).suffix.lower() not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+    if not name.lower().endswith(INPUT_SUFFIXES):
         return None
     try:
         name.encode()

@@ -52,14 +52,14 @@ class JobQueue:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """What each model takes, "image" or "video"; empty until the queue is started."""
+        """What each model takes, such as "image"; empty until the queue is started."""
         return self._runner.kinds
 
     def __enter__(self) -> Self:
         """Start the worker process and wait until it has loaded the models.
 
         Raises:
-            ValueError: A model cannot be loaded, or takes neither images nor videos.
+            ValueError: A model cannot be loaded.
         """
         self._root = Path(tempfile.mkdtemp(prefix="nonlocalnn-explorer-"))
         self._thread.start()

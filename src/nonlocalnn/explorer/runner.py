@@ -44,7 +44,7 @@ class Runner:
         is_closing: Returns whether the server is stopping.
 
     Attributes:
-        kinds: "image" or "video" for each model, once they have been loaded.
+        kinds: "image", "video", "sequence" or "volume" for each model, once they have been loaded.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nonlocalnn._errors import needs
-from nonlocalnn.explorer.admission import find_input, kinds_of, list_inputs
+from nonlocalnn.explorer.admission import ending_of, find_input, kinds_of, list_inputs
 from nonlocalnn.explorer.connections import BACKLOG, Connection, ConnectionLimits
 from nonlocalnn.explorer.guard import Guard, allowed_hosts
 from nonlocalnn.explorer.job import Job, Refusal
@@ -37,7 +37,9 @@ _MOST_UNACCEPTED = 1024
 _DRAIN_SECONDS, _PAUSE_SECONDS = 2.0, 0.25
 _STATIC = ("explorer.css", "explorer.js", STYLES, *SCRIPTS)
 _TYPES = {"css": "text/css", "js": "text/javascript"}
-_ARTICLES = {"image": "an image", "video": "a video"}
+_ARTICLES = {"image": "an image", "video": "a video", "sequence": "a sequence", "volume": "a volume"}
+# Of these the browser makes thumbnails.
+_PICTURES = ("image", "video")
 
 
 def create_app(queue: JobQueue, *, inputs: Path | None, host: str) -> Guard:
@@ -135,7 +137,7 @@ class _Explorer:
         return JSONResponse({"inputs": await run_in_threadpool(self._listed)})
 
     def _listed(self) -> list[dict[str, str | None]]:
-        """Return the files to choose from, and what each is by its content; None where it is neither."""
+        """Return the files to choose from, and what each is by its content; None where it is nothing."""
         names = [] if self._inputs is None else list_inputs(self._inputs)
         kinds = {name: self._find(name)[1] for name in names}
         return [{"name": name, "kind": kind[0] if kind else None} for name, kind in kinds.items()]
@@ -152,7 +154,7 @@ class _Explorer:
     async def input(self, request: Request) -> Response:
         """Send a file as it is, for a thumbnail: only the browser and the worker decode foreign files."""
         path, kinds = await run_in_threadpool(self._find, request.path_params["name"])
-        if path is None or not kinds:
+        if path is None or not set(kinds) & set(_PICTURES):
             raise Refusal(404, "there is no such input")
         return FileResponse(path)
 
@@ -185,13 +187,16 @@ class _Explorer:
         else:
             assert asked.upload is not None, "a form has either"
             path, kinds = asked.upload, kinds_of(asked.upload)
+            # Read by its ending, which is that of its content: the name that the client gave decides nothing.
+            path = path.rename(path.with_name(path.name + ending_of(path)))
         if path is None:
             raise Refusal(404, "there is no such input")
         if not kinds:
             raise Refusal(
                 415,
-                f"{asked.title} is none of the images and videos that are read here, whatever its name "
-                "(PNG, JPEG, BMP, WebP, GIF, TIFF; mp4, mov, mkv, webm, avi, mpg, wmv, flv, ogv)",
+                f"{asked.title} is none of the files that are read here, whatever its name (images: PNG, "
+                "JPEG, BMP, WebP, GIF, TIFF; videos: mp4, mov, mkv, webm, avi, mpg, wmv, flv, ogv; "
+                "sequences: .npy, .csv; volumes: .nii, .nii.gz, .npy)",
             )
         for name in models:
             wanted = self._queue.kinds[name]

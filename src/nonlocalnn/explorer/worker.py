@@ -37,7 +37,7 @@ class Explain(Protocol):
 def run_worker(connection: Connection, models: Mapping[str, Path], explain: Explain) -> None:
     """Load the models, then explain inputs until the other end closes the connection.
 
-    Each message is a JSON object. First comes ``{"ready": {model: "image" or "video"}}``, or
+    Each message is a JSON object. First comes ``{"ready": {model: kind}}``, or
     ``{"unusable": reason}`` and the end; for each job any number of ``{"step": text}`` and then
     ``{"done": true}`` or ``{"failed": reason, "expected": whether the input is to blame}``.
 
@@ -71,11 +71,6 @@ def _load(path: Path) -> Loaded:
     loaded = load_trained(path)
     if loaded.assumptions:
         print(f"nonlocalnn explore: {path} does not say, assumed: {loaded.assumptions}", file=sys.stderr)
-    if loaded.kind.name not in ("image", "video"):
-        raise ValueError(
-            f"explore takes models of images and videos; {path} was trained on samples of shape "
-            f"{loaded.sample_shape}"
-        )
     return loaded
 
 

@@ -5,6 +5,13 @@
   const MOST_MODELS = 2;
   // Milliseconds between two looks at a job: soon at first, then at ease.
   const [FIRST_WAIT, LONGEST_WAIT] = [200, 1500];
+  // What each kind of model takes, and what the browser offers for it.
+  const KINDS = {
+    image: ["an image", "image/*"],
+    video: ["a video", "video/*"],
+    sequence: ["a sequence (.npy or .csv)", ".npy,.csv"],
+    volume: ["a volume (.nii, .nii.gz or .npy)", ".nii,.gz,.npy"],
+  };
   const element = (id) => document.getElementById(id);
   const make = NonlocalViewer.parts.element;
   const page = {
@@ -97,6 +104,9 @@
 
   function listModels(models) {
     if (models.length > 1) element("models-legend").textContent = "Models, one or two";
+    const kinds = Object.keys(KINDS).filter((kind) => models.some((model) => model.kind === kind));
+    element("wanted").textContent = kinds.map((kind) => KINDS[kind][0]).join(" or ");
+    element("file").accept = kinds.map((kind) => KINDS[kind][1]).join();
     for (const [number, { name, kind }] of models.entries()) {
       const box = make("input", { type: "checkbox", value: name });
       box.checked = number === 0;
@@ -107,8 +117,8 @@
 
   /** The browser makes the thumbnails of the files themselves: the server decodes nothing. */
   function thumbnailOf({ name, kind }) {
-    // Neither an image nor a video, whatever its name: the reason is told to who chooses it.
-    if (kind === null) return make("span", { class: "thumbnail" });
+    // Numbers, or nothing that is read here, whatever its name: the reason is told to who chooses it.
+    if (kind !== "image" && kind !== "video") return make("span", { class: "thumbnail" });
     const source = `/api/inputs/${name.split("/").map(encodeURIComponent).join("/")}`;
     if (kind === "image") {
       const image = make("img", { loading: "lazy", alt: "", class: "thumbnail" });
