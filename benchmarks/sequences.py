@@ -194,7 +194,8 @@ def _trained(variant: Variant, recipe: Recipe) -> dict[str, Any]:
     """Return the figures of one training."""
     task = (ClassificationTask if variant.masked else _UnmaskedTask)(recipe)
     begin = time.perf_counter()
-    train(recipe, task=task, progress=False)
+    if train(recipe, task=task, progress=False).interrupted:
+        raise KeyboardInterrupt
     seconds = time.perf_counter() - begin
     model, test = load_checkpoint(recipe.output / "last.safetensors"), task.data("test")
     assert isinstance(test, LabelledSequences)

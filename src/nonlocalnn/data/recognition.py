@@ -9,6 +9,7 @@ from nonlocalnn.data.objects.places import coco_file
 from nonlocalnn.data.sequences.files import ONE_SUFFIXES
 from nonlocalnn.data.sequences.step_files import is_step_file
 from nonlocalnn.data.sequences.ts_file import is_text
+from nonlocalnn.data.volumes.datalist import is_datalist
 from nonlocalnn.data.volumes.recognising import holds_volume
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
@@ -28,8 +29,8 @@ def recognised_data(folder: Path) -> str:
     Of images with objects it is "coco" where it holds JSON of COCO's format, "coco-keypoints" where that
     tells of keypoints, and "voc-xml" where more than half of its images have an XML file.
 
-    Of volumes with masks it is "volume-masks". Arrays are told apart by their axes, one or two of a sequence
-    and three or more of a volume, and TIFF files by their pages.
+    Of volumes with masks it is "volume-masks", also where ``dataset.json`` lists them. Arrays are told apart
+    by their axes, one or two of a sequence and three or more of a volume, and TIFF files by their pages.
 
     Of images with masks it is "masks" where it holds folders ``images`` and ``masks``, or one for each split
     that do, and "voc", "cityscapes" or "ade20k" where it holds the folders that these sets have.
@@ -52,6 +53,8 @@ def recognised_data(folder: Path) -> str:
         is_official = coco.name.startswith("instances_")
         return "coco-keypoints" if not is_official and b'"keypoints"' in coco.read_bytes() else "coco"
     with_masks = _with_masks(folder)
+    if with_masks is None and is_datalist(folder):
+        return "volume-masks"
     if with_masks is not None:
         return with_masks
     archives = [path for split in ALL_SPLIT_NAMES for path in find_archives(folder, split).values()]

@@ -1,4 +1,7 @@
-"""Volumes with masks, the class of each voxel: ``images`` and ``masks`` by name, and ``classes.txt``."""
+"""Volumes with masks, the class of each voxel: ``images`` and ``masks`` by name, and ``classes.txt``.
+
+Or ``dataset.json`` names the files and the classes, see :mod:`nonlocalnn.data.volumes.datalist`.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.masks.masked import IGNORED, checked_classes, wrong_ids
 from nonlocalnn.data.masks.pairs import PairedFiles, find_pairs
+from nonlocalnn.data.volumes.datalist import is_datalist, read_datalist
 from nonlocalnn.data.volumes.dataset import check_same_channels, padded_box, vary_with_mask
 from nonlocalnn.data.volumes.files import is_volume, read_volume, volume_stem
 from nonlocalnn.data.volumes.reading import Reading, Sampled, seen
@@ -229,7 +233,8 @@ def load_volume_masks(
     """Load a split of a folder of volumes with masks.
 
     Args:
-        data_dir: It holds ``images``, ``masks`` and ``classes.txt``, the name of a class a line.
+        data_dir: It holds ``images``, ``masks`` and ``classes.txt``, the name of a class a line; or
+            ``dataset.json``.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         image_size: Voxels along each axis of a patch; None is 64.
         reading: How volumes are read; None keeps their spacing and normalises each by itself.
@@ -237,7 +242,7 @@ def load_volume_masks(
         augment: See :class:`MaskedVolumes`.
 
     Raises:
-        FileNotFoundError: A folder, or ``classes.txt``, is missing.
+        FileNotFoundError: A folder, ``classes.txt``, or a file that is named is missing.
         ValueError: ``data_dir`` is missing, files do not belong together, or a file is no volume.
     """
     check_choice("split", split, SPLITS)
@@ -249,7 +254,9 @@ def load_volume_masks(
     root = Path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir must be a folder of images and masks; there is no folder {root}")
-    pairs, classes = find_pairs(root, split, VOLUME_FILES)
+    # Who made a file of classes meant the folders beside it.
+    by_list = is_datalist(root) and not (root / "classes.txt").is_file()
+    pairs, classes = read_datalist(root, split) if by_list else find_pairs(root, split, VOLUME_FILES)
     return MaskedVolumes(
         pairs,
         classes=classes,
