@@ -72,6 +72,9 @@ def test_splits(tmp_path, kind):
     sizes = {"folders": [8, 2, 1], "names": [14, 2, 2], "few": [2, 1, 2]}
     if kind in sizes:
         assert list(map(len, splits)) == sizes[kind]
+    if kind == "names":
+        # The fifth of every ten.
+        assert [splits[1].sample_id(index).rpartition("#")[2] for index in (0, 1)] == ["4", "14"]
     assert [load_steps(tmp_path, "train").sample_id(index) for index in range(len(splits[0]))] == [
         splits[0].sample_id(index) for index in range(len(splits[0]))
     ]
