@@ -166,6 +166,12 @@ def test_uploads_are_explained(client, title, content, model):
     )
     assert document["blocks"]
     assert document["input"]["channels" if document["kind"] == "sequence" else "voxels"]
+    # Runs of classes follow one another from the first step to the last.
+    runs = document["input"].get("step_labels", [])
+    assert bool(runs) is (model == "steps")
+    ends = [run["last"] for run in runs]
+    assert [run["first"] for run in runs] == [0, *(end + 1 for end in ends)][: len(runs)]
+    assert ends[-1:] == [39][: len(runs)]
     page = client.document(about["id"], model, "page")
     assert b"<!DOCTYPE html>" in page.body
 

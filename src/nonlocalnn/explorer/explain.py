@@ -25,6 +25,7 @@ from nonlocalnn.affinity.rows import Query
 from nonlocalnn.explorer.answer import AnswerWithMaps, answer_with_maps
 from nonlocalnn.explorer.labels import colours_of, image_of, overlay
 from nonlocalnn.explorer.objects import colour_of, drawn_objects
+from nonlocalnn.explorer.step_pictures import runs_of
 from nonlocalnn.inference import Classifier, Detector
 from nonlocalnn.inference.loading import Loaded
 from nonlocalnn.tasks.inputs import ShownInput
@@ -119,6 +120,8 @@ def explain(
         shown["voxel_labels"] = _zipped(answer.labels.to(torch.uint8))
     elif answer.labels is not None and answer.labels.dim() == 2:
         shown |= _described_labels(given, answer.labels, loaded.classes)
+    elif answer.labels is not None and answer.labels.dim() == 1:
+        shown["step_labels"] = _described_runs(answer.labels, loaded.classes)
     if answer.labels is not None:
         colours = colours_of(loaded.classes)
         prediction = [{**each, "colour": list(colours[each["id"]])} for each in prediction]
@@ -199,6 +202,12 @@ def _described_labels(given: ShownInput, labels: Tensor, classes: Sequence[str])
         for side, along in zip(picture.shape[1:], (labels, labels[0]), strict=True)
     )
     return {"labels": _data_uri(overlay(picture, labels[rows][:, columns], classes))}
+
+
+def _described_runs(labels: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the runs of equal classes along a sequence, and the colour of each."""
+    colour = dict(zip(classes, colours_of(classes), strict=True))
+    return [{**run, "colour": list(colour[run["class"]])} for run in runs_of(labels, classes)]
 
 
 def _data_uri(frame: Tensor) -> str:

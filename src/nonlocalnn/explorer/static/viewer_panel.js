@@ -35,9 +35,9 @@ NonlocalViewer.Panel = (() => {
         // An object is asked about where its middle is.
         const ask = ([left, top, right, bottom]) => viewer.ask([0, (top + bottom) / 2, (left + right) / 2], true);
         const list = predictionList(data.prediction, ask);
-        const { labels, marked, voxel_labels: voxels } = data.input;
+        const { labels, marked, voxel_labels: voxels, step_labels: steps } = data.input;
         const heading = marked ? "Objects" : labels ? "Classes of the pixels"
-          : voxels ? "Classes of the voxels" : "Prediction";
+          : voxels ? "Classes of the voxels" : steps ? "Classes of the steps" : "Prediction";
         side.prepend(element("section", {}, this.#heading(heading), list));
       }
       const player = data.kind === "video" ? [this.#player()] : [];

@@ -67,7 +67,8 @@ NonlocalViewer.parts = (() => {
     const parts = [];
     if (!best || "box" in best) return "";
     if ("share" in best) {
-      return `Most ${kind === "volume" ? "voxels" : "pixels"}: ${best.class}, ${percent(best.share)}.`;
+      const what = { volume: "voxels", sequence: "steps" }[kind] ?? "pixels";
+      return `Most ${what}: ${best.class}, ${percent(best.share)}.`;
     }
     if (best) parts.push(`Predicted: ${best.class}, ${percent(best.probability)}.`);
     if (truth !== null) {

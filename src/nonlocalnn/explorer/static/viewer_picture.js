@@ -71,15 +71,22 @@ NonlocalViewer.Picture = (() => {
     }
   }
 
-  function curves(channels, length) {
+  /** The channels as lines; with classes of the steps, a band below them in the colours of these. */
+  function curves(channels, length, runs) {
     const extreme = (of) => channels.flat().reduce((found, value) => of(found, value), channels[0]?.[0] ?? 0);
     const low = extreme(Math.min);
     const height = extreme(Math.max) - low || 1;
-    const label = `${channels.length} channels of ${length} values`;
+    const label = `${channels.length} channels of ${length} values`
+      + (runs.length ? ", with the class of each step below" : "");
     const drawing = svgElement("svg", {
-      class: "nl-curves", viewBox: `0 -0.05 ${length} 1.1`, preserveAspectRatio: "none",
+      class: "nl-curves", viewBox: `0 -0.05 ${length} ${runs.length ? 1.2 : 1.1}`, preserveAspectRatio: "none",
       role: "img", "aria-label": label,
     });
+    for (const { first, last, colour } of runs) {
+      drawing.append(svgElement("rect", {
+        x: first, y: 1.06, width: last + 1 - first, height: 0.09, fill: `rgb(${colour.join(" ")})`,
+      }));
+    }
     const lines = channels.map((values) =>
       values.map((value, place) => `${place + 0.5},${1 - (value - low) / height}`).join(" "));
     for (const points of lines) drawing.append(svgElement("polyline", { points, class: "nl-halo" }));
@@ -99,7 +106,7 @@ NonlocalViewer.Picture = (() => {
     if (kind === "sequence") {
       const [channels, length] = [input.channels ?? [], viewer.sides[2]];
       const caption = NonlocalViewer.words.length(input);
-      return [new Surface(curves(channels, length), viewer.sides, caption)];
+      return [new Surface(curves(channels, length, input.step_labels ?? []), viewer.sides, caption)];
     }
     return input.frames.map((source, frame) => {
       const name = NonlocalViewer.words.frame(viewer, frame);
