@@ -19,7 +19,7 @@ EXTRAS = {
         "onnx",
         "onnxruntime",
     ),
-    *("faster_coco_eval", "nibabel", "pycocotools", "pydicom", "tensorboard"),
+    *("faster_coco_eval", "nibabel", "pyarrow", "pycocotools", "pydicom", "tensorboard"),
     *("onnxscript", "python_multipart", "ray", "scipy", "sklearn", "starlette", "timm", "torchcodec"),
     *("torchvision", "tqdm", "uvicorn", "yaml"),
 }

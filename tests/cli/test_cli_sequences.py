@@ -156,7 +156,7 @@ def test_a_model_refuses_what_is_of_another_kind(tmp_path, model, checkpoint, of
         "--model",
         model,
         status=1,
-        says="is no sequence (.ts, .npy, .npz, .csv), and this model",
+        says="is no sequence (.ts, .npy, .npz, .csv, .parquet), and this model",
     )
     for other in (checkpoint, of_clips):
         fails(capsys, "predict", sequence, "--model", str(other), status=1, says="a.npy")

@@ -237,7 +237,7 @@ def test_a_file_of_many_is_named_by_its_numbers(tmp_path):
     for name, says in (
         ("a.ts", "holds 2 sequences: name one, as"),
         ("a.ts#2", "holds sequences 0 to 1"),
-        ("cat.png", "a sequence is read from .ts, .npy, .npz, .csv; got"),
+        ("cat.png", "a sequence is read from .ts, .npy, .npz, .csv, .parquet; got"),
     ):
         with pytest.raises(ValueError, match=says):
             read_sequence(tmp_path / name)

@@ -7,11 +7,12 @@ from nonlocalnn.data.folder_files import ALL_SPLIT_NAMES, IMAGE_SUFFIXES, VIDEO_
 from nonlocalnn.data.masks.pairs import MASK_FOLDERS
 from nonlocalnn.data.objects.places import coco_file
 from nonlocalnn.data.sequences.files import ONE_SUFFIXES
-from nonlocalnn.data.sequences.step_files import is_step_file
+from nonlocalnn.data.sequences.step_files import has_class_of_sequences, is_step_file
 from nonlocalnn.data.sequences.ts_file import is_text
 from nonlocalnn.data.volumes.datalist import is_datalist
 from nonlocalnn.data.volumes.recognising import holds_volume
 
+_SEQUENCES = (*ONE_SUFFIXES, ".parquet")
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 # By which folders known sets of images with masks are recognised.
 _MASK_FOLDERS = (
@@ -35,7 +36,8 @@ def recognised_data(folder: Path) -> str:
     Of images with masks it is "masks" where it holds folders ``images`` and ``masks``, or one for each split
     that do, and "voc", "cityscapes" or "ade20k" where it holds the folders that these sets have.
 
-    Of sequences it is "sequence-labels" where the first file says the class of each step.
+    Of sequences it is "sequence-labels" where the first file says the class of each step. A table in long
+    form does not where it has several sequences, in each of which all rows have the same class.
 
     Archives are "archives" where they hold images and "videos" where they hold videos. Of files the more
     numerous kind decides; CSV files beside images or videos are lists of them, and no sequences. Images below
@@ -72,7 +74,7 @@ def recognised_data(folder: Path) -> str:
     # One an image: a stray file of settings makes no data set.
     if images and 2 * len(marks) > len(images):
         return "voc-xml"
-    sequences = [path for path in files if path.suffix.lower() in ONE_SUFFIXES or path in texts]
+    sequences = [path for path in files if path.suffix.lower() in _SEQUENCES or path in texts]
     if videos or images:
         sequences = [path for path in sequences if path.suffix.lower() != ".csv"]
     elif not sequences:
@@ -84,7 +86,8 @@ def recognised_data(folder: Path) -> str:
         # A class folder's files say no classes of their own.
         first = sequences[0]
         above = [each for each in first.parts[:-1] if each not in ALL_SPLIT_NAMES]
-        return "sequences" if above or not is_step_file(folder / first) else "sequence-labels"
+        of_steps = is_step_file(folder / first) and not has_class_of_sequences(folder / first)
+        return "sequence-labels" if of_steps and not above else "sequences"
     if len(videos) >= len(images):
         return "videos"
     # class/image, or train/class/image; the folders of frames are one further down.

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -161,7 +160,10 @@ def _gpu_engine(rows_BME: Tensor) -> Any:
     """Return the module that computes this on a GPU, or None: on CPUs, in float64, without Triton."""
     if not rows_BME.is_cuda or rows_BME.dtype != torch.float32 or not _has_triton():
         return None
-    return import_module("nonlocalnn.functional.concatenation_triton")
+    # Triton is not there in every build of PyTorch.
+    from nonlocalnn.functional import concatenation_triton
+
+    return concatenation_triton
 
 
 @cache

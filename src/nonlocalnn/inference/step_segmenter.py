@@ -14,8 +14,9 @@ from torch import Tensor
 from nonlocalnn._device import Precision, autocast_for
 from nonlocalnn._names import STEP_SETS
 from nonlocalnn.data.sequences.dataset import normalize_sequence
-from nonlocalnn.data.sequences.files import find_sequences
-from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, is_step_file, names_columns, read_steps
+from nonlocalnn.data.sequences.files import find_sequence_files, parts_of
+from nonlocalnn.data.sequences.long_form import names_columns
+from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, is_step_file, read_steps
 from nonlocalnn.data.sequences.steps import LabelledSteps, load_steps
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, check_place
@@ -79,12 +80,9 @@ class StepSegmenter(Segmenter):
 
     def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
         """Return the sequences among ``inputs`` and in the folders among them: FILE#ID of files of many."""
-        found = []
-        for path in find_sequences(inputs):
-            if _is_long(path):
-                found += [Path(each.name) for each in read_steps(path)]
-            else:
-                found.append(path)
+        found: list[Path] = []
+        for path in find_sequence_files(inputs):
+            found += [Path(each.name) for each in read_steps(path)] if _is_long(path) else parts_of(path)
         return found
 
     def read(self, path: str | os.PathLike[str]) -> Tensor:

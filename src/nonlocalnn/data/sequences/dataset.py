@@ -1,8 +1,8 @@
 """Your own sequences: a folder with a sub-folder per class, or files of many as the UCR archive names them.
 
 A sub-folder per class is read as that of images (:mod:`nonlocalnn.data.image_folders`), splits and all, with
-a ``.npy``, ``.npz`` or ``.csv`` file a sequence. Otherwise the folder holds files of many sequences, ``.ts``
-or ``.npz``::
+a ``.npy``, ``.npz`` or ``.csv`` file a sequence. Otherwise the folder holds files of many sequences, ``.ts``,
+``.npz``, or ``.csv`` and ``.parquet`` in long form::
 
     data_dir/Vowels_TRAIN.ts    data_dir/Vowels_TEST.ts    data_dir/Vowels_VALIDATION.ts (may be missing)
 
@@ -23,13 +23,14 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS
+from nonlocalnn.data.folder_files import is_ignored
 from nonlocalnn.data.image_folders import labelled_files
 from nonlocalnn.data.labelled import Batch, LabelledSamples
 from nonlocalnn.data.normalization import ChannelValues
 from nonlocalnn.data.sequences.files import (
-    MANY_SUFFIXES,
     ONE_SUFFIXES,
     Table,
+    holds_many,
     is_one,
     read_sequence,
     read_table,
@@ -232,7 +233,7 @@ def _files_of_splits(root: Path) -> dict[str, Path]:
     Raises:
         ValueError: Two are for one split, or of two data sets.
     """
-    there = sorted(entry for entry in root.iterdir() if entry.suffix.lower() in MANY_SUFFIXES)
+    there = sorted(entry for entry in root.iterdir() if _is_of_many(entry))
     found: dict[str, Path] = {}
     names = set()
     for path in there:
@@ -250,6 +251,16 @@ def _files_of_splits(root: Path) -> dict[str, Path]:
     if not found and len(there) == 1 and not any(entry.is_dir() for entry in root.iterdir()):
         return {"": there[0]}
     return found
+
+
+def _is_of_many(entry: Path) -> bool:
+    if is_ignored(entry) or entry.is_dir():
+        return False
+    try:
+        return holds_many(entry)
+    # What is wrong with a damaged archive is said where it is read.
+    except ValueError:
+        return True
 
 
 def _source(files: dict[str, Path], split: str, root: Path) -> tuple[Path, Callable[[int], bool]]:

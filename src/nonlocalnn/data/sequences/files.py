@@ -1,13 +1,13 @@
 """Files of sequences: those that hold one, and those that hold many with their classes.
 
 One sequence, (C, L): ``.npy``, ``.npz`` with one array, and ``.csv``, a row a step and a column a channel.
-Many: ``.ts``, and ``.npz`` with the arrays ``X`` (N, C, L) and ``y`` (N,), and where they differ ``lengths``
-(N,). A sequence of such a file is named as ``FILE#NUMBER``, from 0.
+Many: ``.ts``; ``.npz`` with the arrays ``X`` (N, C, L) and ``y`` (N,), and where they differ ``lengths``
+(N,); and tables in long form with a column ``id``, ``.csv`` and ``.parquet``. A sequence of such a file is
+named as ``FILE#NUMBER``, from 0.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import zipfile
@@ -25,12 +25,20 @@ from torch import Tensor
 
 from nonlocalnn._errors import one_line
 from nonlocalnn.data.folder_files import find_files, is_ignored
+from nonlocalnn.data.sequences.long_form import (
+    LONG_SUFFIXES,
+    checked_sequence,
+    class_of,
+    is_long,
+    read_long,
+    rows_of,
+)
 from nonlocalnn.data.sequences.ts_file import read_ts
 
 # Of files of one sequence, and of files of many.
 ONE_SUFFIXES = (".npy", ".npz", ".csv")
-MANY_SUFFIXES = (".ts", ".npz")
-SEQUENCE_SUFFIXES = (".ts", *ONE_SUFFIXES)
+_MANY_SUFFIXES = (".ts", ".npz", *LONG_SUFFIXES)
+SEQUENCE_SUFFIXES = (".ts", *ONE_SUFFIXES, ".parquet")
 _PART = re.compile(r"(.+)#(\d+)")
 
 
@@ -67,7 +75,36 @@ def _table(path: Path, _changed: int, _size: int) -> Table:
         for number, sequence in enumerate(sequences):
             checked_sequence(sequence, f"{path}#{number}")
         return Table(sequences, labels, classes)
+    if path.suffix.lower() in LONG_SUFFIXES:
+        return _table_of_long(path)
     return table_of_arrays(read_arrays(path), path)
+
+
+def _table_of_long(path: Path) -> Table:
+    """Return the sequences of a table in long form, in the order of their first rows."""
+    found = read_long(path)
+    labels = [class_of(each.labels, each.name) for each in found]
+    named = [each for each in labels if each is not None]
+    return Table([each.sequence for each in found], named or None, tuple(in_order(set(named))))
+
+
+def in_order(names: set[str]) -> list[str]:
+    """Return the names of classes sorted; numbers in their own order, 10 after 9.
+
+    Example:
+        >>> in_order({"10", "9"}), in_order({"b", "a"})
+        (['9', '10'], ['a', 'b'])
+    """
+    numbers = all(name.removeprefix("-").isdecimal() for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numbers else (lambda name: (0, name)))
+
+
+def holds_many(path: Path) -> bool:
+    """Return whether a file holds many sequences: by its ending, or by what its header says."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return "X" in _names(path)
+    return suffix == ".ts" or is_long(path)
 
 
 def read_sequence(path: Path) -> Tensor:
@@ -84,7 +121,7 @@ def read_sequence(path: Path) -> Tensor:
         raise ValueError(f"a sequence is read from {', '.join(SEQUENCE_SUFFIXES)}; got {path}")
     if not file.exists():
         raise FileNotFoundError(f"there is no file {file}")
-    if number is None and suffix in (".npy", ".csv"):
+    if number is None and (suffix == ".npy" or (suffix == ".csv" and not is_long(file))):
         return checked_sequence(_array(file) if suffix == ".npy" else _rows(file), str(file))
     if number is None and suffix == ".npz":
         arrays = read_arrays(file)
@@ -109,7 +146,7 @@ def place_of(path: Path) -> tuple[Path, int | None]:
         (12, None)
     """
     found = _PART.fullmatch(path.name)
-    if found is None or Path(found[1]).suffix.lower() not in MANY_SUFFIXES:
+    if found is None or Path(found[1]).suffix.lower() not in _MANY_SUFFIXES:
         return path, None
     return path.with_name(found[1]), int(found[2])
 
@@ -121,8 +158,12 @@ def find_sequences(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
     sequence, are taken as they are named: reading them says what is wrong. All else in a folder is passed
     over with one warning.
     """
-    files = find_files(inputs, _is_any, kind="sequences")
-    return [part for file in files for part in _parts_of(file)]
+    return [part for file in find_sequence_files(inputs) for part in parts_of(file)]
+
+
+def find_sequence_files(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the files of :func:`find_sequences`, one or many sequences in each."""
+    return find_files(inputs, _is_any, kind="sequences")
 
 
 def is_one(entry: Path) -> bool:
@@ -134,53 +175,17 @@ def _is_any(entry: Path) -> bool:
     return entry.suffix.lower() in SEQUENCE_SUFFIXES and not is_ignored(entry) and not entry.is_dir()
 
 
-def _parts_of(path: Path) -> list[Path]:
-    if path.suffix.lower() not in MANY_SUFFIXES or place_of(path)[1] is not None:
+def parts_of(path: Path) -> list[Path]:
+    """Return each sequence of a file of many as ``FILE#NUMBER``, and any other file as it is."""
+    if place_of(path)[1] is not None:
         return [path]
     try:
-        if path.suffix.lower() == ".npz" and "X" not in _names(path):
+        if not holds_many(path):
             return [path]
         number = len(read_table(path).sequences)
     except (OSError, ValueError):
         return [path]
     return [path.with_name(f"{path.name}#{each}") for each in range(number)]
-
-
-def checked_sequence(sequence: Any, name: str) -> Tensor:
-    """Return a sequence as float32 (C, L), where it is one of finite numbers."""
-    if sequence.ndim == 1:
-        sequence = sequence[None]
-    if sequence.ndim != 2 or 0 in sequence.shape:
-        raise ValueError(
-            f"{name} must hold one sequence, (channels, steps); got an array of shape {tuple(sequence.shape)}"
-        )
-    numbers = torch.as_tensor(sequence).to(torch.float32)
-    wrong = (~numbers.isfinite()).nonzero()
-    if len(wrong):
-        channel, step = wrong[0].tolist()
-        raise ValueError(
-            f"{name} has {len(wrong)} values that are no finite numbers, the first in channel {channel} at "
-            f"step {step}: fill them first"
-        )
-    return numbers
-
-
-def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV file that are not empty, with their numbers from 1.
-
-    Raises:
-        ValueError: It is no text.
-    """
-    try:
-        # A spreadsheet's own mark before the first name is none of it.
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no CSV file: it is not text") from None
-    first = text.split("\n", 1)[0]
-    divider = next((each for each in ("\t", ";") if each in first), ",")
-    for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=divider), 1):
-        if any(cell.strip() for cell in cells):
-            yield number, cells
 
 
 def _rows(path: Path) -> Tensor:

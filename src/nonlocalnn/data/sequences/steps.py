@@ -28,8 +28,10 @@ from nonlocalnn.data.sequences.dataset import (
     statistics_of,
     vary,
 )
+from nonlocalnn.data.sequences.files import in_order
+from nonlocalnn.data.sequences.long_form import Labelled, channel_names
 from nonlocalnn.data.sequences.padding import pad_batch
-from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, Labelled, channel_names, read_steps
+from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, read_steps
 
 # Of every ten training sequences, counted from 0, where there is no file for validation.
 _VALIDATION = 4
@@ -157,7 +159,7 @@ def load_steps(
     for each in everything:
         if each.labels is None:
             raise ValueError(f"{each.name} has no class for each step: a column label, or y (N, steps)")
-    classes = _in_order({label for each in everything for label in each.labels or () if label})
+    classes = in_order({label for each in everything for label in each.labels or () if label})
     if not classes:
         raise ValueError(f"no step of the sequences in {root} has a class: label some")
     if not by_split.get(split):
@@ -215,9 +217,3 @@ def _sequences_in(folder: Path) -> list[Labelled]:
     left = [path for path in sorted(folder.iterdir()) if path not in set(files)]
     warn_of_passed_over(folder, left, kind="sequences with labels")
     return [each for path in files for each in read_steps(path)]
-
-
-def _in_order(names: set[str]) -> list[str]:
-    """Return the names of classes sorted; numbers in their own order, 10 after 9."""
-    numbers = all(name.removeprefix("-").isdecimal() for name in names)
-    return sorted(names, key=(lambda name: (int(name), name)) if numbers else (lambda name: (0, name)))

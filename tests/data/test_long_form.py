@@ -1,0 +1,134 @@
+"""Tables in long form: many sequences in one file, each with its class, as CSV and as Parquet."""
+
+import numpy as np
+import pytest
+import torch
+
+from nonlocalnn.data import load_dataset
+from nonlocalnn.data.recognition import recognised_data
+from nonlocalnn.data.sequences.files import find_sequences, holds_many, read_sequence, read_table
+from nonlocalnn.data.sequences.step_files import read_steps
+from tolerances import assert_same
+
+
+def rows(numbers, *, label=lambda number, step: ("up", "down")[number % 2]):
+    """Rows of sequences of different lengths, each by its number."""
+    return [
+        (f"s{number}", 0.1 * step, number + step, -step, label(number, step))
+        for number in numbers
+        for step in range(3 + number % 4)
+    ]
+
+
+def csv(path, table):
+    path.write_text(
+        "\n".join([",".join(map(str, row)) for row in [("id", "time", "a", "b", "label"), *table]])
+    )
+    return path
+
+
+def parquet(path, table):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+
+    columns = dict(zip(("id", "time", "a", "b", "label"), map(list, zip(*table, strict=True)), strict=True))
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+each = pytest.mark.parametrize(("write", "ending"), [(csv, ".csv"), (parquet, ".parquet")])
+
+
+@each
+def test_many_sequences_of_one_file(tmp_path, write, ending):
+    # Rows of different sequences may lie in any order among one another.
+    table = sorted(rows([10, 3]), key=lambda row: row[1])
+    path = write(tmp_path / f"a{ending}", table)
+    found = read_table(path)
+    assert holds_many(path)
+    assert (found.labels, found.classes) == (["up", "down"], ("down", "up"))
+    assert_same(found.sequences[1], torch.tensor([[3.0, 4, 5, 6, 7, 8], [0.0, -1, -2, -3, -4, -5]]))
+    assert find_sequences([path]) == [tmp_path / f"a{ending}#0", tmp_path / f"a{ending}#1"]
+    assert_same(read_sequence(tmp_path / f"a{ending}#1"), found.sequences[1])
+    with pytest.raises(ValueError, match="holds 2 sequences: name one, as"):
+        read_sequence(path)
+
+
+@each
+def test_files_of_splits(tmp_path, write, ending):
+    write(tmp_path / f"walks_TRAIN{ending}", rows(range(20)))
+    write(tmp_path / f"walks_TEST{ending}", rows(range(20, 23)))
+    assert recognised_data(tmp_path) == "sequences"
+    parts = {
+        split: load_dataset("sequences", split, data_dir=tmp_path)
+        for split in ("train", "validation", "test")
+    }
+    # The fifth of every ten training sequences of a class is for validation.
+    assert [len(data) for data in parts.values()] == [18, 2, 3]
+    assert [data.sample_id(0).rpartition("#")[2] for data in parts.values()] == ["0", "8", "0"]
+    assert parts["test"].classes == ("down", "up")
+    assert parts["test"].num_steps == [3, 4, 5]
+
+
+def test_one_table_is_divided(tmp_path):
+    csv(tmp_path / "walks.csv", rows(range(40)))
+    counts = [
+        len(load_dataset("sequences", split, data_dir=tmp_path)) for split in ("train", "validation", "test")
+    ]
+    assert counts == [32, 4, 4]
+
+
+def test_a_table_whose_classes_change_is_one_of_labelled_steps(tmp_path):
+    csv(tmp_path / "walks.csv", rows(range(4), label=lambda number, step: f"c{step > 1}"))
+    assert recognised_data(tmp_path) == "sequence-labels"
+    with pytest.raises(
+        ValueError, match=r"#s0 must have one class, .* got 'cFalse', 'cTrue': train by --data seq"
+    ):
+        load_dataset("sequences", "train", data_dir=tmp_path)
+
+
+def test_numbers_are_classes_in_their_own_order(tmp_path):
+    table = read_table(csv(tmp_path / "a.csv", rows([1, 2, 3], label=lambda number, step: 9 + number % 3)))
+    assert table.classes == ("9", "10", "11")
+
+
+def test_a_row_without_a_label_and_a_table_without_labels(tmp_path):
+    csv(tmp_path / "a.csv", rows([1, 2], label=lambda number, step: "up" if step else ""))
+    with pytest.raises(ValueError, match="must have one class, the same in each of its rows; got '', 'up'"):
+        read_table(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("id,a\nx,1\nx,2\ny,3\n")
+    table = read_table(tmp_path / "b.csv")
+    assert (len(table.sequences), table.labels) == (2, None)
+
+
+def test_parquet_of_labelled_steps(tmp_path):
+    path = parquet(tmp_path / "a.parquet", rows([1, 2], label=lambda number, step: f"c{step}"))
+    assert [each.labels for each in read_steps(path)] == [
+        ["c0", "c1", "c2", "c3"],
+        ["c0", "c1", "c2", "c3", "c4"],
+    ]
+
+
+def test_what_is_wrong_with_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs pyarrow")
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 no table")
+    with pytest.raises(ValueError, match=r"a\.parquet cannot be read as Parquet: "):
+        read_table(path)
+    parquet(path, [("x", 0.0, 1.0, 2.0, "up"), ("x", 1.0, None, 2.0, "up")])
+    with pytest.raises(ValueError, match=r"a\.parquet, row 1: a must be a number; got ''"):
+        read_table(path)
+    parquet(path, [("x", 0.0, 1.0, np.nan, "up")])
+    with pytest.raises(
+        ValueError, match="1 values that are no finite numbers, the first in channel 1 at step 0"
+    ):
+        read_table(path)
+
+
+def test_parquet_without_its_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(
+        ImportError, match=r"reading Parquet needs the library 'pyarrow'.*nonlocalnn\[parquet\]"
+    ):
+        read_table(tmp_path / "a.parquet")
