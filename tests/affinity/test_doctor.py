@@ -1,5 +1,7 @@
 """Whether blocks are used: networks whose blocks are planted, a verdict each, and no other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from planted_network import LENGTH, MARK, OUT, REAL, SURE, VALUE, Reader, batches, blindly, loss
@@ -10,7 +12,7 @@ from helpers import randomize_
 from nonlocalnn import NonLocal1d, NonLocal3d
 from nonlocalnn.affinity import Change, examine
 from nonlocalnn.affinity.block_measures import evened, sums_of
-from nonlocalnn.affinity.verdicts import BlockFindings
+from nonlocalnn.affinity.verdicts import BlockFindings, Examination
 from nonlocalnn.functional import INSTANTIATIONS
 from tolerances import assert_near, near
 
@@ -212,6 +214,16 @@ def test_few_batches_tell_less():
     assert error(*[1, 3] * 32).error == near(64**0.5 / 63**0.5 / 8 * (1 + 1.4 / 63))
     # Eight are the last of the table, and nine go by the formula: no step between them.
     assert error(*[1, 3] * 4).error > error(*[1, 3] * 4, 2).error
+
+
+@pytest.mark.parametrize(("number", "rise", "said"), [(2, 0.5, 1), (2, -0.5, 0), (2, 0.0, 0), (1, 0.5, 0)])
+def test_blocks_that_matter_together_are_not_all_left_out(number, rise, said):
+    same = Change(1.0, 1.0, 0.1, {}, 0.0)
+    block = BlockFindings("0", "gaussian", 1.0, 1.0, None, 5.0, 0.5, None, None, same, same, {})
+    assert block.verdict == "makes no difference"
+    together = Change(1.0, 1.0 + rise, 0.1, {}, 0.0)
+    found = Examination(9, 1.0, {}, [replace(block, name=str(each)) for each in range(number)], together, [])
+    assert str(found).count("leave out one of 0, 1: together they matter") == said
 
 
 def test_what_counts_as_a_change():
