@@ -8,6 +8,7 @@ import torch
 from keypoint_pictures import NAMES, figure, write_keypoints
 from nonlocalnn.data.objects import PointNames, load_objects
 from nonlocalnn.data.objects.annotated import mirrored
+from nonlocalnn.data.objects.points import checked_points
 from nonlocalnn.data.recognition import recognised_data
 from tolerances import assert_same
 
@@ -192,3 +193,11 @@ def test_cards_are_the_same_each_time_and_drawn_anew_in_training():
     assert not torch.equal(drawn[0][0], drawn[0][0])
     with pytest.raises(ValueError, match="data_dir has no effect on 'keypoint-cue'"):
         load_objects("keypoint-cue", "train", data_dir="x")
+
+
+@pytest.mark.parametrize("anything", [None, float("nan"), -5, "x"])
+def test_of_a_point_that_is_not_marked_a_file_may_hold_anything(anything):
+    found = checked_points([anything, anything, 0, 8, 30, 1], 2, "a", 60, 50)
+    assert found == ((0.0, 0.0, 0), (8.0, 30.0, 1))
+    with pytest.raises(ValueError, match="must be x, y and a visibility"):
+        checked_points([None, 3, 1, 8, 30, 1], 2, "a", 60, 50)

@@ -150,15 +150,17 @@ def checked_points(value: Any, number: int, name: str, width: int, height: int) 
         raise ValueError(f"{name}: keypoints must be {number} times x, y, visibility; got {value!r:.60}")
     points = []
     for x, y, visible in zip(value[::3], value[1::3], value[2::3], strict=True):
-        if not all(_is_number(each) for each in (x, y)) or visible not in (0, 1, 2):
+        if visible not in (0, 1, 2) or (visible and not (_is_number(x) and _is_number(y))):
             raise ValueError(
                 f"{name}: a keypoint must be x, y and a visibility of 0, 1 or 2; got {[x, y, visible]!r:.60}"
             )
-        is_inside = -_SLACK <= x <= width + _SLACK and -_SLACK <= y <= height + _SLACK
-        if visible and not is_inside:
-            raise ValueError(f"{name}: its keypoint {[x, y]} lies outside the image, {width} x {height}")
         # Of a point that is not marked files hold anything.
-        points.append((float(x), float(y), int(visible)) if visible else (0.0, 0.0, 0))
+        if not visible:
+            points.append((0.0, 0.0, 0))
+            continue
+        if not (-_SLACK <= x <= width + _SLACK and -_SLACK <= y <= height + _SLACK):
+            raise ValueError(f"{name}: its keypoint {[x, y]} lies outside the image, {width} x {height}")
+        points.append((float(x), float(y), int(visible)))
     return tuple(points)
 
 
