@@ -452,7 +452,7 @@ def start_alike(model: nn.Module) -> None:
     """Give phi the weights of theta in all blocks of a network, as a start of training from scratch.
 
     Each position then begins by attending to those that resemble it, as in the Gaussian form, and not to
-    random ones; docs/results/segmentation.md says what that changes. Training moves the two apart.
+    random ones; docs/results/dense.md says what that changes. Training moves the two apart.
 
     Blocks of the Gaussian form, which have no embeddings, of the concatenation form, which multiplies none,
     and those whose keys are of a context with other channels stay as they are.
