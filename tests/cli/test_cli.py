@@ -129,7 +129,7 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_has_it(tmp_path, monkeypatc
     ("name", "says"),
     [
         ("cue-tyni", "got 'cue-tyni' (did you mean 'cue-tiny'?)"),
-        ("runs/none/recipe.json", "must be one of 'charades', 'coco-"),
+        ("runs/none/recipe.json", "must be one of 'ade20k-r50-80k', 'charades', "),
     ],
 )
 def test_neither_a_file_nor_a_recipe(name, says, capsys):

@@ -19,6 +19,7 @@ def runs_of(labels: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return the runs of equal classes along a sequence, from its first step to its last.
 
     Example:
+        >>> import torch
         >>> runs_of(torch.tensor([0, 0, 1]), ["rest", "walk"])
         [{'class': 'rest', 'first': 0, 'last': 1}, {'class': 'walk', 'first': 2, 'last': 2}]
     """
