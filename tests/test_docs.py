@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import maps, models_report, ranks, sequences, training
+from benchmarks import large_map, maps, models_report, ranks, sequences, training
 from benchmarks import report as benchmark_report
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.ablation.runs import AblationRow, markdown
@@ -176,6 +176,11 @@ def test_the_tables_of_ranks_are_those_of_their_json():
 def test_the_table_of_trainings_is_that_of_its_json():
     report = json.loads((ROOT / "docs/results/training.json").read_text())
     assert training.markdown(report) in (ROOT / "docs/results/training.md").read_text()
+
+
+def test_the_table_of_the_large_map_is_that_of_its_json():
+    report = json.loads((ROOT / "docs/results/large-map.json").read_text())
+    assert large_map.markdown(report) in (ROOT / "docs/results/large-map.md").read_text()
 
 
 def test_the_table_of_sequences_is_that_of_its_json():
