@@ -62,9 +62,7 @@ def run(
     for work in _WORKS:
         needed = _COPIES[work] * 4 * positions**2
         ways = [way for way in _WAYS if way != "materialised" or needed <= 2**31]
-        timings = time_together(
-            {way: _passes(way, work, sides) for way in ways}, min_seconds=0, max_runs=3
-        )
+        timings = time_together({way: _passes(way, work, sides) for way in ways}, min_seconds=0, max_runs=3)
         for way in _WAYS:
             row = {"work": work, "way": way, "affinity_bytes": needed if way == "materialised" else 0}
             if way in ways:

@@ -16,9 +16,9 @@ MOST_WEIGHTS = 2**23
 
 
 def materialises(theta: Tensor, phi: Tensor, g: Tensor, instantiation: str) -> bool:
-    """Return whether the N x M tensor is the faster way, and small."""
+    """Return whether the N x M tensor is the faster way, and small, of the forms that are products."""
     # A program exported for any size must not decide by the size of its example.
-    if instantiation == "concatenation" or torch.compiler.is_exporting():
+    if torch.compiler.is_exporting():
         return False
     (batch, num_queries, width), num_keys, num_values = theta.shape, phi.shape[1], g.shape[2]
     num_weights = batch * num_queries * num_keys
