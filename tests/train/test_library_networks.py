@@ -73,7 +73,8 @@ def test_every_command_takes_it(run, command, tmp_path, capsys):
         "predict": ["--model", model, photograph],
         "maps": ["--model", model, photograph, "--output", str(tmp_path / "maps")],
         "explain": ["--model", model, photograph, "--output", str(tmp_path / "page.html")],
-        "export": [model, "--format", "pt2", "--output", str(tmp_path / "model.pt2")],
+        # Of images of 40 pixels the last map is one position, which PyTorch then takes for granted.
+        "export": [model, "--format", "pt2", "--static", "--output", str(tmp_path / "model.pt2")],
     }[command]
     assert main([command, *words]) == 0
     if command == "predict":

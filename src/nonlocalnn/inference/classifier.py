@@ -17,6 +17,7 @@ from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.inference.model_facts import facts_of, in_words
 from nonlocalnn.inference.trained import Loaded
+from nonlocalnn.models.layout import with_channels_last
 from nonlocalnn.tasks.answers import answer_files
 from nonlocalnn.tasks.inputs import Facts, InputKind, ShownInput, take_sample
 from nonlocalnn.tasks.kinds import kind_of_data, kind_of_facts
@@ -262,4 +263,4 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
 def classifier_of(path: Path, found: Imported) -> Classifier:
     """Return the classifier that an opened checkpoint holds; see :func:`load_classifier`."""
     _, facts, assumed = facts_of(path, found, "classification")
-    return Classifier(found.model.eval(), **facts, assumed=assumed)
+    return Classifier(with_channels_last(found.model.eval()), **facts, assumed=assumed)

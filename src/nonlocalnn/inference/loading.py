@@ -16,6 +16,7 @@ from nonlocalnn.inference.model_facts import facts_of, implied_facts
 from nonlocalnn.inference.segmenter import Segmenter
 from nonlocalnn.inference.step_segmenter import StepSegmenter
 from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
+from nonlocalnn.models.layout import with_channels_last
 from nonlocalnn.tasks.choice import trained_task
 
 Loaded = Classifier | Segmenter | Detector
@@ -87,7 +88,7 @@ def segmenter_of(path: Path, found: Imported) -> Segmenter:
     elif len(facts["sample_shape"]) == 2:
         kind = StepSegmenter
         given["channel_names"] = _names(path, known.get("channel_names"), facts["sample_shape"][0])
-    return kind(model=found.model.eval(), **given, assumed=assumed)
+    return kind(model=with_channels_last(found.model.eval()), **given, assumed=assumed)
 
 
 def _names(path: Path, names: Any, number: int) -> tuple[str, ...]:
