@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import large_map, maps, models_report, ranks, sequences, training
+from benchmarks import large_map, maps, models_report, ranks, sequences, training, volumes
 from benchmarks import report as benchmark_report
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.ablation.runs import AblationRow, markdown
@@ -187,6 +187,12 @@ def test_the_table_of_sequences_is_that_of_its_json():
     report = json.loads((ROOT / "docs/results/sequences.json").read_text())
     assert len(report["sets"][0]["rows"]) == 9
     assert sequences.markdown(report) in (ROOT / "docs/results/sequences.md").read_text()
+
+
+def test_the_tables_of_volumes_are_those_of_their_json():
+    report = json.loads((ROOT / "docs/results/volumes.json").read_text())
+    assert len(report["rows"]) == 6
+    assert volumes.markdown(report) in (ROOT / "docs/results/volumes.md").read_text()
 
 
 def test_the_digits_table_is_that_of_its_json():
