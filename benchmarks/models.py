@@ -25,6 +25,7 @@ class _Amount:
         forms: Instantiations of those blocks.
         min_seconds: For how long each way is run at least, in seconds.
         decoding: How much is read.
+        others: Ways to run our networks beside the plain one; engines for inference only take no training.
     """
 
     networks: Sequence[str]
@@ -34,6 +35,12 @@ class _Amount:
     forms: Sequence[str]
     min_seconds: float
     decoding: decoding.Amount
+    others: Sequence[str] = ()
+
+    def ways(self, *, training: bool) -> list[str]:
+        """Return the ways in which our networks are measured."""
+        engines = ("onnxruntime", "openvino") if training else ()
+        return ["ours", "plain", *(way for way in self.others if way not in engines)]
 
 
 _FULL = _Amount(
@@ -44,9 +51,17 @@ _FULL = _Amount(
     INSTANTIATIONS,
     10.0,
     decoding.FULL,
+    ("plain, channels last", "compiled", "onnxruntime", "openvino", "ours, bfloat16"),
 )
 _QUICK = _Amount(
-    ("nl2_c2d_tiny",), TORCHVISION[:1], 32, ("c2d_tiny", (0,)), ("embedded_gaussian",), 0.0, decoding.QUICK
+    ("nl2_c2d_tiny",),
+    TORCHVISION[:1],
+    32,
+    ("c2d_tiny", (0,)),
+    ("embedded_gaussian",),
+    0.0,
+    decoding.QUICK,
+    ("plain, channels last", "ours, bfloat16"),
 )
 
 
@@ -108,7 +123,7 @@ def _network_rows(amount: _Amount) -> Iterator[Row]:
     for network in amount.networks:
         for training in (False, True):
             work = Work(network, training, num_clips=2 if training else 1, side=amount.side)
-            yield measure_network(work, ("ours", "plain"), min_seconds=amount.min_seconds)
+            yield measure_network(work, amount.ways(training=training), min_seconds=amount.min_seconds)
 
 
 def _torchvision_rows(amount: _Amount) -> Iterator[Row]:

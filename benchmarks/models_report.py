@@ -16,6 +16,10 @@ _NETWORKS = """\
 "Plain" is the same network as it is usually run: 3D convolutions on clips in the default layout, norms as
 they stand. "Ours" has clips and weights in `channels_last_3d` and, for inference, norms folded into
 convolutions. Weights are the same, and outputs are equal up to rounding."""
+_OTHERS = """\
+The same work in other ways: their time over ours, so that more than 1 is slower than ours. "Compiled" is the
+network with blocks that hold the affinity, in `channels_last_3d`, under `torch.compile`; the two engines run
+ours as ONNX; "ours, bfloat16" is ours under autocast, whose difference is of the largest output."""
 _TORCHVISION = """\
 torchvision's networks at the size that their weights were trained at, in the default layout. Networks of
 unlike size are compared by GFLOPs a second, for which a training step counts as three forward passes: more is
@@ -42,6 +46,7 @@ def markdown(report: dict[str, Any]) -> str:
     networks, others = report["networks"], report["torchvision"]
     sections = (
         ("Beside the plain way", _NETWORKS, networks, _beside),
+        ("Beside other ways", _OTHERS, [row for row in networks if set(row["ratio"]) > {"plain"}], _others),
         ("Per FLOP, beside torchvision", _TORCHVISION, [*networks, *others] if others else [], _per_flop),
         ("Long clips without sub-sampling", _LONG, report["long_clips"], _long),
         ("Decoding", _DECODING, report["decoding"], _decoding),
@@ -74,6 +79,16 @@ def _beside(rows: Sequence[Row]) -> str:
     )
 
 
+def _others(rows: Sequence[Row]) -> str:
+    ways = list(dict.fromkeys(way for row in rows for way in (*row["ratio"], *row["absent"])))
+    lines = []
+    for row in rows:
+        narrow = row["error"].get("ours, bfloat16")
+        cells = [_of(row, "ratio", way, _ratio) for way in ways]
+        lines.append([row["network"], row["work"], *cells, "" if narrow is None else f"{narrow:.1e}"])
+    return table(["network", "work", *ways, "difference of bfloat16"], lines)
+
+
 def _per_flop(rows: Sequence[Row]) -> str:
     header = ["network", "way", "work", "clip", "GFLOPs a clip", "clips a second", "GFLOPs a second", "MiB"]
     # The fastest of torchvision's at the same work; only it has no way of ours.
@@ -94,7 +109,7 @@ def _per_flop(rows: Sequence[Row]) -> str:
                     digits(row["gflops"][way]),
                     digits(row["clips_per_second"][way]),
                     f"**{digits(rate)}**" if loses else digits(rate),
-                    _mebibytes(row["peak_bytes"][way]),
+                    _of(row, "peak_bytes", way, _mebibytes),
                 ]
             )
     return table(header, lines)

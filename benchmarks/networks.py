@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +19,7 @@ from benchmarks.measure import peak_memory, time_together
 from benchmarks.rows import Row
 from nonlocalnn._errors import check_choice, missing_extra
 from nonlocalnn.blocks import nonlocal_blocks
+from nonlocalnn.export import export_model
 from nonlocalnn.models import create_model, list_models, sample_shape
 from nonlocalnn.models.bottleneck import FrozenNorm
 from nonlocalnn.models.cost import Cost, cost
@@ -23,10 +28,11 @@ from nonlocalnn.surgery.fusion import fuse_
 TORCHVISION = ("r3d_18", "r2plus1d_18")
 # The size that torchvision's weights were trained at.
 _TORCHVISION_CLIP = (3, 16, 112, 112)
-# The last is the same network but for the engine of its blocks: what that saves is seen of the whole.
-WAYS = ("ours", "plain", "materialised")
+# Materialised is the same network but for the engine of its blocks: what that saves is seen of the whole.
+_WEIGHED = ("ours", "plain", "materialised")
+WAYS = (*_WEIGHED, "plain, channels last", "compiled", "onnxruntime", "openvino", "ours, bfloat16")
 # The largest difference of outputs that is rounding, relative to the largest output.
-_TOLERANCE = 1e-5
+_TOLERANCE, _NARROW_TOLERANCE = 1e-5, 5e-2
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,13 @@ class Work:
 def measure_network(work: Work, ways: Sequence[str], *, min_seconds: float, min_runs: int = 3) -> Row:
     """Check, weigh and time a network in several ways, on the CPU.
 
-    ================  =================================================================================
-    way               what
-    ================  =================================================================================
-    ``ours``          clips and weights in ``channels_last_3d`` and, for inference, norms folded
-    ``plain``         the network as it stands, clips in the default layout
-    ``materialised``  as ours, but the blocks hold the N x M affinity
-    ================  =================================================================================
+    - ``ours``: clips and weights in ``channels_last_3d`` and, for inference, norms folded;
+    - ``plain``: the network as it stands, clips in the default layout;
+    - ``plain, channels last``: the same with clips and weights in ``channels_last_3d``;
+    - ``materialised``: as ours, but the blocks hold the N x M affinity;
+    - ``compiled``: the materialised network, norms as they stand, under ``torch.compile``;
+    - ``onnxruntime``, ``openvino``: ours, exported to ONNX and run there; inference only;
+    - ``ours, bfloat16``: ours under autocast to bfloat16.
 
     Args:
         work: What to measure.
@@ -78,11 +84,12 @@ def measure_network(work: Work, ways: Sequence[str], *, min_seconds: float, min_
         min_runs: The same.
 
     Returns:
-        "network", "work", "form" of its blocks, "clip" (its shape), and "error", the largest difference of
-        outputs over the largest output; by way "gflops" of a clip's forward pass, "seconds" of a pass,
+        "network", "work", "form" of its blocks, "clip" (its shape), and "error" by way, the largest
+        difference from the first way's outputs over the largest of them; by way "gflops" of a clip's forward
+        pass, "seconds" of a pass,
         "clips_per_second", "gflops_per_second", for which a training step counts three forward passes, and
         "peak_bytes" above weights and input; "ratio", another way's time over ours; and in "absent" why a
-        way was not run.
+        way was not run. Memory is of the ways that are PyTorch's alone and not compiled.
 
     Raises:
         ValueError: A name is unknown, or two ways differ in their outputs.
@@ -93,9 +100,11 @@ def measure_network(work: Work, ways: Sequence[str], *, min_seconds: float, min_
     network, clips = make(work)
     counted = cost(network, (1, *clips.shape[1:]))
     # First: what memory does not suffice for ends a process of its own, and must not end this one.
-    peaks, absent = _peaks(work, ways)
-    error = _find_error(work, list(peaks))
-    workers = {way: _worker(way, work, *make(work)) for way in peaks}
+    peaks, absent = _peaks(work, [way for way in ways if way in _WEIGHED])
+    absent |= {way: f"{way} is not installed" for way in ways if way in _ENGINES and not find_spec(way)}
+    left = [way for way in ways if way not in absent]
+    error = _find_errors(work, left)
+    workers = {way: _worker(way, work, *make(work)) for way in left}
     timings = time_together(workers, min_seconds=min_seconds, min_runs=min_runs)
     gflops = {way: _flops(way, counted) / 1e9 for way in timings}
     speed = {way: work.num_clips / timing.median for way, timing in timings.items()}
@@ -159,13 +168,69 @@ def _build(work: Work) -> nn.Module:
 def _prepare(way: str, network: nn.Module, clips: Tensor) -> tuple[nn.Module, Tensor]:
     if way == "plain":
         return network, clips
-    if way == "materialised":
+    if way in ("materialised", "compiled"):
         for name, block in nonlocal_blocks(network).items():
             network.set_submodule(name, MaterialisedBlock(block))
-    if not network.training:
+    if not network.training and way not in ("plain, channels last", "compiled"):
         fuse_(network)
+    if way in _ENGINES:
+        return _Exported(network, clips, way), clips
     layout = torch.channels_last_3d
-    return network.to(memory_format=layout), clips.to(memory_format=layout)
+    network, clips = network.to(memory_format=layout), clips.to(memory_format=layout)
+    if way == "compiled":
+        torch.compiler.reset()
+        return cast(nn.Module, torch.compile(network)), clips
+    return (_Narrow(network) if way == "ours, bfloat16" else network), clips
+
+
+class _Narrow(nn.Module):
+    """A network under autocast to bfloat16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, clips: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.network(clips).float()
+
+
+class _Exported(nn.Module):
+    """A network as another engine runs it, from an ONNX file."""
+
+    def __init__(self, network: nn.Module, clips: Tensor, engine: str) -> None:
+        super().__init__()
+        self.training = network.training
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            export_model(network, path, format="onnx", example_input=torch.cat([clips, clips]))
+            self._run = _ENGINES[engine](path.read_bytes())
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return torch.from_numpy(self._run(clips.numpy()))
+
+
+def _onnxruntime(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda clips: session.run(None, {name: clips})[0]
+
+
+def _openvino(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(model), "CPU", settings)
+    return lambda clips: compiled([clips])[0]
+
+
+_ENGINES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
 def _worker(way: str, work: Work, network: nn.Module, clips: Tensor) -> Callable[[], None]:
@@ -186,8 +251,8 @@ def _pass(network: nn.Module, clips: Tensor) -> Callable[[], None]:
     return train if network.training else infer
 
 
-def _find_error(work: Work, ways: Sequence[str]) -> float:
-    """Return the largest difference of outputs between the first way and the others, over the largest output.
+def _find_errors(work: Work, ways: Sequence[str]) -> dict[str, float]:
+    """Return the largest difference of outputs between the first way and each other, over the largest output.
 
     Raises:
         ValueError: It is more than rounding.
@@ -198,15 +263,15 @@ def _find_error(work: Work, ways: Sequence[str]) -> float:
         with torch.no_grad():
             prepared, given = _prepare(way, network.eval(), clips)
             outputs[way] = prepared(given)
-    error = 0.0
+    first, errors = outputs[ways[0]], {}
     for other in ways[1:]:
-        first = outputs[ways[0]]
-        error = max(error, float((first - outputs[other]).abs().max() / first.abs().max()))
-    if not error <= _TOLERANCE:
-        raise ValueError(
-            f"{work.network}: outputs of {' and '.join(ways)} differ by {error:.1e} of the largest"
-        )
-    return error
+        errors[other] = float((first - outputs[other]).abs().max() / first.abs().max())
+        if not errors[other] <= (_NARROW_TOLERANCE if "bfloat16" in other else _TOLERANCE):
+            raise ValueError(
+                f"{work.network}: outputs of {ways[0]} and {other} differ by {errors[other]:.1e} of the "
+                "largest"
+            )
+    return errors
 
 
 def _peaks(work: Work, ways: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:

@@ -38,12 +38,16 @@ def test_every_section_is_measured(tmp_path, capsys):
         ("r3d_18", work) for work in works
     ]
     assert [row["form"] for row in report["long_clips"]] == ["embedded_gaussian"]
-    for section, other in (("networks", "plain"), ("long_clips", "materialised")):
+    for section, others in (
+        ("networks", ["plain", "plain, channels last", "ours, bfloat16"]),
+        ("long_clips", ["materialised"]),
+    ):
         for row in report[section]:
             seconds = {way: timing["median"] for way, timing in row["seconds"].items()}
-            assert row["ratio"] == {other: seconds[other] / seconds["ours"]}
-            assert set(row["peak_bytes"]) == {"ours", other}
-            assert 0 <= row["error"] < 1e-5
+            assert row["ratio"] == {other: seconds[other] / seconds["ours"] for other in others}
+            assert set(row["peak_bytes"]) == {"ours", others[0]}
+            assert list(row["error"]) == others
+            assert all(0 <= row["error"][other] < 1e-5 for other in others if "bfloat16" not in other)
     inference, training = report["torchvision"]
     for row, passes in ((inference, 1), (training, 3)):
         speed = row["clips_per_second"]["plain"]
@@ -58,6 +62,7 @@ def test_every_section_is_measured(tmp_path, capsys):
     titles = [line[3:] for line in told.splitlines() if line.startswith("## ")]
     assert titles == [
         "Beside the plain way",
+        "Beside other ways",
         "Per FLOP, beside torchvision",
         "Long clips without sub-sampling",
         "Decoding",
@@ -97,6 +102,25 @@ def test_materialised_replaces_the_blocks_and_nothing_else():
         name for name, module in network.named_modules() if isinstance(module, networks.MaterialisedBlock)
     }
     assert found == names == {"layer2.0.nl"}
+
+
+def test_other_ways_give_the_same(monkeypatch, no_peaks):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(networks, "find_spec", lambda name: name == "onnxruntime")
+    ways = ["ours", *models._FULL.others]
+    row = measure_network(INFERENCE, ways, min_seconds=0.0, min_runs=1)
+    assert list(row["seconds"]) == [way for way in ways if way != "openvino"]
+    assert row["absent"] == {"openvino": "openvino is not installed"}
+    assert 1e-5 < row["error"]["ours, bfloat16"] < 5e-2
+    assert "| openvino is not installed |" in models_report._others([row])
+    assert models._FULL.ways(training=True) == [
+        "ours",
+        "plain",
+        "plain, channels last",
+        "compiled",
+        "ours, bfloat16",
+    ]
 
 
 def test_what_does_not_fit_in_memory_is_told(monkeypatch):
