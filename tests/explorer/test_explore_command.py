@@ -100,6 +100,7 @@ def test_a_port_that_is_taken_is_one_clear_line(models):
         (["--model", "x", "--max-upload-mib", "nan"], "--max-upload-mib must be greater than 0"),
         (["--model", "x", "--memory-limit-mib", "-1"], "--memory-limit-mib must be"),
         (["--model", "x", "--max-queued", "0"], "--max-queued must be"),
+        (["--model", "x", "--rate", "0"], "rate must be greater than zero, and finite; got 0.0"),
     ],
     ids=lambda value: " ".join(value)[8:40] if isinstance(value, list) else "",
 )
@@ -110,6 +111,12 @@ def test_what_it_cannot_do_is_said(words, says, tmp_path, monkeypatch):
         run(["--port", "0", *words])
     assert says in str(caught.value)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_steps_a_second_are_for_models_of_sequences(models):
+    words = ["--model", f"a={models['first']}", "--model", f"b={models['clips']}", "--port", "0"]
+    with pytest.raises(ValueError, match="rate is of sequences, and these models take clips and images"):
+        run([*words, "--rate", "250"])
 
 
 def test_names_of_models(tmp_path):

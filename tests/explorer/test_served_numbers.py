@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_they_are_listed(tmp_path):
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    """A server of four networks: classes and labels, of sequences and of volumes."""
+    """A server of four networks: classes and labels, of sequences of 50 steps a second and of volumes."""
     folder = tmp_path_factory.mktemp("numbers")
     (folder / "inputs").mkdir()
     (folder / "inputs/wave.csv").write_bytes(table(30, header="a,b,c"))
@@ -128,7 +129,7 @@ def client(tmp_path_factory):
         paths[name] = folder / f"{name}.safetensors"
         model = randomize_(nl.create_model(network, num_classes=2, **settings))
         nl.save_checkpoint(model, paths[name], metadata=metadata)
-    with serve(paths, explain_file, inputs=folder / "inputs") as (port, _):
+    with serve(paths, partial(explain_file, rate=50.0), inputs=folder / "inputs") as (port, _):
         yield Client(port)
 
 
@@ -165,6 +166,8 @@ def test_uploads_are_explained(client, title, content, model):
         "sequence" if model in ("walks", "steps") else "volume",
     )
     assert document["blocks"]
+    # A volume has no steps a second.
+    assert document["input"].get("rate") == (50.0 if document["kind"] == "sequence" else None)
     assert document["input"]["channels" if document["kind"] == "sequence" else "voxels"]
     # Runs of classes follow one another from the first step to the last.
     runs = document["input"].get("step_labels", [])

@@ -19,7 +19,7 @@ from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.inference.loading import Loaded, load_trained
 from nonlocalnn.tasks.choice import trained_task
-from nonlocalnn.tasks.inputs import ShownInput
+from nonlocalnn.tasks.inputs import InputKind, ShownInput
 
 
 def load_model(command: str, path: Path, *, device: str = "cpu") -> Loaded:
@@ -77,18 +77,24 @@ def refuse(args: argparse.Namespace, *names: str, what: str = "a segmentation ne
             raise ValueError(f"{flag} has no effect on {what}: leave it out")
 
 
-def check_rate(rate: float | None, loaded: Loaded) -> None:
-    """Check that steps a second were given of sequences only, and are a number above zero.
+def check_rate(rate: float | None, *kinds: InputKind) -> None:
+    """Check that steps a second were given of sequences, and are a number above zero.
+
+    Args:
+        rate: What was given.
+        kinds: What each model takes.
 
     Raises:
-        ValueError: They were given of another kind, or are none.
+        ValueError: They are no such number, or no model takes sequences.
     """
     if rate is None:
         return
-    if loaded.kind.num_sides != 1:
-        raise ValueError(f"rate is of sequences, and this model takes {loaded.kind.samples}: leave it out")
     if not 0 < rate < math.inf:
         raise ValueError(f"rate must be greater than zero, and finite; got {rate}")
+    if kinds and all(kind.num_sides != 1 for kind in kinds):
+        who = "this model takes" if len(kinds) == 1 else "these models take"
+        others = " and ".join(sorted({kind.samples for kind in kinds}))
+        raise ValueError(f"rate is of sequences, and {who} {others}: leave it out")
 
 
 def at_rate(shown: ShownInput, rate: float | None) -> ShownInput:

@@ -48,7 +48,7 @@ def run(words: Sequence[str]) -> int:
     loaded = load_model("explain", args.model, device=args.device)
     if not isinstance(loaded, Classifier):
         refuse(args, "whole", "no_effects", "deletion", what=kind_in_words(loaded))
-    check_rate(args.rate, loaded)
+    check_rate(args.rate, loaded.kind)
     if len(args.inputs) < 2:
         if args.data is None:
             shown = read_input(loaded, args.inputs[0], whole=args.whole)

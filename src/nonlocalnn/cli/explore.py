@@ -9,12 +9,15 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from nonlocalnn.cli.common import check_rate
 from nonlocalnn.cli.flags.explore import parser
 from nonlocalnn.explorer.explain import explain_file
 from nonlocalnn.explorer.job import Limits
 from nonlocalnn.explorer.jobs import JobQueue
+from nonlocalnn.tasks.kinds import kind_named
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -29,13 +32,14 @@ def run(words: Sequence[str]) -> int:
         raise ValueError(f"--port must be from 0 to 65535; got {args.port}")
     if args.inputs is not None and not args.inputs.is_dir():
         raise FileNotFoundError(f"--inputs must be a folder; there is no folder {args.inputs}")
+    check_rate(args.rate)
     limits = Limits(
         upload_bytes=round(args.max_upload_mib * (1 << 20)),
         seconds=args.time_limit,
         memory_bytes=round(args.memory_limit_mib * (1 << 20)),
         queued=args.max_queued,
     )
-    return _serve(parse_models(args.models), args.inputs, args.host, args.port, limits)
+    return _serve(parse_models(args.models), args.inputs, args.host, args.port, limits, args.rate)
 
 
 def parse_models(words: Sequence[str]) -> dict[str, Path]:
@@ -66,14 +70,23 @@ def parse_models(words: Sequence[str]) -> dict[str, Path]:
     return models
 
 
-def _serve(models: dict[str, Path], inputs: Path | None, host: str, port: int, limits: Limits) -> int:
+def _serve(
+    models: dict[str, Path],
+    inputs: Path | None,
+    host: str,
+    port: int,
+    limits: Limits,
+    rate: float | None,
+) -> int:
     # It needs libraries of an extra.
     from nonlocalnn.explorer.server import create_app, make_server
 
     # Before the models are loaded, which takes a while.
     with _listen(host, port) as listening, _stopped_by_sigterm():
         try:
-            with JobQueue(models, explain_file, limits=limits) as queue:
+            with JobQueue(models, partial(explain_file, rate=rate), limits=limits) as queue:
+                # What the models take is known once they are loaded.
+                check_rate(rate, *map(kind_named, queue.kinds.values()))
                 if host not in _LOOPBACK:
                     print(
                         "nonlocalnn explore: warning: there are no user accounts: whoever reaches "

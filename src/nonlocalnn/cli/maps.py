@@ -51,7 +51,7 @@ def run(words: Sequence[str]) -> int:
         )
     if args.format in ANIMATIONS and loaded.kind.name != "video":
         raise ValueError(f"--format {args.format} is for videos; this model takes none: png or svg")
-    check_rate(args.rate, loaded)
+    check_rate(args.rate, loaded.kind)
     # Before any input is read: a mistyped name would fail for each of them.
     find_blocks(loaded.model, args.blocks)
     readers = _readers(args, loaded)

@@ -9,7 +9,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,14 +49,25 @@ def explain_file(
     title: str,
     model: str,
     blocks: Sequence[str] | None = None,
+    rate: float | None = None,
 ) -> dict[str, Any]:
-    """Return the document of an image or video file; see :func:`explain`.
+    """Return the document of a file; see :func:`explain`.
+
+    Args:
+        loaded: The network.
+        path: The file.
+        title: Heading of the page.
+        model: Name of the model.
+        blocks: Names of the blocks; None is all.
+        rate: Steps a second of a sequence; files of other kinds have none.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It cannot be read, the model takes another kind or another size, or has no such block.
     """
     given = loaded.show(path)
+    if rate is not None and loaded.kind.num_sides == 1:
+        given = replace(given, rate=rate)
     return explain(loaded, given, title=title, model=model, blocks=blocks)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nonlocalnn.cli.flags import CommandParser, command_parser
+from nonlocalnn.cli.flags import CommandParser, add_rate, command_parser
 
 
 def parser() -> CommandParser:
@@ -25,6 +25,7 @@ def parser() -> CommandParser:
         "file's or the folder's name); repeat it to choose among several, up to two at a time",
     )
     parser.add_argument("--inputs", type=Path, help="a folder of files to choose from")
+    add_rate(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="0 for any that is free (default: 8080)")
     parser.add_argument("--max-upload-mib", type=float, default=64, help="default: %(default)s")
