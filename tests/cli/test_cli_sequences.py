@@ -137,6 +137,39 @@ def test_one_of_a_file_of_many(tmp_path, model, capsys):
     assert "holds sequences 0 to 1" in capsys.readouterr().err
 
 
+def test_columns_go_by_the_names_of_the_training(tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    walks = [(place, torch.randn(12, 2, generator=generator).tolist()) for place in range(14)]
+    for name, part in (("walks_TRAIN", walks[:10]), ("walks_TEST", walks[10:])):
+        lines = [f"{i},{a},{100 * b},{i % 2}" for i, steps in part for a, b in steps]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,a,b,label", *lines]))
+    run = ["--output", str(tmp_path / "run"), "--epochs", "1", "--device", "cpu"]
+    assert main(["train", str(tmp_path), *run, "--model-overrides", '{"width": 4}']) == 0
+    loaded = load_classifier(tmp_path / "run")
+    assert loaded.channel_names == ("a", "b") == tuple(loaded.facts()["channel_names"])
+    steps = walks[11][1]
+    (tmp_path / "new.csv").write_text(
+        "\n".join(["b,time,a", *(f"{100 * b},{n},{a}" for n, (a, b) in enumerate(steps))])
+    )
+    (tmp_path / "less.csv").write_text("\n".join(["a,time", *(f"{a},{n}" for n, (a, _) in enumerate(steps))]))
+    capsys.readouterr()
+    words = [str(tmp_path / name) for name in ("walks_TEST.csv#1", "new.csv", "less.csv")]
+    assert main(["predict", "--model", str(tmp_path / "run"), *words]) == 1
+    known, new, less = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert_near(new["probability"], known["probability"], sums=10_000)
+    assert less["error"].endswith("less.csv must have the channels a, b; got a")
+    # A file whose columns were in another order is tested as what it is, too.
+    text = (tmp_path / "walks_TEST.csv").read_text().splitlines()
+    turned = [",".join(line.split(",")[each] for each in (3, 2, 1, 0)) for line in text]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/walks_TEST.csv").write_text("\n".join(turned))
+    (tmp_path / "other/walks_TRAIN.csv").write_text((tmp_path / "walks_TRAIN.csv").read_text())
+    data = [
+        loaded.load_dataset("sequences", "test", data_dir=place) for place in (tmp_path, tmp_path / "other")
+    ]
+    assert_same(data[1][2][0], data[0][2][0])
+
+
 def test_a_model_refuses_what_is_of_another_kind(tmp_path, model, checkpoint, of_clips, photo, capsys):
     np.save(tmp_path / "a.npy", np.zeros((3, 9)))
     sequence = str(tmp_path / "a.npy")

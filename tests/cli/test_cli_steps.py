@@ -117,7 +117,9 @@ def test_what_is_refused(run_folder, folder, tmp_path, capsys):
     other = ["--data", "sequences", "--data-dir", folder]
     fails(capsys, "evaluate", *model, *other, status=1, says="'sequences' has none")
     write_csv(tmp_path / "one.csv", [1], header="id,a,label")
-    fails(capsys, "predict", tmp_path / "one.csv", *model, status=1, says="must have 2 channels")
+    fails(
+        capsys, "predict", tmp_path / "one.csv", *model, status=1, says="must have the channels a, b; got a"
+    )
     page = ["--output", tmp_path / "page.html"]
     fails(
         capsys,

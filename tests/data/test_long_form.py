@@ -1,13 +1,19 @@
 """Tables in long form: many sequences in one file, each with its class, as CSV and as Parquet."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from nonlocalnn.data import load_dataset
 from nonlocalnn.data.recognition import recognised_data
+from nonlocalnn.data.sequences.dataset import load_sequences
 from nonlocalnn.data.sequences.files import find_sequences, holds_many, read_sequence, read_table
 from nonlocalnn.data.sequences.step_files import read_steps
+from nonlocalnn.tasks.inputs import Facts
+from nonlocalnn.tasks.recipe import Recipe
+from nonlocalnn.tasks.sequences import Sequences
 from tolerances import assert_same
 
 
@@ -20,18 +26,19 @@ def rows(numbers, *, label=lambda number, step: ("up", "down")[number % 2]):
     ]
 
 
-def csv(path, table):
-    path.write_text(
-        "\n".join([",".join(map(str, row)) for row in [("id", "time", "a", "b", "label"), *table]])
-    )
+COLUMNS = ("id", "time", "a", "b", "label")
+
+
+def csv(path, table, header=COLUMNS):
+    path.write_text("\n".join([",".join(map(str, row)) for row in [header, *table]]))
     return path
 
 
-def parquet(path, table):
+def parquet(path, table, header=COLUMNS):
     pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
     pytest.importorskip("pyarrow.parquet")
 
-    columns = dict(zip(("id", "time", "a", "b", "label"), map(list, zip(*table, strict=True)), strict=True))
+    columns = dict(zip(header, map(list, zip(*table, strict=True)), strict=True))
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     return path
 
@@ -132,3 +139,82 @@ def test_parquet_without_its_library(tmp_path, monkeypatch):
         ImportError, match=r"reading Parquet needs the library 'pyarrow'.*nonlocalnn\[parquet\]"
     ):
         read_table(tmp_path / "a.parquet")
+
+
+def write_classes(root, header, *, ending=".csv", splits=("train", "validation", "test")):
+    """A file a sequence in class folders, with its columns in the order of a header."""
+    for split in splits:
+        for level, name in enumerate(("high", "low")):
+            columns = {
+                "time": [0.5 * step for step in range(9)],
+                "A": [level + step**2 % 7 for step in range(9)],
+                "b": [100.0 * (step % 3) for step in range(9)],
+                "label": ["walk"] * 9,
+            }
+            own = {each: columns[each] for each in header.split(",")}
+            path = root / split / name / f"0{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if ending == ".parquet":
+                pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+                pytest.importorskip("pyarrow.parquet")
+                pyarrow.parquet.write_table(pyarrow.table(own), path)
+            else:
+                lines = [",".join(map(str, row)) for row in zip(*own.values(), strict=True)]
+                path.write_text("\n".join([header, *lines]))
+    return root
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_columns_of_a_file_a_sequence_go_by_their_names(tmp_path, ending):
+    root = write_classes(tmp_path, "time,A,b", ending=ending)
+    write_classes(tmp_path, "label,b,A", ending=ending, splits=["test"])
+    assert recognised_data(root) == "sequences"
+    recipe = Recipe(data="sequences", data_dir=str(root), augment=False)
+    train, test = (Sequences().dataset(recipe, split) for split in ("train", "test"))
+    assert train.channel_names == test.channel_names == ("a", "b")
+    for index in range(2):
+        assert_same(test[index][0], train[index][0])
+        assert test.read(index)[1].max() == 200
+    assert Sequences().metadata(recipe, train)["channel_names"] == ["a", "b"]
+    # Within one split, too.
+    write_classes(tmp_path, "b,A", ending=ending, splits=["train"])
+    write_csv_without_names(root / "train/low/1.csv")
+    assert [load_sequences(root, "train").read(index)[0].max() for index in range(3)] == [200, 200, 5]
+    write_classes(tmp_path, "time,A,label", ending=ending, splits=["test"])
+    with pytest.raises(ValueError, match=rf"0\{ending} must have the channels b, a; got a$"):
+        Sequences().dataset(recipe, "test")
+
+
+def write_csv_without_names(path):
+    path.write_text("5,0\n5,1\n")
+
+
+@each
+def test_columns_of_long_form_go_by_their_names(tmp_path, write, ending):
+    write(tmp_path / f"walks_TRAIN{ending}", rows(range(20)))
+    write(tmp_path / f"walks_TEST{ending}", rows([20, 21]))
+    recipe = Recipe(data="sequences", data_dir=str(tmp_path), augment=False)
+    before = Sequences().dataset(recipe, "test")
+    header = ("label", "b", "id", "a")
+    table = [(label, b, number, a) for number, _, a, b, label in rows([20, 21])]
+    (tmp_path / f"walks_TEST{ending}").unlink()
+    write(tmp_path / f"walks_TEST{ending}", table, header=header)
+    after = Sequences().dataset(recipe, "test")
+    assert after.channel_names == ("a", "b")
+    for index in range(2):
+        assert_same(after[index][0], before[index][0])
+    facts = Facts(classes=("up", "down"), sample_shape=(2, 9), channel_names=("b", "a"))
+    (found,) = Sequences().read(tmp_path / f"walks_TEST{ending}#1", facts)
+    assert_same(found, before.read(1)[[1, 0]])
+
+
+def test_a_clock_in_files_of_one_sequence_is_told_once(tmp_path):
+    for number in range(3):
+        lines = [f"{step / 25},{step**2 % 7}" for step in range(12)]
+        (tmp_path / f"{number}.csv").write_text("\n".join(["seconds,a", *lines]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for number in range(3):
+            read_sequence(tmp_path / f"{number}.csv")
+    assert len(caught) == 1
+    assert f"column 'seconds' of files in {tmp_path} rises evenly" in str(caught[0].message)

@@ -12,7 +12,6 @@ from nonlocalnn.data.sequences.ts_file import is_text
 from nonlocalnn.data.volumes.datalist import is_datalist
 from nonlocalnn.data.volumes.recognising import holds_volume
 
-_SEQUENCES = (*ONE_SUFFIXES, ".parquet")
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
 # By which folders known sets of images with masks are recognised.
 _MASK_FOLDERS = (
@@ -74,7 +73,7 @@ def recognised_data(folder: Path) -> str:
     # One an image: a stray file of settings makes no data set.
     if images and 2 * len(marks) > len(images):
         return "voc-xml"
-    sequences = [path for path in files if path.suffix.lower() in _SEQUENCES or path in texts]
+    sequences = [path for path in files if path.suffix.lower() in ONE_SUFFIXES or path in texts]
     if videos or images:
         sequences = [path for path in sequences if path.suffix.lower() != ".csv"]
     elif not sequences:

@@ -59,6 +59,8 @@ class Classifier(Facts, Loaded):
         """Return what a user of its weights must know, JSON-ready: classes, pixels and clips."""
         facts: dict[str, Any] = {"classes": list(self.classes), "sample_shape": list(self.sample_shape)}
         scale = {"mean": self.mean, "standard_deviation": self.standard_deviation}
+        if self.channel_names:
+            facts["channel_names"] = list(self.channel_names)
         if self.volume is not None:
             return {**facts, "volume": self.volume.to_dict()}
         if self.kind.num_sides == 3:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nonlocalnn._errors import check_whole
 from nonlocalnn.checkpoints import CheckpointError, Imported, import_checkpoint
@@ -87,20 +86,8 @@ def segmenter_of(path: Path, found: Imported) -> Segmenter:
         kind = VolumeSegmenter
     elif len(facts["sample_shape"]) == 2:
         kind = StepSegmenter
-        given["channel_names"] = _names(path, known.get("channel_names"), facts["sample_shape"][0])
+        given["channel_names"] = facts.get("channel_names", ())
     return kind(model=with_channels_last(found.model.eval()), **given, assumed=assumed)
-
-
-def _names(path: Path, names: Any, number: int) -> tuple[str, ...]:
-    """Return the names of a model's channels, where its file has some."""
-    if not names:
-        return ()
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not is_list or len(set(names)) != number or len(names) != number:
-        raise CheckpointError(
-            f"{path} must name each of its {number} channels in channel_names, or none; got {names!r:.80}"
-        )
-    return tuple(names)
 
 
 # Of all other tasks it is a classifier, which says what it is where it is none.

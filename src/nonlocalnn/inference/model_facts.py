@@ -262,6 +262,8 @@ def checked_facts(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
             if len(facts["sample_shape"]) != 4:
                 raise ValueError(f"volumes have three sides; got sample_shape {metadata['sample_shape']}")
             facts["volume"] = Reading.from_dict(metadata["volume"])
+        if metadata.get("channel_names") and len(facts["sample_shape"]) == 2:
+            facts["channel_names"] = _channel_names(metadata["channel_names"], facts["sample_shape"][0])
         for name in ("stride", "test_size"):
             if metadata.get(name) is not None:
                 check_whole(name, metadata[name], most=_LONGEST)
@@ -276,6 +278,13 @@ def checked_facts(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _classes(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
         raise ValueError(f"classes must be a list of names; got {value!r:.100}")
+    return tuple(value)
+
+
+def _channel_names(value: Any, number: int) -> tuple[str, ...]:
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if not is_list or len(set(value)) != number or len(value) != number:
+        raise ValueError(f"channel_names must name each of its {number} channels, or none; got {value!r:.80}")
     return tuple(value)
 
 

@@ -50,6 +50,11 @@ class StepSegmenter(Segmenter):
         """What it takes: sequences."""
         return Sequences()
 
+    def facts(self) -> dict[str, Any]:
+        """See :meth:`Segmenter.facts`; where training had them, with the names of the channels."""
+        named = {"channel_names": list(self.channel_names)} if self.channel_names else {}
+        return {**super().facts(), **named}
+
     def load_dataset(  # type: ignore[override]  # of sequences in place of images
         self, name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
     ) -> LabelledSteps:
@@ -102,8 +107,9 @@ class StepSegmenter(Segmenter):
                 raise ValueError(
                     f"{file} holds {len(found)} sequences: name one, as {next(iter(found))}; got {text}"
                 )
-            self._check_channels(len(found[text].sequence), text)
-            return found[text].in_order(self.channel_names).sequence
+            sequence = found[text].in_order(self.channel_names).sequence
+            self._check_channels(len(sequence), text)
+            return sequence
         # Without a scale: in the units of the file.
         facts = Facts(classes=self.classes, sample_shape=self.sample_shape)
         (sequence,) = Sequences().read(Path(text), facts)

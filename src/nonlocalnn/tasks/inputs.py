@@ -39,6 +39,8 @@ class Facts:
         standard_deviation: What becomes a distance of 1, of the same. By default values are from 0 to 1.
         multi_label: Whether a sample may have several classes, or none.
         volume: How volumes are read; None of all other kinds.
+        channel_names: Of tables of sequences in training: columns of others are brought into this order;
+            empty where they had none.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +51,7 @@ class Facts:
     standard_deviation: ChannelValues = 255.0
     multi_label: bool = False
     volume: Reading | None = None
+    channel_names: tuple[str, ...] = ()
 
     @property
     def is_scaled(self) -> bool:

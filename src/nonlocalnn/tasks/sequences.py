@@ -44,6 +44,7 @@ class Sequences(InputKind):
             return data
         training = data if split == "train" else super().dataset(recipe, "train")
         assert isinstance(training, LabelledSequences)
+        data.order_channels(training.channel_names)
         if data.channels != training.channels:
             raise ValueError(
                 f"all sequences must have as many channels; those for training have {training.channels}, and "
@@ -52,19 +53,23 @@ class Sequences(InputKind):
         return data.normalize(*training.statistics())
 
     def metadata(self, recipe: Recipe, data: LabelledSamples) -> dict[str, Any]:
-        """See :meth:`InputKind.metadata`: the normalisation of files, and how long they are."""
+        """See :meth:`InputKind.metadata`: the normalisation and the channels of files, and their lengths."""
         if not isinstance(data, LabelledSequences):
             return {}
         return {
             "mean": data.mean,
             "standard_deviation": data.standard_deviation,
             "lengths": list(data.lengths),
+            "channel_names": list(data.channel_names),
         }
 
     def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
         """See :meth:`InputKind.test_data`."""
         data = load_dataset(name, split, **settings)
-        if not isinstance(data, LabelledSequences) or not facts.is_scaled:
+        if not isinstance(data, LabelledSequences):
+            return data
+        data.order_channels(facts.channel_names)
+        if not facts.is_scaled:
             return data
         if data.channels != facts.channels:
             raise ValueError(f"the model takes {facts.channels} channels, and {name!r} has {data.channels}")
@@ -88,7 +93,7 @@ class Sequences(InputKind):
             raise ValueError(
                 f"{path} is no sequence ({', '.join(SEQUENCE_SUFFIXES)}), and this model takes sequences"
             )
-        sequence = read_sequence(path)
+        sequence = read_sequence(path, channels=facts.channel_names)
         if len(sequence) != facts.channels:
             raise ValueError(
                 f"{path} must have {facts.channels} channels for this model; got {len(sequence)}"

@@ -1,8 +1,8 @@
 """Your own sequences: a folder with a sub-folder per class, or files of many as the UCR archive names them.
 
 A sub-folder per class is read as that of images (:mod:`nonlocalnn.data.image_folders`), splits and all, with
-a ``.npy``, ``.npz`` or ``.csv`` file a sequence. Otherwise the folder holds files of many sequences, ``.ts``,
-``.npz``, or ``.csv`` and ``.parquet`` in long form::
+a ``.npy``, ``.npz``, ``.csv`` or ``.parquet`` file a sequence. Otherwise the folder holds files of many
+sequences, ``.ts``, ``.npz``, or ``.csv`` and ``.parquet`` in long form::
 
     data_dir/Vowels_TRAIN.ts    data_dir/Vowels_TEST.ts    data_dir/Vowels_VALIDATION.ts (may be missing)
 
@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,9 +33,10 @@ from nonlocalnn.data.sequences.files import (
     Table,
     holds_many,
     is_one,
-    read_sequence,
+    read_named,
     read_table,
 )
+from nonlocalnn.data.sequences.long_form import Labelled, check_names
 from nonlocalnn.data.sequences.padding import pad_batch
 
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
@@ -50,7 +52,7 @@ class LabelledSequences(LabelledSamples):
     longest one gives ``sample_shape``.
 
     Args:
-        sequences: Each one, (C, L), or the file to read it from.
+        sequences: Each one, or the file to read it from.
         ids: The name of each.
         classes: Names of the classes, in the order of the targets.
         targets: The class index of each.
@@ -61,9 +63,10 @@ class LabelledSequences(LabelledSamples):
     Attributes:
         num_steps: How long each is.
         lengths: The shortest and the longest, in steps.
+        channel_names: As the first file with names has them; empty where none has.
 
     Raises:
-        ValueError: There is none, one cannot be read, or they have different channels.
+        ValueError: There is none, one cannot be read, or they have different channels, by number or by name.
 
     Memory: the sequences that are no files.
     """
@@ -75,7 +78,7 @@ class LabelledSequences(LabelledSamples):
 
     def __init__(
         self,
-        sequences: Sequence[Tensor | Path],
+        sequences: Sequence[Labelled | Path],
         *,
         ids: Sequence[str],
         classes: Sequence[str],
@@ -84,9 +87,15 @@ class LabelledSequences(LabelledSamples):
     ) -> None:
         self._sequences = list(sequences)
         self._ids = list(ids)
+        self.channel_names: tuple[str, ...] = ()
+        shapes = []
         # All are read now, so that a file that cannot be is heard of before the training.
-        shapes = [self.read(index).shape for index in range(len(self._sequences))]
-        for name, shape in zip(ids, shapes, strict=True):
+        for name, found in zip(ids, sequences, strict=True):
+            one = found if isinstance(found, Labelled) else read_named(found)
+            if one.channels and not self.channel_names:
+                self.channel_names, self._named_by = one.channels, name
+            shape = one.in_order(self.channel_names).sequence.shape
+            shapes.append(shape)
             if shape[0] != shapes[0][0]:
                 raise ValueError(
                     f"all sequences must have as many channels; {ids[0]} has {shapes[0][0]}, and {name} has "
@@ -101,10 +110,22 @@ class LabelledSequences(LabelledSamples):
             transform=vary if augment else None,
         )
 
+    def order_channels(self, names: Sequence[str]) -> Self:
+        """Bring the channels into the order of these names, where files have names, and return the split.
+
+        Raises:
+            ValueError: They have other names.
+        """
+        if names and self.channel_names:
+            check_names(self.channel_names, names, self._named_by)
+            self.channel_names = tuple(names)
+        return self
+
     def read(self, index: int) -> Tensor:
         """Return sequence ``index`` in the units of its file: float32 (C, L)."""
         found = self._sequences[index]
-        return found if isinstance(found, Tensor) else read_sequence(found)
+        one = found if isinstance(found, Labelled) else read_named(found)
+        return one.in_order(self.channel_names).sequence
 
     def sample_id(self, index: int) -> str:
         """See :meth:`LabelledSamples.sample_id`: the path of its file, and its number in a file of many."""
@@ -219,7 +240,7 @@ def load_sequences(
             f"some into a file of their own, as {_beside(file, split)}"
         )
     return LabelledSequences(
-        [table.sequences[index] for index in indices],
+        [Labelled(f"{file}#{index}", table.sequences[index], None, table.channels) for index in indices],
         ids=[f"{file}#{index}" for index in indices],
         classes=classes,
         targets=[targets[index] for index in indices],

@@ -1,9 +1,9 @@
 """Files of sequences: those that hold one, and those that hold many with their classes.
 
-One sequence, (C, L): ``.npy``, ``.npz`` with one array, and ``.csv``, a row a step and a column a channel.
-Many: ``.ts``; ``.npz`` with the arrays ``X`` (N, C, L) and ``y`` (N,), and where they differ ``lengths``
-(N,); and tables in long form with a column ``id``, ``.csv`` and ``.parquet``. A sequence of such a file is
-named as ``FILE#NUMBER``, from 0.
+One sequence, (C, L): ``.npy``, ``.npz`` with one array, and ``.csv`` and ``.parquet``, a row a step and a
+column a channel; where the first row names the columns, those of time and labels are no channels. Many:
+``.ts``; ``.npz`` with the arrays ``X`` (N, C, L) and ``y`` (N,), and where they differ ``lengths`` (N,); and
+tables in long form, which have a column ``id``. A sequence of such a file is ``FILE#NUMBER``, from 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,18 +27,20 @@ from nonlocalnn._errors import one_line
 from nonlocalnn.data.folder_files import find_files, is_ignored
 from nonlocalnn.data.sequences.long_form import (
     LONG_SUFFIXES,
+    Labelled,
     checked_sequence,
     class_of,
     is_long,
+    names_columns,
     read_long,
     rows_of,
 )
 from nonlocalnn.data.sequences.ts_file import read_ts
 
 # Of files of one sequence, and of files of many.
-ONE_SUFFIXES = (".npy", ".npz", ".csv")
+ONE_SUFFIXES = (".npy", ".npz", *LONG_SUFFIXES)
 _MANY_SUFFIXES = (".ts", ".npz", *LONG_SUFFIXES)
-SEQUENCE_SUFFIXES = (".ts", *ONE_SUFFIXES, ".parquet")
+SEQUENCE_SUFFIXES = (".ts", *ONE_SUFFIXES)
 _PART = re.compile(r"(.+)#(\d+)")
 
 
@@ -50,11 +52,13 @@ class Table:
         sequences: (C, L) each, float32.
         labels: The name of the class of each; None where the file says none.
         classes: Names of the classes, in their order.
+        channels: Names of the channels, in small letters; empty where the file has none.
     """
 
     sequences: list[Tensor]
     labels: list[str] | None
     classes: tuple[str, ...]
+    channels: tuple[str, ...] = ()
 
 
 def read_table(path: Path) -> Table:
@@ -85,7 +89,8 @@ def _table_of_long(path: Path) -> Table:
     found = read_long(path)
     labels = [class_of(each.labels, each.name) for each in found]
     named = [each for each in labels if each is not None]
-    return Table([each.sequence for each in found], named or None, tuple(in_order(set(named))))
+    classes = tuple(in_order(set(named)))
+    return Table([each.sequence for each in found], named or None, classes, found[0].channels)
 
 
 def in_order(names: set[str]) -> list[str]:
@@ -107,8 +112,22 @@ def holds_many(path: Path) -> bool:
     return suffix == ".ts" or is_long(path)
 
 
-def read_sequence(path: Path) -> Tensor:
+def read_sequence(path: Path, *, channels: Sequence[str] = ()) -> Tensor:
     """Return one sequence, (C, L), float32: a file of one, or ``FILE#NUMBER`` of a file of many.
+
+    Args:
+        path: The file.
+        channels: Names of the channels in the order that is wanted; a file without names keeps its own.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: As for :func:`read_named`, or its channels have other names.
+    """
+    return read_named(path).in_order(channels).sequence
+
+
+def read_named(path: Path) -> Labelled:
+    """Return one sequence with the names of its channels, where its file has some; see :func:`read_sequence`.
 
     Raises:
         OSError: There is no such file.
@@ -121,12 +140,17 @@ def read_sequence(path: Path) -> Tensor:
         raise ValueError(f"a sequence is read from {', '.join(SEQUENCE_SUFFIXES)}; got {path}")
     if not file.exists():
         raise FileNotFoundError(f"there is no file {file}")
-    if number is None and (suffix == ".npy" or (suffix == ".csv" and not is_long(file))):
-        return checked_sequence(_array(file) if suffix == ".npy" else _rows(file), str(file))
+    if number is None and suffix == ".npy":
+        return Labelled(str(file), checked_sequence(_array(file), str(file)), None)
+    if number is None and suffix == ".csv" and not is_long(file):
+        if names_columns(file):
+            return read_long(file)[0]
+        return Labelled(str(file), checked_sequence(_rows(file), str(file)), None)
     if number is None and suffix == ".npz":
         arrays = read_arrays(file)
         if len(arrays) == 1 and "X" not in arrays:
-            return checked_sequence(real_numbers(next(iter(arrays.values())), str(file)), str(file))
+            array = real_numbers(next(iter(arrays.values())), str(file))
+            return Labelled(str(file), checked_sequence(array, str(file)), None)
     table = read_table(file)
     if number is None and len(table.sequences) > 1:
         raise ValueError(
@@ -135,7 +159,7 @@ def read_sequence(path: Path) -> Tensor:
         )
     if number is not None and number >= len(table.sequences):
         raise ValueError(f"{file} holds sequences 0 to {len(table.sequences) - 1}; got {path}")
-    return table.sequences[number or 0]
+    return Labelled(str(path), table.sequences[number or 0], None, table.channels)
 
 
 def place_of(path: Path) -> tuple[Path, int | None]:
@@ -189,14 +213,12 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def _rows(path: Path) -> Tensor:
-    """Return the columns of a CSV file as channels; a first row of names is left out."""
+    """Return the columns of a CSV file without names as channels."""
     rows: list[list[float]] = []
     for number, cells in rows_of(path):
         try:
             rows.append([float(cell) for cell in cells])
         except ValueError:
-            if number == 1:
-                continue
             raise ValueError(
                 f"{path}, line {number}: each cell must be a number; got {','.join(cells)[:60]!r}"
             ) from None

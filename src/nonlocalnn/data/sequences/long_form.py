@@ -29,12 +29,12 @@ ID, LABEL, _TIMES = "id", "label", ("time", "step")
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A sequence and the class of each of its steps.
+    """A sequence, with what its file says of its steps and channels.
 
     Args:
         name: What it is called: FILE#ID, or FILE where the file has one only.
         sequence: (C, L), float32.
-        labels: A name a step, "" for one without a class; None where the file says none.
+        labels: The class of each step, "" for one without a class; None where the file says none.
         channels: Names of the channels, in small letters; empty where the file has none.
     """
 
@@ -51,10 +51,7 @@ class Labelled:
         """
         if not channels or not self.channels or self.channels == tuple(channels):
             return self
-        if set(self.channels) != set(channels):
-            raise ValueError(
-                f"{self.name} must have the channels {', '.join(channels)}; got {', '.join(self.channels)}"
-            )
+        check_names(self.channels, channels, self.name)
         order = [self.channels.index(name) for name in channels]
         return replace(self, sequence=self.sequence[order], channels=tuple(channels))
 
@@ -102,6 +99,16 @@ def names_columns(path: Path) -> bool:
     return not all(map(_is_number, first))
 
 
+def check_names(own: Sequence[str], wanted: Sequence[str], name: str) -> None:
+    """Check that channels have the names that are wanted, in any order; the error says ``name``.
+
+    Raises:
+        ValueError: They have others.
+    """
+    if set(own) != set(wanted):
+        raise ValueError(f"{name} must have the channels {', '.join(wanted)}; got {', '.join(own)}")
+
+
 def channel_names(found: Iterable[Labelled]) -> tuple[str, ...]:
     """Return the names of the channels by the first sequence that has some; empty where none has."""
     return next((each.channels for each in found if each.channels), ())
@@ -146,7 +153,9 @@ def read_long(path: Path) -> tuple[Labelled, ...]:
     if not found:
         raise ValueError(f"{path} holds no row of numbers")
     channels = tuple(names[each] for each in others)
-    _warn_of_times(path, channels, [each.values for each in found.values()])
+    # Of files of one sequence there are many, and one line is enough.
+    where = str(path) if ID in columns else f"files in {path.parent}"
+    _warn_of_times(where, channels, [each.values for each in found.values()])
     return tuple(
         Labelled(
             f"{path}#{name}" if ID in columns else str(path),
@@ -159,7 +168,7 @@ def read_long(path: Path) -> tuple[Labelled, ...]:
 
 
 def _warn_of_times(
-    path: Path, channels: Sequence[str], sequences: Sequence[Sequence[Sequence[float]]]
+    where: str, channels: Sequence[str], sequences: Sequence[Sequence[Sequence[float]]]
 ) -> None:
     """Warn of channels that rise by the same amount at each step: a clock, or a count of rows."""
     if min(map(len, sequences)) < _LEAST_OF_A_CLOCK:
@@ -174,7 +183,7 @@ def _warn_of_times(
         )
         if step > 0 and all(even):
             warnings.warn(
-                f"column {name!r} of {path} rises evenly, as time does, and is taken as a channel: call it "
+                f"column {name!r} of {where} rises evenly, as time does, and is taken as a channel: call it "
                 "time, or leave it out",
                 stacklevel=2,
             )
