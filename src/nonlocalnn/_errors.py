@@ -1,4 +1,4 @@
-"""Wording of errors that several rooms share."""
+"""Wording of errors and other lines that several rooms share."""
 
 import difflib
 import math
@@ -13,6 +13,18 @@ def near_miss(value: object, allowed: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the allowed name nearest to ``value``, or an empty string."""
     matches = difflib.get_close_matches(str(value), list(allowed), n=1, cutoff=0.6)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1.
+
+    Example:
+        >>> counted(1, "class"), counted(2, "class"), counted(0, "channel")
+        ('1 class', '2 classes', '0 channels')
+    """
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def check_tensor(name: str, value: object) -> None:

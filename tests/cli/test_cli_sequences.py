@@ -158,6 +158,10 @@ def test_columns_go_by_the_names_of_the_training(tmp_path, capsys):
     known, new, less = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert_near(new["probability"], known["probability"], sums=10_000)
     assert less["error"].endswith("less.csv must have the channels a, b; got a")
+    drawn = ["--output", str(tmp_path / "maps"), "--format", "svg"]
+    assert main(["maps", "--model", str(tmp_path / "run"), str(tmp_path / "new.csv"), *drawn]) == 0
+    shown = loaded.take(loaded.load_dataset("sequences", "test"), 0, split="test")
+    assert shown.channel_names == ("a", "b")
     # A file whose columns were in another order is tested as what it is, too.
     text = (tmp_path / "walks_TEST.csv").read_text().splitlines()
     turned = [",".join(line.split(",")[each] for each in (3, 2, 1, 0)) for line in text]
@@ -180,7 +184,7 @@ def test_a_model_refuses_what_is_of_another_kind(tmp_path, model, checkpoint, of
         "--model",
         model,
         status=1,
-        says="must have 1 channels for this model; got 3",
+        says="must have 1 channel for this model; got 3",
     )
     fails(
         capsys,

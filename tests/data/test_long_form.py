@@ -127,7 +127,7 @@ def test_what_is_wrong_with_parquet(tmp_path):
         read_table(path)
     parquet(path, [("x", 0.0, 1.0, np.nan, "up")])
     with pytest.raises(
-        ValueError, match="1 values that are no finite numbers, the first in channel 1 at step 0"
+        ValueError, match="values that are no finite numbers, 1 of 2, the first in channel 1 at step 0"
     ):
         read_table(path)
 

@@ -55,7 +55,7 @@ def test_a_ts_file_of_one_channel_with_a_mark_and_other_line_ends(tmp_path):
         (
             ["1,NaN,3:4,5,6:up"],
             {},
-            "a.ts#0 has 1 values that are no finite numbers, the first in channel 0 at step 1",
+            "a.ts#0 has values that are no finite numbers, 1 of 6, the first in channel 0 at step 1",
         ),
         (
             ["1,2,3:4,5:up"],
@@ -131,7 +131,11 @@ class _Trap:
             r"must hold one sequence, \(channels, steps\); got .* \(2, 3, 4, 5\)",
         ),
         ("a.npy", np.zeros((2, 0)), r"must hold one sequence, .* \(2, 0\)"),
-        ("a.npy", np.array([[1.0, np.inf]]), "1 values that are no finite numbers, .* channel 0 at step 1"),
+        (
+            "a.npy",
+            np.array([[1.0, np.inf]]),
+            "values that are no finite numbers, 1 of 2, .* channel 0 at step 1",
+        ),
         ("a.npy", np.array([["a", "b"]]), "must hold real numbers; got <U1"),
         ("a.npy", np.zeros((2, 3), complex), "must hold real numbers; got complex128"),
         ("a.npz", {"a": np.zeros((2, 3)), "b": np.zeros(3)}, "must hold the sequences as X .* it has a, b"),
@@ -214,7 +218,7 @@ def test_csv(tmp_path, text):
         ("a,b\n", "holds no row of numbers"),
         ("1,2\n3\n", "line 2 must have 2 columns, as the lines before it; got 1"),
         ("1,2\n3,\n", "line 2: each cell must be a number; got '3,'"),
-        ("1,2\nnan,4\n", "1 values that are no finite numbers, the first in channel 0 at step 1"),
+        ("1,2\nnan,4\n", "values that are no finite numbers, 1 of 4, the first in channel 0 at step 1"),
     ],
 )
 def test_what_is_wrong_with_csv(tmp_path, text, says):
@@ -330,6 +334,21 @@ def test_files_of_the_archive(tmp_path):
     assert splits["test"].targets == [0, 1]
     many(tmp_path, (1, 2), "Two_VAL.ts")
     assert [len(load_sequences(tmp_path, split)) for split in splits] == [15, 3, 2]
+
+
+def test_classes_that_training_lacks_are_told(tmp_path):
+    (tmp_path / "header").mkdir()
+    many(tmp_path / "header", (12, 0))
+    ts(tmp_path / "header" / "Two_TEST.ts")
+    with pytest.warns(UserWarning, match=r"training split of .*header has no sequences of 'Down', which"):
+        load_sequences(tmp_path / "header", "train")
+    # By the hashes of their paths the two of few are for validation and for the test.
+    for name, numbers in (("few", (1, 2)), ("many", range(9))):
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        for each in numbers:
+            np.save(tmp_path / "folders" / name / f"{each}.npy", np.arange(8.0))
+    with pytest.warns(UserWarning, match=r"has no sequences of 'few', which cannot be learnt"):
+        load_sequences(tmp_path / "folders", "train")
 
 
 def test_one_file_is_divided(tmp_path):

@@ -205,6 +205,16 @@ def test_a_split_without_a_label_is_told_before_the_training(tmp_path, split):
         load_steps(tmp_path, "train")
 
 
+def test_a_class_that_training_lacks_is_told(tmp_path):
+    for split, label in (("train", "walk"), ("val", "walk"), ("test", "stand still")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.csv").write_text(f"a,label\n1,{label}\n3,\n2,{label}\n")
+    with pytest.warns(UserWarning, match="has no steps of 'stand still', which cannot be learnt: add some"):
+        assert load_steps(tmp_path, "train").classes == ("stand still", "walk")
+    # Once a training.
+    assert len(load_steps(tmp_path, "test")) == 1
+
+
 def test_what_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         load_steps(tmp_path / "none", "train")

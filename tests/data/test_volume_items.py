@@ -86,7 +86,7 @@ def test_labels_have_the_order_of_the_item():
         assert labels.tolist() == expected.tolist(), kind
     # A plain tensor is in the order of a volume's own axes.
     assert segmenter.labels(torch.tensor(numbers)).tolist() == expected.tolist()
-    with pytest.raises(ValueError, match="takes 1 channels; got 2"):
+    with pytest.raises(ValueError, match="takes 1 channel; got 2"):
         segmenter.labels(placed(numbers_of(channels=2), AFFINE))
 
 

@@ -205,7 +205,7 @@ def test_other_kinds_are_refused_in_one_line(client, content, model, status, say
     ("content", "model", "says"),
     [
         (array(2, 25), "walks", "a.x must have 3 channels for this model; got 2"),
-        (b"1,nan,3\n1,2,3\n", "walks", "a.x has 1 values that are no finite numbers"),
+        (b"1,nan,3\n1,2,3\n", "walks", "a.x has values that are no finite numbers, 1 of 6"),
         (nifti(4, 5, 6)[:400], "organs", "a.x cannot be read as NIfTI"),
         (nifti(4, 5, 6, 2), "organs", "a.x must hold one volume of three axes"),
     ],

@@ -90,7 +90,15 @@ def run(words: Sequence[str]) -> int:
         if answer.labels is not None:
             path = folder / "labels.png"
             if answer.labels.dim() == 1:
-                write_steps(shown.pixels, answer.labels, path, classes=loaded.classes, title=shown.name)
+                write_steps(
+                    shown.pixels,
+                    answer.labels,
+                    path,
+                    classes=loaded.classes,
+                    title=shown.name,
+                    rate=shown.rate,
+                    channel_names=shown.channel_names,
+                )
             else:
                 picture, labels = shown.pixels, answer.labels
                 shares = shares_of(labels, loaded.classes)

@@ -120,7 +120,9 @@ def _answer(found: Segmented, loaded: Segmenter, folder: Path, taken: set[str]) 
     }
 
 
-def _answer_of_steps(found: Segmented, loaded: Segmenter, folder: Path, taken: set[str]) -> dict[str, Any]:
+def _answer_of_steps(
+    found: Segmented, loaded: StepSegmenter, folder: Path, taken: set[str]
+) -> dict[str, Any]:
     """Write the class of each step as CSV and a picture, and return the line: steps, classes, runs, files."""
     sequence, labels = found.image, found.labels
     assert sequence is not None, "asked before"
@@ -133,7 +135,14 @@ def _answer_of_steps(found: Segmented, loaded: Segmenter, folder: Path, taken: s
     writer = csv.writer(rows, lineterminator="\n")
     writer.writerows([("step", "label"), *enumerate(loaded.classes[each] for each in labels.tolist())])
     write_text(table, rows.getvalue())
-    write_steps(sequence, labels, overlay, classes=loaded.classes, title=found.path.name)
+    write_steps(
+        sequence,
+        labels,
+        overlay,
+        classes=loaded.classes,
+        title=found.path.name,
+        channel_names=loaded.channel_names,
+    )
     return {
         "path": str(found.path),
         "steps": len(labels),

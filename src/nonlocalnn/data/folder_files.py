@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
 from nonlocalnn._names import SPLITS
@@ -193,6 +193,25 @@ def warn_of_passed_over(folder: Path, entries: Iterable[Path], *, kind: str) -> 
         UserWarning,
         stacklevel=3,
     )
+
+
+def warn_of_unlearnt(root: Path, classes: Iterable[str], taught: Container[str], *, what: str) -> None:
+    """Warn of classes that the training split has nothing of, and no network can learn.
+
+    Args:
+        root: The folder of the data set.
+        classes: Names of all classes.
+        taught: Those that training has something of.
+        what: What it lacks, such as "images".
+    """
+    missing = [name for name in classes if name not in taught]
+    if missing:
+        listed = ", ".join(map(repr, missing[:_MOST_NAMED])) + (", ..." if len(missing) > _MOST_NAMED else "")
+        warnings.warn(
+            f"the training split of {root} has no {what} of {listed}, which cannot be learnt: add some",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def split_of(relative_path: str) -> str:

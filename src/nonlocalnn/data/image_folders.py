@@ -30,6 +30,7 @@ from nonlocalnn.data.folder_files import (
     is_ignored,
     split_folder,
     warn_of_passed_over,
+    warn_of_unlearnt,
 )
 from nonlocalnn.data.stored_images import StoredImages, check_reading
 
@@ -88,7 +89,11 @@ def labelled_files(
             f"none of the {kind} in {root} falls to {split!r}: add {kind}, or make the folders "
             f"{', '.join(SPLITS)} and divide them yourself"
         )
-    return [path for path, _ in samples], [target for _, target in samples], _class_names(base)
+    paths, targets, classes = [path for path, _ in samples], [each for _, each in samples], _class_names(base)
+    if split == "train":
+        taught = {classes[target] for target in targets}
+        warn_of_unlearnt(root, classes, taught, what=kind)
+    return paths, targets, classes
 
 
 def load_image_folder(

@@ -80,6 +80,7 @@ def write_maps(
             summary=summary,
             title=title,
             rate=shown.rate,
+            channel_names=shown.channel_names,
             planes=shown.planes,
         )
         # A still picture for clips too: it is a mean over all queries, and no query moves.
@@ -96,6 +97,7 @@ def write_maps(
                 queries=places,
                 title=title,
                 rate=shown.rate,
+                channel_names=shown.channel_names,
                 planes=shown.planes,
             )
             Picture(figure).save(folder / f"{block}.{suffix}")

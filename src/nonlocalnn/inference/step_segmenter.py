@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._device import Precision, autocast_for
+from nonlocalnn._errors import counted
 from nonlocalnn._names import STEP_SETS
 from nonlocalnn.data.sequences.dataset import normalize_sequence
 from nonlocalnn.data.sequences.files import find_sequence_files, parts_of
@@ -117,7 +118,8 @@ class StepSegmenter(Segmenter):
 
     def _check_channels(self, number: int, name: str) -> None:
         if number != self.sample_shape[0]:
-            raise ValueError(f"{name} must have {self.sample_shape[0]} channels for this model; got {number}")
+            own = counted(self.sample_shape[0], "channel")
+            raise ValueError(f"{name} must have {own} for this model; got {number}")
 
     def sample(self, image: Tensor) -> Tensor:
         """Return a sequence, (C, L) in the units of the files, as the network takes it."""
@@ -135,7 +137,7 @@ class StepSegmenter(Segmenter):
         sample = self.sample(self.read(path))
         file, _, part = Path(path).name.partition("#")
         name = f"{Path(file).stem}-{part}{Path(file).suffix}" if part else file
-        return ShownInput(name=name, sample=sample, pixels=sample)
+        return ShownInput(name=name, sample=sample, pixels=sample, channel_names=self.channel_names)
 
     def take(self, dataset: Any, index: int, *, split: str) -> ShownInput:
         """Return sequence ``index`` of a split of :meth:`load_dataset`, as :meth:`show` does a file.
@@ -145,7 +147,9 @@ class StepSegmenter(Segmenter):
         """
         check_place(index, len(dataset))
         sample, _ = dataset[index]
-        return ShownInput(name=f"{split}-{index}", sample=sample, pixels=sample)
+        return ShownInput(
+            name=f"{split}-{index}", sample=sample, pixels=sample, channel_names=self.channel_names
+        )
 
     @torch.no_grad()
     def labels(self, image: Tensor, *, window: int | None = None, precision: Precision = "fp32") -> Tensor:

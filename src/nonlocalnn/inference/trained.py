@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from nonlocalnn._errors import counted
 from nonlocalnn.inference.model_facts import in_words
 from nonlocalnn.tasks.images import Images
 from nonlocalnn.tasks.inputs import InputKind
@@ -105,4 +106,5 @@ class Trained(Loaded):
             ValueError: It has others.
         """
         if channels != self.sample_shape[0]:
-            raise ValueError(f"the model takes {self.sample_shape[0]} channels, and {name!r} has {channels}")
+            own = counted(self.sample_shape[0], "channel")
+            raise ValueError(f"the model takes {own}, and {name!r} has {channels}")

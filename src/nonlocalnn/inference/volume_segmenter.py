@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._device import Precision
+from nonlocalnn._errors import counted
 from nonlocalnn._names import VOLUME_MASK_SETS
 from nonlocalnn.data.volumes.items import is_item, volume_of
 from nonlocalnn.data.volumes.masked import MaskedVolumes, load_volume_masks
@@ -153,7 +154,9 @@ class VolumeSegmenter(Segmenter):
         """
         volume = volume_of(image) if is_item(image) else _of_tensor(image)
         if volume.channels != self.sample_shape[0]:
-            raise ValueError(f"the model takes {self.sample_shape[0]} channels; got {volume.channels}")
+            raise ValueError(
+                f"the model takes {counted(self.sample_shape[0], 'channel')}; got {volume.channels}"
+            )
         labels = self.label(volume, window=window, precision=precision)
         return torch.from_numpy(in_order_of_file(labels, volume)) if is_item(image) else labels
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nonlocalnn._errors import counted
+
 # Top-5 accuracy says something where there are more classes than that.
 _TOP = 5
 
@@ -199,7 +201,7 @@ class MultiLabelEvaluation(Figures):
     @property
     def headline(self) -> str:
         """The mean average precision, and over how many classes."""
-        covered = f"{len(self._defined)} of {len(self.classes)} classes"
+        covered = f"{len(self._defined)} of {counted(len(self.classes), 'class')}"
         return f"mean average precision {self.mean_average_precision:.4f} (over {covered})"
 
     def to_dict(self) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class ShownInput:
         seconds: Of a video, when these are; None where nothing tells its rate.
         truth: Its class, where that is known.
         rate: Of a sequence, its steps a second, where these are known.
+        channel_names: Of a sequence, where its files name its channels.
         planes: Of a volume, where its voxels lie; None of all other kinds.
     """
 
@@ -104,6 +105,7 @@ class ShownInput:
     seconds: tuple[float, ...] | None = None
     truth: str | None = None
     rate: float | None = None
+    channel_names: tuple[str, ...] = ()
     planes: Planes | None = None
 
 

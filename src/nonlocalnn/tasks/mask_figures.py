@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nonlocalnn._errors import counted
 from nonlocalnn.tasks.figures import ConfusionFigures, by_class, class_table, in_text, mean_of_defined
 
 
@@ -39,8 +40,8 @@ class SegmentationFigures(ConfusionFigures):
         """The mean IoU, over how many classes, and the share of pixels that are right."""
         defined = sum(value == value for value in self.iou)
         return (
-            f"mean IoU {self.mean_iou:.4f} (over {defined} of {len(self.classes)} classes), pixel accuracy "
-            f"{self.accuracy:.4f}"
+            f"mean IoU {self.mean_iou:.4f} (over {defined} of {counted(len(self.classes), 'class')}), "
+            f"pixel accuracy {self.accuracy:.4f}"
         )
 
     def per_class_table(self) -> str:
@@ -82,8 +83,8 @@ class StepFigures(ConfusionFigures):
         """The mean F1, over how many classes, and the share of steps that are right."""
         defined = sum(value == value for value in self.f1)
         return (
-            f"mean F1 {self.mean_f1:.4f} (over {defined} of {len(self.classes)} classes), step accuracy "
-            f"{self.accuracy:.4f}"
+            f"mean F1 {self.mean_f1:.4f} (over {defined} of {counted(len(self.classes), 'class')}), "
+            f"step accuracy {self.accuracy:.4f}"
         )
 
     def per_class_table(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from nonlocalnn._errors import counted
 from nonlocalnn.data import LabelledSamples, load_dataset
 from nonlocalnn.data.sequences.dataset import LabelledSequences, normalize_sequence
 from nonlocalnn.data.sequences.files import SEQUENCE_SUFFIXES, find_sequences, place_of, read_sequence
@@ -72,7 +74,8 @@ class Sequences(InputKind):
         if not facts.is_scaled:
             return data
         if data.channels != facts.channels:
-            raise ValueError(f"the model takes {facts.channels} channels, and {name!r} has {data.channels}")
+            own = counted(facts.channels, "channel")
+            raise ValueError(f"the model takes {own}, and {name!r} has {data.channels}")
         return data.normalize(facts.mean, facts.standard_deviation)
 
     def find(self, inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -96,7 +99,7 @@ class Sequences(InputKind):
         sequence = read_sequence(path, channels=facts.channel_names)
         if len(sequence) != facts.channels:
             raise ValueError(
-                f"{path} must have {facts.channels} channels for this model; got {len(sequence)}"
+                f"{path} must have {counted(facts.channels, 'channel')} for this model; got {len(sequence)}"
             )
         if facts.is_scaled:
             sequence = normalize_sequence(
@@ -108,9 +111,15 @@ class Sequences(InputKind):
         """See :meth:`InputKind.prepare`."""
         return read
 
+    def take(self, dataset: LabelledSamples, index: int, taken: ShownInput) -> ShownInput:
+        """See :meth:`InputKind.take`: what its channels are called."""
+        if not isinstance(dataset, LabelledSequences):
+            return taken
+        return replace(taken, channel_names=dataset.channel_names)
+
     def show(self, path: Path, facts: Facts, *, whole: bool) -> ShownInput:
         """See :meth:`InputKind.show`: always whole, each channel in the training's standard deviations."""
         (sample,) = self.read(path, facts)
         file, number = place_of(path)
         name = file.name if number is None else f"{file.stem}-{number}{file.suffix}"
-        return ShownInput(name=name, sample=sample, pixels=sample)
+        return ShownInput(name=name, sample=sample, pixels=sample, channel_names=facts.channel_names)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nonlocalnn._errors import counted
 from nonlocalnn.affinity.pictures.planes import Planes
 from nonlocalnn.data import LabelledSamples, load_dataset
 from nonlocalnn.data.volumes.dataset import LabelledVolumes, as_cube, cube_of
@@ -125,7 +126,9 @@ def volume_for(path: Path, channels: int) -> Volume:
         )
     volume = read_volume(path)
     if volume.channels != channels:
-        raise ValueError(f"{path} must have {channels} channels for this model; got {volume.channels}")
+        raise ValueError(
+            f"{path} must have {counted(channels, 'channel')} for this model; got {volume.channels}"
+        )
     return volume
 
 

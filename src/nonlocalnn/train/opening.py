@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nonlocalnn._errors import counted
 from nonlocalnn.data import LabelledSamples
 from nonlocalnn.tasks.recipe import Recipe
 
@@ -36,7 +37,7 @@ def opening_lines(
     if "classes" in facts:
         names = list(facts["classes"])
         shown = ", ".join(names[:_MOST_CLASSES]) + (", ..." if len(names) > _MOST_CLASSES else "")
-        found += f": {len(names)} classes ({shown})"
+        found += f": {counted(len(names), 'class')} ({shown})"
     # Images of detectors have sizes of their own.
     shape_of_all = () if facts.get("task") == "detection" else facts.get("sample_shape", ())
     sides = [str(side) for side in shape_of_all]

@@ -86,6 +86,7 @@ def draw_rows(
     sample: int = 0,
     title: str = "",
     rate: float | None = None,
+    channel_names: Sequence[str] = (),
     planes: Planes | None = None,
 ) -> Figure:
     r"""Draw what chosen positions attend to, over the input.
@@ -112,6 +113,7 @@ def draw_rows(
         sample: Which one of the batch.
         title: Written above.
         rate: Of a sequence, its steps a second: times are then in seconds.
+        channel_names: Of a sequence, what its channels are called in the legend; by default numbers.
         planes: Of a volume, where its voxels lie; without it three sides are those of a clip.
 
     Raises:
@@ -142,7 +144,9 @@ def draw_rows(
     views = _views(shown, places, rows, sample)
     entropy = float(entropy_of(rows.flatten(1), math.prod(shown.key_shape)).nanmean())
     drawn = pixels if picture is None else check_picture(picture, pixels)
-    return _draw(shown, drawn, views, _titled(title, shown, entropy, len(places)), rate, planes)
+    return _draw(
+        shown, drawn, views, _titled(title, shown, entropy, len(places)), rate, channel_names, planes
+    )
 
 
 def _draw(
@@ -151,6 +155,7 @@ def _draw(
     views: Sequence[View],
     title: str,
     rate: float | None,
+    channel_names: Sequence[str],
     planes: Planes | None,
 ) -> Figure:
     num_sides = len(shown.grid.sides)
@@ -159,9 +164,11 @@ def _draw(
             raise ValueError("planes is of volumes, which have three sides: leave it out")
         return draw_planes(shown, drawn, views, title, planes)
     if num_sides == 1:
-        return draw_sequences(shown, drawn, views, title, rate=rate)
+        return draw_sequences(shown, drawn, views, title, rate=rate, channel_names=channel_names)
     if rate is not None:
         raise ValueError("rate is a sequence's; images and clips have none: leave it out")
+    if channel_names:
+        raise ValueError("channel_names is of sequences; images and clips have none: leave it out")
     return (draw_images if num_sides == 2 else draw_strips)(shown, drawn, views, title)
 
 
@@ -199,6 +206,7 @@ def draw_attended(
     sample: int = 0,
     title: str = "",
     rate: float | None = None,
+    channel_names: Sequence[str] = (),
     planes: Planes | None = None,
 ) -> Figure:
     r"""Draw what is attended most: the mean weight of each key over all queries, over the input.
@@ -211,6 +219,7 @@ def draw_attended(
         sample: Which one of the batch.
         title: Written above.
         rate: See :func:`draw_rows`.
+        channel_names: See :func:`draw_rows`.
         planes: See :func:`draw_rows`.
 
     Raises:
@@ -228,7 +237,7 @@ def draw_attended(
     views = [View(weights=attended, signed=False, even=even, least=least, label=label)]
     drawn = pixels if picture is None else check_picture(picture, pixels)
     entropy = float(summary.entropy[sample])
-    return _draw(shown, drawn, views, _titled(title, shown, entropy), rate, planes)
+    return _draw(shown, drawn, views, _titled(title, shown, entropy), rate, channel_names, planes)
 
 
 def _pixels_of(shown: AffinityRows, pixels: Tensor | None, sample: int) -> Tensor:

@@ -22,7 +22,13 @@ _MOST_NAMED = 8
 
 
 def draw_sequences(
-    shown: AffinityRows, pixels: Tensor, views: Sequence[View], title: str, *, rate: float | None = None
+    shown: AffinityRows,
+    pixels: Tensor,
+    views: Sequence[View],
+    title: str,
+    *,
+    rate: float | None = None,
+    channel_names: Sequence[str] = (),
 ) -> Figure:
     """Draw two lines of axes for each view: channels shaded by weight, and the weights as stairs.
 
@@ -32,6 +38,7 @@ def draw_sequences(
         views: Whose weights are drawn.
         title: Written above.
         rate: Steps a second: times are then in seconds.
+        channel_names: What the channels are called; by default numbers.
     """
     figure = panels.new_figure(_WIDTH, (_HIGH + _LOW + 0.35) * len(views) + 0.5, title=title)
     axes = figure.subplots(
@@ -44,7 +51,7 @@ def draw_sequences(
     edges = _edges(shown)
     for view, above, below in zip(views, axes[::2], axes[1::2], strict=True):
         scale = panels.scale_of(view.weights, signed=view.signed, even=view.even, least=view.least)
-        draw_channels(above, pixels)
+        draw_channels(above, pixels, channel_names)
         _shade(above, view, edges, scale)
         _draw_steps(below, view, edges, scale)
         if view.query is None:
@@ -61,7 +68,7 @@ def draw_sequences(
             color=_QUERY,
         )
     axes[-1].set_xlim(0, pixels.shape[1])
-    _label_time(axes[-1], rate)
+    label_time(axes[-1], rate)
     name_channels(figure, axes[0])
     return figure
 
@@ -75,7 +82,7 @@ def _edges(shown: AffinityRows) -> Tensor:
     return edges.clamp(low, high)
 
 
-def _label_time(axis: Any, rate: float | None) -> None:
+def label_time(axis: Any, rate: float | None) -> None:
     """Write below the lowest axes when it is, in steps or with a rate in seconds."""
     if rate is None:
         axis.set_xlabel("step of the input", fontsize=8)
@@ -89,12 +96,14 @@ def _label_time(axis: Any, rate: float | None) -> None:
     seconds.tick_params(labelsize=6.5)
 
 
-def draw_channels(axis: Any, pixels: Tensor) -> None:
-    """Draw the channels of a sequence, (C, L), as lines."""
+def draw_channels(axis: Any, pixels: Tensor, names: Sequence[str] = ()) -> None:
+    """Draw the channels of a sequence, (C, L), as lines, by their names or their numbers."""
     # A value lies in the middle of its place, which goes from n to n + 1.
     places = torch.arange(pixels.shape[1]) + 0.5
     for number, channel in enumerate(pixels.float()):
-        axis.plot(places.numpy(), channel.numpy(), linewidth=0.8, label=f"channel {number}", zorder=3)
+        # An underscore would hide a line from the legend.
+        name = f"channel {number}" if not names else names[number].lstrip("_") or f"channel {number}"
+        axis.plot(places.numpy(), channel.numpy(), linewidth=0.8, label=name, zorder=3)
     axis.set_ylabel("input", fontsize=7)
     axis.tick_params(labelsize=6.5)
 
@@ -103,7 +112,11 @@ def name_channels(figure: Figure, axis: Any) -> None:
     """Name the lines of :func:`draw_channels` below a figure, unless they are too many."""
     lines, names = axis.get_legend_handles_labels()
     if len(names) <= _MOST_NAMED:
-        figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=7)
+        legend = figure.legend(
+            lines, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=7
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def _shade(axis: Any, view: View, edges: Tensor, scale: panels.Scale) -> None:

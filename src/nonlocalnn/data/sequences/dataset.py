@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS
-from nonlocalnn.data.folder_files import is_ignored
+from nonlocalnn.data.folder_files import is_ignored, warn_of_unlearnt
 from nonlocalnn.data.image_folders import labelled_files
 from nonlocalnn.data.labelled import Batch, LabelledSamples
 from nonlocalnn.data.normalization import ChannelValues
@@ -239,6 +239,9 @@ def load_sequences(
             f"{file} holds too few sequences of a class to divide them: no class has one for {split!r}; put "
             f"some into a file of their own, as {_beside(file, split)}"
         )
+    if split == "train":
+        taught = {classes[targets[index]] for index in indices}
+        warn_of_unlearnt(root, classes, taught, what="sequences")
     return LabelledSequences(
         [Labelled(f"{file}#{index}", table.sequences[index], None, table.channels) for index in indices],
         ids=[f"{file}#{index}" for index in indices],

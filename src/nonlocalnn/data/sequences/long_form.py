@@ -235,8 +235,8 @@ def checked_sequence(sequence: Any, name: str) -> Tensor:
     if len(wrong):
         channel, step = wrong[0].tolist()
         raise ValueError(
-            f"{name} has {len(wrong)} values that are no finite numbers, the first in channel {channel} at "
-            f"step {step}: fill them first"
+            f"{name} has values that are no finite numbers, {len(wrong)} of {numbers.numel()}, the first in "
+            f"channel {channel} at step {step}: fill them first"
         )
     return numbers
 

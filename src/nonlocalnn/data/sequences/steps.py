@@ -18,7 +18,13 @@ from torch.utils.data import Dataset
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS
-from nonlocalnn.data.folder_files import divided, is_ignored, split_folder, warn_of_passed_over
+from nonlocalnn.data.folder_files import (
+    divided,
+    is_ignored,
+    split_folder,
+    warn_of_passed_over,
+    warn_of_unlearnt,
+)
 from nonlocalnn.data.masks.masked import IGNORED
 from nonlocalnn.data.normalization import ChannelValues
 from nonlocalnn.data.sequences.dataset import (
@@ -171,6 +177,9 @@ def load_steps(
     for name, own in by_split.items():
         if own and not any(label for each in own for label in each.labels or ()):
             raise ValueError(f"no step of the sequences for {name!r} in {root} has a class: label some")
+    if split == "train":
+        taught = {label for each in by_split[split] for label in each.labels or ()}
+        warn_of_unlearnt(root, classes, taught, what="steps")
     names = tuple(channels) or channel_names(everything)
     ordered = [each.in_order(names) for each in by_split[split]]
     return LabelledSteps(ordered, classes=classes, augment=augment)

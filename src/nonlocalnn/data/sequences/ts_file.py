@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nonlocalnn._errors import counted
+
 # Further words of the header say what the lines show by themselves.
 _FLAGS = ("@timestamps", "@equallength", "@classlabel", "@targetlabel")
 
@@ -56,7 +58,8 @@ def read_ts(path: Path) -> tuple[list[Tensor], list[str] | None, tuple[str, ...]
         first = sequences[0]
         if len(sequences[-1]) != len(first):
             raise ValueError(
-                f"{place} must have {len(first)} channels, as the line before it; got {len(sequences[-1])}"
+                f"{place} must have {counted(len(first), 'channel')}, as the line before it; got "
+                f"{len(sequences[-1])}"
             )
         if header.get("@equallength", [""])[0] == "true" and sequences[-1].shape != first.shape:
             raise ValueError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from nonlocalnn._errors import check_choice, check_whole
+from nonlocalnn._errors import check_choice, check_whole, counted
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.masks.masked import IGNORED, checked_classes, wrong_ids
 from nonlocalnn.data.masks.pairs import PairedFiles, find_pairs
@@ -198,7 +198,7 @@ def _check_pair(volume: Volume, mask: Volume) -> None:
         ValueError: It is not.
     """
     if mask.channels != 1:
-        raise ValueError(f"{mask.path} must hold one id a voxel; it has {mask.channels} channels")
+        raise ValueError(f"{mask.path} must hold one id a voxel; it has {counted(mask.channels, 'channel')}")
     if mask.is_oriented != volume.is_oriented:
         told = mask.path if mask.is_oriented else volume.path
         raise ValueError(

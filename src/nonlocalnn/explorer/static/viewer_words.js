@@ -16,6 +16,11 @@ NonlocalViewer.words = (() => {
     return String(Number(value.toPrecision(3))).replace("-", "\u2212");
   }
 
+  /** A number with its noun. */
+  function counted(count, noun) {
+    return `${count} ${noun}${count === 1 ? "" : "s"}`;
+  }
+
   /** A weight as a multiple of the even level. */
   function times(weight, even) {
     return even ? `${number(weight / even)}\u00d7` : "\u2013";
@@ -24,7 +29,7 @@ NonlocalViewer.words = (() => {
   /** What a sequence is: its steps, and where its rate is known how long they take. */
   function length({ sides: [steps], channels, rate }) {
     const time = rate ? `, ${number(steps / rate)} s` : "";
-    return `${channels?.length ?? 0} channels of ${steps} steps${time}`;
+    return `${counted(channels?.length ?? 0, "channel")} of ${counted(steps, "step")}${time}`;
   }
 
   /** What a volume is: slices, rows and columns, and where they are known their millimetres. */
