@@ -92,6 +92,13 @@ def test_a_table_whose_classes_change_is_one_of_labelled_steps(tmp_path):
         ValueError, match=r"#s0 must have one class, .* got 'cFalse', 'cTrue': train by --data seq"
     ):
         load_dataset("sequences", "train", data_dir=tmp_path)
+    # A network that was trained asks for no labels.
+    assert len(find_sequences([tmp_path])) == 4
+    assert_same(read_sequence(tmp_path / "walks.csv#2"), read_steps(tmp_path / "walks.csv")[2].sequence)
+    np.savez(tmp_path / "walks.npz", X=np.ones((2, 1, 3)), y=np.zeros((2, 3), dtype=int))
+    assert read_sequence(tmp_path / "walks.npz#1").shape == (1, 3)
+    with pytest.raises(ValueError, match=r"y of .*walks.npz has a class for each step: train by --data seq"):
+        read_table(tmp_path / "walks.npz")
 
 
 def test_numbers_are_classes_in_their_own_order(tmp_path):

@@ -209,4 +209,5 @@ def sequence(**other):
     places = np.arange(120) / 120
     channels = [np.sin(6 * (channel + 1) * places).round(4).tolist() for channel in range(3)]
     block = {"name": "nl_1", "sides": (60,), "key_sides": (30,), "measures": ["affinity"]}
-    return assemble("sequence", {"sides": [120], "channels": channels}, [block], **other)
+    values = {"sides": [120], "channels": channels, "channel_names": ["hip", "knee", "<b>toe</b>"]}
+    return assemble("sequence", values, [block], **other)

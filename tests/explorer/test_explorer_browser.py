@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     ]
     write_video(inputs / "real-clip.mp4", frames)
     (inputs / "text.png").write_text("text")
+    (inputs / "wave.csv").write_text("a,b\n1,2\n3,5\n")
     return inputs
 
 
@@ -303,4 +304,8 @@ def test_files_of_the_server_have_thumbnails(explorer):
             }"""
         )
         # What is neither keeps its name and an empty place.
-        assert page.locator(".input", has_text="text.png").locator("span.thumbnail").count() == 1
+        places = [
+            page.locator(".input", has_text=name).locator("span.thumbnail")
+            for name in ("text.png", "wave.csv")
+        ]
+        assert [place.inner_text() for place in places] == ["", "sequence"]

@@ -326,6 +326,17 @@ def test_the_whole_picture_and_its_instruction_are_in_view(opened, kind):
             assert 0 <= gap < 24
 
 
+def test_lines_have_their_names_and_colours(opened):
+    with opened("sequence") as page:
+        assert page.locator("figcaption").inner_text() == "3 channels of 120 steps hip knee <b>toe</b>"
+        found = page.evaluate(
+            """() => ["polyline.nl-curve", ".nl-swatch"].map((which) => [...document.querySelectorAll(which)]
+              .map((one) => getComputedStyle(one)[which === ".nl-swatch" ? "borderTopColor" : "stroke"]))"""
+        )
+        assert found[0] == found[1]
+        assert len(set(found[0])) == 3
+
+
 def test_heat_can_be_taken_away(opened):
     with opened("image") as page:
         page.get_by_label("Heat").fill("0")

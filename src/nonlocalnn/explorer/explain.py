@@ -182,6 +182,7 @@ def _described_input(given: ShownInput) -> dict[str, Any]:
         "seconds": None if given.seconds is None else list(given.seconds),
         "channels": rounded,
         **({} if given.rate is None else {"rate": given.rate}),
+        **({"channel_names": list(given.channel_names)} if given.channel_names else {}),
         **({} if given.planes is None else _described_volume(given.pixels, given.planes)),
     }
 

@@ -53,12 +53,14 @@ class Table:
         labels: The name of the class of each; None where the file says none.
         classes: Names of the classes, in their order.
         channels: Names of the channels, in small letters; empty where the file has none.
+        fault: Why the labels are no class a sequence; empty where they are.
     """
 
     sequences: list[Tensor]
     labels: list[str] | None
     classes: tuple[str, ...]
     channels: tuple[str, ...] = ()
+    fault: str = ""
 
 
 def read_table(path: Path) -> Table:
@@ -66,8 +68,16 @@ def read_table(path: Path) -> Table:
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is no such file, or damaged.
+        ValueError: It is no such file, or damaged, or its labels are no class a sequence.
     """
+    table = _opened(path)
+    if table.fault:
+        raise ValueError(table.fault)
+    return table
+
+
+def _opened(path: Path) -> Table:
+    """Return the sequences of a file, whatever its labels are: a trained network does not ask for them."""
     about = path.stat()
     return _table(path, about.st_mtime_ns, about.st_size)
 
@@ -87,10 +97,13 @@ def _table(path: Path, _changed: int, _size: int) -> Table:
 def _table_of_long(path: Path) -> Table:
     """Return the sequences of a table in long form, in the order of their first rows."""
     found = read_long(path)
-    labels = [class_of(each.labels, each.name) for each in found]
+    sequences, channels = [each.sequence for each in found], found[0].channels
+    try:
+        labels = [class_of(each.labels, each.name) for each in found]
+    except ValueError as error:
+        return Table(sequences, None, (), channels, fault=str(error))
     named = [each for each in labels if each is not None]
-    classes = tuple(in_order(set(named)))
-    return Table([each.sequence for each in found], named or None, classes, found[0].channels)
+    return Table(sequences, named or None, tuple(in_order(set(named))), channels)
 
 
 def in_order(names: set[str]) -> list[str]:
@@ -151,7 +164,7 @@ def read_named(path: Path) -> Labelled:
         if len(arrays) == 1 and "X" not in arrays:
             array = real_numbers(next(iter(arrays.values())), str(file))
             return Labelled(str(file), checked_sequence(array, str(file)), None)
-    table = read_table(file)
+    table = _opened(file)
     if number is None and len(table.sequences) > 1:
         raise ValueError(
             f"{path} holds {len(table.sequences)} sequences: name one, as {path}#0 to "
@@ -206,7 +219,7 @@ def parts_of(path: Path) -> list[Path]:
     try:
         if not holds_many(path):
             return [path]
-        number = len(read_table(path).sequences)
+        number = len(_opened(path).sequences)
     except (OSError, ValueError):
         return [path]
     return [path.with_name(f"{path.name}#{each}") for each in range(number)]
@@ -282,13 +295,11 @@ def table_of_arrays(arrays: dict[str, Any], path: Path) -> Table:
     stacked = real_numbers(arrays["X"], str(path))
     if stacked.ndim != 3 or 0 in stacked.shape:
         raise ValueError(f"X of {path} must be (N, channels, steps), all at least 1; got {stacked.shape}")
+    of_steps = "y" in arrays and arrays["y"].ndim == 2
     lengths = arrays.get("lengths", np.full(len(stacked), stacked.shape[2]))
     for name, found in (("y", arrays.get("y")), ("lengths", lengths)):
-        if name == "y" and found is not None and found.ndim == 2:
-            raise ValueError(
-                f"y of {path} has a class for each step: train by --data sequence-labels, or give "
-                "one a sequence"
-            )
+        if name == "y" and of_steps:
+            continue
         if found is not None and found.shape != (len(stacked),):
             raise ValueError(f"{name} of {path} must be ({len(stacked)},), one a sequence; got {found.shape}")
     if lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > stacked.shape[2]:
@@ -297,6 +308,11 @@ def table_of_arrays(arrays: dict[str, Any], path: Path) -> Table:
         checked_sequence(sequence[:, :length], f"{path}#{number}")
         for number, (sequence, length) in enumerate(zip(stacked, lengths.tolist(), strict=True))
     ]
+    if of_steps:
+        fault = (
+            f"y of {path} has a class for each step: train by --data sequence-labels, or give one a sequence"
+        )
+        return Table(sequences, None, (), fault=fault)
     if "y" not in arrays:
         return Table(sequences, None, ())
     if arrays["y"].dtype.kind not in "iuUb":

@@ -117,8 +117,8 @@
 
   /** The browser makes the thumbnails of the files themselves: the server decodes nothing. */
   function thumbnailOf({ name, kind }) {
-    // Numbers, or nothing that is read here, whatever its name: the reason is told to who chooses it.
-    if (kind !== "image" && kind !== "video") return make("span", { class: "thumbnail" });
+    // Numbers, which the place names; or nothing that is read here: the reason is told to who chooses it.
+    if (kind !== "image" && kind !== "video") return make("span", { class: "thumbnail quiet" }, kind ?? "");
     const source = `/api/inputs/${name.split("/").map(encodeURIComponent).join("/")}`;
     if (kind === "image") {
       const image = make("img", { loading: "lazy", alt: "", class: "thumbnail" });

@@ -76,7 +76,7 @@ NonlocalViewer.Picture = (() => {
     const extreme = (of) => channels.flat().reduce((found, value) => of(found, value), channels[0]?.[0] ?? 0);
     const low = extreme(Math.min);
     const height = extreme(Math.max) - low || 1;
-    const label = `${channels.length} channels of ${length} values`
+    const label = NonlocalViewer.words.length({ channels, sides: [length] })
       + (runs.length ? ", with the class of each step below" : "");
     const drawing = svgElement("svg", {
       class: "nl-curves", viewBox: `0 -0.05 ${length} ${runs.length ? 1.2 : 1.1}`, preserveAspectRatio: "none",
@@ -95,6 +95,15 @@ NonlocalViewer.Picture = (() => {
     return drawing;
   }
 
+  /** How long a sequence is, and where its channels have names which line is which. */
+  function legend(input) {
+    // With spaces, for those who copy or hear them.
+    const names = (input.channel_names ?? []).flatMap((name, channel) => [" ",
+      element("span", { class: "nl-channel" },
+        element("span", { class: `nl-swatch nl-swatch-${channel % 4}`, "aria-hidden": "true" }), name)]);
+    return element("span", {}, NonlocalViewer.words.length(input), ...names);
+  }
+
   /** An empty picture; few pixels are shown as the squares they are. */
   function pictureOf(shape, attributes) {
     const kind = Math.max(...shape) < 100 ? { class: "nl-coarse" } : {};
@@ -105,8 +114,8 @@ NonlocalViewer.Picture = (() => {
     const { input, kind } = viewer.data;
     if (kind === "sequence") {
       const [channels, length] = [input.channels ?? [], viewer.sides[2]];
-      const caption = NonlocalViewer.words.length(input);
-      return [new Surface(curves(channels, length, input.step_labels ?? []), viewer.sides, caption)];
+      const drawn = curves(channels, length, input.step_labels ?? []);
+      return [new Surface(drawn, viewer.sides, legend(input))];
     }
     return input.frames.map((source, frame) => {
       const name = NonlocalViewer.words.frame(viewer, frame);
