@@ -174,8 +174,30 @@ def test_each_kind_refuses_the_others(masks, classes, tmp_path, capsys):
     fails(capsys, *evaluate, status=1, says="was trained on volumes")
     evaluate = ["evaluate", "--model", masks / "run", "--data", "segment-cue"]
     fails(capsys, *evaluate, status=1, says="trained to label volumes")
+    for data in ("volume-masks", "sequence-labels"):
+        evaluate = ["evaluate", "--model", classes / "run", "--data", data, "--data-dir", masks / "data"]
+        says = f"gives one class a volume, and '{data}' has classes of parts of one: choose volumes"
+        fails(capsys, *evaluate, status=1, says=says)
     maps = ["maps", scan, "--model", masks / "run", "--format", "gif"]
     fails(capsys, *maps, status=1, says="--format gif is for videos")
+    maps = ["maps", scan, "--model", masks / "run", "--pixels", "40,1,1", "--output", tmp_path / "maps"]
+    fails(capsys, *maps, status=1, says="nl: pixel must be a place in (16, 18, 20); got (40, 1, 1)")
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize("words", [["--image-size", "4"], ["--window", "4"]])
+def test_what_is_too_small_for_the_network_is_told_before_anything_is_written(masks, tmp_path, capsys, words):
+    words = [
+        "train",
+        masks / "data",
+        *words,
+        "--model-overrides",
+        '{"depth": 2}',
+        "--output",
+        tmp_path / "run",
+    ]
+    fails(capsys, *words, status=1, says=f"{words[2]} must be more than 4 voxels for this network; got 4")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from nonlocalnn.data import load_dataset
+from nonlocalnn.data.recognition import recognised_data
 from nonlocalnn.data.sequences.dataset import load_sequences
 from nonlocalnn.data.sequences.files import find_sequences, read_sequence, read_table
 from nonlocalnn.data.sequences.padding import pad_batch
+from nonlocalnn.data.sequences.steps import load_steps
 from tolerances import assert_near, assert_same
 
 HEADER = """# A comment
@@ -226,8 +228,17 @@ def test_what_is_wrong_with_csv(tmp_path, text, says):
     with pytest.raises(ValueError, match=says):
         read_sequence(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe1\x00")
-    with pytest.raises(ValueError, match="is no CSV file: it is not text"):
+    with pytest.raises(ValueError, match="is no CSV file in UTF-8: save it as that"):
         read_sequence(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_told_as_that(tmp_path, encoding):
+    text = "id,a,label\n" + "".join(f"s{each},{each}.5,Stra\u00dfe\n" for each in range(4))
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    data = recognised_data(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.csv is no CSV file in UTF-8: save it as that"):
+        load_steps(tmp_path, "train") if data == "sequence-labels" else load_sequences(tmp_path, "train")
 
 
 def test_a_file_of_many_is_named_by_its_numbers(tmp_path):

@@ -209,6 +209,15 @@ def bad(tmp_path, kind):
         pages = [Image.new("L", (4, 5)) for _ in range(4)]
         description = "ImageJ=1.53\nimages=4\nchannels=2\nslices=2\n"
         pages[0].save(path, save_all=True, append_images=pages[1:], tiffinfo={270: description})
+    elif kind in ("one slice", "no spacing"):
+        path = tmp_path / "a.nii.gz"
+        array = ARRAY[0] if kind == "one slice" else ARRAY
+        image = nibabel.Nifti1Image(array, None)
+        image.header["pixdim"][1:4] = (1, 1, 1) if kind == "one slice" else (1, 0, 2)
+        content = bytearray(image.to_bytes())
+        # Written as it stands: nibabel itself would take 1 for 0.
+        content[76:108] = image.header["pixdim"].tobytes()
+        path.write_bytes(gzip.compress(bytes(content)))
     elif kind == "two axes":
         path = tmp_path / "a.npy"
         np.save(path, np.zeros((4, 5)))
@@ -240,6 +249,8 @@ def bad(tmp_path, kind):
         ("singular", r"an affine that gives its voxels no place \(it is singular"),
         ("colours", "must hold grey pages; page 0 has colours"),
         ("hyperstack", "must hold one volume; it has 2 channels: save each as a stack"),
+        ("one slice", r"must hold one volume of three axes; got shape \(5, 11\)$"),
+        ("no spacing", "numbers that are not zero; its header has 1, 0, 2: mend pixdim, or give it an sform"),
         ("two axes", r"must hold \(slices, rows, columns\)"),
         ("objects", "cannot be read as a volume"),
         ("spacing", "spacing of .* must be above zero"),
@@ -358,7 +369,7 @@ def test_series_as_scanners_write_them(tmp_path):
 def test_a_file_in_a_series_that_is_none(tmp_path):
     folder = write_series(tmp_path / "scan", np.zeros((2, 5, 6), dtype=int))
     (folder / "notes.txt").write_text("of the scan")
-    with pytest.raises(ValueError, match=r"notes.txt cannot be read as DICOM"):
+    with pytest.raises(ValueError, match=r"notes.txt is no DICOM file, .*: take it out of the folder"):
         read_volume(folder)
 
 
@@ -534,6 +545,16 @@ def test_ids_that_are_no_class(tmp_path, wrong, listed):
         ValueError, match=f"has the ids {listed}, and there are 3 classes, 0 to 2; 255 is ignored"
     ):
         data[0]
+
+
+def test_volumes_that_do_not_say_their_spacing_are_told_where_that_matters(tmp_path):
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "train" / name / "0.nii.gz", ARRAY)
+        np.save(tmp_path / "train" / name / "1.npy", ARRAY)
+    says = r"2 of 4 volumes do not say their spacing, so that a voxel is taken for 1 mm .*: first .*a/1\.npy"
+    with pytest.warns(UserWarning, match=says):
+        load_volumes(tmp_path, "train", image_size=8, reading=Reading((2.0, 2.0, 2.0)))
+    assert len(load_volumes(tmp_path, "train", image_size=8)) == 4
 
 
 def test_a_volume_without_a_mask(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -135,8 +136,11 @@ def _places(name: str, shown: AffinityMap, pixels: Tensor, args: argparse.Namesp
         if args.queries:
             return [check_position(query, shown.grid.sides) for query in args.queries]
         if args.pixels:
+            # All, so that one outside the input is told.
+            found = [shown.grid.position(*pixel) for pixel in args.pixels]
             # A map of an object knows the pixels of its region alone; see _shown.
-            return [shown.grid.position(*pixel) for pixel in args.pixels if shown.grid.reaches(*pixel)]
+            reached = [shown.grid.reaches(*pixel) for pixel in args.pixels]
+            return list(itertools.compress(found, reached))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return queries_to_draw(shown, pixels)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nonlocalnn._errors import counted
 from nonlocalnn.cli.flags.train import parser
 from nonlocalnn.cli.outputs import check_folder
 from nonlocalnn.data.recognition import recognised_data
@@ -16,7 +17,7 @@ from nonlocalnn.train import train
 
 def _samples(test: dict[str, Any]) -> str:
     views = f", {test['views']}" if "views" in test else ""
-    return f"{test['num_samples']} samples{views}"
+    return f"{counted(test['num_samples'], 'sample')}{views}"
 
 
 def _with_flags_of_folder(words: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_positive
+from nonlocalnn._names import MASK_SETS, OBJECT_SETS, STEP_SETS, VOLUME_MASK_SETS
 from nonlocalnn.checkpoints import Imported, import_checkpoint
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.data import LabelledSamples
@@ -83,6 +84,11 @@ class Classifier(Facts, Loaded):
             ValueError: The samples have another shape, or several classes where the model has learnt one;
                 or a setting has no effect.
         """
+        if name in (*MASK_SETS, *VOLUME_MASK_SETS, *STEP_SETS, *OBJECT_SETS):
+            raise ValueError(
+                f"the model gives one class a {self.kind.name}, and {name!r} has classes of parts of one: "
+                f"choose {', '.join(self.kind.datasets)}"
+            )
         kind = kind_of_data(name)
         if kind.name != self.kind.name:
             raise ValueError(

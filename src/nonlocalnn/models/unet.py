@@ -222,6 +222,6 @@ def _checked(x: Tensor, num_sides: int, depth: int) -> Tensor:
     if num_sides == 3 and max(x.shape[2:]) <= 2**depth:
         raise ValueError(
             f"a volume must have more than {2**depth} voxels along an axis for this network, which halves "
-            f"sides {depth} times; got {' x '.join(map(str, x.shape[2:]))}"
+            f"sides {depth} times; got {' x '.join(map(str, x.shape[2:]))}: make it larger, or the depth less"
         )
     return x

@@ -51,7 +51,8 @@ class Figures(ABC):
         if self.unreadable:
             covered += f" of {self.num_samples + len(self.unreadable):,}"
         views = "" if self.views is None else f", {self.views}"
-        return f"{self.headline} on {covered} samples of {source}{views}"
+        samples = "sample" if covered == "1" else "samples"
+        return f"{self.headline} on {covered} {samples} of {source}{views}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values; an undefined figure is None."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nonlocalnn.data.masks.masked import IGNORED
 from nonlocalnn.data.volumes.masked import MaskedVolumes, load_volume_masks
 from nonlocalnn.data.volumes.reading import Reading
+from nonlocalnn.models import UNet3d
 from nonlocalnn.tasks.networks import check_task, check_unset, named_network
 from nonlocalnn.tasks.segmentation import PlacesTask, pixel_loss, share_right
 from nonlocalnn.tasks.volume_masks import evaluate_volumes
@@ -73,6 +74,20 @@ class VolumeSegmentationTask(PlacesTask):
         )
         data.measures_surfaces = split == "test"
         return data
+
+    def model(self, data: Any) -> nn.Module:
+        """See :meth:`PlacesTask.model`.
+
+        Raises:
+            ValueError: See there; or patches or windows are too small for the network.
+        """
+        model = super().model(data)
+        # Said before the training, and not at its first step or its first validation.
+        least = 2 ** len(model.down) if isinstance(model, UNet3d) else 0
+        for name, side in (("image_size", self.recipe.image_size), ("window", self.window)):
+            if side is not None and side <= least:
+                raise ValueError(f"{name} must be more than {least} voxels for this network; got {side}")
+        return model
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return cross-entropy plus one less the overlap, and the share of voxels that is right, 0 to 1.

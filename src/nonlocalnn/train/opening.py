@@ -44,14 +44,15 @@ def opening_lines(
     shortest, longest = facts.get("lengths", (None, None))
     if shortest != longest:
         sides[-1] = f"{shortest} to {longest}"
-    shape = " x ".join(sides)
+    # Pixels and voxels go without saying.
+    shape = " x ".join(sides) + (" steps" if len(sides) == 2 else "")
     counts = "{} training, {} validation and {} test samples".format(*sizes)
     lines = [f"{found}; {counts}{f' of {shape}' if shape else ''}"]
     number = sum(parameter.numel() for parameter in model.parameters())
     assert recipe.batch_size is not None
     lines.append(
         f"{recipe.model or 'network'}: {number:,} parameters, on {device}; batches of {recipe.batch_size}, "
-        f"{sizes[0] // recipe.batch_size} steps an epoch"
+        f"{counted(sizes[0] // recipe.batch_size, 'step')} an epoch"
     )
     before, after = asked.to_dict(), recipe.to_dict()
     chosen = {name: value for name, value in after.items() if before[name] is None and value is not None}

@@ -23,6 +23,8 @@ from nonlocalnn._errors import needs, one_line
 LONG_SUFFIXES = (".csv", ".parquet")
 # So many steps do not rise evenly by chance.
 _LEAST_OF_A_CLOCK = 8
+# Bytes in which the first row of a table ends, and how files of UTF-16 begin.
+_LONGEST_ROW, _UTF_16 = 2**20, (b"\xff\xfe", b"\xfe\xff")
 # Columns that are no channels.
 ID, LABEL, _TIMES = "id", "label", ("time", "step")
 
@@ -79,11 +81,7 @@ def is_long(path: Path) -> bool:
         return False
     if is_parquet(path):
         return True
-    try:
-        _, first = next(rows_of(path), (0, []))
-    except (OSError, ValueError):
-        return False
-    return ID in [cell.strip().lower() for cell in first]
+    return ID in [cell.strip().lower() for cell in first_row(path)]
 
 
 def names_columns(path: Path) -> bool:
@@ -92,11 +90,7 @@ def names_columns(path: Path) -> bool:
         return False
     if is_parquet(path):
         return True
-    try:
-        _, first = next(iter(rows_of(path)), (0, []))
-    except ValueError:
-        return False
-    return not all(map(_is_number, first))
+    return not all(map(_is_number, first_row(path)))
 
 
 def check_names(own: Sequence[str], wanted: Sequence[str], name: str) -> None:
@@ -241,20 +235,41 @@ def checked_sequence(sequence: Any, name: str) -> Tensor:
     return numbers
 
 
+def first_row(path: Path) -> list[str]:
+    """Return the first row of a CSV file that is not empty; none where there is none.
+
+    No more is read, and text in another encoding is known by its letters, so that what is wrong with the file
+    is said where it is read, and not of what it is taken for.
+    """
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(_LONGEST_ROW)
+    except OSError:
+        return []
+    text = beginning.decode("utf-16" if beginning[:2] in _UTF_16 else "utf-8-sig", errors="replace")
+    _, first = next(_cells_of(text.splitlines()), (0, []))
+    return first
+
+
 def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a CSV file that are not empty, with their numbers from 1.
 
     Raises:
-        ValueError: It is no text.
+        ValueError: It is no text in UTF-8.
     """
     try:
         # A spreadsheet's own mark before the first name is none of it.
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no CSV file: it is not text") from None
-    first = text.split("\n", 1)[0]
+        raise ValueError(f"{path} is no CSV file in UTF-8: save it as that") from None
+    yield from _cells_of(text.splitlines())
+
+
+def _cells_of(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows among the lines of a CSV file that are not empty, with their numbers from 1."""
+    first = lines[0] if lines else ""
     divider = next((each for each in ("\t", ";") if each in first), ",")
-    for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=divider), 1):
+    for number, cells in enumerate(csv.reader(lines, delimiter=divider), 1):
         if any(cell.strip() for cell in cells):
             yield number, cells
 

@@ -18,10 +18,10 @@ from nonlocalnn.data.sequences.long_form import (
     LABEL,
     LONG_SUFFIXES,
     Labelled,
+    first_row,
     is_long,
     is_parquet,
     read_long,
-    rows_of,
 )
 
 STEP_SUFFIXES = (".npz", *LONG_SUFFIXES)
@@ -35,8 +35,7 @@ def is_step_file(path: Path) -> bool:
         return True
     try:
         if path.suffix.lower() == ".csv":
-            _, first = next(iter(rows_of(path)), (0, []))
-            return bool({ID, LABEL} & {cell.strip().lower() for cell in first})
+            return bool({ID, LABEL} & {cell.strip().lower() for cell in first_row(path)})
         return path.suffix.lower() == ".npz" and read_arrays(path).get("y", np.zeros(1)).ndim == 2
     except ValueError:
         return False

@@ -8,6 +8,7 @@ millimetres, and the cube is what is around its middle.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nonlocalnn._errors import check_choice, check_whole
+from nonlocalnn._errors import check_choice, check_whole, counted
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.image_folders import labelled_files
 from nonlocalnn.data.labelled import LabelledSamples
@@ -58,11 +59,10 @@ class LabelledVolumes(LabelledSamples):
         augment: bool = False,
     ) -> None:
         self._paths, self.reading, self._side = list(paths), reading, side
-        channels = [read_volume(path).channels for path in paths]
-        check_same_channels(paths, channels)
+        channels = check_headers(paths, reading)
         super().__init__(
             classes=classes,
-            sample_shape=(channels[0], side, side, side),
+            sample_shape=(channels, side, side, side),
             targets=targets,
             transform=vary if augment else None,
         )
@@ -89,18 +89,32 @@ class LabelledVolumes(LabelledSamples):
         return sample if self._transform is None else self._transform(sample), target
 
 
-def check_same_channels(paths: Sequence[Path], channels: Sequence[int]) -> None:
-    """Check that all volumes of a set have as many channels as the first.
+def check_headers(paths: Sequence[Path], reading: Reading) -> int:
+    """Check that all volumes of a set have as many channels as the first, and return how many.
+
+    Volumes that are to be resampled and do not say their spacing are told: a voxel of them is taken for 1 mm.
 
     Raises:
         ValueError: One has others.
     """
+    # Not the volumes themselves: compressed ones would be kept whole.
+    found = [(volume.channels, volume.has_spacing) for volume in map(read_volume, paths)]
+    channels = [number for number, _ in found]
+    unknown = [path for path, (_, is_known) in zip(paths, found, strict=True) if not is_known]
+    if unknown and reading.spacing is not None:
+        warnings.warn(
+            f"{len(unknown)} of {counted(len(paths), 'volume')} do not say their spacing, so that a voxel is "
+            f"taken for 1 mm and resampled from that: first {unknown[0]}",
+            UserWarning,
+            stacklevel=3,
+        )
     for path, number in zip(paths, channels, strict=True):
         if number != channels[0]:
             raise ValueError(
                 f"all volumes must have as many channels; {paths[0]} has {channels[0]}, and {path} has "
                 f"{number}"
             )
+    return channels[0]
 
 
 def cube_of(volume: Volume, reading: Reading, side: int) -> tuple[Sampled, list[int]]:

@@ -53,6 +53,11 @@ def read_series(folder: Path) -> Volume:
             continue
         try:
             slices.append((path, pydicom.dcmread(path)))
+        except pydicom.errors.InvalidDicomError:
+            raise ValueError(
+                f"{path} is no DICOM file, or is cut: take it out of the folder, which must hold the slices "
+                "of a series alone"
+            ) from None
         except Exception as error:
             raise ValueError(f"{path} cannot be read as DICOM: {one_line(error)}") from None
     _check_alike(slices, folder)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -104,24 +106,55 @@ def _read_nifti(path: Path) -> Volume:
     with needs("nibabel", "volumes", "reading NIfTI"):
         import nibabel
     try:
-        image: Any = nibabel.load(path)
+        with _silent(logging.getLogger("nibabel.global")):
+            image: Any = nibabel.load(path)
         stored = np.asanyarray(image.dataobj.get_unscaled())
         slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
         unit = _UNITS.get(image.header.get_xyzt_units()[0], 1.0)
         affine = np.diag([unit, unit, unit, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
     # nibabel, zlib and NumPy raise nearly anything on damaged bytes.
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as NIfTI: {one_line(error)}") from None
+        raise ValueError(
+            f"{path} cannot be read as NIfTI, it may be cut or of another kind: {one_line(error)}"
+        ) from None
+    _check_spacing(image, path)
     if stored.dtype.kind not in "iufb":
         raise ValueError(f"{path} must hold one number a voxel; got {stored.dtype}")
     while stored.ndim > 3 and stored.shape[-1] == 1:
         stored = stored[..., 0]
     if stored.ndim != 3:
-        raise ValueError(
-            f"{path} must hold one volume of three axes; got shape {stored.shape}: divide a series over "
-            "time, or several channels, into files"
-        )
+        more = ": divide a series over time, or several channels, into files" if stored.ndim > 3 else ""
+        raise ValueError(f"{path} must hold one volume of three axes; got shape {stored.shape}{more}")
     return canonical(stored, affine, path, slope=slope, inter=inter, header=image.header)
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    """Silence what a library logs of a file without naming it; what matters is checked by us."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _check_spacing(image: Any, path: Path) -> None:
+    """Check the spacing of a header that tells places by it; nibabel takes 1 for 0.
+
+    Raises:
+        ValueError: It is zero, or no number.
+    """
+    from nibabel.openers import ImageOpener
+
+    if int(image.header["sform_code"]) > 0:
+        return
+    with ImageOpener(path) as file:
+        spacing = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4].tolist()
+    if 0 in spacing or not np.isfinite(spacing).all():
+        raise ValueError(
+            f"{path} must say the millimetres between its voxels, as numbers that are not zero; its header "
+            f"has {', '.join(f'{each:g}' for each in spacing)}: mend pixdim, or give it an sform"
+        )
 
 
 def _read_arrays(path: Path) -> Volume:

@@ -20,7 +20,7 @@ from nonlocalnn._names import SPLITS
 from nonlocalnn.data.masks.masked import IGNORED, checked_classes, wrong_ids
 from nonlocalnn.data.masks.pairs import PairedFiles, find_pairs
 from nonlocalnn.data.volumes.datalist import is_datalist, read_datalist
-from nonlocalnn.data.volumes.dataset import check_same_channels, padded_box, vary_with_mask
+from nonlocalnn.data.volumes.dataset import check_headers, padded_box, vary_with_mask
 from nonlocalnn.data.volumes.files import is_volume, read_volume, volume_stem
 from nonlocalnn.data.volumes.reading import Reading, Sampled, seen
 from nonlocalnn.data.volumes.volume import Volume
@@ -79,9 +79,8 @@ class MaskedVolumes(Dataset[tuple[Tensor, Tensor]]):
         # Headers only: values are read when they are needed, and volumes may be larger than memory.
         for path, mask in self._pairs:
             _check_pair(read_volume(path), read_volume(mask))
-        channels = [read_volume(path).channels for path, _ in self._pairs]
-        check_same_channels([path for path, _ in self._pairs], channels)
-        self.sample_shape: tuple[int, ...] = (channels[0], side, side, side)
+        channels = check_headers([path for path, _ in self._pairs], reading)
+        self.sample_shape: tuple[int, ...] = (channels, side, side, side)
         self._places_of: dict[int, list[Tensor]] = {}
 
     @property
