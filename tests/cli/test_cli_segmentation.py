@@ -134,7 +134,6 @@ def test_of_a_data_set(run_folder, folder, tmp_path, capsys):
         (["predict", "--list", "x.txt", "--output-folder", "o"], "--list is for classifiers"),
         (["maps", "x.png", "--whole"], "--whole has no effect on a segmentation network"),
         (["explain", "x.png", "--deletion"], "--deletion has no effect on a segmentation network"),
-        pytest.param(["explore"], "was trained for segmentation", marks=pytest.mark.slow),
     ],
     ids=lambda value: "-".join(value[:3]) if isinstance(value, list) else "",
 )
