@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.ablation.controls import replace_blocks_
 from benchmarks.ablation.variants import Start, Variant, folder_name, tables
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import nonlocal_blocks, start_alike
@@ -92,18 +93,27 @@ class AblationRow:
         )
 
 
-class StartedTask:
-    """The task of a recipe, of a network whose blocks start in another way.
+class ChangedTask:
+    """The task of a recipe, of a network whose blocks start in another way, or are replaced.
 
     Args:
         recipe: The training.
         gamma: What the weights of the blocks' last norms start at: 0 makes a block the identity, 1 is the
             norm's own default; None leaves them.
         alike: Whether phi starts with the weights of theta, or with weights of its own; None leaves it.
+        control: What stands in the blocks' places, see :mod:`benchmarks.ablation.controls`; None is the
+            blocks.
     """
 
-    def __init__(self, recipe: Recipe, *, gamma: float | None = None, alike: bool | None = None) -> None:
-        self._task, self._gamma, self._alike = task_of(recipe), gamma, alike
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        gamma: float | None = None,
+        alike: bool | None = None,
+        control: str | None = None,
+    ) -> None:
+        self._task, self._gamma, self._alike, self._control = task_of(recipe), gamma, alike, control
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
@@ -118,6 +128,8 @@ class StartedTask:
                 block.phi.reset_parameters()
         if self._alike:
             start_alike(model)
+        if self._control is not None:
+            replace_blocks_(model, self._control)
         return model
 
 
@@ -163,7 +175,7 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
                 model=model,
                 model_overrides=overrides,
                 output=base.output
-                / folder_name(model, overrides, variant.gamma, variant.alike)
+                / folder_name(model, overrides, variant.gamma, variant.alike, variant.control)
                 / f"seed-{seed}",
             )
             if variant.start is not None:
@@ -208,12 +220,13 @@ def ablate(
     """
     runs: dict[str, list[dict[str, Any]]] = {}
     for variant, recipe in plan(base, table=table, num_seeds=num_seeds):
-        starts = variant.gamma, variant.alike
+        changes: dict[str, Any] = {"gamma": variant.gamma, "alike": variant.alike, "control": variant.control}
+        is_changed = any(change is not None for change in changes.values())
         if variant.start is not None:
             _train(start_of(variant.start, recipe), progress=progress)
         _train(
             recipe,
-            task=None if starts == (None, None) else StartedTask(recipe, gamma=starts[0], alike=starts[1]),
+            task=ChangedTask(recipe, **changes) if is_changed else None,
             progress=progress,
         )
         metrics = json.loads((recipe.output / "metrics.json").read_text(encoding="utf-8"))

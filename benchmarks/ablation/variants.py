@@ -36,6 +36,8 @@ class Variant:
         gamma: Weight of the blocks' last norm at the start; None leaves it to the network.
         alike: Whether phi starts with the weights of theta; None leaves it to the network.
         start: Whose weights the network begins with; None is what the recipe says.
+        control: What stands in the place of each block, one of ``benchmarks.ablation.controls.CONTROLS``;
+            None is the block.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Variant:
     gamma: float | None = None
     alike: bool | None = None
     start: Start | None = None
+    control: str | None = None
 
 
 Table = tuple[Variant, ...]
@@ -68,6 +71,14 @@ def _two_blocks(
     return Variant(name, _NL, overrides, gamma, alike)
 
 
+def _controls(model: str) -> Table:
+    return (
+        Variant("mean over positions", model, control="mean"),
+        Variant("squeeze-and-excitation", model, control="squeeze-excitation"),
+        Variant("global context block", model, control="global-context"),
+    )
+
+
 # What a preset does anyway is not spelt out again: variants that are the same network are equal but for their
 # names, and are trained once.
 _CUE_TABLES: dict[str, Table] = {
@@ -79,6 +90,14 @@ _CUE_TABLES: dict[str, Table] = {
         _two_blocks("embedded_gaussian"),
         _two_blocks("dot_product", instantiation="dot_product"),
         _two_blocks("concatenation", instantiation="concatenation"),
+    ),
+    "controls": (
+        _NO_BLOCK,
+        _WIDER,
+        _DEEPER,
+        *_controls(_NL),
+        _two_blocks("dot_product", instantiation="dot_product"),
+        _two_blocks("embedded_gaussian"),
     ),
     "stage": (_NO_BLOCK, *(_at(stage, stage) for stage in STAGES)),
     "depth": (
@@ -127,6 +146,13 @@ _SCENE_TABLES: dict[str, Table] = {
     "instantiations": tuple(
         Variant(name, "nl_fcn_tiny", {} if name == "embedded_gaussian" else {"instantiation": name})
         for name in INSTANTIATIONS
+    ),
+    "controls": (
+        Variant("no block", "fcn_tiny"),
+        Variant("no block, dilation 6", "fcn_d6_tiny"),
+        *_controls("nl_fcn_tiny"),
+        Variant("dot_product", "nl_fcn_tiny", {"instantiation": "dot_product"}),
+        Variant("embedded_gaussian", "nl_fcn_tiny"),
     ),
     "embeddings": (
         Variant("phi drawn apart", "nl_fcn_tiny", alike=False),
@@ -180,7 +206,11 @@ def tables(data: str) -> dict[str, Table]:
 
 
 def folder_name(
-    model: str, overrides: Mapping[str, Any], gamma: float | None = None, alike: bool | None = None
+    model: str,
+    overrides: Mapping[str, Any],
+    gamma: float | None = None,
+    alike: bool | None = None,
+    control: str | None = None,
 ) -> str:
     """Return a name that says which network is in a folder, so that tables share the runs of equal ones.
 
@@ -189,11 +219,12 @@ def folder_name(
         overrides: As the other two, see :class:`Variant`.
         gamma: None is left out of the name, as is what follows.
         alike: The start of phi.
+        control: What is in the blocks' places.
 
     Example:
         >>> folder_name("c2d_tiny", {"blocks": {"layer3": [0]}})
         'c2d_tiny-blocks-layer3-0'
     """
-    starts = {"gamma": gamma, "alike": alike}
-    settings = {**overrides, **{name: value for name, value in starts.items() if value is not None}}
+    changes = {"gamma": gamma, "alike": alike, "control": control}
+    settings = {**overrides, **{name: value for name, value in changes.items() if value is not None}}
     return re.sub(r"[^\w.]+", "-", model + json.dumps(settings, sort_keys=True)).strip("-")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.ablation import runs as ablation
-from benchmarks.ablation.runs import AblationRow, StartedTask, ablate, markdown, plan, start_of
+from benchmarks.ablation.runs import AblationRow, ChangedTask, ablate, markdown, plan, start_of
 from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.data import cue
@@ -235,7 +235,7 @@ def test_another_recipe_in_the_same_folder_is_an_error(tmp_path, few_clips):
 
 def test_a_gamma_changes_the_blocks_start_and_nothing_else(few_clips):
     recipe = cue_recipe("unused", model="nl2_c2d_tiny")
-    task = StartedTask(recipe, gamma=0.1)
+    task = ChangedTask(recipe, gamma=0.1)
     model = task.model(task.data("train"))
     blocks = [module for module in model.modules() if isinstance(module, NonLocalNd)]
     assert len(blocks) == 2
@@ -245,7 +245,7 @@ def test_a_gamma_changes_the_blocks_start_and_nothing_else(few_clips):
 
 @pytest.mark.parametrize(("alike", "expected"), [(None, True), (True, True), (False, False)])
 def test_phi_starts_as_theta_or_apart(few_clips, alike, expected):
-    task = StartedTask(cue_recipe("unused", model="nl2_c2d_tiny"), alike=alike)
+    task = ChangedTask(cue_recipe("unused", model="nl2_c2d_tiny"), alike=alike)
     blocks = list(nonlocal_blocks(task.model(task.data("train"))).values())
     assert [torch.equal(block.theta.weight, block.phi.weight) for block in blocks] == [expected] * 2
     assert [torch.equal(block.theta.bias, block.phi.bias) for block in blocks] == [expected] * 2

@@ -38,7 +38,7 @@ def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
     assert (report["table"], report["seeds"], report["recipe"]["data"]) == ("extent", 2, "cue")
     assert report["variants"][1] == {
         "name": "space", "model": "nl2_c2d_tiny", "overrides": {"extent": "space"}, "gamma": None,
-        "start": None,
+        "alike": None, "start": None, "control": None,
     }  # fmt: skip
     assert [row["parameters"] for row in report["rows"]] == [130002, 171826, 171826, 171826]
     for row in report["rows"]:

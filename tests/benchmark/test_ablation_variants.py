@@ -22,7 +22,9 @@ def num_parameters(table, name):
 
 
 def test_names_of_tables_and_of_their_rows():
-    assert list(CUE) == ["instantiations", "stage", "depth", "extent", "vs-3d-conv", "init", "embeddings"]
+    assert list(CUE) == [
+        "instantiations", "controls", "stage", "depth", "extent", "vs-3d-conv", "init", "embeddings"
+    ]  # fmt: skip
     for table in CUE.values():
         assert len({variant.name for variant in table}) == len(table)
     assert list(tables("detect-cue")) == list(tables("keypoint-cue")) == ["context"]
@@ -85,13 +87,13 @@ def test_what_the_rows_without_settings_are():
 def test_a_folder_is_one_network_and_a_network_one_folder():
     networks = {}
     for variant in EVERY_VARIANT:
-        network = (variant.model, variant.overrides, variant.gamma, variant.alike)
+        network = (variant.model, variant.overrides, variant.gamma, variant.alike, variant.control)
         folder = folder_name(*network)
         assert networks.setdefault(folder, network) == network
     distinct = [
         network for i, network in enumerate(networks.values()) if network not in list(networks.values())[:i]
     ]
-    assert len(distinct) == len(networks) == 23
+    assert len(distinct) == len(networks) == 26
     # The same weights at the start and the same settings, however they are spelt, must share a folder too.
     assert not any(variant.overrides.get("extent") == "spacetime" for variant in EVERY_VARIANT)
     assert not any(variant.overrides.get("zero_init") is False for variant in EVERY_VARIANT)
@@ -101,5 +103,6 @@ def test_folder_names():
     assert folder_name("c2d_tiny", {}, None) == "c2d_tiny"
     assert folder_name("nl2_c2d_tiny", {}, 0.1) == "nl2_c2d_tiny-gamma-0.1"
     assert folder_name("nl2_c2d_tiny", {}, None, False) == "nl2_c2d_tiny-alike-false"
+    assert folder_name("nl2_c2d_tiny", {}, control="mean") == "nl2_c2d_tiny-control-mean"
     settings = {"zero_init": True, "depth": [1, 1, 2, 1]}
     assert folder_name("c2d_tiny", settings, None) == "c2d_tiny-depth-1-1-2-1-zero_init-true"
