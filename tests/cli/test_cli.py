@@ -10,6 +10,7 @@ from one_line import fails
 from PIL import Image
 
 import nonlocalnn as nl
+from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.cli import COMMANDS, main
 from nonlocalnn.data import cue
 
@@ -160,7 +161,7 @@ def clip_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cue, "NUM_SAMPLES", {"train": 32, "validation": 16, "test": 24})
         words = ["train", "--data", "cue", "--model", "nl2_c2d_tiny", "--epochs", "1", "--batch-size", "16"]
-        assert main([*words, "--output", str(run)]) == 0
+        assert main([*words, "--frames", "6", "--output", str(run)]) == 0
     return run
 
 
@@ -173,6 +174,8 @@ def test_train_and_evaluate_clips(tmp_path, clip_run, capsys, monkeypatch):
     assert found in capsys.readouterr().out
     assert json.loads((tmp_path / "metrics.json").read_text())["confusion"] == recorded["confusion"]
     assert main(["cost", str(clip_run)]) == 0
+    # The network is asked about clips as long as those that it learnt from.
+    assert read_metadata(clip_run / "best.safetensors")["sample_shape"] == [3, 6, 32, 32]
 
 
 @pytest.mark.parametrize(

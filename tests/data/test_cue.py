@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn import datasets
 
+from nonlocalnn.data import load_dataset
 from nonlocalnn.data.cue import CueClips, CueSequences, load_cue
 from nonlocalnn.data.digits import load_digits, split_indices
 from nonlocalnn.data.labelled import resize_image
@@ -222,6 +223,16 @@ def test_frames_are_stretched(image_size, sides):
         assert_near(clip[:, frame], expected)
 
 
+def test_longer_clips_have_the_same_beginning_and_end_further_apart():
+    clips = load_dataset("cue", "test", frames=13)
+    clip, target = clips[3]
+    assert clip.shape == clips.sample_shape == (3, 13, 32, 32)
+    assert answer("cue", clip, "test") == target == load_cue("cue", "test")[3][1]
+    # Grey noise between, and nothing else.
+    assert not is_coloured(clip[:, 1:-1]).any()
+    assert 0 < clip[:, 1:-1].max() < 0.26
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"name must be one of 'cue', 'cue-sequence'; got 'cues'"):
         load_cue("cues", "train")
@@ -233,6 +244,10 @@ def test_wrong_arguments():
         load_cue("cue", "train", image_size=2.5)
     with pytest.raises(ValueError, match="'cue-sequence' has no frames and no image_size: leave it out"):
         load_cue("cue-sequence", "train", image_size=28)
+    with pytest.raises(ValueError, match="'cue-sequence' has no frames and no image_size: leave it out"):
+        load_cue("cue-sequence", "train", frames=9)
+    with pytest.raises(ValueError, match="frames must be a whole number of at least 2; got 1"):
+        load_cue("cue", "train", frames=1)
 
 
 def test_without_scikit_learn(monkeypatch):

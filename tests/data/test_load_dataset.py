@@ -41,7 +41,7 @@ def test_the_names():
         ("cue", {"data_dir": "data"}, "data_dir applies to sets of files only, and not to 'cue'"),
         ("cue", {"channels": 3}, "channels applies to 'images' and 'archives' only"),
         ("cue-sequence", {"image_size": 28}, "'cue-sequence' has no frames and no image_size"),
-        ("digits", {"frames": 8}, "frames applies to videos only, and not to 'digits'"),
+        ("digits", {"frames": 8}, "frames applies to videos and 'cue' only, and not to 'digits'"),
         ("cue", {"views": 30}, "views applies to videos only"),
         ("videos", {"channels": 3}, "channels applies to 'images' and 'archives' only"),
         ("videos", {}, "'videos' needs data_dir"),

@@ -32,7 +32,7 @@ __all__ = [
     "write_archives",
 ]
 
-_OF_VIDEOS = ("frames", "stride", "views", "decoder")
+_OF_VIDEOS = ("stride", "views", "decoder")
 _OF_VOLUMES = ("spacing", "intensity")
 # What the folders of one's own files hold.
 _FOLDERS = {
@@ -117,7 +117,7 @@ def load_dataset(
         max_broken: Up to how many images that cannot be read are left out, by default none, see
             :class:`~nonlocalnn.data.stored_images.StoredImages`; for ``images`` and ``archives`` only, and
             videos, see :class:`~nonlocalnn.data.video.dataset.VideoClips`.
-        frames: Videos only: frames of a clip; default 8.
+        frames: Videos and ``cue`` only: frames of a clip; default 8.
         stride: Videos only: frames from one of a clip to the next; default 8.
         views: Videos only, and without ``augment``: 1, the clip in the middle (default), or 30, 10 clips x 3
             crops.
@@ -146,9 +146,9 @@ def load_dataset(
     name = current_name(name)
     check_choice("name", name, DATASETS)
     check_choice("split", split, SPLITS)
-    of_videos = {"frames": frames, "stride": stride, "views": views, "decoder": decoder}
+    of_videos = {"stride": stride, "views": views, "decoder": decoder}
     of_volumes = {"spacing": spacing, "intensity": intensity}
-    given_all = {"channels": channels, "max_broken": max_broken, "data_dir": data_dir}
+    given_all = {"frames": frames, "channels": channels, "max_broken": max_broken, "data_dir": data_dir}
     _check_effects(name, **given_all, **of_videos, **of_volumes)
     if name in _FOLDERS and data_dir is None:
         raise ValueError(f"{name!r} needs data_dir: the folder that holds {_FOLDERS[name]}")
@@ -162,7 +162,8 @@ def load_dataset(
             raise ValueError(
                 "views has no effect with augment=True, which takes clips at random places: leave one out"
             )
-        given: dict[str, Any] = {key: value for key, value in of_videos.items() if value is not None}
+        chosen = {"frames": frames, **of_videos}
+        given: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
         return load_videos(
             name,
             split,
@@ -189,7 +190,7 @@ def load_dataset(
     if name == "digits":
         return load_digits(split, image_size=image_size, augment=augment)
     if name in GENERATED_SETS:
-        return load_cue(name, split, image_size=image_size, augment=augment)
+        return load_cue(name, split, image_size=image_size, frames=frames, augment=augment)
     if name in IMAGE_SETS:
         return (load_image_folder if name == "images" else load_archives)(
             folder,
@@ -211,6 +212,7 @@ def _check_effects(name: str, **settings: object) -> None:
             tuple(each for each in DATASETS if each not in ("digits", *GENERATED_SETS)),
             "sets of files",
         ),
+        "frames": ((*VIDEO_SETS, "cue"), "videos and 'cue'"),
         **dict.fromkeys(_OF_VIDEOS, (VIDEO_SETS, "videos")),
         **dict.fromkeys(_OF_VOLUMES, (("volumes",), "volumes")),
     }

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from nonlocalnn._errors import check_choice
+from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.digits import load_digits
 from nonlocalnn.data.labelled import LabelledSamples, check_image_size, resize_image
@@ -146,23 +146,26 @@ class CueSamples(LabelledSamples):
 class CueClips(CueSamples):
     """Clips whose first frame says which digit of the last one is the answer; the module says more.
 
-    ``dataset[i]`` is ``(clip, target)``: float32 (3, 8, H, W) in [0, 1] and the answer, 0 to 9.
+    ``dataset[i]`` is ``(clip, target)``: float32 (3, frames, H, W) in [0, 1] and the answer, 0 to 9.
 
-    Frames are drawn at 32 x 32 pixels and stretched to ``image_size``, (H, W).
+    Frames are drawn at 32 x 32 pixels and stretched to ``image_size``, (H, W). In clips of more ``frames``,
+    which are 8 by default, the answer needs what lies further apart.
     """
 
-    def __init__(self, split: str, *, image_size: tuple[int, int], augment: bool = False) -> None:
+    def __init__(
+        self, split: str, *, image_size: tuple[int, int], frames: int = _NUM_FRAMES, augment: bool = False
+    ) -> None:
         super().__init__(
             name="cue",
             split=split,
-            sample_shape=(3, _NUM_FRAMES, *image_size),
+            sample_shape=(3, frames, *image_size),
             digit_side=_DIGIT_SIDE,
             augment=augment,
         )
 
     def draw(self, scene: Scene, generator: Generator) -> Tensor:
-        """Return the clip, uint8 (3, 8, 32, 32)."""
-        clip = _grey_noise((_NUM_FRAMES, _SIDE, _SIDE), generator)
+        """Return the clip, uint8 (3, frames, 32, 32)."""
+        clip = _grey_noise((self.sample_shape[1], _SIDE, _SIDE), generator)
         top, left = (_below(_SIDE - _CUE_SIDE + 1, generator) for _ in range(2))
         cue = _RGB[scene.colours[0]] * _WHITE
         clip[:, 0, top : top + _CUE_SIDE, left : left + _CUE_SIDE] = cue[:, None, None]
@@ -220,7 +223,12 @@ def _below(limit: int, generator: Generator) -> int:
 
 
 def load_cue(
-    name: str, split: str, *, image_size: int | tuple[int, int] | None = None, augment: bool = False
+    name: str,
+    split: str,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    frames: int | None = None,
+    augment: bool = False,
 ) -> CueSamples:
     """Load a split of the generated clips or sequences: 4000 train, 500 validation, 1000 test.
 
@@ -230,7 +238,8 @@ def load_cue(
         The split; ``sample_id`` is such as ``"cue/train/17"``.
 
     Raises:
-        ValueError: ``name`` or ``split`` is unknown; ``image_size`` is below 1 pixel, or given for sequences.
+        ValueError: ``name`` or ``split`` is unknown; ``image_size`` is below 1 pixel, or given for sequences;
+            or ``frames`` is below 2.
         TypeError: ``image_size`` is neither an integer nor a pair of integers.
         ImportError: scikit-learn is missing.
 
@@ -246,7 +255,9 @@ def load_cue(
     check_choice("split", split, SPLITS)
     if name == "cue":
         size = check_image_size(_SIDE if image_size is None else image_size)
-        return CueClips(split, image_size=size, augment=augment)
-    if image_size is not None:
+        number = _NUM_FRAMES if frames is None else frames
+        check_whole("frames", number, least=2)
+        return CueClips(split, image_size=size, frames=number, augment=augment)
+    if image_size is not None or frames is not None:
         raise ValueError("'cue-sequence' has no frames and no image_size: leave it out")
     return CueSequences(split, augment=augment)

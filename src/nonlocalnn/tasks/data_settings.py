@@ -90,7 +90,7 @@ class VideoSettings(Settings):
     """How clips are made of videos; with other data these stay as they are.
 
     Args:
-        frames: Videos only: frames of a clip; None is the network's own number.
+        frames: Videos and "cue" only: frames of a clip; None is the network's own number, and 8 of "cue".
         stride: Videos only: frames from one of a clip to the next; None is the network's own.
         short_sides: Videos only: the short side of a training clip is scaled to a length between these two,
             in pixels; None is 256 to 320 for clips of 224 pixels, and in proportion for others.

@@ -189,6 +189,7 @@ class InputKind(ABC):
             data_dir=recipe.data_dir,
             image_size=recipe.image_size,
             channels=recipe.channels,
+            frames=recipe.frames,
             augment=recipe.augment and split == "train",
             max_broken=recipe.max_broken or None,
         )

@@ -31,6 +31,8 @@ _FREE_FIELDS = frozenset(
 _FITTED = ("model", "image_size", "resize", "batch_size", "norm_batches")
 _PATHS = ("data_dir", "start_from", "output")
 _TUPLES = ("milestones", "short_sides", "scales", "class_weights", "spacing", "intensity")
+# Other data on which a setting has an effect: detectors bring images to a size, generated clips have frames.
+_ALSO: dict[str, tuple[str, ...]] = {"resize": OBJECT_SETS, "frames": ("cue",)}
 
 
 # Python collects the fields of the last parent first: data, videos, masks, volumes, model, optimiser,
@@ -77,13 +79,11 @@ class Recipe(
             ),
             (VolumeSettings, "volumes", VOLUME_SETS),
         ):
-            for each in () if self.data in sets else dataclasses.fields(part):
-                # Detectors bring images to a size as well.
-                if each.name == "resize" and self.data in OBJECT_SETS:
-                    continue
-                if getattr(self, each.name) != each.default:
+            for each in dataclasses.fields(part):
+                known = (*sets, *_ALSO.get(each.name, ()))
+                if self.data not in known and getattr(self, each.name) != each.default:
                     raise ValueError(
-                        f"{each.name} has an effect only with {what}, data one of {', '.join(sets)}; "
+                        f"{each.name} has an effect only with {what}, data one of {', '.join(known)}; "
                         f"got data={self.data!r}: leave it out"
                     )
 

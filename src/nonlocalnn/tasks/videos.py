@@ -91,7 +91,8 @@ class Videos(InputKind):
     def test_data(self, facts: Facts, name: str, split: str, settings: dict[str, Any]) -> LabelledSamples:
         """See :meth:`InputKind.test_data`."""
         if name not in VIDEO_SETS:
-            return load_dataset(name, split, image_size=facts.image_size, **settings)
+            frames = facts.sample_shape[1]
+            return load_dataset(name, split, image_size=facts.image_size, frames=frames, **settings)
         frames, size = facts.sample_shape[1], facts.video_size
         data = load_dataset(name, split, frames=frames, stride=facts.stride, image_size=size, **settings)
         return data.normalize(facts.mean, facts.standard_deviation)
