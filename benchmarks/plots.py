@@ -1,6 +1,6 @@
 """``python -m benchmarks plots``: the plots of the results pages, from the JSON files beside them.
 
-Nothing is measured. The plots of ``ops`` and of the ablations come with their own commands.
+Nothing is measured. The plot of ``ops`` comes with its own command.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation.picture import draw_points
+from benchmarks.ablation.picture import draw_accuracies, draw_points
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 Rows = dict[str, list[float]]
@@ -86,4 +86,9 @@ def main(words: Sequence[str]) -> int:
         report = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         draw_points(rows_of(report), folder / f"{name}.png", label=label, each=each)
         print(folder / f"{name}.png")
+    for path in sorted(folder.glob("*/*.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        scores = {row["variant"]: row["test_accuracy"] for row in rows}
+        draw_accuracies(scores, path.with_suffix(".png"), score=rows[0].get("score", "accuracy"))
+        print(path.with_suffix(".png"))
     return 0

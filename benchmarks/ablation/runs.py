@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
+import torch
 from torch import nn
 
 from benchmarks.ablation.controls import replace_blocks_
+from benchmarks.ablation.intervals import interval
 from benchmarks.ablation.variants import Start, Variant, folder_name, tables
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import nonlocal_blocks, start_alike
 from nonlocalnn.cli.recipe_parser import RecipeParser
+from nonlocalnn.models.cost import cost
 from nonlocalnn.tasks.choice import task_of
 from nonlocalnn.train import Recipe, train
 
@@ -48,6 +51,8 @@ class AblationRow:
             the mean IoU, of objects the average precision.
         seconds: Training time.
         parameters: Numbers that the network learns; None where nobody counted.
+        flops: Of one forward pass of a sample, as :class:`nonlocalnn.models.cost.Cost` counts them with
+            every affinity in memory, as papers do; None where nobody counted.
         validation_accuracy: Of the same weights, 0 to 1.
         best_epoch: The epoch they are from, counted from 1.
         threads: Threads that each run had.
@@ -64,6 +69,7 @@ class AblationRow:
     threads: list[int] = field(default_factory=list)
     score: str = "accuracy"
     more: dict[str, list[float]] = field(default_factory=dict)
+    flops: int | None = None
 
     @property
     def mean(self) -> float:
@@ -76,8 +82,16 @@ class AblationRow:
         return _deviation(self.test_accuracy)
 
     @classmethod
-    def from_metrics(cls, variant: str, runs: list[dict[str, Any]]) -> AblationRow:
-        """Return the row of finished runs from what the ``metrics.json`` of each holds."""
+    def from_metrics(
+        cls, variant: str, runs: list[dict[str, Any]], *, flops: int | None = None
+    ) -> AblationRow:
+        """Return the row of finished runs from what the ``metrics.json`` of each holds.
+
+        Args:
+            variant: As the other two, see the class.
+            runs: What the files hold.
+            flops: Of the network.
+        """
         metric = next(name for name in _SCORES if name in runs[0]["test"])
         (score, first), *others = _SCORES[metric].items()
         return cls(
@@ -90,6 +104,7 @@ class AblationRow:
             threads=[run["threads"] for run in runs],
             score=score,
             more={name: [value(run["test"]) for run in runs] for name, value in others},
+            flops=flops,
         )
 
 
@@ -219,9 +234,12 @@ def ablate(
         KeyboardInterrupt: A signal stopped a run; call again to go on.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
+    flops: dict[str, int] = {}
     for variant, recipe in plan(base, table=table, num_seeds=num_seeds):
         changes: dict[str, Any] = {"gamma": variant.gamma, "alike": variant.alike, "control": variant.control}
         is_changed = any(change is not None for change in changes.values())
+        if variant.name not in flops:
+            flops[variant.name] = _flops(ChangedTask(recipe, **changes))
         if variant.start is not None:
             _train(start_of(variant.start, recipe), progress=progress)
         _train(
@@ -231,7 +249,7 @@ def ablate(
         )
         metrics = json.loads((recipe.output / "metrics.json").read_text(encoding="utf-8"))
         runs.setdefault(variant.name, []).append(metrics)
-        yield [AblationRow.from_metrics(name, finished) for name, finished in runs.items()]
+        yield [AblationRow.from_metrics(name, finished, flops=flops[name]) for name, finished in runs.items()]
 
 
 def _train(recipe: Recipe, *, task: Any = None, progress: bool | None) -> None:
@@ -239,25 +257,39 @@ def _train(recipe: Recipe, *, task: Any = None, progress: bool | None) -> None:
         raise KeyboardInterrupt
 
 
+def _flops(task: ChangedTask) -> int:
+    data = task.data("validation")
+    # The numbers that the weights are drawn from are the caller's.
+    with torch.random.fork_rng(devices=[]):
+        return cost(task.model(data), (1, *data.sample_shape)).materialised_flops
+
+
 def markdown(rows: list[AblationRow]) -> str:
     """Return the table: a row a variant, with mean and standard deviation of the test accuracy in %.
 
-    A column stands only where every row has figures for it.
+    The interval is the mean's, of 95 %, where there are several seeds. A column stands only where every row
+    has figures for it.
 
     Example:
         >>> print(markdown([AblationRow("no block", [0.98, 0.99], [10.0, 12.0], parameters=1234)]))
-        | variant | parameters | test accuracy, % | each seed | training, s |
-        | --- | --- | --- | --- | --- |
-        | no block | 1,234 | 98.50 ± 0.71 | 98.00, 99.00 | 11 |
+        | variant | parameters | test accuracy, % | 95 % interval | each seed | training, s |
+        | --- | --- | --- | --- | --- | --- |
+        | no block | 1,234 | 98.50 ± 0.71 | 91.52 to 100.00 | 98.00, 99.00 | 11 |
     """
     columns = {
         "variant": [row.variant for row in rows],
         "parameters": [f"{row.parameters:,}" for row in rows if row.parameters is not None],
+        "MFLOPs": [f"{row.flops / 1e6:.1f}" for row in rows if row.flops is not None],
     }
     for place, name in enumerate((rows[0].score, *rows[0].more)):
         values = [row.more[name] if place else row.test_accuracy for row in rows]
         columns[f"test {name}, %"] = [
             f"{100 * statistics.fmean(each):.2f} ± {100 * _deviation(each):.2f}" for each in values
+        ]
+        columns["95 % interval" if place == 0 else f"{name}, 95 % interval"] = [
+            "{:.2f} to {:.2f}".format(*interval([100 * value for value in each]))
+            for each in values
+            if len(each) > 1
         ]
         columns["each seed" if place == 0 else f"{name}, each seed"] = [
             ", ".join(f"{100 * value:.2f}" for value in each) for each in values

@@ -54,11 +54,13 @@ Table = tuple[Variant, ...]
 _PLAIN, _NL = "c2d_tiny", "nl2_c2d_tiny"
 
 _NO_BLOCK = Variant("no block", _PLAIN)
-# Controls: no blocks, but at least as many parameters as the network with two blocks has, and the last one as
-# many as with four. The deeper ones come within two percent; a width is a coarser step.
+# Controls: no blocks, but at least as many parameters and FLOPs as the network with two blocks has; the third
+# has as many parameters as the one with four, the last as many of both as any of these tables with blocks.
+# The deeper ones come within two percent of the parameters; a width is a coarser step.
 _WIDER = Variant("no block, wider", _PLAIN, {"width": 10})
 _DEEPER = Variant("no block, deeper", _PLAIN, {"depth": [1, 3, 3, 1]})
 _DEEPER_AS_FOUR = Variant("no block, deeper still", _PLAIN, {"depth": [1, 1, 3, 3]})
+_FAR_WIDER = Variant("no block, far wider", _PLAIN, {"width": 20})
 
 
 def _at(name: str, *stages: str) -> Variant:
@@ -99,7 +101,7 @@ _CUE_TABLES: dict[str, Table] = {
         _two_blocks("dot_product", instantiation="dot_product"),
         _two_blocks("embedded_gaussian"),
     ),
-    "stage": (_NO_BLOCK, *(_at(stage, stage) for stage in STAGES)),
+    "stage": (_NO_BLOCK, _WIDER, _FAR_WIDER, *(_at(stage, stage) for stage in STAGES)),
     "depth": (
         _NO_BLOCK,
         _at("1 block", "layer3"),
@@ -107,9 +109,12 @@ _CUE_TABLES: dict[str, Table] = {
         _at("4 blocks", *STAGES),
         _DEEPER,
         _DEEPER_AS_FOUR,
+        _FAR_WIDER,
     ),
     "extent": (
         _NO_BLOCK,
+        _WIDER,
+        _DEEPER,
         _two_blocks("space", extent="space"),
         _two_blocks("time", extent="time"),
         _two_blocks("spacetime"),
@@ -118,7 +123,9 @@ _CUE_TABLES: dict[str, Table] = {
         Variant("C2D", _PLAIN),
         Variant("I3D 3x1x1", _PLAIN, {"inflation": "3x1x1"}),
         Variant("I3D 3x3x3", _PLAIN, {"inflation": "3x3x3"}),
-        # As many parameters as C2D with its blocks.
+        # As many parameters and FLOPs as the same network with its blocks; the last as C2D with its.
+        Variant("C2D, deeper", _PLAIN, _DEEPER.overrides),
+        Variant("I3D 3x1x1, deeper", _PLAIN, {"inflation": "3x1x1", "depth": [1, 2, 3, 1]}),
         Variant("I3D 3x3x3, deeper", _PLAIN, {"inflation": "3x3x3", "depth": [1, 1, 2, 1]}),
         _two_blocks("C2D, 2 blocks"),
         _two_blocks("I3D 3x1x1, 2 blocks", inflation="3x1x1"),
@@ -197,8 +204,8 @@ def tables(data: str) -> dict[str, Table]:
     of the recipe's network.
 
     Example:
-        >>> [variant.name for variant in tables("cue")["extent"]]
-        ['no block', 'space', 'time', 'spacetime']
+        >>> [variant.name for variant in tables("cue")["extent"]][3:]
+        ['space', 'time', 'spacetime']
         >>> list(tables("digits"))
         ['instantiations']
     """

@@ -1,13 +1,17 @@
 """The ablation: like with like, every seed once, resumable."""
 
 import dataclasses
+import math
+import statistics
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy import stats
 
 from benchmarks.ablation import runs as ablation
+from benchmarks.ablation.intervals import interval
 from benchmarks.ablation.runs import AblationRow, ChangedTask, ablate, markdown, plan, start_of
 from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.cli.recipe_parser import RecipeParser
@@ -50,10 +54,10 @@ def test_plan_differs_in_the_variant_and_the_seed_only(tmp_path):
 def test_plan_of_a_table_with_networks_of_its_own(tmp_path):
     base = cue_recipe(tmp_path, model="nl2_c2d_tiny", lr=0.003, seed=2)
     runs = list(plan(base, table="vs-3d-conv", num_seeds=3))
-    assert [recipe.seed for _, recipe in runs] == [2] * 6 + [3] * 6 + [4] * 6
-    assert [recipe.model for _, recipe in runs[:6]] == ["c2d_tiny"] * 4 + ["nl2_c2d_tiny"] * 2
+    assert [recipe.seed for _, recipe in runs] == [2] * 8 + [3] * 8 + [4] * 8
+    assert [recipe.model for _, recipe in runs[:8]] == ["c2d_tiny"] * 6 + ["nl2_c2d_tiny"] * 2
     assert runs[1][1].model_overrides == {"inflation": "3x1x1"}
-    assert runs[11][1].output == tmp_path / "nl2_c2d_tiny-inflation-3x1x1" / "seed-3"
+    assert runs[15][1].output == tmp_path / "nl2_c2d_tiny-inflation-3x1x1" / "seed-3"
     for _, recipe in runs:
         same = {"seed": 2, "output": tmp_path, "model_overrides": {}, "model": "nl2_c2d_tiny"}
         assert dataclasses.replace(recipe, **same) == base
@@ -133,6 +137,7 @@ def test_what_is_told_apart_leaves_the_cue_out():
     row = AblationRow.from_metrics("x", [{**run, "threads": 1}])
     assert (row.test_accuracy, row.more) == ([0.4], {"digits told apart": [0.375]})
     title, _, cells = markdown([row]).splitlines()
+    # One seed leaves no interval.
     assert title.split(" | ")[2:6] == [
         "test keypoint AP, %", "each seed", "test digits told apart, %", "digits told apart, each seed"
     ]  # fmt: skip
@@ -161,15 +166,28 @@ def test_mean_and_deviation():
 
 
 def test_the_table_has_the_columns_that_every_row_fills():
-    counted = AblationRow("x", [0.5, 0.75], [10.0, 30.0], parameters=1234)
-    assert markdown([counted, counted]).splitlines()[2] == "| x | 1,234 | 62.50 ± 17.68 | 50.00, 75.00 | 20 |"
-    bare = dataclasses.replace(counted, seconds=[], parameters=None)
+    counted = AblationRow("x", [0.5, 0.52], [10.0, 30.0], parameters=1234, flops=5_670_000)
+    assert markdown([counted, counted]).splitlines()[2] == (
+        "| x | 1,234 | 5.7 | 51.00 ± 1.41 | 37.04 to 64.96 | 50.00, 52.00 | 20 |"
+    )
+    bare = dataclasses.replace(counted, seconds=[], parameters=None, flops=None)
     assert markdown([counted, bare]).splitlines() == [
-        "| variant | test accuracy, % | each seed |",
-        "| --- | --- | --- |",
-        "| x | 62.50 ± 17.68 | 50.00, 75.00 |",
-        "| x | 62.50 ± 17.68 | 50.00, 75.00 |",
+        "| variant | test accuracy, % | 95 % interval | each seed |",
+        "| --- | --- | --- | --- |",
+        *["| x | 51.00 ± 1.41 | 37.04 to 64.96 | 50.00, 52.00 |"] * 2,
     ]
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 12])
+def test_the_interval_is_students(number):
+    percent = [50 + math.sin(7 * place) for place in range(number)]
+    found = interval(percent)
+    expected = stats.t.interval(
+        0.9545, number - 1, statistics.fmean(percent), statistics.stdev(percent) / math.sqrt(number)
+    )
+    # Factors of two digits.
+    assert found == pytest.approx(expected, abs=0.02 * (found[1] - found[0]))
+    assert interval([90.0, 100.0]) == (pytest.approx(25.2), 100.0)
 
 
 @pytest.mark.slow
@@ -190,14 +208,14 @@ def test_tables_share_runs_and_processes_share_a_folder(tmp_path, few_clips):
     base = cue_recipe(tmp_path)
     for seed in (0, 1):
         *_, rows = ablate(dataclasses.replace(base, seed=seed), table="extent", num_seeds=1, progress=False)
-        assert [len(row.test_accuracy) for row in rows] == [1] * 4
+        assert [len(row.test_accuracy) for row in rows] == [1] * 6
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last/manifest.json")}
-    assert len(stamps) == 8
+    assert len(stamps) == 12
     *_, gathered = ablate(base, table="extent", num_seeds=2, progress=False)
     assert gathered[-1].test_accuracy[1:] == rows[-1].test_accuracy
     *_, init = ablate(base, table="init", num_seeds=2, progress=False)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    assert len(list(tmp_path.rglob("last/manifest.json"))) == 12
+    assert len(list(tmp_path.rglob("last/manifest.json"))) == 16
     plain, gamma_one = init[0], init[-1]
     assert plain == gathered[0]
     assert dataclasses.replace(gamma_one, variant="spacetime") == gathered[-1]
@@ -217,7 +235,7 @@ def test_an_ablation_that_was_stopped_goes_on(tmp_path, few_clips):
     (done,) = tmp_path.rglob("last/manifest.json")
     stamp = done.stat().st_mtime_ns
     *_, rows = ablate(base, table="extent", num_seeds=1, progress=False)
-    assert len(rows) == 4
+    assert len(rows) == 6
     assert done.stat().st_mtime_ns == stamp
 
 

@@ -32,15 +32,16 @@ def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
     table = (folder / "extent.md").read_text()
     assert table in captured.out
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
-        "| no block", "| space", "| time", "| spacetime"
+        "| no block", "| no block, wider", "| no block, deeper", "| space", "| time", "| spacetime"
     ]  # fmt: skip
     report = json.loads((folder / "extent.json").read_text())
     assert (report["table"], report["seeds"], report["recipe"]["data"]) == ("extent", 2, "cue")
-    assert report["variants"][1] == {
+    assert report["variants"][3] == {
         "name": "space", "model": "nl2_c2d_tiny", "overrides": {"extent": "space"}, "gamma": None,
         "alike": None, "start": None, "control": None,
     }  # fmt: skip
-    assert [row["parameters"] for row in report["rows"]] == [130002, 171826, 171826, 171826]
+    assert [row["parameters"] for row in report["rows"]] == [130002, 201500, 174674, *[171826] * 3]
+    assert [round(row["flops"] / 1e6) for row in report["rows"]] == [17, 26, 26, 23, 23, 25]
     for row in report["rows"]:
         for name in ("test_accuracy", "validation_accuracy", "best_epoch", "seconds", "threads"):
             assert len(row[name]) == 2

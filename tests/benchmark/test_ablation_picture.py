@@ -23,8 +23,14 @@ def test_points_and_means_are_where_the_figures_are(tmp_path, monkeypatch):
     (axis,) = figures[0].axes
     lines = [(line.get_xdata(), line.get_ydata()) for line in axis.get_lines()]
     assert [[list(x), list(y)] for x, y in lines] == [
-        [[50.0, 75.0], [0, 0]], [[62.5], [0]], [[25.0], [1]], [[25.0], [1]]
+        [[50.0, 75.0], [0, 0]], [[0.0, 100.0], [0, 0]], [[62.5], [0]], [[25.0], [1]], [[25.0], [1]]
     ]  # fmt: skip
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "one seed",
+        "95 % interval of the mean",
+        "mean",
+    ]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["no block", "gaussian"]
     # The first variant stands on top.
     assert axis.get_ylim() == (1.6, -0.6)

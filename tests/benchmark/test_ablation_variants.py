@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.ablation.variants import folder_name, tables
 from nonlocalnn.models import create_model
+from nonlocalnn.models.cost import cost
 
 CUE = tables("cue")
 EVERY_VARIANT = [variant for table in CUE.values() for variant in table]
@@ -31,19 +32,38 @@ def test_names_of_tables_and_of_their_rows():
     assert list(tables("digits")) == list(tables("cue-sequence")) == ["instantiations"]
 
 
+def cost_of(table, name):
+    found = cost(build(variant_of(table, name)), (1, 3, 8, 32, 32))
+    return found.num_parameters, found.materialised_flops
+
+
 @pytest.mark.parametrize(
     ("table", "control", "blocks", "percent"),
     [
         ("instantiations", "no block, deeper", "embedded_gaussian", 2),
         ("depth", "no block, deeper", "2 blocks", 2),
-        ("depth", "no block, deeper still", "4 blocks", 2),
         ("vs-3d-conv", "I3D 3x3x3, deeper", "C2D, 2 blocks", 2),
+        ("vs-3d-conv", "C2D, deeper", "C2D, 2 blocks", 2),
+        ("vs-3d-conv", "I3D 3x1x1, deeper", "I3D 3x1x1, 2 blocks", 4),
         ("instantiations", "no block, wider", "concatenation", 20),
+        ("controls", "no block, wider", "embedded_gaussian", 20),
+        ("extent", "no block, wider", "spacetime", 20),
+        *(("stage", "no block, wider", stage, 50) for stage in ("layer2", "layer3")),
+        *(("stage", "no block, far wider", stage, 600) for stage in ("layer1", "layer4")),
+        ("depth", "no block, far wider", "4 blocks", 200),
     ],
 )
-def test_controls_have_as_many_parameters_as_the_blocks_bring_along(table, control, blocks, percent):
-    ratio = num_parameters(table, control) / num_parameters(table, blocks)
-    assert 1 <= ratio < 1 + percent / 100
+def test_controls_have_as_many_parameters_and_flops_as_the_blocks_bring_along(
+    table, control, blocks, percent
+):
+    (parameters, flops), (with_blocks, flops_with) = cost_of(table, control), cost_of(table, blocks)
+    assert 1 <= parameters / with_blocks < 1 + percent / 100
+    assert flops >= flops_with
+
+
+def test_a_control_has_the_parameters_of_four_blocks():
+    ratio = num_parameters("depth", "no block, deeper still") / num_parameters("depth", "4 blocks")
+    assert 1 <= ratio < 1.02
 
 
 def test_the_wider_control_is_the_narrowest_with_as_many_parameters():
@@ -93,7 +113,7 @@ def test_a_folder_is_one_network_and_a_network_one_folder():
     distinct = [
         network for i, network in enumerate(networks.values()) if network not in list(networks.values())[:i]
     ]
-    assert len(distinct) == len(networks) == 26
+    assert len(distinct) == len(networks) == 28
     # The same weights at the start and the same settings, however they are spelt, must share a folder too.
     assert not any(variant.overrides.get("extent") == "spacetime" for variant in EVERY_VARIANT)
     assert not any(variant.overrides.get("zero_init") is False for variant in EVERY_VARIANT)

@@ -31,9 +31,13 @@ def test_rows_are_the_numbers_of_the_pages():
 def test_all_are_drawn_and_each_lies_beside_its_page(tmp_path, capsys):
     for name in plots.PLOTS:
         shutil.copy(plots.RESULTS / f"{name}.json", tmp_path)
+    names = [*plots.PLOTS, "cue/init", "dense/points"]
+    for name in names[-2:]:
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(plots.RESULTS / f"{name}.json", tmp_path / f"{name}.json")
     assert main(["plots", "--results", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"{name}.png") for name in plots.PLOTS]
-    for name in plots.PLOTS:
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"{name}.png") for name in names]
+    for name in names:
         with Image.open(tmp_path / f"{name}.png") as drawn, Image.open(plots.RESULTS / f"{name}.png") as kept:
             # Versions of matplotlib round the tight box of a picture to another pixel.
             assert drawn.size == pytest.approx(kept.size, abs=2)

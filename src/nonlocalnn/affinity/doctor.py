@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from nonlocalnn._device import eval_mode, moved
 from nonlocalnn.affinity.batches import Batch, Loss, checked_batch, checked_loss, real_by_sizes
 from nonlocalnn.affinity.block_measures import evened, left_out, sums_of
 from nonlocalnn.affinity.capture import find_blocks, without_compiled_code
+from nonlocalnn.affinity.standard_error import standard_error
 from nonlocalnn.affinity.verdicts import BlockFindings, Change, Examination
 from nonlocalnn.blocks import NonLocalNd
 
@@ -25,8 +25,6 @@ _Hook = Callable[[NonLocalNd, tuple[Tensor, ...], dict[str, Any], Tensor], Tenso
 
 # Batches whose gradients are taken: each costs as much as the rest of a small network's looks.
 _GRADIENT_BATCHES = 4
-# Half of Student's t at 1, 2, ... degrees of freedom: it holds 95.4 %, as two errors of many batches do.
-_STUDENT = (6.98, 2.26, 1.65, 1.43, 1.32, 1.26, 1.21)
 
 
 def examine(
@@ -167,7 +165,7 @@ class _Looks:
         return Change(
             before=self._mean([answer.loss for answer in before]),
             after=self._mean([answer.loss for answer in after]) if is_finite else math.inf,
-            error=_standard_error(differences) if is_finite else 0.0,
+            error=standard_error(differences) if is_finite else 0.0,
             figures={name: became[name] - value for name, value in was.items()},
             answers=self._mean(changed) if len(changed) == len(pairs) else None,
         )
@@ -266,13 +264,6 @@ def _add_gradients(
         place = sums.setdefault(layers.get(parameter, ("", "")), [0.0, 0.0])
         place[0] += 0.0 if gradient is None else float(gradient.float().square().sum())
         place[1] += parameter.numel()
-
-
-def _standard_error(differences: Sequence[float]) -> float:
-    """Return that of a mean; of few numbers it is wider, so that twice it holds 95 % all the same."""
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    freedom = len(differences) - 1
-    return error * (_STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1 + 1.4 / freedom)
 
 
 def _size(weights: Tensor) -> float:
