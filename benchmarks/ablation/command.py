@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.ablation.picture import draw_accuracies
 from benchmarks.ablation.runs import AblationRow, ablate, markdown
-from benchmarks.ablation.variants import WITH_TABLES, tables
+from benchmarks.ablation.variants import WITH_TABLES, Table, tables
 from nonlocalnn._files import write_text
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.train import Recipe
@@ -33,16 +33,17 @@ def run(words: Sequence[str]) -> int:
         "--table",
         default="instantiations",
         help="; ".join(f"for {name} {', '.join(tables(name))}" for name in WITH_TABLES)
-        + "; for other data instantiations; or all",
+        + "; for other data instantiations, of the blocks that --insert names where it is given; or all",
     )
     # The data set is this command's subject and stands first, without a flag; moved to the end, it also wins
     # over the data set in a file.
     if words and not words[0].startswith("-"):
         words = [*words[1:], "--data", words[0]]
     recipe, parsed = parser.parse_words(words)
-    for table in tables(recipe.data) if parsed.table == "all" else [parsed.table]:
+    known = tables(recipe.data, inserts=recipe.insert is not None)
+    for table in known if parsed.table == "all" else [parsed.table]:
         rows = _train(recipe, table, parsed.seeds)
-        _write(recipe, table, parsed.seeds, rows)
+        _write(recipe, table, known[table], parsed.seeds, rows)
         print(markdown(rows))
         print(f"results in {recipe.output / table}.md, .json and .png")
     return 0
@@ -61,12 +62,12 @@ def _train(recipe: Recipe, table: str, num_seeds: int) -> list[AblationRow]:
     return rows
 
 
-def _write(recipe: Recipe, table: str, num_seeds: int, rows: list[AblationRow]) -> None:
+def _write(recipe: Recipe, table: str, variants: Table, num_seeds: int, rows: list[AblationRow]) -> None:
     report = {
         "table": table,
         "recipe": recipe.to_dict(),
         "seeds": num_seeds,
-        "variants": [dataclasses.asdict(variant) for variant in tables(recipe.data)[table]],
+        "variants": [dataclasses.asdict(variant) for variant in variants],
         "rows": [{**dataclasses.asdict(row), "mean": row.mean, "deviation": row.deviation} for row in rows],
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),

@@ -160,11 +160,11 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
 
     Raises:
         ValueError: ``num_seeds`` is below 1, the data has no such table, or the recipe has settings of the
-            network, or weights to begin with, that the table chooses.
+            network or of inserted blocks, or weights to begin with, that the table chooses.
     """
     if num_seeds < 1:
         raise ValueError(f"the number of seeds must be at least 1; got {num_seeds}")
-    known = tables(base.data)
+    known = tables(base.data, inserts=base.insert is not None)
     check_choice(f"the table of {base.data!r}", table, list(known))
     variants = known[table]
     chosen = {
@@ -175,6 +175,8 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
     }
     if chosen:
         raise ValueError(f"model_overrides must leave {', '.join(sorted(chosen))} to the ablation")
+    if base.insert is not None and "instantiation" in base.insert_settings:
+        raise ValueError("insert_settings must leave instantiation to the ablation")
     if base.start_from is not None and any(variant.start for variant in variants):
         raise ValueError("start_from must be left to the ablation, which trains what its networks begin with")
     # All variants of a seed run before the next seed: what is stopped early still compares like with like.
@@ -184,14 +186,22 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
             model = base.model if variant.model is None else variant.model
             assert model is not None
             overrides = {**base.model_overrides, **variant.overrides}
+            insertion: dict[str, Any] = {"insert": base.insert, "insert_settings": base.insert_settings}
+            if variant.inserted == "none":
+                insertion = {"insert": None, "insert_settings": {}}
+            elif variant.inserted is not None:
+                insertion["insert_settings"] = {**base.insert_settings, "instantiation": variant.inserted}
             recipe = dataclasses.replace(
                 base,
                 seed=seed,
                 model=model,
                 model_overrides=overrides,
                 output=base.output
-                / folder_name(model, overrides, variant.gamma, variant.alike, variant.control)
+                / folder_name(
+                    model, overrides, variant.gamma, variant.alike, variant.control, variant.inserted
+                )
                 / f"seed-{seed}",
+                **insertion,
             )
             if variant.start is not None:
                 output = base.output / folder_name(variant.start.model, {}) / f"seed-{seed}"

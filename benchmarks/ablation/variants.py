@@ -38,6 +38,8 @@ class Variant:
         start: Whose weights the network begins with; None is what the recipe says.
         control: What stands in the place of each block, one of ``benchmarks.ablation.controls.CONTROLS``;
             None is the block.
+        inserted: Form of the blocks that are inserted where the recipe says, or "none" for no block; None
+            leaves that to the recipe.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Variant:
     alike: bool | None = None
     start: Start | None = None
     control: str | None = None
+    inserted: str | None = None
 
 
 Table = tuple[Variant, ...]
@@ -187,6 +190,13 @@ _OWN_TABLES: dict[str, Table] = {
         *(Variant(name, overrides={"instantiation": name}) for name in INSTANTIATIONS),
     )
 }
+# Of a recipe that inserts blocks, whatever its network is.
+_INSERTED_TABLES: dict[str, Table] = {
+    "instantiations": (
+        Variant("no block", inserted="none"),
+        *(Variant(name, inserted=name) for name in INSTANTIATIONS),
+    )
+}
 # By data set; others have one table, of the recipe's network.
 _OF_SCENES = {
     "cue": _CUE_TABLES,
@@ -197,11 +207,15 @@ _OF_SCENES = {
 WITH_TABLES = tuple(_OF_SCENES)
 
 
-def tables(data: str) -> dict[str, Table]:
+def tables(data: str, *, inserts: bool = False) -> dict[str, Table]:
     """Return the tables of a data set, by name.
 
     Those of the data sets of generated scenes compare networks of their own; other data sets have one table,
     of the recipe's network.
+
+    Args:
+        data: Name of the data set.
+        inserts: Whether the recipe inserts blocks into its network: then these are what one table compares.
 
     Example:
         >>> [variant.name for variant in tables("cue")["extent"]][3:]
@@ -209,7 +223,7 @@ def tables(data: str) -> dict[str, Table]:
         >>> list(tables("digits"))
         ['instantiations']
     """
-    return _OF_SCENES.get(data, _OWN_TABLES)
+    return _INSERTED_TABLES if inserts else _OF_SCENES.get(data, _OWN_TABLES)
 
 
 def folder_name(
@@ -218,6 +232,7 @@ def folder_name(
     gamma: float | None = None,
     alike: bool | None = None,
     control: str | None = None,
+    inserted: str | None = None,
 ) -> str:
     """Return a name that says which network is in a folder, so that tables share the runs of equal ones.
 
@@ -227,11 +242,12 @@ def folder_name(
         gamma: None is left out of the name, as is what follows.
         alike: The start of phi.
         control: What is in the blocks' places.
+        inserted: The form of the blocks that the recipe inserts.
 
     Example:
         >>> folder_name("c2d_tiny", {"blocks": {"layer3": [0]}})
         'c2d_tiny-blocks-layer3-0'
     """
-    changes = {"gamma": gamma, "alike": alike, "control": control}
+    changes = {"gamma": gamma, "alike": alike, "control": control, "inserted": inserted}
     settings = {**overrides, **{name: value for name, value in changes.items() if value is not None}}
     return re.sub(r"[^\w.]+", "-", model + json.dumps(settings, sort_keys=True)).strip("-")

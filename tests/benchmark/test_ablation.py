@@ -17,7 +17,7 @@ from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.data import cue
 from nonlocalnn.data.masks import scenes
-from nonlocalnn.train import Recipe
+from nonlocalnn.train import Recipe, train
 from tolerances import near
 
 SEGMENTATION, _ = RecipeParser(program="train", description="", example="").parse_words(
@@ -61,6 +61,49 @@ def test_plan_of_a_table_with_networks_of_its_own(tmp_path):
     for _, recipe in runs:
         same = {"seed": 2, "output": tmp_path, "model_overrides": {}, "model": "nl2_c2d_tiny"}
         assert dataclasses.replace(recipe, **same) == base
+
+
+def test_a_plan_of_inserted_blocks(tmp_path):
+    settings = {"norm": "group", "num_heads": 2}
+    base = Recipe(
+        data="images",
+        data_dir=tmp_path,
+        model="torchvision/resnet18",
+        insert="layer2,layer3",
+        insert_settings=settings,
+        start_from=tmp_path / "resnet18.pth",
+        output=tmp_path / "out",
+    )
+    runs = list(plan(base, num_seeds=1))
+    assert [variant.name for variant, _ in runs] == [
+        "no block", "gaussian", "embedded_gaussian", "dot_product", "concatenation"
+    ]  # fmt: skip
+    assert (runs[0][1].insert, runs[0][1].insert_settings) == (None, {})
+    assert runs[3][1].insert_settings == {**settings, "instantiation": "dot_product"}
+    for variant, recipe in runs:
+        assert recipe.output == tmp_path / f"out/torchvision-resnet18-inserted-{variant.inserted}/seed-0"
+        same = {"insert": base.insert, "insert_settings": settings, "output": base.output}
+        assert dataclasses.replace(recipe, **same) == base
+    chosen = {**settings, "instantiation": "gaussian"}
+    with pytest.raises(ValueError, match="insert_settings must leave instantiation to the ablation"):
+        list(plan(dataclasses.replace(base, insert_settings=chosen), num_seeds=1))
+
+
+def test_blocks_are_inserted_into_weights_that_all_rows_begin_with(tmp_path, few_clips):
+    base = cue_recipe(tmp_path, model="c2d_tiny", lr=1e-12, image_size=16, norm_batches=0)
+    first = dataclasses.replace(base, output=tmp_path / "first")
+    train(first, progress=False)
+    base = dataclasses.replace(base, insert="layer2", start_from=first.output, output=tmp_path / "out")
+    growing = ablate(base, num_seeds=1, progress=False)
+    plain, gaussian = [next(growing) for _ in range(2)][-1]
+    assert (plain.variant, gaussian.variant) == ("no block", "gaussian")
+    # What is inserted starts as the identity, and so small a rate leaves it so.
+    assert plain.test_accuracy == gaussian.test_accuracy
+    assert plain.parameters < gaussian.parameters
+    assert plain.flops < gaussian.flops
+    folder = "c2d_tiny-inserted-gaussian"
+    weights = load_file(tmp_path / "out" / folder / "seed-0/last.safetensors")
+    assert [key for key in weights if key.startswith("layer2.nl.g")]
 
 
 def test_a_plan_of_networks_that_begin_with_a_run_of_another_recipe(tmp_path):

@@ -1,12 +1,14 @@
 """``python -m benchmarks ablation``: the files of a table, all tables, and bad input."""
 
 import json
+import struct
 
 import pytest
 from PIL import Image
 
 from benchmarks.__main__ import main
-from nonlocalnn.data import cue
+from nonlocalnn.data import cue, torchvision_sets
+from nonlocalnn.functional import INSTANTIATIONS
 from tolerances import near
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -38,7 +40,7 @@ def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
     assert (report["table"], report["seeds"], report["recipe"]["data"]) == ("extent", 2, "cue")
     assert report["variants"][3] == {
         "name": "space", "model": "nl2_c2d_tiny", "overrides": {"extent": "space"}, "gamma": None,
-        "alike": None, "start": None, "control": None,
+        "alike": None, "start": None, "control": None, "inserted": None,
     }  # fmt: skip
     assert [row["parameters"] for row in report["rows"]] == [130002, 201500, 174674, *[171826] * 3]
     assert [round(row["flops"] / 1e6) for row in report["rows"]] == [17, 26, 26, 23, 23, 25]
@@ -48,6 +50,30 @@ def test_a_table_as_json_markdown_and_picture(tmp_path, few_clips, capsys):
         assert row["mean"] == near(sum(row["test_accuracy"]) / 2)
     with Image.open(folder / "extent.png") as picture:
         assert picture.width > 600
+
+
+@pytest.mark.filterwarnings("ignore:.*sample is of class")
+def test_the_digit_network_on_mnists_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torchvision_sets, "_NUM_IMAGES", {"train": 24, "test": 10})
+    monkeypatch.setattr(torchvision_sets, "_NUM_VALIDATION", 8)
+    for name, number in {"train": 24, "t10k": 10}.items():
+        labels = bytes(index % 10 for index in range(number))
+        pixels = bytes((7 * index) % 251 for index in range(number * 28 * 28))
+        for kind, sides, values in (
+            ("images-idx3", (number, 28, 28), pixels),
+            ("labels-idx1", (number,), labels),
+        ):
+            header = bytes([0, 0, 8, len(sides)]) + struct.pack(f">{len(sides)}I", *sides)
+            (tmp_path / f"{name}-{kind}-ubyte").write_bytes(header + values)
+    folder = tmp_path / "out"
+    words = ["ablation", "mnist", "--config", "mnist", "--data-dir", str(tmp_path), "--seeds", "1"]
+    assert main([*words, "--epochs", "1", "--batch-size", "8", "--output", str(folder)]) == 0
+    report = json.loads((folder / "instantiations.json").read_text())
+    assert (report["recipe"]["lr"], report["recipe"]["schedule"]) == (0.002, "cosine")
+    assert [row["variant"] for row in report["rows"]] == ["no block", *INSTANTIATIONS]
+    assert [path.name for path in sorted(folder.iterdir()) if path.is_dir()] == [
+        "nl_digits-blocks-false", *(f"nl_digits-instantiation-{name}" for name in sorted(INSTANTIATIONS))
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

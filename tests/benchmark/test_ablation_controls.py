@@ -134,6 +134,7 @@ def test_a_run_that_was_stopped_goes_on_and_is_tested(tmp_path, few_clips):
     assert again.test["loss"] == result.test["loss"]
 
 
+@pytest.mark.slow
 def test_the_rows_of_controls_are_runs_of_their_own(tmp_path, few_clips):
     base = Recipe(data="cue", batch_size=16, image_size=16, epochs=1, device="cpu", output=tmp_path)
     growing = ablate(base, table="controls", num_seeds=1, progress=False)
