@@ -337,6 +337,19 @@ def test_lines_have_their_names_and_colours(opened):
         assert len(set(found[0])) == 3
 
 
+def test_a_long_sequence_is_drawn_by_its_extremes(browser, tmp_path):
+    document = documents.sequence().document
+    values = [0.0] * 100_000
+    values[54_321], values[54_322] = 7.0, -5.0
+    document["input"] |= {"sides": [100_000], "channels": [values, values[::-1], values]}
+    write_page(document, tmp_path / "page.html")
+    with open_page(browser, (tmp_path / "page.html").as_uri(), **DESKTOP) as page:
+        rest(page)
+        points = page.locator("polyline.nl-curve").first.get_attribute("points").split()
+        assert len(points) <= 4000
+        assert {"54321.5,0", "54322.5,1"} <= set(points)
+
+
 def test_heat_can_be_taken_away(opened):
     with opened("image") as page:
         page.get_by_label("Heat").fill("0")

@@ -7,6 +7,9 @@ NonlocalViewer.Picture = (() => {
   // widths of the page at which it is scrolled anyway.
   const [GAP, CAPTION, MARGIN, SMALLEST, NARROW] = [8, 42, 12, 88, 560];
 
+  // More points than the screen has pixels take a browser minutes.
+  const PARTS = 2000;
+
   /** A frame, its heat, and the place in the strip that both take. */
   class Surface {
     constructor(content, sides, caption, shape) {
@@ -71,6 +74,21 @@ NonlocalViewer.Picture = (() => {
     }
   }
 
+  /** Places of the values that a line goes through: all, or of a long one the lowest and highest of each part. */
+  function placesOf(values) {
+    const part = Math.ceil(values.length / PARTS);
+    const places = [];
+    for (let start = 0; start < values.length; start += part) {
+      let [low, high] = [start, start];
+      for (let place = start; place < Math.min(start + part, values.length); place += 1) {
+        if (values[place] < values[low]) low = place;
+        if (values[place] > values[high]) high = place;
+      }
+      places.push(...new Set([Math.min(low, high), Math.max(low, high)]));
+    }
+    return places;
+  }
+
   /** The channels as lines; with classes of the steps, a band below them in the colours of these. */
   function curves(channels, length, runs) {
     const extreme = (of) => channels.flat().reduce((found, value) => of(found, value), channels[0]?.[0] ?? 0);
@@ -88,7 +106,7 @@ NonlocalViewer.Picture = (() => {
       }));
     }
     const lines = channels.map((values) =>
-      values.map((value, place) => `${place + 0.5},${1 - (value - low) / height}`).join(" "));
+      placesOf(values).map((place) => `${place + 0.5},${1 - (values[place] - low) / height}`).join(" "));
     for (const points of lines) drawing.append(svgElement("polyline", { points, class: "nl-halo" }));
     lines.forEach((points, channel) =>
       drawing.append(svgElement("polyline", { points, class: `nl-curve nl-curve-${channel % 4}` })));
