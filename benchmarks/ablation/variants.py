@@ -145,6 +145,8 @@ _CUE_TABLES: dict[str, Table] = {
         _two_blocks("dot_product, phi drawn apart", alike=False, instantiation="dot_product"),
         _two_blocks("dot_product, phi as theta", instantiation="dot_product"),
     ),
+    # The forms alone, for many seeds.
+    "forms": tuple(_two_blocks(name, instantiation=name) for name in INSTANTIATIONS),
 }
 # Segmentation: attention is compared with convolutions that reach as far, too, and have more parameters.
 _SCENE_TABLES: dict[str, Table] = {

@@ -121,6 +121,9 @@ def export_model(
     opset = _checked_opset(path, format, opset)
     facts = _as_json(metadata)
     model = copy.deepcopy(model).eval()
+    for weight in model.parameters():
+        # With channels last PyTorch would take for granted that a batch holds more than one sample.
+        weight.data = weight.data.contiguous()
     example, answer = _example(model, example_input, sample_shape)
     if isinstance(answer, Mapping) and "out" in answer:
         model = _Scores(model)
