@@ -84,6 +84,12 @@ def _controls(model: str) -> Table:
     )
 
 
+_FORMS = (
+    _two_blocks("gaussian", instantiation="gaussian"),
+    _two_blocks("embedded_gaussian"),
+    _two_blocks("dot_product", instantiation="dot_product"),
+    _two_blocks("concatenation", instantiation="concatenation"),
+)
 # What a preset does anyway is not spelt out again: variants that are the same network are equal but for their
 # names, and are trained once.
 _CUE_TABLES: dict[str, Table] = {
@@ -91,10 +97,7 @@ _CUE_TABLES: dict[str, Table] = {
         _NO_BLOCK,
         _WIDER,
         _DEEPER,
-        _two_blocks("gaussian", instantiation="gaussian"),
-        _two_blocks("embedded_gaussian"),
-        _two_blocks("dot_product", instantiation="dot_product"),
-        _two_blocks("concatenation", instantiation="concatenation"),
+        *_FORMS,
     ),
     "controls": (
         _NO_BLOCK,
@@ -146,7 +149,7 @@ _CUE_TABLES: dict[str, Table] = {
         _two_blocks("dot_product, phi as theta", instantiation="dot_product"),
     ),
     # The forms alone, for many seeds.
-    "forms": tuple(_two_blocks(name, instantiation=name) for name in INSTANTIATIONS),
+    "forms": _FORMS,
 }
 # Segmentation: attention is compared with convolutions that reach as far, too, and have more parameters.
 _SCENE_TABLES: dict[str, Table] = {
