@@ -8,12 +8,14 @@ import torch
 from browser import open_browser, open_page
 
 from helpers import randomize_
+from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.explorer.explain import explain
 from nonlocalnn.explorer.page import write_page
 from nonlocalnn.explorer.volume_pictures import as_volume, labelled_planes
 from nonlocalnn.inference import VolumeSegmenter
 from nonlocalnn.models import create_model
 from nonlocalnn.tasks.inputs import ShownInput
+from nonlocalnn.tasks.volume_windows import Held, score_slabs
 from nonlocalnn.tasks.volumes import Planes
 from tolerances import assert_same
 
@@ -46,6 +48,26 @@ def test_the_document_holds_the_voxels(document, shown):
     )
     assert document["input"]["planes"]["spacing"] == pytest.approx([2, 1.5, 0.5])
     assert document["blocks"][0]["sides"] == [3, 4, 5]
+
+
+def test_the_classes_are_those_of_predict(shown, tmp_path):
+    torch.manual_seed(0)
+    model = randomize_(create_model("nl_unet3d_tiny", width=4, depth=2)).eval()
+    small, large = (
+        VolumeSegmenter(model=model, classes=("background", "ball"), sample_shape=(1, side, side, side))
+        for side in (8, 32)
+    )
+    whole, cut = answer_with_maps(large, shown.sample), answer_with_maps(small, shown.sample)
+    assert (whole.window, cut.window) == (None, 8)
+    # The patches' side decides: within it the answer is that of one pass, and it is another one beyond.
+    expected = torch.cat([part for _, part in score_slabs(model, Held(shown.sample), window=8)], 1).argmax(0)
+    assert_same(cut.labels, expected)
+    assert (whole.labels != cut.labels).any()
+    page_file = tmp_path / "page.html"
+    write_page(explain(small, shown, title="A scan", model="tiny"), page_file)
+    with open_browser() as browser, open_page(browser, page_file.as_uri()) as page:
+        words = "classes by windows of 8 voxels, maps of one pass over the whole"
+        wait_until(page, lambda: words in page.locator("body").inner_text())
 
 
 def wait_until(page, holds):

@@ -1,4 +1,4 @@
-"""The answer of a network to one input, and what its blocks attended to meanwhile: of one forward pass."""
+"""The answer of a network to one input, and what its blocks attended to meanwhile."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nonlocalnn.affinity.effects import record_effects
 from nonlocalnn.explorer.objects import above, described_objects
 from nonlocalnn.inference import Classifier, Detector, Segmenter
 from nonlocalnn.inference.loading import Loaded
+from nonlocalnn.inference.volume_segmenter import VolumeSegmenter
 from nonlocalnn.tasks.answers import most_probable
 from nonlocalnn.tasks.masks import image_scores, labels_of, shares_of
 from nonlocalnn.tasks.objects import Found
@@ -39,6 +40,8 @@ class AnswerWithMaps:
             was not asked for.
         labels: Of a segmentation network the class of each pixel of the sample, int64 (H, W); else None.
         objects: Of a detector the objects that it found, the best first; else None.
+        window: Side of the windows that the labels of a volume are by, in voxels; None where one pass made
+            them.
     """
 
     probabilities: Tensor
@@ -46,6 +49,7 @@ class AnswerWithMaps:
     effects: Mapping[str, EffectMap]
     labels: Tensor | None = None
     objects: Found | None = None
+    window: int | None = None
 
     def prediction(self, classes: Sequence[str], *, top: int) -> list[dict[str, Any]]:
         """Return the most probable classes, or of a segmentation network those with the most pixels.
@@ -112,8 +116,14 @@ def answer_with_maps(
         # The whole image, however the run was tested: of windows there would be a map for each.
         with torch.no_grad(), capture_affinity(loaded.model, blocks) as maps:
             labels = labels_of(image_scores(loaded.model, x, precision=precision), x.shape[2:]).cpu()
+        window = None
+        # A network that learnt from patches answers a whole volume otherwise, and nobody asks it to.
+        if isinstance(loaded, VolumeSegmenter) and (
+            by_windows := loaded.shown_labels(sample, precision=precision)
+        ):
+            labels, window = by_windows
         counts = torch.bincount(labels.flatten(), minlength=len(loaded.classes))
-        return AnswerWithMaps(counts / labels.numel(), maps, {}, labels)
+        return AnswerWithMaps(counts / labels.numel(), maps, {}, labels, window=window)
     everywhere = loaded.kind.exceeds_training
 
     def run() -> tuple[Tensor, Tensor]:

@@ -128,7 +128,7 @@ def explain(
         described = [{**each, "no_effects": why_no_effects(running[each["name"]])} for each in described]
     shown = _described_input(given)
     if answer.labels is not None and given.planes is not None:
-        shown["voxel_labels"] = _zipped(answer.labels.to(torch.uint8))
+        shown |= {"voxel_labels": _zipped(answer.labels.to(torch.uint8)), "window": answer.window}
     elif answer.labels is not None and answer.labels.dim() == 2:
         shown |= _described_labels(given, answer.labels, loaded.classes)
     elif answer.labels is not None and answer.labels.dim() == 1:

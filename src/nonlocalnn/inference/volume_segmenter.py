@@ -23,7 +23,7 @@ from nonlocalnn.data.volumes.reading import Reading, Sampled, seen
 from nonlocalnn.data.volumes.volume import Volume, in_order_of_file
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
 from nonlocalnn.tasks.inputs import InputKind, ShownInput, check_place
-from nonlocalnn.tasks.volume_windows import volume_labels
+from nonlocalnn.tasks.volume_windows import Held, grid_labels, volume_labels
 from nonlocalnn.tasks.volumes import Volumes, planes_of, volume_for
 
 # Voxels that are looked at together for maps: of a network with 8 channels a map of so many takes 64 MiB.
@@ -129,6 +129,22 @@ class VolumeSegmenter(Segmenter):
             )
         sample = sampled.box(start, stop)
         return ShownInput(name=name, sample=sample, pixels=seen(sample), planes=planes_of(sampled, start))
+
+    def shown_labels(self, sample: Tensor, *, precision: Precision = "fp32") -> tuple[Tensor, int] | None:
+        """Return the classes of what :meth:`show` gave, by windows, and their side; None where one is enough.
+
+        Args:
+            sample: (C, slices, rows, columns), as the network takes it.
+            precision: "fp32", "bf16" or "fp16".
+
+        Raises:
+            ValueError: A score is not finite.
+        """
+        window = self.window_of()
+        if max(sample.shape[1:]) <= window:
+            return None
+        labels = grid_labels(self.model, Held(sample), window=window, device=self.device, precision=precision)
+        return labels.long(), window
 
     def labels(
         self,

@@ -48,7 +48,7 @@ class VolumeFigures(SegmentationFigures):
         ...     volumes=(VolumeFound(name="x.nii", dice=(0.9, 0.8), hausdorff=(1.0, 2.0)),),
         ... )
         >>> found.describe("some/test")
-        'mean Dice 0.8000, Hausdorff 95 % 2.00 mm, mean IoU 0.7083, voxel accuracy 0.8333 on 1 samples of ...'
+        'mean Dice 0.8000, Hausdorff 95 % 2.00 mm, mean IoU 0.7083, voxel accuracy 0.8333 on 1 sample of ...'
     """
 
     volumes: tuple[VolumeFound, ...]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,44 @@ from nonlocalnn.tasks.probabilities import check_finite
 _DEVIATION, _LEAST = 1 / 8, 1e-3
 
 
+class Boxes(Protocol):
+    """What is read box by box, as a network takes it."""
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Slices, rows and columns."""
+        ...
+
+    def box(self, start: Sequence[int], stop: Sequence[int]) -> Tensor:
+        """Return the voxels from ``start`` up to ``stop``, (C, D, H, W)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A volume that is in memory already, as a network takes it.
+
+    Args:
+        sample: (C, slices, rows, columns).
+    """
+
+    sample: Tensor
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """See :class:`Boxes`."""
+        slices, rows, columns = self.sample.shape[1:]
+        return slices, rows, columns
+
+    def box(self, start: Sequence[int], stop: Sequence[int]) -> Tensor:
+        """See :class:`Boxes`."""
+        slices, rows, columns = (slice(low, high) for low, high in zip(start, stop, strict=True))
+        return self.sample[:, slices, rows, columns]
+
+
 def score_slabs(
     model: nn.Module,
-    sampled: Sampled,
+    sampled: Boxes,
     *,
     window: int,
     device: torch.device | str = "cpu",
@@ -106,10 +143,33 @@ def volume_labels(
 
     Memory: a byte a voxel, and what :func:`score_slabs` takes.
     """
+    return sampled.on_file(grid_labels(model, sampled, window=window, device=device, precision=precision))
+
+
+def grid_labels(
+    model: nn.Module,
+    sampled: Boxes,
+    *,
+    window: int,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+) -> Tensor:
+    """Return the class of each voxel as the network sees them, uint8 (slices, rows, columns), on the CPU.
+
+    Args:
+        model: See :func:`score_slabs`, and so the others.
+        sampled: The volume.
+        window: Side of the windows.
+        device: Where the model is.
+        precision: "fp32", "bf16" or "fp16".
+
+    Raises:
+        ValueError: As for :func:`score_slabs`, or a score is not finite.
+    """
     labels = torch.empty(sampled.sides, dtype=torch.uint8)
     for first, scores in score_slabs(model, sampled, window=window, device=device, precision=precision):
         labels[first : first + scores.shape[1]] = best_of(scores)
-    return sampled.on_file(labels)
+    return labels
 
 
 def best_of(scores: Tensor) -> Tensor:

@@ -33,10 +33,11 @@ NonlocalViewer.words = (() => {
   }
 
   /** What a volume is: slices, rows and columns, and where they are known their millimetres. */
-  function volume(sides, planes) {
+  function volume({ sides, planes, window }) {
     const voxels = `volume of ${sides.join(" \u00d7 ")} voxels (slices \u00d7 rows \u00d7 columns)`;
-    if (!planes.has_spacing) return voxels;
-    return `${voxels}, ${planes.spacing.map(number).join(" \u00d7 ")} mm apart`;
+    const apart = planes.has_spacing ? `, ${planes.spacing.map(number).join(" \u00d7 ")} mm apart` : "";
+    const ways = window ? `; classes by windows of ${window} voxels, maps of one pass over the whole` : "";
+    return `${voxels}${apart}${ways}`;
   }
 
   /** Where a voxel lies in millimetres: towards the right, the front and the head where the file tells that. */
@@ -48,10 +49,11 @@ NonlocalViewer.words = (() => {
   }
 
   /** What the input is, and in which pixels its rows and columns count: those that the network sees. */
-  function sizes({ kind, input: { sides, picture_sides: own, file_sides: file, planes } }) {
+  function sizes({ kind, input }) {
+    const { sides, picture_sides: own, file_sides: file } = input;
     const shape = (some) => some.join(" \u00d7 ");
     if (kind === "sequence") return `sequence of ${shape(sides)} steps`;
-    if (kind === "volume") return volume(sides, planes);
+    if (kind === "volume") return volume(input);
     const whole = file ?? own;
     if (!whole || whole.join() === sides.slice(-2).join()) return `${kind} of ${shape(sides)}`;
     const cut = isCut(file, own) ? ", its sides cut off" : "";
