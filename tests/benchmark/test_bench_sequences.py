@@ -105,4 +105,4 @@ def test_spoken_digits_are_cut_out_of_one_array(tmp_path):
     assert [test.classes[target] for target in test.targets] == ["2", "4"] * 3
     start = lengths[:5].sum()
     assert_near(test.read(1), torch.from_numpy(frames[start : start + 8].T), largest=1e3)
-    assert len(load_sequences(folder, "train")) == 24
+    assert sum(len(load_sequences(folder, split)) for split in ("train", "validation")) == 24
