@@ -4,9 +4,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from nonlocalnn.train import Recipe
+import nonlocalnn as nl
+from nonlocalnn.train import Recipe, train
 from nonlocalnn.train.optimizer import build_optimizer, learning_rate
-from tolerances import near
+from tolerances import assert_near, near
 
 
 def rates(recipe, steps_per_epoch=4):
@@ -94,3 +95,45 @@ def test_norms_do_not_decay():
     assert {
         group["weight_decay"] for group in build_optimizer(Recipe(weight_decay=0.5), model).param_groups
     } == {0.5}
+
+
+@pytest.mark.parametrize("decay", [{}, {"weight_decay": 0.1, "decay_norms": False}], ids=["", "decay"])
+@pytest.mark.parametrize("form", ["gaussian", "embedded_gaussian", "concatenation"])
+def test_embeddings_have_a_rate_of_their_own(form, decay):
+    model = nl.create_model("nl2_c2d_tiny", instantiation=form)
+    optimizer = build_optimizer(Recipe(embeddings_lr=0.1, **decay), model)
+    shares = {each: group["times_lr"] for group in optimizer.param_groups for each in group["params"]}
+    names = {name: shares.pop(each) for name, each in model.named_parameters()}
+    assert not shares
+    slower = {name for name, share in names.items() if share == 0.1}
+    assert slower == {name for name in names if ".theta." in name or ".phi." in name}
+    assert bool(slower) == (form != "gaussian")
+    assert set(names.values()) <= {0.1, 1.0}
+    by_decay = {group["weight_decay"] for group in optimizer.param_groups}
+    assert by_decay == ({0.0, 0.1} if decay else {0.0})
+
+
+def test_a_step_of_the_embeddings_is_a_part_of_the_others(tmp_path):
+    after = []
+    for share in (1.0, 0.5, 1e-9):
+        recipe = Recipe(
+            data="cue-sequence",
+            model="nl2_c1d_tiny",
+            optimizer="sgd",
+            lr=0.1,
+            embeddings_lr=share,
+            batch_size=4,
+            iterations=1,
+            keep="last",
+            device="cpu",
+            output=tmp_path / str(share),
+        )
+        train(recipe, progress=False)
+        after.append(nl.load_checkpoint(recipe.output / "last.safetensors").state_dict())
+    whole, half, start = after
+    for name in whole:
+        if ".theta." in name or ".phi." in name:
+            assert_near(2 * (half[name] - start[name]), whole[name] - start[name], largest=1.0)
+            assert "weight" not in name or (whole[name] != start[name]).any()
+        else:
+            assert_near(half[name].float(), whole[name].float())

@@ -111,6 +111,9 @@ class OptimizerSettings(Settings):
         weight_decay: L2 penalty ("adam", "sgd") or decoupled decay ("adamw"), on every parameter.
         decay_norms: Whether the decay includes the weights and biases of norms.
         clip_norm: Highest L2 norm of the whole gradient; None never clips.
+        embeddings_lr: Learning rate of theta and phi of the non-local blocks, in times ``lr``; it changes
+            nothing in a network without them. At Adam's full rate logits may grow until each position attends
+            to one key before the network knows to which, and nothing more is learnt of them.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -121,10 +124,11 @@ class OptimizerSettings(Settings):
     weight_decay: float = 0.0
     decay_norms: bool = True
     clip_norm: float | None = None
+    embeddings_lr: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, ("adam", "adamw", "sgd"))
-        self._check_positive("lr", "clip_norm")
+        self._check_positive("lr", "clip_norm", "embeddings_lr")
         self._check_at_least(1, "lr_batch_size")
         self._check_at_least(0, "weight_decay")
         if self.momentum is not None and not 0 <= self.momentum < 1:

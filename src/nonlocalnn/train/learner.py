@@ -149,7 +149,7 @@ class Learner:
                 rank. Every rank raises, and none has changed its weights.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["times_lr"]
         logs, indices, seconds = self._backward(parts, step)
         self._scaler.unscale_(self._optimizer)
         norm = self.network.gradient_norm()

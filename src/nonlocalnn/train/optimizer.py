@@ -1,10 +1,13 @@
 """The optimiser of a recipe, and its learning rate at each step."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.surgery.finetune import param_groups
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.settings import OptimizerSettings
@@ -14,10 +17,16 @@ _POWER = 0.9
 
 
 def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
-    """Return the optimiser that ``settings`` ask for, over the parameters of ``model``."""
+    """Return the optimiser that ``settings`` ask for, over the parameters of ``model``.
+
+    Each group has "times_lr", its share of the learning rate, beside PyTorch's settings.
+    """
     parameters: list[dict[str, object]] = [{"params": list(model.parameters())}]
     if not settings.decay_norms:
         parameters = param_groups(model, lr=settings.lr, weight_decay=settings.weight_decay)
+    parameters = [{**group, "times_lr": 1.0} for group in parameters]
+    if settings.embeddings_lr != 1:
+        parameters = list(_without_embeddings(parameters, model, settings.embeddings_lr))
     if settings.optimizer == "sgd":
         momentum = 0.9 if settings.momentum is None else settings.momentum
         return SGD(
@@ -29,6 +38,19 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
         )
     kind = AdamW if settings.optimizer == "adamw" else Adam
     return kind(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def _without_embeddings(
+    groups: list[dict[str, Any]], model: nn.Module, times_lr: float
+) -> Iterator[dict[str, object]]:
+    """Yield the groups, with theta and phi of the blocks in groups of their own."""
+    layers = [each for block in nonlocal_blocks(model).values() for each in (block.theta, block.phi)]
+    own = {weight for layer in layers if layer is not None for weight in layer.parameters()}
+    for group in groups:
+        for is_own, share in ((False, 1.0), (True, times_lr)):
+            chosen = [weight for weight in group["params"] if (weight in own) == is_own]
+            if chosen:
+                yield {**group, "params": chosen, "times_lr": share}
 
 
 def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int) -> float:
