@@ -103,8 +103,11 @@ def measure_network(work: Work, ways: Sequence[str], *, min_seconds: float, min_
     peaks, absent = _peaks(work, [way for way in ways if way in _WEIGHED])
     absent |= {way: f"{way} is not installed" for way in ways if way in _ENGINES and not find_spec(way)}
     left = [way for way in ways if way not in absent]
-    error = _find_errors(work, left)
-    workers = {way: _worker(way, work, *make(work)) for way in left}
+    checked = {way: _prepared(way, work, training=False) for way in left}
+    error = _find_errors(work, checked)
+    if work.training:
+        checked = {way: _prepared(way, work, training=True) for way in left}
+    workers = {way: _pass(*prepared) for way, prepared in checked.items()}
     timings = time_together(workers, min_seconds=min_seconds, min_runs=min_runs)
     gflops = {way: _flops(way, counted) / 1e9 for way in timings}
     speed = {way: work.num_clips / timing.median for way, timing in timings.items()}
@@ -233,8 +236,9 @@ def _openvino(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
 _ENGINES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
-def _worker(way: str, work: Work, network: nn.Module, clips: Tensor) -> Callable[[], None]:
-    return _pass(*_prepare(way, network, clips))
+def _prepared(way: str, work: Work, *, training: bool) -> tuple[nn.Module, Tensor]:
+    network, clips = make(work)
+    return _prepare(way, network.train(training), clips)
 
 
 def _pass(network: nn.Module, clips: Tensor) -> Callable[[], None]:
@@ -251,18 +255,15 @@ def _pass(network: nn.Module, clips: Tensor) -> Callable[[], None]:
     return train if network.training else infer
 
 
-def _find_errors(work: Work, ways: Sequence[str]) -> dict[str, float]:
+def _find_errors(work: Work, prepared: Mapping[str, tuple[nn.Module, Tensor]]) -> dict[str, float]:
     """Return the largest difference of outputs between the first way and each other, over the largest output.
 
     Raises:
         ValueError: It is more than rounding.
     """
-    outputs = {}
-    for way in ways:
-        network, clips = make(work)
-        with torch.no_grad():
-            prepared, given = _prepare(way, network.eval(), clips)
-            outputs[way] = prepared(given)
+    with torch.no_grad():
+        outputs = {way: network(clips) for way, (network, clips) in prepared.items()}
+    ways = list(outputs)
     first, errors = outputs[ways[0]], {}
     for other in ways[1:]:
         errors[other] = float((first - outputs[other]).abs().max() / first.abs().max())
