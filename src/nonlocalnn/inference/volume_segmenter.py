@@ -23,7 +23,7 @@ from nonlocalnn.data.volumes.reading import Reading, Sampled, seen
 from nonlocalnn.data.volumes.volume import Volume, in_order_of_file
 from nonlocalnn.inference.segmenter import Segmented, Segmenter
 from nonlocalnn.tasks.inputs import InputKind, ShownInput, check_place
-from nonlocalnn.tasks.volume_windows import Held, grid_labels, volume_labels
+from nonlocalnn.tasks.volume_windows import Held, volume_labels
 from nonlocalnn.tasks.volumes import Volumes, planes_of, volume_for
 
 # Voxels that are looked at together for maps: of a network with 8 channels a map of so many takes 64 MiB.
@@ -143,7 +143,9 @@ class VolumeSegmenter(Segmenter):
         window = self.window_of()
         if max(sample.shape[1:]) <= window:
             return None
-        labels = grid_labels(self.model, Held(sample), window=window, device=self.device, precision=precision)
+        labels = volume_labels(
+            self.model, Held(sample), window=window, device=self.device, precision=precision
+        )
         return labels.long(), window
 
     def labels(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
-from nonlocalnn.data.volumes.reading import Sampled
 from nonlocalnn.tasks.masks import scores_of, window_starts
 from nonlocalnn.tasks.probabilities import check_finite
 
@@ -31,6 +30,10 @@ class Boxes(Protocol):
 
     def box(self, start: Sequence[int], stop: Sequence[int]) -> Tensor:
         """Return the voxels from ``start`` up to ``stop``, (C, D, H, W)."""
+        ...
+
+    def on_file(self, labels: Tensor) -> Tensor:
+        """Return the labels of these voxels as those of the file's."""
         ...
 
 
@@ -54,6 +57,10 @@ class Held:
         """See :class:`Boxes`."""
         slices, rows, columns = (slice(low, high) for low, high in zip(start, stop, strict=True))
         return self.sample[:, slices, rows, columns]
+
+    def on_file(self, labels: Tensor) -> Tensor:
+        """Return the labels: there is no file."""
+        return labels
 
 
 def score_slabs(
@@ -85,7 +92,7 @@ def score_slabs(
     Example:
         >>> import numpy as np
         >>> from pathlib import Path
-        >>> from nonlocalnn.data.volumes.reading import Reading
+        >>> from nonlocalnn.data.volumes.reading import Reading, Sampled
         >>> from nonlocalnn.data.volumes.volume import Volume
         >>> volume = Volume(np.ones((1, 5, 6, 7)), np.eye(4), Path("a.npy"))
         >>> slabs = score_slabs(nn.Conv3d(1, 2, 1), Sampled(volume, Reading()), window=4)
@@ -123,7 +130,7 @@ def score_slabs(
 
 def volume_labels(
     model: nn.Module,
-    sampled: Sampled,
+    sampled: Boxes,
     *,
     window: int,
     device: torch.device | str = "cpu",
@@ -143,33 +150,10 @@ def volume_labels(
 
     Memory: a byte a voxel, and what :func:`score_slabs` takes.
     """
-    return sampled.on_file(grid_labels(model, sampled, window=window, device=device, precision=precision))
-
-
-def grid_labels(
-    model: nn.Module,
-    sampled: Boxes,
-    *,
-    window: int,
-    device: torch.device | str = "cpu",
-    precision: Precision = "fp32",
-) -> Tensor:
-    """Return the class of each voxel as the network sees them, uint8 (slices, rows, columns), on the CPU.
-
-    Args:
-        model: See :func:`score_slabs`, and so the others.
-        sampled: The volume.
-        window: Side of the windows.
-        device: Where the model is.
-        precision: "fp32", "bf16" or "fp16".
-
-    Raises:
-        ValueError: As for :func:`score_slabs`, or a score is not finite.
-    """
     labels = torch.empty(sampled.sides, dtype=torch.uint8)
     for first, scores in score_slabs(model, sampled, window=window, device=device, precision=precision):
         labels[first : first + scores.shape[1]] = best_of(scores)
-    return labels
+    return sampled.on_file(labels)
 
 
 def best_of(scores: Tensor) -> Tensor:
