@@ -21,6 +21,7 @@ from benchmarks import (
     ops,
     plan,
     plots,
+    processor,
     ranks,
     report,
     sequences,
@@ -37,6 +38,7 @@ _PROGRAM = "python -m benchmarks"
 # By subject: the title of its page, what measures it, and what makes a table of the report.
 _SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]] = {
     "ops": ("Speed and memory of the blocks", ops.run, report.markdown),
+    "processor": ("The blocks on one processor", processor.run, processor.markdown),
     "models": ("Speed and memory of the networks", models.run, models_report.markdown),
     "maps": ("Looking at large maps", maps.run, maps.markdown),
     "gpu": ("The blocks on a GPU", gpu.run, gpu.markdown),
@@ -83,11 +85,14 @@ def _measure(words: Sequence[str]) -> int:
         report.check_can_draw()
         run = functools.partial(
             run,
+            core=args.core,
             forms=args.form,
             device=args.device or "cpu",
             dtype=args.dtype or "float32",
             earlier=json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None,
         )
+    if args.subject == "processor":
+        run = functools.partial(run, output=args.output)
     if args.subject == "gpu":
         run = functools.partial(run, device=args.device or "cuda")
     if args.subject == "volumes":
@@ -101,7 +106,7 @@ def _measure(words: Sequence[str]) -> int:
     )
     table = table_of(found)
     write_text(results.with_suffix(".md"), f"# {title}\n\n{table}\n")
-    if args.subject == "ops":
+    if args.subject == "ops" and found["sweep"]:
         report.draw_sweep(found, results.with_suffix(".png"))
     print(table)
     print(f"results in {args.output}")
@@ -112,16 +117,17 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         description="Time and peak memory of the blocks beside other ways to compute them, each checked "
-        "against the reference first (ops); of whole video networks and of reading clips (models); of "
-        "every engine on a GPU, checked, and of the blocks there (gpu, at most eight minutes); of "
-        "looking at a map too large to hold (maps); of masks, heads and a second input (settings); of a "
-        "block over the whole map of a Cityscapes image (large-map); of a block whose positions are split "
-        "over processes (ranks); of trainings on one process and on two (training); sequences of equal and "
-        "unequal lengths, and what masks change for them (sequences); a U-Net over a volume, and the memory "
-        "of a block of 50,000 positions (volumes); and what averaging the statistics of norms anew gives and "
-        "costs (short-epochs). "
-        "'ops', called again with the same output, goes on where it was stopped; its full grid takes an hour "
-        "on a CPU.",
+        "against the reference first (ops); the same on a few shapes, as the processor is and with narrower "
+        "instructions, with one thread and with all (processor); of whole video networks and of reading "
+        "clips (models); of every engine on a GPU, checked, and of the blocks there (gpu, at most eight "
+        "minutes); of looking at a map too large to hold (maps); of masks, heads and a second input "
+        "(settings); of a block over the whole map of a Cityscapes image (large-map); of a block whose "
+        "positions are split over processes (ranks); of trainings on one process and on two (training); "
+        "sequences of equal and unequal lengths, and what masks change for them (sequences); a U-Net over a "
+        "volume, and the memory of a block of 50,000 positions (volumes); and what averaging the statistics "
+        "of norms anew gives and costs (short-epochs). "
+        "'ops' and 'processor', called again with the same output, go on where they were stopped. With "
+        "compiled rivals the full grid of 'ops' takes hours on a CPU, 'processor' an hour and a half.",
         epilog=f"example: {_PROGRAM} ops --output runs/bench. Whether blocks help is a question for another "
         f"command, which trains networks without blocks and with them: {_PROGRAM} ablation --help. Plots "
         f"of the results pages are drawn by {_PROGRAM} plots",
@@ -132,6 +138,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--form", nargs="+", choices=INSTANTIATIONS, help="ops: instantiations to measure (default: all)"
+    )
+    parser.add_argument(
+        "--core", action="store_true", help="ops: five shapes only, neither memory nor growth with N"
     )
     parser.add_argument("--device", help="ops: cpu, cuda or cuda:N (default: cpu); gpu: cuda")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="ops: default float32")
@@ -146,9 +155,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results")
     args = parser.parse_args(words)
-    for name in ("form", "device", "dtype"):
+    for name in ("form", "core", "device", "dtype"):
         is_of_gpu = args.subject == "gpu" and name == "device"
-        if args.subject != "ops" and not is_of_gpu and getattr(args, name) is not None:
+        if args.subject != "ops" and not is_of_gpu and getattr(args, name) not in (None, False):
             parser.error(f"--{name} is a setting of 'ops'")
     # "cpu" shows that the command works where it has nothing to measure.
     if args.subject == "gpu" and args.device != "cpu" and not torch.cuda.is_available():

@@ -15,19 +15,20 @@ import torch
 import nonlocalnn
 
 _LIBRARIES = ("timm", "mmcv-lite", "mmcv", "torchvision", "av", "torchcodec", "aeon")
+_ENGINES = ("onnxruntime", "openvino")
 
 # The files beside this one that can change the time of a block.
 _OF_BLOCKS = ("baselines", "cells", "floor", "measure", "operator", "ops", "rows")
 
 
 def about(*, device: str, dtype: str, quick: bool) -> dict[str, Any]:
-    """Return date, commit, versions, processor, threads and settings, as JSON can hold them."""
+    """Return date, commit, versions, processor, instructions, threads and settings, as JSON can hold them."""
     versions = {
         "nonlocalnn": nonlocalnn.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *_ENGINES):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -38,6 +39,7 @@ def about(*, device: str, dtype: str, quick: bool) -> dict[str, Any]:
         "source": _source(),
         "versions": versions,
         "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "device": _device_name(device),
         "dtype": dtype,

@@ -30,6 +30,14 @@ _GRID: tuple[tuple[tuple[int, ...], SubSample], ...] = (
     ((1, 1024, 14, 14), None),
     ((1, 64, 28, 28), None),
 )
+# One block at five sizes, from a small map to a long clip: enough to say who is ahead on a processor.
+_CORE: tuple[tuple[tuple[int, ...], SubSample], ...] = (
+    ((1, 512, 7, 7), None),
+    ((1, 64, 28, 28), None),
+    ((1, 1024, 4, 14, 14), None),
+    ((1, 512, 4, 28, 28), None),
+    ((1, 512, 16, 28, 28), None),
+)
 # Both for the two Gaussian forms; the others have no exponential.
 _LOGITS = (1.0, 30.0)
 _QUICK_GRID: tuple[tuple[tuple[int, ...], SubSample], ...] = (
@@ -43,11 +51,13 @@ class _Amount:
     """How much is measured: of the operator (N, E), of the sweep (sides, channels), and for how long.
 
     Args:
+        grid: Inputs of the blocks, and how keys are sub-sampled.
         fit_from: N from which on exponents are fitted.
         num_memory: Rows whose memory is measured, in fresh processes, which take seconds each.
         compiled: Whether blocks under ``torch.compile`` are measured, which takes half a minute a row.
     """
 
+    grid: tuple[tuple[tuple[int, ...], SubSample], ...]
     operator: tuple[int, int]
     sides: tuple[int, ...]
     channels: int
@@ -57,13 +67,15 @@ class _Amount:
     compiled: bool
 
 
-_FULL = _Amount((12544, 256), (28, 56, 112, 224), 64, 3136, 1.0, math.inf, compiled=True)
-_QUICK = _Amount((64, 4), (4, 6, 8), 8, 1, 0.0, 1, compiled=False)
+_FULL = _Amount(_GRID, (12544, 256), (28, 56, 112, 224), 64, 3136, 1.0, math.inf, compiled=True)
+_SHORT = _Amount(_CORE, (12544, 256), (), 64, 3136, 0.5, 0, compiled=True)
+_QUICK = _Amount(_QUICK_GRID, (64, 4), (4, 6, 8), 8, 1, 0.0, 1, compiled=False)
 
 
 def run(
     *,
     quick: bool = False,
+    core: bool = False,
     forms: Sequence[Instantiation] | None = None,
     shapes: Sequence[tuple[int, ...]] | None = None,
     device: str = "cpu",
@@ -81,6 +93,7 @@ def run(
 
     Args:
         quick: Tiny shapes and few runs: shows that everything works, and says nothing of speed.
+        core: Five inputs that stand for the grid, for half the time, and neither memory nor a sweep over N.
         forms: Instantiations; None is all four.
         shapes: Inputs of the grid, (B, C, sides), sub-sampled after phi and g; None is the built-in grid.
         device: "cpu", "cuda" or "cuda:N".
@@ -98,7 +111,7 @@ def run(
         ValueError: A setting is unknown, the device is not there, or ``earlier`` had other conditions.
     """
     chosen = _check_settings(forms, shapes, device, dtype)
-    amount = _QUICK if quick else _FULL
+    amount = _QUICK if quick else _SHORT if core else _FULL
     report: dict[str, Any] = {"about": about(device=device, dtype=dtype, quick=quick)}
     if earlier is not None and not same_conditions(report["about"], earlier["about"]):
         raise ValueError(
@@ -106,7 +119,7 @@ def run(
             "are and write the new ones elsewhere"
         )
     report |= {"grid": [], "operator": [], "sweep": [], "exponents": {}}
-    tasks = _tasks(chosen, shapes, device, dtype, amount, quick)
+    tasks = _tasks(chosen, shapes, device, dtype, amount)
     for number, (section, fields, measure) in enumerate(tasks):
         row = next((old for old in (earlier or {}).get(section, ()) if fields.items() <= old.items()), None)
         if row is None:
@@ -177,10 +190,9 @@ def _tasks(
     device: str,
     dtype: str,
     amount: _Amount,
-    quick: bool,
 ) -> Iterable[_Task]:
     """Yield for each row its section, the fields that tell it from others, and what measures it."""
-    grid = _QUICK_GRID if quick else _GRID
+    grid = amount.grid
     if shapes is not None:
         grid = tuple((tuple(shape), "after") for shape in shapes)
 
@@ -194,7 +206,9 @@ def _tasks(
 
     for shape, sub_sample in grid:
         for form in forms:
-            for logits in _LOGITS if form in SOFTMAX_INSTANTIATIONS else _LOGITS[:1]:
+            # The long clip takes minutes a cell: large logits are measured on the four smaller maps.
+            both = form in SOFTMAX_INSTANTIATIONS and not (amount is _SHORT and shape == _CORE[-1][0])
+            for logits in _LOGITS if both else _LOGITS[:1]:
                 for backward in (False, True):
                     yield of_cell("grid", Cell(form, shape, sub_sample, backward, device, dtype, logits))
     if "concatenation" in forms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from nonlocalnn._files import atomic_path
 _OTHERS = ("materialised", "repeat", "timm", "mmcv", "sdpa", "compiled", "flex", "ours compiled")
 # What is ours as well, and no rival.
 _OURS = ("ours compiled",)
+# A fiftieth is noise.
+NOISE = 1.02
 _LEGEND = """\
 Times are medians of single passes, with the first and third quartile. A column of another candidate holds
 its time and its peak memory, both over ours: 2.0 means twice ours, and **bold** means that ours loses.
@@ -163,21 +166,25 @@ def _against(row: Row, name: str) -> str:
     )
 
 
+def fastest_rival(row: Row) -> tuple[str, float]:
+    """Return the fastest other way to compute a row and its time over ours; ("", infinity) without any."""
+    rivals = {name: ratio for name, ratio in row["ratio"].items() if name not in ("floor", *_OURS)}
+    return min(rivals.items(), key=lambda pair: pair[1], default=("", math.inf))
+
+
 def losses(rows: Sequence[Row]) -> list[str]:
     """Return paragraphs: the rows in which another candidate takes less time, or ours more when compiled."""
     lost, slowed = [], []
     for row in rows:
         cell = f"{row['form']}, {' x '.join(map(str, row['shape']))}, {row['queries']} x {row['keys']}, "
         cell += f"{row['direction']}, logits {row.get('logits', 1):g}"
-        rivals = {name: ratio for name, ratio in row["ratio"].items() if name not in ("floor", *_OURS)}
-        best = min(rivals, key=rivals.__getitem__, default=None)
-        if best is not None and rivals[best] < 1:
-            lost.append(f"- {cell}: {best} takes {digits(rivals[best])} of our time")
-        # A fiftieth is noise.
+        best, ratio = fastest_rival(row)
+        if ratio < 1:
+            lost.append(f"- {cell}: {best} takes {digits(ratio)} of our time")
         slowed += [
             f"- {cell}: {digits(row['ratio'][name])} of its time"
             for name in _OURS
-            if row["ratio"].get(name, 0) > 1.02
+            if row["ratio"].get(name, 0) > NOISE
         ]
     parts = [f"Ours loses in {len(lost)} of {len(rows)} rows{':' if lost else '.'}", "\n".join(lost)]
     if slowed:

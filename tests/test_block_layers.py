@@ -315,11 +315,12 @@ def test_forward_mode_equals_the_slow_block(instantiation, channels_last, size):
     torch.testing.assert_close(again, expected[1], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("sub_sample", SUB_SAMPLES)
 @forms
-def test_hessians_equal_the_slow_blocks(instantiation, sub_sample, size):
+def test_hessians_equal_the_slow_blocks(instantiation, sub_sample, batch, size):
     block = randomize_(NonLocal2d(2, instantiation=instantiation, sub_sample=sub_sample)).double().eval()
-    x = torch.randn(1, 2, 4, 3, dtype=torch.float64)
+    x = torch.randn(batch, 2, 4, 3, dtype=torch.float64)
     expected = torch.autograd.functional.hessian(lambda x: slow_block(block, x).square().sum(), x)
     assert expected.abs().max() > 0.1
 

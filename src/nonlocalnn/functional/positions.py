@@ -7,7 +7,6 @@ a copy of x.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -100,7 +99,7 @@ def _runner(function: type[torch.autograd.Function], tensors: Iterable[Tensor | 
     wants_gradient = torch.is_grad_enabled() and any(
         part is not None and part.requires_grad for part in tensors
     )
-    return function.apply if wants_gradient and not is_transformed() else function.forward
+    return function.apply if wants_gradient and not is_transformed() else function.compute  # type: ignore[attr-defined]
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -119,17 +118,18 @@ class _Projection(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x_BCP: Tensor, *layers: Tensor | None) -> tuple[Tensor, ...]:
+    def compute(x_BCP: Tensor, *layers: Tensor | None) -> tuple[Tensor, ...]:
         x_BPC = x_BCP.transpose(1, 2)
         return tuple(
             _product(x_BPC, _batched(matrix_DC, x_BCP).transpose(1, 2), bias_D)
             for matrix_DC, bias_D in _pairs(layers)
         )
 
+    # Not setup_context: PyTorch then binds the arguments to the signature at each call.
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        x_BCP, *layers = inputs
+    def forward(ctx: Any, x_BCP: Tensor, *layers: Tensor | None) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x_BCP, *(matrix_DC for matrix_DC, _ in _pairs(layers)))
+        return _Projection.compute(x_BCP, *layers)
 
     @staticmethod
     def backward(ctx: Any, *gradients_BPD: Tensor) -> tuple[Tensor | None, ...]:
@@ -157,7 +157,7 @@ class _BackProjection(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def compute(
         base_BCP: Tensor | None,
         y_BPE: Tensor,
         matrix_CE: Tensor,
@@ -172,9 +172,17 @@ class _BackProjection(torch.autograd.Function):
         return _product(matrix_BCE, y_BPE.transpose(1, 2), bias_C1, base_BCP)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, y_BPE, matrix_CE, _, ctx.channels_last = inputs
+    def forward(
+        ctx: Any,
+        base_BCP: Tensor | None,
+        y_BPE: Tensor,
+        matrix_CE: Tensor,
+        bias_C: Tensor | None,
+        channels_last: bool,
+    ) -> Tensor:
+        ctx.channels_last = channels_last
         ctx.save_for_backward(y_BPE, matrix_CE)
+        return _BackProjection.compute(base_BCP, y_BPE, matrix_CE, bias_C, channels_last)
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
@@ -197,8 +205,11 @@ def _summed_product(left_BPD: Tensor, right_BPC: Tensor) -> Tensor:
     against 3.3 (B = 8, P = 49, 256 x 512), and a copy with channels innermost is smaller than those products.
     """
     are_few = left_BPD.shape[1] <= min(left_BPD.shape[2], right_BPC.shape[2])
-    if left_BPD.shape[0] > 1 and (are_few or (left_BPD.is_contiguous() and right_BPC.is_contiguous())):
-        return left_BPD.flatten(0, 1).t() @ right_BPC.flatten(0, 1)
+    # A sum over one entry would be a copy, which took a fifth of a backward pass over 49 positions.
+    is_one = left_BPD.shape[0] == 1
+    if is_one or are_few or (left_BPD.is_contiguous() and right_BPC.is_contiguous()):
+        # Not flatten, which the older vmap of torch.autograd.functional does not know.
+        return left_BPD.reshape(-1, left_BPD.shape[2]).t() @ right_BPC.reshape(-1, right_BPC.shape[2])
     return (left_BPD.transpose(1, 2) @ right_BPC).sum(0)
 
 
@@ -237,9 +248,3 @@ def is_channels_last(x: Tensor) -> bool:
     if memory_format is None or is_transformed() or x.is_contiguous():
         return False
     return x.is_contiguous(memory_format=memory_format)
-
-
-# PyTorch looks at the signature at each call, which took a quarter of the time of a block on a small map;
-# what is written down it takes as it is.
-for _function in (_Projection, _BackProjection):
-    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[union-attr]
