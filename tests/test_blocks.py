@@ -146,8 +146,10 @@ def test_sides_of_one_and_empty_batches(instantiation, sides, shape):
 @ranks
 def test_one_position(instantiation, sides):
     block = block_of(sides, instantiation=instantiation).double().eval()
+    # As few positions as leave the norm out of W_z.
     x = torch.randn(3, C, *[1] * sides, dtype=torch.float64)
     assert_near(block(x), slow_block(block, x))
+    check_equal(block, x)
 
 
 @forms

@@ -21,6 +21,7 @@ from nonlocalnn.functional.layers import (
     does_more,
     first_parameter,
     fold_norm,
+    folding_pays,
     has_global_hooks,
     is_constant,
     is_plain,
@@ -265,7 +266,8 @@ class NonLocalNd(nn.Module):
         # Folding saves two passes over the map. Fresh memory for such temporaries took a third of the time of
         # the concatenation form at (1, 512, 16, 28, 28).
         # A graph traced by torch.fx keeps the norm as it is: it may be switched to train mode later.
-        if is_constant(self.norm) and not does_more(self.norm) and not is_traced(x):
+        is_plain_norm = is_constant(self.norm) and not does_more(self.norm)
+        if is_plain_norm and not is_traced(x) and folding_pays(y):
             return add_projection(y, fold_norm(self.W_z, self.norm), x)
         z = normalise(self.norm, project_back(y, weights_of(self.W_z), x), call.real)
         return x + z.to(x.dtype)
