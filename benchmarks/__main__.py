@@ -93,6 +93,8 @@ def _measure(words: Sequence[str]) -> int:
         )
     if args.subject == "processor":
         run = functools.partial(run, output=args.output)
+    if args.subject == "models":
+        run = functools.partial(run, sections=args.section or models.SECTIONS)
     if args.subject == "gpu":
         run = functools.partial(run, device=args.device or "cuda")
     if args.subject == "volumes":
@@ -153,6 +155,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--name", nargs="+", choices=tuple(sequences.SETTINGS), help="sequences: data sets (default: all)"
     )
+    parser.add_argument(
+        "--section", nargs="+", choices=models.SECTIONS, help="models: what is measured (default: all)"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results")
     args = parser.parse_args(words)
     for name in ("form", "core", "device", "dtype"):
@@ -164,8 +169,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         parser.error("'gpu' needs a GPU that PyTorch can use with CUDA, and this machine has none")
     if (args.subject in ("sequences", "volumes")) is (args.data_dir is None):
         parser.error("--data-dir is needed for 'sequences' and 'volumes', and is a setting of nothing else")
-    if args.name is not None and args.subject != "sequences":
-        parser.error("--name is a setting of 'sequences'")
+    for name, subject in (("name", "sequences"), ("section", "models")):
+        if getattr(args, name) is not None and args.subject != subject:
+            parser.error(f"--{name} is a setting of {subject!r}")
     return args
 
 
