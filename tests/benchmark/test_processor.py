@@ -42,6 +42,7 @@ def wide(monkeypatch):
     """A processor of two cores with AVX-512, on which nothing is measured."""
     monkeypatch.setattr(processor.torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(processor.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(processor, "about", lambda **_: {})
 
 
 def test_each_setting_has_a_process_and_a_folder_of_its_own(wide, monkeypatch, tmp_path):
