@@ -59,7 +59,7 @@ def run(
         )
         if done.returncode:
             raise ValueError(
-                f"the measurement with {threads} threads and {instructions or 'no limit'} failed"
+                f"the measurement failed, see above: threads {threads}, limits {dict(instructions) or 'none'}"
             )
         measured = json.loads((folder / "ops.json").read_text(encoding="utf-8"))
         name = f"{measured['about']['instructions']}, {threads} thread{'s' if threads > 1 else ''}"
