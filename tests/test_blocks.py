@@ -418,11 +418,12 @@ def test_what_is_no_tensor_is_named():
     ("settings", "expected"),
     [
         ({}, True),
-        ({"instantiation": "dot_product", "num_heads": 2}, True),
+        ({"num_heads": 2}, True),
+        ({"instantiation": "dot_product"}, False),
         ({"instantiation": "concatenation"}, False),
         ({"context_channels": 5}, False),
     ],
-    ids=["embedded Gaussian", "dot product", "nothing is compared", "other channels"],
+    ids=["embedded Gaussian", "of two heads", "dot product", "nothing is compared", "other channels"],
 )
 def test_start_alike(settings, expected):
     block = NonLocal2d(8, **settings)

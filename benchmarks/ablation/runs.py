@@ -17,7 +17,7 @@ from benchmarks.ablation.controls import replace_blocks_
 from benchmarks.ablation.intervals import interval
 from benchmarks.ablation.variants import Start, Variant, folder_name, tables
 from nonlocalnn._errors import check_choice
-from nonlocalnn.blocks import nonlocal_blocks, start_alike
+from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.models.cost import cost
 from nonlocalnn.tasks.choice import task_of
@@ -139,10 +139,12 @@ class ChangedTask:
         for block in nonlocal_blocks(model).values():
             if self._gamma is not None and block.norm is not None:
                 nn.init.constant_(block.norm.weight, self._gamma)
-            if self._alike is False and block.phi is not None:
+            if block.theta is None or block.phi is None:
+                continue
+            if self._alike is True:
+                block.phi.load_state_dict(block.theta.state_dict())
+            elif self._alike is False:
                 block.phi.reset_parameters()
-        if self._alike:
-            start_alike(model)
         if self._control is not None:
             replace_blocks_(model, self._control)
         return model

@@ -145,8 +145,8 @@ _CUE_TABLES: dict[str, Table] = {
     "embeddings": (
         _two_blocks("embedded_gaussian, phi drawn apart", alike=False),
         _two_blocks("embedded_gaussian, phi as theta"),
-        _two_blocks("dot_product, phi drawn apart", alike=False, instantiation="dot_product"),
-        _two_blocks("dot_product, phi as theta", instantiation="dot_product"),
+        _two_blocks("dot_product, phi drawn apart", instantiation="dot_product"),
+        _two_blocks("dot_product, phi as theta", alike=True, instantiation="dot_product"),
     ),
     # The forms alone, for many seeds.
     "forms": _FORMS,
