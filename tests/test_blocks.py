@@ -155,10 +155,11 @@ def test_one_position(instantiation, sides):
 @forms
 @pytest.mark.parametrize("sub_sample", SUB_SAMPLES)
 @pytest.mark.parametrize("sides", [2, 3])
-def test_memory_formats(instantiation, sides, sub_sample):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_memory_formats(instantiation, batch, sides, sub_sample):
     channels_last = {2: torch.channels_last, 3: torch.channels_last_3d}[sides]
     block = block_of(sides, instantiation=instantiation, sub_sample=sub_sample).double()
-    x = torch.randn(2, C, *SIDES[sides], dtype=torch.float64)
+    x = torch.randn(batch, C, *SIDES[sides], dtype=torch.float64)
     check_equal(block, x.to(memory_format=channels_last))
     assert block(x.to(memory_format=channels_last)).is_contiguous(memory_format=channels_last)
     assert block(x).is_contiguous()

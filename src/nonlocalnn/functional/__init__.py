@@ -24,6 +24,7 @@ from nonlocalnn.functional.checks import (
 from nonlocalnn.functional.heads import dot_heads, join_heads, repeat_for_heads, split_heads
 from nonlocalnn.functional.masks import masks_nothing, real_positions
 from nonlocalnn.functional.modes import without_autocast
+from nonlocalnn.functional.products import matmul
 from nonlocalnn.functional.sizes import materialises
 from nonlocalnn.functional.splitting import split_positions
 
@@ -180,7 +181,14 @@ def _product_forms(
         )
     if engine == "auto" and materialises(theta, phi, g, instantiation):
         return reference.non_local(
-            theta, phi, g, None, instantiation=instantiation, scale=scale, key_mask_BM=key_mask
+            theta,
+            phi,
+            g,
+            None,
+            instantiation=instantiation,
+            scale=scale,
+            key_mask_BM=key_mask,
+            product=matmul,
         )
     if instantiation in SOFTMAX_INSTANTIATIONS:
         return softmax.non_local(theta, phi, g, scale=scale, key_mask_BM=key_mask)

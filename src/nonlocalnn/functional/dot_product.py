@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nonlocalnn.functional.products import matmul
+
 
 def non_local(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, *, count: int | Tensor) -> Tensor:
     """Return theta (phi^T g) / C(x), shape (B, N, E), in the type of g.
@@ -22,8 +24,8 @@ def non_local(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, *, count: int |
         count: C(x), a number or shape (B, 1, 1).
     """
     dtype = _product_dtype(theta_BND.device.type, theta_BND.dtype)
-    summary_BDE = phi_BMD.to(dtype).transpose(1, 2) @ g_BME.to(dtype) / count
-    return (theta_BND.to(dtype) @ summary_BDE).to(g_BME.dtype)
+    summary_BDE = matmul(phi_BMD.to(dtype).transpose(1, 2), g_BME.to(dtype)) / count
+    return matmul(theta_BND.to(dtype), summary_BDE).to(g_BME.dtype)
 
 
 def _product_dtype(device: str, dtype: torch.dtype) -> torch.dtype:

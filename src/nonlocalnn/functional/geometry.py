@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_tensor
-from nonlocalnn.functional.positions import FLOATS, flatten, is_channels_last
+from nonlocalnn.functional.positions import FLOATS, as_turned_map, flatten, is_channels_last
 
 Extent = Literal["spacetime", "space", "time"] | int
 Sides = torch.Size | tuple[int, ...]
@@ -183,7 +183,7 @@ class Geometry:
     def pool_map(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Max-pool a map (B, C, \*sides) as :meth:`pool` does; the result is a map laid out as x."""
         if is_channels_last(x):
-            return self.pool(flatten(x), mask).transpose(1, 2).unflatten(2, self.pooled().sides)
+            return as_turned_map(self.pool(flatten(x), mask), self.pooled().sides)
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(1), -torch.inf)
         batch, num_channels = x.shape[:2]

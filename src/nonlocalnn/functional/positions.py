@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn.functional.modes import autocast_dtype, is_transformed, without_autocast
+from nonlocalnn.functional.products import is_long, is_served, multiply, multiply_entries
 
 Layer = tuple[Tensor, Tensor | None]  # weight and bias of a convolution
 # What the engines and PyTorch's layers compute in; there are narrower types, for storing only.
@@ -28,8 +29,15 @@ def flatten(x: Tensor) -> Tensor:
 
 def as_map(positions: Tensor, x: Tensor) -> Tensor:
     """Return positions (B, P, E) as a map with the sides of ``x``, laid out as it is."""
-    y = positions.transpose(1, 2).unflatten(2, x.shape[2:])
+    y = as_turned_map(positions, x.shape[2:])
     return y if is_channels_last(x) else y.contiguous()
+
+
+def as_turned_map(positions: Tensor, sides: Sequence[int]) -> Tensor:
+    """Return positions (B, P, E) as a map (B, E, *sides), a view."""
+    # The sides first: turned first, a batch of one would have a stride by which the gradients of PyTorch's
+    # batch normalisation came out wrong.
+    return positions.unflatten(1, sides).movedim(-1, 1)
 
 
 def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
@@ -91,7 +99,7 @@ def _project_onto(base_BCP: Tensor | None, y: Tensor, layer: Layer, x: Tensor) -
     with without_autocast(x.device.type):
         z: Tensor = run(base_BCP, y, matrix, bias, channels_last)
     # Turned here: what a function of our own returns as a view may not be changed in place.
-    return (z.transpose(1, 2) if channels_last else z).unflatten(2, x.shape[2:])
+    return as_turned_map(z, x.shape[2:]) if channels_last else z.unflatten(2, x.shape[2:])
 
 
 def _runner(function: type[torch.autograd.Function], tensors: Iterable[Tensor | None]) -> Any:
@@ -144,7 +152,7 @@ class _Projection(torch.autograd.Function):
                 left, right = _batched(matrix_DC, x_BCP).transpose(1, 2), dy_BPD.transpose(1, 2)
                 if x_BCP.stride(1) == 1:  # channels last
                     left, right = right.transpose(1, 2), left.transpose(1, 2)
-                dx = torch.bmm(left, right) if dx is None else torch.baddbmm(dx, left, right)
+                dx = _product(left, right, None, dx)
         if dx is not None and x_BCP.stride(1) == 1:
             dx = dx.transpose(1, 2)
         return (dx, *dlayers)
@@ -191,7 +199,7 @@ class _BackProjection(torch.autograd.Function):
         needs_base, needs_y, needs_matrix, needs_bias, _ = ctx.needs_input_grad
         return (
             dz_BCP if needs_base else None,
-            torch.bmm(dz_BCP.transpose(1, 2), _batched(matrix_CE, y_BPE)) if needs_y else None,
+            _product(dz_BCP.transpose(1, 2), _batched(matrix_CE, y_BPE), None) if needs_y else None,
             _summed_product(dz_BCP.transpose(1, 2), y_BPE) if needs_matrix else None,
             dz_BCP.sum((0, 2)) if needs_bias else None,
             None,
@@ -209,12 +217,20 @@ def _summed_product(left_BPD: Tensor, right_BPC: Tensor) -> Tensor:
     is_one = left_BPD.shape[0] == 1
     if is_one or are_few or (left_BPD.is_contiguous() and right_BPC.is_contiguous()):
         # Not flatten, which the older vmap of torch.autograd.functional does not know.
-        return left_BPD.reshape(-1, left_BPD.shape[2]).t() @ right_BPC.reshape(-1, right_BPC.shape[2])
-    return (left_BPD.transpose(1, 2) @ right_BPC).sum(0)
+        return multiply(
+            left_BPD.reshape(-1, left_BPD.shape[2]).t(), right_BPC.reshape(-1, right_BPC.shape[2])
+        )
+    return _product(left_BPD.transpose(1, 2), right_BPC, None).sum(0)
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None, base: Tensor | None = None) -> Tensor:
     """Return base + left @ right + bias."""
+    if is_long(left, right) and is_served(left, right):
+        is_of_columns = bias is not None and bias.dim() == 1
+        found = multiply_entries(left, right, bias if is_of_columns else None)
+        for term in (base, None if is_of_columns else bias):
+            found = found if term is None else found.add_(term)
+        return found
     if base is None:
         return torch.bmm(left, right) if bias is None else torch.baddbmm(bias, left, right)
     if bias is None or is_transformed():  # vmap knows no product in place

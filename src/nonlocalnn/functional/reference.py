@@ -5,8 +5,12 @@ Shapes: B batch, N queries, M keys, D embedding channels, E value channels, H he
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def affinity(
@@ -18,6 +22,7 @@ def affinity(
     scale: float,
     key_mask_BM: Tensor | None,
     num_heads: int = 1,
+    product: Product = torch.matmul,
 ) -> Tensor:
     """Return f(x_i, x_j) / C(x), shape (B, N, M), or (B, H, N, M) of several heads, in at least float32.
 
@@ -40,7 +45,7 @@ def affinity(
         w_theta, w_phi = w_f_2D.to(dtype).chunk(2)
         f_BNM = torch.relu((theta_BND @ w_theta).unsqueeze(2) + (phi_BMD @ w_phi).unsqueeze(1))
     else:
-        f_BNM = theta_BND @ phi_BMD.transpose(1, 2)
+        f_BNM = product(theta_BND, phi_BMD.transpose(1, 2))
     if instantiation in ("gaussian", "embedded_gaussian"):
         # A factor of 1 would cost a pass over the N x M tensor, and one more tensor to keep.
         return _softmax(f_BNM if scale == 1.0 else scale * f_BNM, key_mask_BM)
@@ -57,6 +62,7 @@ def non_local(
     scale: float,
     key_mask_BM: Tensor | None,
     num_heads: int = 1,
+    product: Product = torch.matmul,
 ) -> Tensor:
     """Return y, shape (B, N, E), in the type of g: eq. (1), with heads once for each slice of channels."""
     if num_heads > 1:
@@ -67,9 +73,15 @@ def non_local(
         ]
         return torch.cat(heads, 2)
     weights_BNM = affinity(
-        theta_BND, phi_BMD, w_f_2D, instantiation=instantiation, scale=scale, key_mask_BM=key_mask_BM
+        theta_BND,
+        phi_BMD,
+        w_f_2D,
+        instantiation=instantiation,
+        scale=scale,
+        key_mask_BM=key_mask_BM,
+        product=product,
     )
-    return (weights_BNM @ g_BME.to(weights_BNM.dtype)).to(g_BME.dtype)
+    return product(weights_BNM, g_BME.to(weights_BNM.dtype)).to(g_BME.dtype)
 
 
 def _slices(

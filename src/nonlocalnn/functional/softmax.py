@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from nonlocalnn.functional import symmetric, tiles
 from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.functional.operators import register
+from nonlocalnn.functional.sizes import kernel_is_faster
 
 Size = torch.Size
 
@@ -122,14 +123,14 @@ def _softmax_sum(
     theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, key_mask_BM: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return softmax(scale theta phi^T) g and the log-sum-exp of each query, (B, N)."""
-    is_one_width = theta_BND.shape[2] == g_BME.shape[2] and theta_BND.numel() > 0
-    if is_one_width and key_mask_BM is None:
+    has_kernel = kernel_is_faster(theta_BND, phi_BMD, g_BME)
+    if has_kernel and key_mask_BM is None:
         return _flash(theta_BND, phi_BMD, g_BME, scale)
     y_BNE, lse_BN = _softmax_sum_shapes(theta_BND, phi_BMD, g_BME, key_mask_BM, scale)
     for entry, theta in enumerate(theta_BND):
         kept = _kept(key_mask_BM, entry)
         phi, g = phi_BMD[entry][kept], g_BME[entry][kept]
-        if is_one_width:
+        if has_kernel:
             y_BNE[entry], lse_BN[entry] = (part[0] for part in _flash(theta[None], phi[None], g[None], scale))
         else:
             tiles.average(y_BNE[entry], lse_BN[entry], theta, phi, g, scale=scale)

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from nonlocalnn.functional.products import add_product_, in_rows, multiply_into
+
 # 384 x 384 numbers in float32: about what the second-level cache of a core holds, 512 KiB on the processor
 # measured, 2 MiB on others. Fewer cost calls and speed of the matrix products, and more no less time.
 _TILE_BYTES = 4 * 384**2
@@ -53,6 +55,8 @@ def average(
         scale: Factor on the logits.
         symmetric: theta and phi are one tensor.
     """
+    theta_ND, phi_MD = in_rows(theta_ND) * 2 if symmetric else in_rows(theta_ND, phi_MD)
+    (g_ME,) = in_rows(g_ME)
     y_NE.zero_()
     sum_N = torch.zeros_like(lse_N)
     # 2^(logit - reference) is summed. Any number serves that is not far from the largest logit: that of a
@@ -74,7 +78,7 @@ def average(
                 reference.copy_(raised)
             torch.sub(logits, reference.unsqueeze(dim), out=weights).clamp_(min=least).exp2_()
             sums.add_(weights.sum(dim))
-            y.addmm_(weights if dim == 1 else weights.t(), g_ME[keys])
+            add_product_(y, weights if dim == 1 else weights.t(), g_ME[keys])
     y_NE /= sum_N.unsqueeze(1)
     torch.add(sum_N.log2_(), reference_N, out=lse_N).div_(_LOG2_E)
 
@@ -108,22 +112,24 @@ def add_gradients(
         symmetric: theta and phi are one tensor.
     """
     dtheta_ND, dphi_MD, dg_ME = gradients
+    theta_ND, phi_MD = in_rows(theta_ND) * 2 if symmetric else in_rows(theta_ND, phi_MD)
+    dy_NE, g_ME = in_rows(dy_NE, g_ME)
     mean_N, reference_N = (dy_NE * y_NE).sum(1), lse_N * _LOG2_E
     least = least_exponent(dy_NE.dtype)
     for rows, columns, logits, spare in _tiles(theta_ND, phi_MD, scale, symmetric, num_spare=2):
         weights, dlogits = spare
         torch.sub(logits, reference_N[rows].unsqueeze(1), out=weights).clamp_(min=least).exp2_()
-        dg_ME[columns].addmm_(weights.t(), dy_NE[rows])
-        torch.mm(dy_NE[rows], g_ME[columns].t(), out=dlogits)
+        add_product_(dg_ME[columns], weights.t(), dy_NE[rows])
+        dlogits = multiply_into(dlogits, dy_NE[rows], g_ME[columns].t())
         dlogits.sub_(mean_N[rows].unsqueeze(1)).mul_(weights)
         if symmetric and columns.start > rows.start:
             # The keys as queries, transposed: of a logit that serves both, both gradients are added.
             crossed = logits.sub_(reference_N[columns]).clamp_(min=least).exp2_()
-            dg_ME[rows].addmm_(crossed, dy_NE[columns])
-            torch.mm(g_ME[rows], dy_NE[columns].t(), out=weights)
+            add_product_(dg_ME[rows], crossed, dy_NE[columns])
+            weights = multiply_into(weights, g_ME[rows], dy_NE[columns].t())
             dlogits.addcmul_(weights.sub_(mean_N[columns]), crossed)
-        dtheta_ND[rows].addmm_(dlogits, phi_MD[columns])
-        dphi_MD[columns].addmm_(dlogits.t(), theta_ND[rows])
+        add_product_(dtheta_ND[rows], dlogits, phi_MD[columns])
+        add_product_(dphi_MD[columns], dlogits.t(), theta_ND[rows])
 
 
 def _tiles(
@@ -148,8 +154,7 @@ def _tiles(
             columns = slice(start, min(start + side, num_keys))
             shape = rows.stop - first, columns.stop - start
             logits, *spare = numbers[:, : shape[0] * shape[1]].view(-1, *shape).unbind()
-            # What is there does not count: beta is 0.
-            logits.addmm_(theta_ND[rows], phi_MD[columns].t(), beta=0, alpha=scale * _LOG2_E)
+            logits = multiply_into(logits, theta_ND[rows], phi_MD[columns].t(), scale * _LOG2_E)
             yield rows, columns, logits, spare
 
 

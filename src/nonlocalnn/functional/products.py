@@ -1,0 +1,157 @@
+"""Matrix products on the CPU by the faster of the two libraries that PyTorch has on board.
+
+PyTorch multiplies float32 by MKL, which keeps AVX-512 for processors of Intel. On an AMD EPYC (family 26) it
+has 105 GFLOP/s a thread, where oneDNN, PyTorch's library of layers, has 160 to 240 on the same matrices. So
+products are oneDNN's there, forward and backward.
+
+What decides is what the processor is, not a measurement: the same run then gives the same bits.
+
+Shapes: B batch; N x K and K x M matrices.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _python_dispatch
+
+from nonlocalnn.functional.modes import is_transformed
+
+# Multiply-adds from which a product gains more than its longer call costs.
+_LEAST_WORK = 2**22
+
+
+def matmul(left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
+    """Return left @ right of batches, with derivatives of any order."""
+    if not (is_long(left_BNK, right_BKM) and has_fast_products(left_BNK, right_BKM)):
+        return left_BNK @ right_BKM
+    if _is_recorded(left_BNK, right_BKM):
+        found: Tensor = _Product.apply(left_BNK, right_BKM)
+        return found
+    return multiply_entries(left_BNK, right_BKM)
+
+
+def multiply_entries(left_BNK: Tensor, right_BKM: Tensor, bias_M: Tensor | None = None) -> Tensor:
+    """Return left @ right + bias by a product for each entry; of a single one without a copy."""
+    parts = [multiply(left, right, bias_M) for left, right in zip(left_BNK, right_BKM, strict=True)]
+    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+
+
+def multiply(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) -> Tensor:
+    """Return left @ right + bias."""
+    if is_long(left_NK, right_KM) and is_served(left_NK, right_KM):
+        return _one_dnn(left_NK, right_KM, bias_M)
+    return left_NK @ right_KM if bias_M is None else torch.addmm(bias_M, left_NK, right_KM)
+
+
+def multiply_into(free_NM: Tensor, left_NK: Tensor, right_KM: Tensor, factor: float = 1.0) -> Tensor:
+    """Return factor * left @ right, in ``free_NM`` where that saves memory; what is there does not count."""
+    if is_long(left_NK, right_KM) and is_served(left_NK, right_KM):
+        found = _one_dnn(left_NK, right_KM)
+        return found if factor == 1.0 else found.mul_(factor)
+    return free_NM.addmm_(left_NK, right_KM, beta=0, alpha=factor)
+
+
+def add_product_(sum_NM: Tensor, left_NK: Tensor, right_KM: Tensor) -> Tensor:
+    """Add left @ right in place, and return the sum."""
+    if is_long(left_NK, right_KM) and is_served(left_NK, right_KM):
+        return sum_NM.add_(_one_dnn(left_NK, right_KM))
+    return sum_NM.addmm_(left_NK, right_KM)
+
+
+def in_rows(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Return matrices of which oneDNN takes some of the rows as they lie; others as they are."""
+    return tuple(part.contiguous() for part in parts) if is_served(*parts) else parts
+
+
+def is_served(*parts: Tensor) -> bool:
+    """Return whether oneDNN multiplies these matrices, and faster; it has no derivatives."""
+    return has_fast_products(*parts) and not _is_recorded(*parts)
+
+
+def is_long(left: Tensor, right: Tensor) -> bool:
+    """Return whether one entry of a product is long enough to be worth a call of its own."""
+    return left.shape[-2] * left.shape[-1] * right.shape[-1] >= _LEAST_WORK
+
+
+def _is_recorded(*parts: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+
+
+def has_fast_products(*parts: Tensor) -> bool:
+    """Return whether oneDNN multiplies such matrices faster, with derivatives by :func:`matmul`."""
+    # Compilers trace what is looked at below; transforms, counters of FLOPs and tensors without numbers do
+    # not know the operator.
+    if torch.compiler.is_compiling() or is_transformed() or _python_dispatch._get_current_dispatch_mode():
+        return False
+    return (
+        _is_faster()
+        and bool(torch.backends.mkldnn.enabled)
+        and all(
+            part.dtype == torch.float32 and part.device.type == "cpu" and part.numel() > 0 for part in parts
+        )
+    )
+
+
+class _Product(torch.autograd.Function):
+    """A batched product whose gradients are products of the same library."""
+
+    @staticmethod
+    def forward(ctx: Any, left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
+        ctx.save_for_backward(left_BNK, right_BKM)
+        return multiply_entries(left_BNK, right_BKM)
+
+    @staticmethod
+    def backward(ctx: Any, slope_BNM: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        left_BNK, right_BKM = ctx.saved_tensors
+        needs_left, needs_right = ctx.needs_input_grad
+        # matmul, not what it calls: the backward pass may be recorded itself.
+        return (
+            matmul(slope_BNM, right_BKM.transpose(1, 2)) if needs_left else None,
+            matmul(left_BNK.transpose(1, 2), slope_BNM) if needs_right else None,
+        )
+
+
+def _one_dnn(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) -> Tensor:
+    # Parts of the columns of a matrix would be put in order element by element, which took minutes.
+    parts = (
+        part if part.is_contiguous() or part.t().is_contiguous() else part.contiguous()
+        for part in (left_NK, right_KM.t())
+    )
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(*parts, bias_M, "none", [], "")
+    return found
+
+
+@functools.cache
+def _is_faster() -> bool:
+    """Return whether oneDNN is there and has instructions that MKL does not use on this processor."""
+    is_wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if not (is_wide and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    return _vendor() == "AuthenticAMD" and _answers()
+
+
+def _answers() -> bool:
+    """Return whether the operator, which PyTorch does not document, does what it is taken for."""
+    left, right, bias = torch.arange(15.0).view(3, 5), torch.arange(20.0).view(5, 4), torch.arange(4.0)
+    try:
+        found = _one_dnn(left, right, bias)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return bool(torch.allclose(found, torch.addmm(bias, left, right)))
+
+
+def _vendor() -> str:
+    """Return who made the processor, in its own words: "AuthenticAMD" or "GenuineIntel"."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text(encoding="utf-8").splitlines():
+            if line.startswith("vendor_id"):
+                return line.partition(":")[2].strip()
+    # On Windows it ends in the vendor.
+    return platform.processor().rpartition(" ")[2]

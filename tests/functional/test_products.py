@@ -1,0 +1,187 @@
+"""Products by the other library: the same numbers and derivatives, wherever it is asked for."""
+
+import warnings
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers import randomize_, slow_block
+from nonlocalnn import NonLocal2d
+from nonlocalnn.functional import non_local, products
+
+FORMS = ["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Every product by oneDNN, however short and whoever made the processor; counts the calls."""
+    if not (torch.backends.mkldnn.is_available() and products._answers()):
+        pytest.skip("this PyTorch has no products by oneDNN")
+    monkeypatch.setattr(products, "_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_LEAST_WORK", 0)
+    calls = []
+
+    def counted(*words, compute=products._one_dnn):
+        calls.append(words)
+        return compute(*words)
+
+    monkeypatch.setattr(products, "_one_dnn", counted)
+    return calls
+
+
+def layouts(rows, columns):
+    """The same numbers as they may lie in memory."""
+    part = torch.randn(rows, columns)
+    wide = torch.zeros(2 * rows, columns + 3)
+    wide[:rows, :columns] = part
+    tall = torch.zeros(columns + 3, rows + 2)
+    tall[:columns, :rows] = part.t()
+    spread = torch.zeros(rows, 2 * columns)
+    spread[:, ::2] = part
+    return {
+        "in rows": part,
+        "in columns": part.t().contiguous().t(),
+        "some of the columns": wide[:rows, :columns],
+        "some of the rows, turned": tall[:columns, :rows].t(),
+        "every second": spread[:, ::2],
+        "one row for all": part[:1].expand(rows, columns),
+    }
+
+
+@pytest.mark.parametrize("left_layout", layouts(1, 1))
+@pytest.mark.parametrize("right_layout", layouts(1, 1))
+@pytest.mark.parametrize("sizes", [(7, 5, 3), (1, 5, 1), (64, 1, 48), (130, 70, 33)], ids=str)
+def test_products_of_all_layouts(fast, left_layout, right_layout, sizes):
+    rows, inner, columns = sizes
+    left, right = layouts(rows, inner)[left_layout], layouts(inner, columns)[right_layout]
+    bias, base = torch.randn(columns), torch.randn(rows, columns)
+    expected = (left.double() @ right.double()).float()
+    near = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(products.multiply(left, right), expected, **near)
+    torch.testing.assert_close(products.multiply(left, right, bias), expected + bias, **near)
+    free = torch.full_like(expected, float("nan"))
+    torch.testing.assert_close(products.multiply_into(free, left, right, 0.5), expected / 2, **near)
+    torch.testing.assert_close(products.add_product_(base.clone(), left, right), base + expected, **near)
+    assert len(fast) == 4
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_derivatives_of_any_order(fast, batch):
+    left, right = torch.randn(batch, 6, 5, requires_grad=True), torch.randn(batch, 5, 4, requires_grad=True)
+
+    def derivatives(product):
+        y = product(left, right).pow(3).sum()
+        first = torch.autograd.grad(y, (left, right), create_graph=True)
+        return *first, *torch.autograd.grad(sum(part.pow(2).sum() for part in first), (left, right))
+
+    torch.testing.assert_close(derivatives(products.matmul), derivatives(torch.matmul), rtol=1e-4, atol=1e-3)
+    assert fast
+
+
+@pytest.mark.parametrize("spread", [0.05, 1.0, 6.0], ids=["flat", "as usual", "sharp"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("engine", ["auto", "fused"])
+@pytest.mark.parametrize("form", FORMS)
+def test_engines_equal_the_reference(fast, form, engine, masked, spread):
+    theta, phi, g = (spread * torch.randn(2, size, width) for size, width in ((70, 9), (50, 9), (50, 70)))
+    if form == "gaussian":
+        phi, g = theta, torch.randn(2, 70, 80)
+    w_f = torch.randn(18) if form == "concatenation" else None
+    mask = torch.rand(2, phi.shape[1]) < 0.7 if masked else None
+    found = []
+    for kind, parts in (
+        (engine, (theta, phi, g)),
+        ("reference", (theta.double(), phi.double(), g.double())),
+    ):
+        first, second, third = (part.clone().requires_grad_() for part in parts)
+        second = first if form == "gaussian" else second
+        weight = None if w_f is None else w_f.to(first)
+        y = non_local(first, second, third, instantiation=form, w_f=weight, key_mask=mask, engine=kind)
+        slope = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        leaves = dict.fromkeys((first, second, third))
+        found.append((y, *torch.autograd.grad(y, list(leaves), slope)))
+    for ours, expected in zip(*found, strict=True):
+        assert (ours - expected).norm() <= 2e-5 * expected.norm()
+    assert fast or form == "concatenation"
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_equal_the_slow_ones(fast, form, batch, training, memory_format):
+    block = randomize_(NonLocal2d(12, instantiation=form)).train(training)
+    twin = randomize_(NonLocal2d(12, instantiation=form))
+    twin.load_state_dict(block.state_dict())
+    twin.double().train(training)
+    x = torch.randn(batch, 12, 9, 8).to(memory_format=memory_format)
+    results = []
+    for module, leaf, run in ((block, x, block), (twin, x.double(), lambda x: slow_block(twin, x))):
+        leaf = leaf.requires_grad_()
+        z = run(leaf)
+        slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
+        results.append((z, *torch.autograd.grad(z, (leaf, *module.parameters()), slope)))
+    for ours, expected in zip(*results, strict=True):
+        # The bias of phi has no gradient but rounding.
+        assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-3
+    assert fast
+
+
+def test_who_is_not_served(fast):
+    part = torch.randn(4, 4)
+    assert products.is_served(part)
+    leaf = part.clone().requires_grad_()
+    assert not products.is_served(leaf)
+    assert products.has_fast_products(leaf)
+    for other in (part.double(), part.bfloat16(), part.to("meta"), part[:0]):
+        assert not products.has_fast_products(other)
+    with warnings.catch_warnings():
+        # Told of GPUs by Intel, of which this asks nothing.
+        warnings.simplefilter("ignore")
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not products.has_fast_products(part)
+    with FlopCounterMode(display=False) as counter:
+        products.multiply(part, part)
+    assert counter.get_total_flops() == 2 * 4**3
+    torch.func.vmap(lambda x: products.multiply(x, part))(torch.randn(3, 4, 4))
+    assert not fast
+
+
+@pytest.mark.parametrize(
+    ("capability", "vendor", "expected"),
+    [
+        ("AVX512", "AuthenticAMD", True),
+        ("AVX512", "GenuineIntel", False),
+        ("AVX2", "AuthenticAMD", False),
+        ("DEFAULT", "", False),
+    ],
+)
+def test_the_processor_decides(monkeypatch, capability, vendor, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_vendor", lambda: vendor)
+    monkeypatch.setattr(products, "_answers", lambda: True)
+    assert products._is_faster.__wrapped__() is expected
+
+
+@pytest.mark.parametrize("failure", [AttributeError, RuntimeError, TypeError, None])
+def test_another_operator_of_that_name_is_not_taken(monkeypatch, failure):
+    def other(*words):
+        if failure is not None:
+            raise failure
+        return torch.zeros(3, 4)
+
+    monkeypatch.setattr(products, "_one_dnn", other)
+    assert not products._answers()
+
+
+def test_the_maker_of_the_processor(monkeypatch, tmp_path):
+    listing = tmp_path / "cpuinfo"
+    monkeypatch.setattr(products, "Path", lambda _: listing)
+    listing.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t: 2\n")
+    assert products._vendor() == "AuthenticAMD"
+    listing.unlink()
+    monkeypatch.setattr(products.platform, "processor", lambda: "AMD64 Family 25 Model 97, AuthenticAMD")
+    assert products._vendor() == "AuthenticAMD"
