@@ -185,3 +185,26 @@ def test_the_maker_of_the_processor(monkeypatch, tmp_path):
     listing.unlink()
     monkeypatch.setattr(products.platform, "processor", lambda: "AMD64 Family 25 Model 97, AuthenticAMD")
     assert products._vendor() == "AuthenticAMD"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_blocks_equal_the_slow_ones(fast, form, dynamic):
+    torch.compiler.reset()
+    block = randomize_(NonLocal2d(12, instantiation=form))
+    twin = randomize_(NonLocal2d(12, instantiation=form))
+    twin.load_state_dict(block.state_dict())
+    twin.double()
+    compiled = torch.compile(block, fullgraph=True, dynamic=dynamic)
+    for sides in ((9, 8), (6, 10)):
+        x = torch.randn(2, 12, *sides)
+        results = []
+        for module, leaf, run in ((block, x, compiled), (twin, x.double(), lambda x: slow_block(twin, x))):
+            leaf = leaf.requires_grad_()
+            z = run(leaf)
+            slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
+            results.append((z, *torch.autograd.grad(z, (leaf, *module.parameters()), slope)))
+        for ours, expected in zip(*results, strict=True):
+            assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-3
+    assert fast

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.functional.operators import register
+from nonlocalnn.functional.products import matmul
 from nonlocalnn.functional.sizes import pairs_are_faster
 
 # Longer runs mean longer sums for each query, shorter ones more prefix sums. Runs of one key took twice as
@@ -123,8 +124,8 @@ def _rectified_average_backward(
     count = b_BM.shape[1] if count_B11 is None else count_B11
     if holds_pairs:
         f_BNM, dy_BNE = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu_(), dy_BNE / count
-        df_BNM = (dy_BNE @ g_BME.transpose(1, 2)).mul_(f_BNM > 0)
-        return df_BNM.sum(2), df_BNM.sum(1), f_BNM.transpose(1, 2) @ dy_BNE
+        df_BNM = matmul(dy_BNE, g_BME.transpose(1, 2)).mul_(f_BNM > 0)
+        return df_BNM.sum(2), df_BNM.sum(1), matmul(f_BNM.transpose(1, 2), dy_BNE)
     if engine := _gpu_engine(g_BME):
         return engine.gradients(dy_BNE, a_BN, b_BM, g_BME, count)
     queries, keys = _Side.of(a_BN), _Side.of(b_BM)
@@ -178,7 +179,7 @@ def _plain_rectified_average(
     a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None, holds_pairs: bool = True
 ) -> Tensor:
     f_BNM = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu()
-    return f_BNM @ g_BME / (b_BM.shape[1] if count_B11 is None else count_B11)
+    return matmul(f_BNM, g_BME) / (b_BM.shape[1] if count_B11 is None else count_B11)
 
 
 _average = register(

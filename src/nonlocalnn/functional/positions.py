@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from nonlocalnn.functional.modes import autocast_dtype, is_transformed, without_autocast
-from nonlocalnn.functional.products import is_long, is_served, multiply, multiply_entries
+from nonlocalnn.functional.products import (
+    compiled_product,
+    is_compiled_fast,
+    is_long,
+    is_served,
+    multiply_entries,
+)
 
 Layer = tuple[Tensor, Tensor | None]  # weight and bias of a convolution
 # What the engines and PyTorch's layers compute in; there are narrower types, for storing only.
@@ -217,17 +223,20 @@ def _summed_product(left_BPD: Tensor, right_BPC: Tensor) -> Tensor:
     is_one = left_BPD.shape[0] == 1
     if is_one or are_few or (left_BPD.is_contiguous() and right_BPC.is_contiguous()):
         # Not flatten, which the older vmap of torch.autograd.functional does not know.
-        return multiply(
-            left_BPD.reshape(-1, left_BPD.shape[2]).t(), right_BPC.reshape(-1, right_BPC.shape[2])
-        )
+        left, right = left_BPD.reshape(-1, left_BPD.shape[2]), right_BPC.reshape(-1, right_BPC.shape[2])
+        return _product(left.t().unsqueeze(0), right.unsqueeze(0), None).squeeze(0)
     return _product(left_BPD.transpose(1, 2), right_BPC, None).sum(0)
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None, base: Tensor | None = None) -> Tensor:
     """Return base + left @ right + bias."""
-    if is_long(left, right) and is_served(left, right):
-        is_of_columns = bias is not None and bias.dim() == 1
+    is_of_columns = bias is not None and bias.dim() == 1
+    found = None
+    if is_compiled_fast(left, right):
+        found, is_of_columns = compiled_product(left, right), False
+    elif is_long(left, right) and is_served(left, right):
         found = multiply_entries(left, right, bias if is_of_columns else None)
+    if found is not None:
         for term in (base, None if is_of_columns else bias):
             found = found if term is None else found.add_(term)
         return found

@@ -21,6 +21,9 @@ from torch import Tensor
 from torch.utils import _python_dispatch
 
 from nonlocalnn.functional.modes import is_transformed
+from nonlocalnn.functional.operators import register
+
+Size = torch.Size
 
 # Multiply-adds from which a product gains more than its longer call costs.
 _LEAST_WORK = 2**22
@@ -28,6 +31,9 @@ _LEAST_WORK = 2**22
 
 def matmul(left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
     """Return left @ right of batches, with derivatives of any order."""
+    if is_compiled_fast(left_BNK, right_BKM):
+        compiled: Tensor = compiled_product(left_BNK, right_BKM)
+        return compiled
     if not (is_long(left_BNK, right_BKM) and has_fast_products(left_BNK, right_BKM)):
         return left_BNK @ right_BKM
     if _is_recorded(left_BNK, right_BKM):
@@ -98,6 +104,19 @@ def has_fast_products(*parts: Tensor) -> bool:
     )
 
 
+def is_compiled_fast(left_BNK: Tensor, right_BKM: Tensor) -> bool:
+    """Return whether a compiler sees this product, and is to leave it to oneDNN: its own is MKL's."""
+    return (
+        torch.compiler.is_compiling()
+        # Whoever runs an exported program knows PyTorch's operators, not those of this package.
+        and not torch.compiler.is_exporting()
+        and left_BNK.dtype == right_BKM.dtype == torch.float32
+        and left_BNK.device.type == "cpu"
+        and _is_faster_for_compilers()
+        and is_long(left_BNK, right_BKM)
+    )
+
+
 class _Product(torch.autograd.Function):
     """A batched product whose gradients are products of the same library."""
 
@@ -136,6 +155,15 @@ def _is_faster() -> bool:
     return _vendor() == "AuthenticAMD" and _answers()
 
 
+def _is_faster_for_compilers() -> bool:
+    """Return the same, without a compiler looking into it."""
+    return _is_faster()
+
+
+# What torch.compiler.assume_constant_result does, which would load the compiler.
+_is_faster_for_compilers._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _answers() -> bool:
     """Return whether the operator, which PyTorch does not document, does what it is taken for."""
     left, right, bias = torch.arange(15.0).view(3, 5), torch.arange(20.0).view(5, 4), torch.arange(4.0)
@@ -155,3 +183,34 @@ def _vendor() -> str:
                 return line.partition(":")[2].strip()
     # On Windows it ends in the vendor.
     return platform.processor().rpartition(" ")[2]
+
+
+def _batched_product(left: Tensor, right: Tensor) -> Tensor:
+    return multiply_entries(left, right).contiguous()
+
+
+def _batched_product_shapes(left: Tensor, right: Tensor) -> Tensor:
+    return left.new_empty(left.shape[0], left.shape[1], right.shape[2])
+
+
+def _batched_product_flops(left: Size, right: Size) -> int:
+    return 2 * left[0] * left[1] * left[2] * right[2]
+
+
+def _batched_product_backward(slope: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    return _batched_product(slope, right.transpose(1, 2)), _batched_product(left.transpose(1, 2), slope)
+
+
+def _batched_product_backward_shapes(slope: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    return left.new_empty(left.shape), right.new_empty(right.shape)
+
+
+def _batched_product_backward_flops(slope: Size, left: Size, right: Size) -> int:
+    return 2 * _batched_product_flops(left, right)
+
+
+compiled_product = register(
+    (_batched_product, _batched_product_shapes, _batched_product_flops),
+    (_batched_product_backward, _batched_product_backward_shapes, _batched_product_backward_flops),
+    torch.matmul,
+)
