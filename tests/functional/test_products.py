@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers import randomize_, slow_block
 from nonlocalnn import NonLocal2d
 from nonlocalnn.functional import non_local, products
+from nonlocalnn.models.convolution import ClipConvolution
 
 FORMS = ["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 
@@ -126,6 +127,28 @@ def test_blocks_equal_the_slow_ones(fast, form, batch, training, memory_format):
         # The bias of phi has no gradient but rounding.
         assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-3
     assert fast
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("training", [False, True])
+def test_pointwise_convolutions_of_clips(fast, batch, bias, training):
+    layer = ClipConvolution(6, 9, 1, bias=bias).requires_grad_(training)
+    clip = torch.randn(batch, 6, 3, 5, 4).to(memory_format=torch.channels_last_3d).requires_grad_(training)
+    y = layer(clip)
+    assert len(fast) == 1
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    # A batch of one has the stride that a larger one has: norms go by it.
+    assert y.stride() == torch.empty_like(y, memory_format=torch.channels_last_3d).stride()
+    expected = torch.nn.functional.conv3d(clip, layer.weight, layer.bias)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    if training:
+        leaves, slope = (clip, *layer.parameters()), torch.randn_like(y)
+        found = torch.autograd.grad(y, leaves, slope)
+        for ours, theirs in zip(found, torch.autograd.grad(expected, leaves, slope), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(clip).dtype == torch.bfloat16
 
 
 def test_who_is_not_served(fast):

@@ -42,6 +42,14 @@ def matmul(left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
     return multiply_entries(left_BNK, right_BKM)
 
 
+def linear(rows_PK: Tensor, weight_MK: Tensor, bias_M: Tensor | None) -> Tensor:
+    """Return rows @ weight^T + bias, with derivatives of any order, as ``F.linear`` does."""
+    if not _is_recorded(rows_PK, weight_MK):
+        return multiply(rows_PK, weight_MK.t(), bias_M)
+    found = matmul(rows_PK.unsqueeze(0), weight_MK.t().unsqueeze(0)).squeeze(0)
+    return found if bias_M is None else found + bias_M
+
+
 def multiply_entries(left_BNK: Tensor, right_BKM: Tensor, bias_M: Tensor | None = None) -> Tensor:
     """Return left @ right + bias by a product for each entry; of a single one without a copy."""
     parts = [multiply(left, right, bias_M) for left, right in zip(left_BNK, right_BKM, strict=True)]

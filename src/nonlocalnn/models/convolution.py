@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nonlocalnn.functional.modes import autocast_dtype
+from nonlocalnn.functional.products import has_fast_products, linear
+
 
 class ClipConvolution(nn.Conv3d):
     """3D convolution that goes over frames, or over time, by 2D convolutions when that is faster.
@@ -38,6 +41,12 @@ def convolve_clip(
     if not is_channels_last or x.is_contiguous():
         return F.conv3d(x, weight, bias, stride, padding)
     batch, channels, _, height, width = x.shape
+    is_pointwise = weight.shape[2:].numel() == 1 and stride == (1, 1, 1) and padding == (0, 0, 0)
+    # One thread of PyTorch convolves so by the products that are slow on these processors.
+    if is_pointwise and has_fast_products(x, weight) and autocast_dtype("cpu") is None:
+        positions = x.movedim(1, -1)
+        y = linear(positions.flatten(0, 3), weight.flatten(1), bias)
+        return y.unflatten(0, positions.shape[:4]).movedim(-1, 1)
     if over_time == 1 and padding[0] == 0:
         frames = x[:, :, :: stride[0]].transpose(1, 2)
         images = frames.reshape(-1, channels, height, width)
