@@ -52,8 +52,12 @@ def layouts(rows, columns):
 
 @pytest.mark.parametrize("left_layout", layouts(1, 1))
 @pytest.mark.parametrize("right_layout", layouts(1, 1))
-@pytest.mark.parametrize("sizes", [(7, 5, 3), (1, 5, 1), (64, 1, 48), (130, 70, 33)], ids=str)
-def test_products_of_all_layouts(fast, left_layout, right_layout, sizes):
+@pytest.mark.parametrize("sizes", [(7, 5, 3), (1, 5, 1), (64, 1, 48), (130, 70, 33), (9, 600, 5)], ids=str)
+@pytest.mark.parametrize("large", [False, True])
+def test_products_of_all_layouts(fast, left_layout, right_layout, sizes, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(products, "_LARGE", 0)
+        monkeypatch.setattr(products, "_PART", 0)
     rows, inner, columns = sizes
     left, right = layouts(rows, inner)[left_layout], layouts(inner, columns)[right_layout]
     bias, base = torch.randn(columns), torch.randn(rows, columns)

@@ -27,6 +27,8 @@ Size = torch.Size
 
 # Multiply-adds from which a product gains more than its longer call costs.
 _LEAST_WORK = 2**22
+# Numbers of a matrix from which a copy of it would be noticed in memory, and those of a part of it.
+_LARGE, _PART = 2**20, 2**19
 
 
 def matmul(left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
@@ -145,6 +147,25 @@ class _Product(torch.autograd.Function):
 
 
 def _one_dnn(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) -> Tensor:
+    """Return left @ right + bias, by parts where oneDNN would put a large matrix in another order first."""
+    if left_NK.is_contiguous() or left_NK.numel() <= _LARGE:
+        return _call_one_dnn(left_NK, right_KM, bias_M)
+    (num_rows, inner), num_columns = left_NK.shape, right_KM.shape[1]
+    if inner > num_rows:
+        step = max(256, _PART // (num_rows + num_columns))
+        pairs = zip(left_NK.split(step, 1), right_KM.split(step, 0), strict=True)
+        total = _call_one_dnn(*next(pairs), bias_M)
+        for left, right in pairs:
+            total.add_(_call_one_dnn(left, right))
+        return total
+    found = left_NK.new_empty(num_rows, num_columns)
+    step = max(64, _PART // inner)
+    for place, left in zip(found.split(step), left_NK.split(step), strict=True):
+        place.copy_(_call_one_dnn(left, right_KM, bias_M))
+    return found
+
+
+def _call_one_dnn(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) -> Tensor:
     # Parts of the columns of a matrix would be put in order element by element, which took minutes.
     parts = (
         part if part.is_contiguous() or part.t().is_contiguous() else part.contiguous()
