@@ -161,7 +161,8 @@ def test_who_is_not_served(fast):
     leaf = part.clone().requires_grad_()
     assert not products.is_served(leaf)
     assert products.has_fast_products(leaf)
-    for other in (part.double(), part.bfloat16(), part.to("meta"), part[:0]):
+    wrapped = part.as_subclass(type("Wrapped", (torch.Tensor,), {}))
+    for other in (part.double(), part.bfloat16(), part.to("meta"), part[:0], wrapped):
         assert not products.has_fast_products(other)
     with warnings.catch_warnings():
         # Told of GPUs by Intel, of which this asks nothing.
@@ -176,19 +177,20 @@ def test_who_is_not_served(fast):
 
 
 @pytest.mark.parametrize(
-    ("capability", "vendor", "expected"),
+    ("capability", "processor", "expected"),
     [
-        ("AVX512", "AuthenticAMD", True),
-        ("AVX512", "GenuineIntel", False),
-        ("AVX2", "AuthenticAMD", False),
-        ("DEFAULT", "", False),
+        ("AVX512", ("AuthenticAMD", 26), True),
+        ("AVX512", ("AuthenticAMD", 25), False),
+        ("AVX512", ("GenuineIntel", 26), False),
+        ("AVX2", ("AuthenticAMD", 26), False),
+        ("DEFAULT", ("", 0), False),
     ],
 )
-def test_the_processor_decides(monkeypatch, capability, vendor, expected):
+def test_the_processor_decides(monkeypatch, capability, processor, expected):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(products, "_vendor", lambda: vendor)
+    monkeypatch.setattr(products, "_processor", lambda: processor)
     monkeypatch.setattr(products, "_answers", lambda: True)
     assert products._is_faster.__wrapped__() is expected
 
@@ -204,14 +206,21 @@ def test_another_operator_of_that_name_is_not_taken(monkeypatch, failure):
     assert not products._answers()
 
 
-def test_the_maker_of_the_processor(monkeypatch, tmp_path):
+def test_the_processor_in_its_own_words(monkeypatch, tmp_path):
     listing = tmp_path / "cpuinfo"
     monkeypatch.setattr(products, "Path", lambda _: listing)
-    listing.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t: 2\n")
-    assert products._vendor() == "AuthenticAMD"
+    listing.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n")
+    assert products._processor() == ("AuthenticAMD", 26)
+    listing.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert products._processor() == ("", 0)
     listing.unlink()
-    monkeypatch.setattr(products.platform, "processor", lambda: "AMD64 Family 25 Model 97, AuthenticAMD")
-    assert products._vendor() == "AuthenticAMD"
+    for words, expected in (
+        ("AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", ("AuthenticAMD", 25)),
+        ("Intel64 Family 6 Model 85 Stepping 4, GenuineIntel", ("GenuineIntel", 6)),
+        ("arm", ("", 0)),
+    ):
+        monkeypatch.setattr(products.platform, "processor", lambda words=words: words)
+        assert products._processor() == expected
 
 
 @pytest.mark.slow

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _python_dispatch
 
 from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.functional.operators import register
 
 Size = torch.Size
+_PLAIN = (Tensor, nn.Parameter)
 
 # Multiply-adds from which a product gains more than its longer call costs.
 _LEAST_WORK = 2**22
@@ -109,7 +111,12 @@ def has_fast_products(*parts: Tensor) -> bool:
         _is_faster()
         and bool(torch.backends.mkldnn.enabled)
         and all(
-            part.dtype == torch.float32 and part.device.type == "cpu" and part.numel() > 0 for part in parts
+            part.dtype == torch.float32
+            and part.device.type == "cpu"
+            and part.numel() > 0
+            # Those that are shared out, quantised or wrapped have products of their own.
+            and type(part) in _PLAIN
+            for part in parts
         )
     )
 
@@ -181,7 +188,9 @@ def _is_faster() -> bool:
     is_wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     if not (is_wide and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    return _vendor() == "AuthenticAMD" and _answers()
+    maker, family = _processor()
+    # AMD's earlier ones do 512 bits in two steps, so that MKL loses little there.
+    return maker == "AuthenticAMD" and family >= 26 and _answers()
 
 
 def _is_faster_for_compilers() -> bool:
@@ -203,15 +212,16 @@ def _answers() -> bool:
     return bool(torch.allclose(found, torch.addmm(bias, left, right)))
 
 
-def _vendor() -> str:
-    """Return who made the processor, in its own words: "AuthenticAMD" or "GenuineIntel"."""
+def _processor() -> tuple[str, int]:
+    """Return the processor's maker and family in its own words, such as ("AuthenticAMD", 26)."""
     listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text(encoding="utf-8").splitlines():
-            if line.startswith("vendor_id"):
-                return line.partition(":")[2].strip()
-    # On Windows it ends in the vendor.
-    return platform.processor().rpartition(" ")[2]
+    # On Windows it is "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD".
+    words = listing.read_text(encoding="utf-8") if listing.exists() else platform.processor()
+    maker, family = (
+        re.search(r"AuthenticAMD|GenuineIntel", words),
+        re.search(r"(?i)family\s*:?\s*(\d+)", words),
+    )
+    return maker.group() if maker else "", int(family.group(1)) if family else 0
 
 
 def _batched_product(left: Tensor, right: Tensor) -> Tensor:
