@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import large_map, maps, models_report, ranks, sequences, training, volumes
+from benchmarks import large_map, maps, models_report, processor, ranks, sequences, training, volumes
 from benchmarks import report as benchmark_report
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.ablation.runs import AblationRow, markdown
@@ -149,6 +149,13 @@ def test_the_table_of_fine_tuning_is_that_of_its_json():
     report = json.loads((ROOT / "docs/results/finetune.json").read_text())
     rows = [AblationRow(name, values, seconds=[]) for name, values in report["rows"].items()]
     assert markdown(rows) in (ROOT / "docs/results/digits.md").read_text()
+
+
+def test_the_tables_of_a_processor_are_those_of_their_json():
+    page = (ROOT / "docs/results/processor.md").read_text()
+    assert processor.markdown(json.loads((ROOT / "docs/results/processor.json").read_text())) in page
+    networks = json.loads((ROOT / "docs/results/processor-networks.json").read_text())
+    assert models_report.markdown(networks).partition("\n\n## ")[2] in page
 
 
 def test_the_tables_of_networks_are_those_of_their_json():
