@@ -123,14 +123,17 @@ def has_fast_products(*parts: Tensor) -> bool:
 
 def is_compiled_fast(left_BNK: Tensor, right_BKM: Tensor) -> bool:
     """Return whether a compiler sees this product, and is to leave it to oneDNN: its own is MKL's."""
+    return will_be_fast(left_BNK, right_BKM) and is_long(left_BNK, right_BKM)
+
+
+def will_be_fast(*parts: Tensor) -> bool:
+    """Return whether a compiler sees such matrices, which oneDNN will multiply faster when they are there."""
     return (
         torch.compiler.is_compiling()
         # Whoever runs an exported program knows PyTorch's operators, not those of this package.
         and not torch.compiler.is_exporting()
-        and left_BNK.dtype == right_BKM.dtype == torch.float32
-        and left_BNK.device.type == "cpu"
+        and all(part.dtype == torch.float32 and part.device.type == "cpu" for part in parts)
         and _is_faster_for_compilers()
-        and is_long(left_BNK, right_BKM)
     )
 
 

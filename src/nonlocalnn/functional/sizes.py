@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn.functional.checks import SOFTMAX_INSTANTIATIONS
-from nonlocalnn.functional.products import has_fast_products
+from nonlocalnn.functional.products import has_fast_products, will_be_fast
 
 # Without gradients and of one width PyTorch's kernel for the CPU is faster from here on: 2.7 times at 784
 # positions of 32 channels, 1.07 times of 256.
@@ -27,7 +27,7 @@ def materialises(theta: Tensor, phi: Tensor, g: Tensor, instantiation: str) -> b
         return False
     (batch, num_queries, width), num_keys, num_values = theta.shape, phi.shape[1], g.shape[2]
     num_weights = batch * num_queries * num_keys
-    is_fast = has_fast_products(theta, phi, g)
+    is_fast = has_fast_products(theta, phi, g) or will_be_fast(theta, phi, g)
     is_softmax = instantiation in SOFTMAX_INSTANTIATIONS
     most = MOST_WEIGHTS // _TIMES_FEWER_FOR_FAST_PRODUCTS if is_fast and is_softmax else MOST_WEIGHTS
     if num_weights > most:
