@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import randomize_, slow_block
@@ -244,3 +245,70 @@ def test_compiled_blocks_equal_the_slow_ones(fast, form, dynamic):
         for ours, expected in zip(*results, strict=True):
             assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-3
     assert fast
+
+
+def test_only_the_bias_is_trained(fast):
+    layer = ClipConvolution(6, 9, 1).requires_grad_(False)
+    layer.bias.requires_grad_()
+    layer(torch.randn(1, 6, 3, 5, 4).to(memory_format=torch.channels_last_3d)).sum().backward()
+    torch.testing.assert_close(layer.bias.grad, torch.full((9,), 60.0))
+
+
+@pytest.mark.parametrize("bias", [torch.randn(12)[::2], torch.randn(1).expand(6)], ids=["spread", "expanded"])
+def test_biases_of_any_layout(fast, bias):
+    block = randomize_(NonLocal2d(12, sub_sample=None))
+    block.theta.bias = block.phi.bias = block.g.bias = torch.nn.Parameter(bias)
+    twin = randomize_(NonLocal2d(12, sub_sample=None))
+    for layer in (twin.theta, twin.phi, twin.g):
+        layer.bias = torch.nn.Parameter(bias.clone().contiguous())
+    twin.load_state_dict(block.state_dict())
+    x = torch.randn(1, 12, 9, 8)
+    for each in (x, x.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(block.eval()(each), slow_block(twin.eval(), each), rtol=1e-4, atol=1e-4)
+    assert fast
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_results_may_be_changed_in_place(fast, form):
+    block = NonLocal2d(12, instantiation=form, norm=None, sub_sample=None, zero_init=False)
+    block(torch.randn(1, 12, 9, 8)).relu_().sum().backward()
+    layer = ClipConvolution(6, 9, 1, bias=False)
+    layer(torch.randn(1, 6, 3, 5, 4).to(memory_format=torch.channels_last_3d)).relu_().sum().backward()
+    parts = [torch.randn(1, 9, 8, requires_grad=True) for _ in range(3)]
+    w_f = torch.randn(16) if form == "concatenation" else None
+    non_local(*parts, instantiation=form, w_f=w_f).mul_(2).sum().backward()
+    assert fast
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_second_derivatives_of_many_gradients_at_once(fast, form):
+    block = randomize_(NonLocal2d(4, instantiation=form)).eval()
+    x = torch.randn(1, 4, 4, 3, requires_grad=True)
+    slopes = torch.randn(2, 1, 4, 4, 3)
+    y = block(x).pow(3)
+    first = torch.autograd.grad(y, x, slopes, is_grads_batched=True, create_graph=True)[0]
+    alone = [torch.autograd.grad(y, x, slope, create_graph=True)[0] for slope in slopes]
+    torch.testing.assert_close(first, torch.stack(alone), rtol=1e-4, atol=1e-4)
+    found = torch.autograd.grad(first.pow(2).sum(), x, retain_graph=True)
+    expected = torch.autograd.grad(sum(part.pow(2).sum() for part in alone), x)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_graphs_before_autograd_hold_known_operators(fast):
+    clip = torch.randn(2, 4, 3, 3, 3).to(memory_format=torch.channels_last_3d)
+    graph = make_fx(ClipConvolution(4, 6, 1), pre_dispatch=True)(clip).graph
+    assert "mkldnn" not in str(graph)
+    assert "conv" in str(graph)
+
+
+def test_what_does_not_fit_is_left_to_pytorch(fast):
+    clip = torch.randn(2, 4, 3, 5, 5).to(memory_format=torch.channels_last_3d)
+    layer = ClipConvolution(4, 6, 1)
+    for bias in (torch.randn(6).double(), torch.randn(1)):
+        layer.bias = torch.nn.Parameter(bias)
+        with pytest.raises(RuntimeError, match="bias"):
+            layer(clip)
+    with pytest.raises(RuntimeError, match="channels"):
+        layer(clip[:, :2].contiguous(memory_format=torch.channels_last_3d))
+    many, one = torch.randn(3, 5, 6), torch.randn(1, 6, 4)
+    torch.testing.assert_close(products.matmul(many, one), many @ one)

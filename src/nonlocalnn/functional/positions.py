@@ -230,7 +230,7 @@ def _summed_product(left_BPD: Tensor, right_BPC: Tensor) -> Tensor:
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None, base: Tensor | None = None) -> Tensor:
     """Return base + left @ right + bias."""
-    is_of_columns = bias is not None and bias.dim() == 1
+    is_of_columns = bias is not None and bias.shape == right.shape[2:]
     found = None
     if is_compiled_fast(left, right):
         found, is_of_columns = compiled_product(left, right), False

@@ -38,7 +38,8 @@ def matmul(left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
     if is_compiled_fast(left_BNK, right_BKM):
         compiled: Tensor = compiled_product(left_BNK, right_BKM)
         return compiled
-    if not (is_long(left_BNK, right_BKM) and has_fast_products(left_BNK, right_BKM)):
+    is_alike = left_BNK.shape[0] == right_BKM.shape[0]
+    if not (is_alike and is_long(left_BNK, right_BKM) and has_fast_products(left_BNK, right_BKM)):
         return left_BNK @ right_BKM
     if _is_recorded(left_BNK, right_BKM):
         found: Tensor = _Product.apply(left_BNK, right_BKM)
@@ -48,7 +49,7 @@ def matmul(left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
 
 def linear(rows_PK: Tensor, weight_MK: Tensor, bias_M: Tensor | None) -> Tensor:
     """Return rows @ weight^T + bias, with derivatives of any order, as ``F.linear`` does."""
-    if not _is_recorded(rows_PK, weight_MK):
+    if not _is_recorded(rows_PK, weight_MK, *([] if bias_M is None else [bias_M])):
         return multiply(rows_PK, weight_MK.t(), bias_M)
     found = matmul(rows_PK.unsqueeze(0), weight_MK.t().unsqueeze(0)).squeeze(0)
     return found if bias_M is None else found + bias_M
@@ -57,7 +58,11 @@ def linear(rows_PK: Tensor, weight_MK: Tensor, bias_M: Tensor | None) -> Tensor:
 def multiply_entries(left_BNK: Tensor, right_BKM: Tensor, bias_M: Tensor | None = None) -> Tensor:
     """Return left @ right + bias by a product for each entry; of a single one without a copy."""
     parts = [multiply(left, right, bias_M) for left, right in zip(left_BNK, right_BKM, strict=True)]
-    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+    if len(parts) > 1:
+        return torch.stack(parts)
+    # Not a view, which nobody could change in place where a function of our own returns it.
+    found: Tensor = torch.ops.aten._unsafe_view(parts[0], [1, *parts[0].shape])
+    return found
 
 
 def multiply(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) -> Tensor:
@@ -105,7 +110,7 @@ def has_fast_products(*parts: Tensor) -> bool:
     """Return whether oneDNN multiplies such matrices faster, with derivatives by :func:`matmul`."""
     # Compilers trace what is looked at below; transforms, counters of FLOPs and tensors without numbers do
     # not know the operator.
-    if torch.compiler.is_compiling() or is_transformed() or _python_dispatch._get_current_dispatch_mode():
+    if torch.compiler.is_compiling() or is_transformed() or _is_watched():
         return False
     return (
         _is_faster()
@@ -114,8 +119,10 @@ def has_fast_products(*parts: Tensor) -> bool:
             part.dtype == torch.float32
             and part.device.type == "cpu"
             and part.numel() > 0
-            # Those that are shared out, quantised or wrapped have products of their own.
+            # Those that are shared out, quantised or wrapped have products of their own, and what is mapped
+            # by the older vmap, of torch.autograd, does not say that it wants a gradient.
             and type(part) in _PLAIN
+            and not torch._C._functorch.is_legacy_batchedtensor(part)
             for part in parts
         )
     )
@@ -134,6 +141,15 @@ def will_be_fast(*parts: Tensor) -> bool:
         and not torch.compiler.is_exporting()
         and all(part.dtype == torch.float32 and part.device.type == "cpu" for part in parts)
         and _is_faster_for_compilers()
+    )
+
+
+def _is_watched() -> bool:
+    """Return whether a mode sees each operator that is called, before or after autograd."""
+    before = torch._C.DispatchKey.PreDispatch
+    return (
+        _python_dispatch._get_current_dispatch_mode() is not None
+        or torch._C._dispatch_tls_is_dispatch_key_included(before)
     )
 
 
@@ -181,6 +197,7 @@ def _call_one_dnn(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = Non
         part if part.is_contiguous() or part.t().is_contiguous() else part.contiguous()
         for part in (left_NK, right_KM.t())
     )
+    bias_M = None if bias_M is None else bias_M.contiguous()
     found: Tensor = torch.ops.mkldnn._linear_pointwise(*parts, bias_M, "none", [], "")
     return found
 

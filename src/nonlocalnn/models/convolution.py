@@ -41,9 +41,11 @@ def convolve_clip(
     if not is_channels_last or x.is_contiguous():
         return F.conv3d(x, weight, bias, stride, padding)
     batch, channels, _, height, width = x.shape
-    is_pointwise = weight.shape[2:].numel() == 1 and stride == (1, 1, 1) and padding == (0, 0, 0)
-    # One thread of PyTorch convolves so by the products that are slow on these processors.
-    if is_pointwise and has_fast_products(x, weight) and autocast_dtype("cpu") is None:
+    # One thread of PyTorch convolves so by the products that are slow on these processors. What does not fit
+    # is left to PyTorch, which says so.
+    fits = weight.shape[1:] == (channels, 1, 1, 1) and (bias is None or bias.shape == weight.shape[:1])
+    is_pointwise = fits and stride == (1, 1, 1) and padding == (0, 0, 0) and autocast_dtype("cpu") is None
+    if is_pointwise and has_fast_products(x, weight, *([] if bias is None else [bias])):
         positions = x.movedim(1, -1)
         y = linear(positions.flatten(0, 3), weight.flatten(1), bias)
         return y.unflatten(0, positions.shape[:4]).movedim(-1, 1)
