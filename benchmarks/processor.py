@@ -54,7 +54,13 @@ def run(
         done = subprocess.run(
             [*words, "--output", str(folder.resolve())],
             cwd=_CLONE,
-            env={**os.environ, **instructions, "OMP_NUM_THREADS": str(threads)},
+            env={
+                **os.environ,
+                **instructions,
+                "OMP_NUM_THREADS": str(threads),
+                # Kernels that were compiled for other instructions gave infinite numbers.
+                "TORCHINDUCTOR_CACHE_DIR": str((folder / "compiled").resolve()),
+            },
             stdout=subprocess.DEVNULL,
         )
         if done.returncode:
