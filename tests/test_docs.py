@@ -129,7 +129,8 @@ def test_the_tables_of_the_cue_task_are_those_of_their_json(path):
         for row in report["rows"]
     ]
     assert len(rows) == len(report["variants"])
-    assert all(len(row.test_accuracy) == report["seeds"] == 3 for row in rows)
+    assert report["seeds"] >= 3
+    assert all(len(row.test_accuracy) == report["seeds"] for row in rows)
     assert markdown(rows) in (ROOT / "docs/results/cue.md").read_text()
 
 
