@@ -457,8 +457,9 @@ def start_alike(model: nn.Module) -> None:
     random ones; docs/results/dense.md says what that changes. Training moves the two apart.
 
     Blocks of the other forms stay as they are: the Gaussian has no embeddings, the concatenation form
-    multiplies none, and the dot product, whose weights add up to no 1, learnt the cue task in fewer seeds
-    that way (docs/results/cue.md). So do blocks whose keys are of a context with other channels.
+    multiplies none, and the dot product, whose weights add up to no 1, learnt nothing of the cue task that
+    way with one seed of two (docs/results/cue.md). So do blocks whose keys are of a context with other
+    channels.
 
     Example:
         >>> block = NonLocal2d(8)
