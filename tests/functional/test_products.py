@@ -108,7 +108,8 @@ def test_engines_equal_the_reference(fast, form, engine, masked, spread):
         leaves = dict.fromkeys((first, second, third))
         found.append((y, *torch.autograd.grad(y, list(leaves), slope)))
     for ours, expected in zip(*found, strict=True):
-        assert (ours - expected).norm() <= 2e-5 * expected.norm()
+        # Sharp logits are some hundreds, whose rounding the weights have.
+        assert (ours - expected).norm() <= 2e-4 * expected.norm()
     assert fast or form == "concatenation"
 
 
