@@ -1,5 +1,6 @@
 """Products by the other library: the same numbers and derivatives, wherever it is asked for."""
 
+import copy
 import warnings
 
 import pytest
@@ -113,25 +114,27 @@ def test_engines_equal_the_reference(fast, form, engine, masked, spread):
     assert fast or form == "concatenation"
 
 
+def check_equal(block, x, run):
+    """Values and gradients of a block, as ``run`` computes them, are those of the slow one in float64."""
+    twin = copy.deepcopy(block).double()
+    results = []
+    for module, leaf, compute in ((block, x, run), (twin, x.double(), lambda x: slow_block(twin, x))):
+        leaf = leaf.requires_grad_()
+        z = compute(leaf)
+        slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
+        results.append((z, *torch.autograd.grad(z, (leaf, *module.parameters()), slope)))
+    for ours, expected in zip(*results, strict=True):
+        # The bias of phi has no gradient but rounding.
+        assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-3
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("form", FORMS)
 def test_blocks_equal_the_slow_ones(fast, form, batch, training, memory_format):
     block = randomize_(NonLocal2d(12, instantiation=form)).train(training)
-    twin = randomize_(NonLocal2d(12, instantiation=form))
-    twin.load_state_dict(block.state_dict())
-    twin.double().train(training)
-    x = torch.randn(batch, 12, 9, 8).to(memory_format=memory_format)
-    results = []
-    for module, leaf, run in ((block, x, block), (twin, x.double(), lambda x: slow_block(twin, x))):
-        leaf = leaf.requires_grad_()
-        z = run(leaf)
-        slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
-        results.append((z, *torch.autograd.grad(z, (leaf, *module.parameters()), slope)))
-    for ours, expected in zip(*results, strict=True):
-        # The bias of phi has no gradient but rounding.
-        assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-3
+    check_equal(block, torch.randn(batch, 12, 9, 8).to(memory_format=memory_format), block)
     assert fast
 
 
@@ -231,20 +234,9 @@ def test_the_processor_in_its_own_words(monkeypatch, tmp_path):
 def test_compiled_blocks_equal_the_slow_ones(fast, form, dynamic):
     torch.compiler.reset()
     block = randomize_(NonLocal2d(12, instantiation=form))
-    twin = randomize_(NonLocal2d(12, instantiation=form))
-    twin.load_state_dict(block.state_dict())
-    twin.double()
     compiled = torch.compile(block, fullgraph=True, dynamic=dynamic)
     for sides in ((9, 8), (6, 10)):
-        x = torch.randn(2, 12, *sides)
-        results = []
-        for module, leaf, run in ((block, x, compiled), (twin, x.double(), lambda x: slow_block(twin, x))):
-            leaf = leaf.requires_grad_()
-            z = run(leaf)
-            slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
-            results.append((z, *torch.autograd.grad(z, (leaf, *module.parameters()), slope)))
-        for ours, expected in zip(*results, strict=True):
-            assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-3
+        check_equal(block, torch.randn(2, 12, *sides), compiled)
     assert fast
 
 
