@@ -186,17 +186,10 @@ class _BackProjection(torch.autograd.Function):
         return _product(matrix_BCE, y_BPE.transpose(1, 2), bias_C1, base_BCP)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        base_BCP: Tensor | None,
-        y_BPE: Tensor,
-        matrix_CE: Tensor,
-        bias_C: Tensor | None,
-        channels_last: bool,
-    ) -> Tensor:
-        ctx.channels_last = channels_last
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        _, y_BPE, matrix_CE, _, ctx.channels_last = arguments
         ctx.save_for_backward(y_BPE, matrix_CE)
-        return _BackProjection.compute(base_BCP, y_BPE, matrix_CE, bias_C, channels_last)
+        return _BackProjection.compute(*arguments)
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:

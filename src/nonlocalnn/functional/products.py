@@ -56,8 +56,11 @@ def linear(rows_PK: Tensor, weight_MK: Tensor, bias_M: Tensor | None) -> Tensor:
 
 
 def multiply_entries(left_BNK: Tensor, right_BKM: Tensor, bias_M: Tensor | None = None) -> Tensor:
-    """Return left @ right + bias by a product for each entry; of a single one without a copy."""
-    parts = [multiply(left, right, bias_M) for left, right in zip(left_BNK, right_BKM, strict=True)]
+    """Return left @ right + bias by a product of oneDNN for each entry; of a single one without a copy.
+
+    The caller knows that such matrices are served.
+    """
+    parts = [_one_dnn(left, right, bias_M) for left, right in zip(left_BNK, right_BKM, strict=True)]
     if len(parts) > 1:
         return torch.stack(parts)
     # Not a view, which nobody could change in place where a function of our own returns it.
@@ -237,15 +240,13 @@ def _processor() -> tuple[str, int]:
     listing = Path("/proc/cpuinfo")
     # On Windows it is "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD".
     words = listing.read_text(encoding="utf-8") if listing.exists() else platform.processor()
-    maker, family = (
-        re.search(r"AuthenticAMD|GenuineIntel", words),
-        re.search(r"(?i)family\s*:?\s*(\d+)", words),
-    )
+    maker = re.search(r"AuthenticAMD|GenuineIntel", words)
+    family = re.search(r"(?i)family\s*:?\s*(\d+)", words)
     return maker.group() if maker else "", int(family.group(1)) if family else 0
 
 
 def _batched_product(left: Tensor, right: Tensor) -> Tensor:
-    return multiply_entries(left, right).contiguous()
+    return multiply_entries(left, right) if is_served(left, right) else (left @ right).contiguous()
 
 
 def _batched_product_shapes(left: Tensor, right: Tensor) -> Tensor:
