@@ -113,11 +113,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         )
     )
     slowed = [
-        f"- {name}: {row['form']}, {' x '.join(map(str, row['shape']))}, {row['direction']}, logits "
-        f"{row.get('logits', 1):g}: {tables.digits(row['ratio']['ours compiled'])} of its time"
+        f"- {name}: {line}"
         for name, measured in settings.items()
-        for row in _rows(measured)
-        if row["ratio"].get("ours compiled", 0) > tables.NOISE
+        for line in tables.slowed_by_compiling(_rows(measured))
     ]
     if slowed:
         parts += [f"Under `torch.compile` ours is slower in {len(slowed)} cells:", "\n".join(slowed)]

@@ -172,20 +172,30 @@ def fastest_rival(row: Row) -> tuple[str, float]:
     return min(rivals.items(), key=lambda pair: pair[1], default=("", math.inf))
 
 
+def slowed_by_compiling(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each row in which ours takes more time under ``torch.compile``."""
+    return [
+        f"{_cell(row)}: {digits(row['ratio'][name])} of its time"
+        for row in rows
+        for name in _OURS
+        if row["ratio"].get(name, 0) > NOISE
+    ]
+
+
+def _cell(row: Row) -> str:
+    """Return what is measured in a row, in words."""
+    cell = f"{row['form']}, {' x '.join(map(str, row['shape']))}, {row['queries']} x {row['keys']}, "
+    return cell + f"{row['direction']}, logits {row.get('logits', 1):g}"
+
+
 def losses(rows: Sequence[Row]) -> list[str]:
     """Return paragraphs: the rows in which another candidate takes less time, or ours more when compiled."""
-    lost, slowed = [], []
+    lost = []
     for row in rows:
-        cell = f"{row['form']}, {' x '.join(map(str, row['shape']))}, {row['queries']} x {row['keys']}, "
-        cell += f"{row['direction']}, logits {row.get('logits', 1):g}"
         best, ratio = fastest_rival(row)
         if ratio < 1:
-            lost.append(f"- {cell}: {best} takes {digits(ratio)} of our time")
-        slowed += [
-            f"- {cell}: {digits(row['ratio'][name])} of its time"
-            for name in _OURS
-            if row["ratio"].get(name, 0) > NOISE
-        ]
+            lost.append(f"- {_cell(row)}: {best} takes {digits(ratio)} of our time")
+    slowed = [f"- {line}" for line in slowed_by_compiling(rows)]
     parts = [f"Ours loses in {len(lost)} of {len(rows)} rows{':' if lost else '.'}", "\n".join(lost)]
     if slowed:
         parts += [f"Under `torch.compile` ours is slower in {len(slowed)} rows:", "\n".join(slowed)]

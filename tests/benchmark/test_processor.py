@@ -15,6 +15,7 @@ def row(form, ours, **others):
         "form": form,
         "shape": [1, 4, 10],
         "queries": 10,
+        "keys": 10,
         "direction": "forward",
         "logits": 1.0,
         "seconds": {"ours": {"median": ours}},
