@@ -9,7 +9,7 @@ import documents
 import fake_explain
 import pytest
 from browser import open_browser, open_page
-from serving import Client, save_image, save_models, serve
+from serving import Client, save_image, save_models, serve, wait_until
 from viewer_page import DESKTOP, HURRY, rest
 
 from nonlocalnn.explorer.job import Limits, Refusal
@@ -87,14 +87,15 @@ def server(models, inputs):
 
 @pytest.fixture
 def queue(server):
-    return server[1]
+    yield server[1]
+    # The server notices later than a test that an upload broke off; until then it counts for the next test.
+    wait_until(lambda: not server[1]._receiving)
 
 
 @pytest.fixture
-def client(server, inputs):
+def client(server, queue, inputs):
     """A client; at the end nothing that it was answered may name a place of this machine."""
-    port, queue = server
-    client = Client(port)
+    client = Client(server[0])
     yield client
     for job in list(queue._jobs.values()):
         with contextlib.suppress(Refusal):  # it has ended

@@ -219,7 +219,7 @@ def test_the_place_in_the_queue(explorer, folder):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("text.png", "text.png is none of the images"),
+        ("text.png", "text.png is none of the files that are read here, whatever its name (images: PNG, "),
         ("real-clip.mp4", "real-clip.mp4 is a video, and the model first takes images."),
     ],
     ids=["text", "video"],

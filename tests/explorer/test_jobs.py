@@ -253,7 +253,7 @@ def test_nothing_is_left_at_the_end_even_while_a_job_runs(models, tmp_path, monk
 def test_models_that_cannot_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ValueError, match=r"there is no checkpoint absent\.safetensors"):
-        JobQueue({"a": "absent.safetensors"}, fake_explain.explain).start()
+        JobQueue({"a": "absent.safetensors"}, fake_explain.explain).__enter__()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,7 +4,7 @@
 (() => {
   const MOST_MODELS = 2;
   // Milliseconds between two looks at a job: soon at first, then at ease.
-  const [FIRST_WAIT, LONGEST_WAIT] = [200, 1500];
+  const [FIRST_WAIT, LONGEST_WAIT, WAIT_FOR_NAME] = [200, 1500, 500];
   // What each kind of model takes, and what the browser offers for it.
   const KINDS = {
     image: ["an image", "image/*"],
@@ -168,7 +168,7 @@
     try {
       let about = await ask("/api/jobs", { method: "POST", body: form, signal: job.upload.signal });
       job.id = about.id;
-      about = await follow(about);
+      about = await (job.cancelled ? end(job) : follow(about));
       if (about.state === "done") await show(about);
       say(wordsOf(about), about.state === "failed");
     } catch (error) {
@@ -190,13 +190,18 @@
     return about;
   }
 
+  function end(job) {
+    return ask(`/api/jobs/${job.id}`, { method: "DELETE" });
+  }
+
   async function cancel() {
     const { job } = page;
     if (!job) return;
     job.cancelled = true;
-    if (job.id === null) return job.upload.abort();
+    // What was sent whole is a job already, whose name is on its way: then it is ended when the name comes.
+    if (job.id === null) return setTimeout(() => job.id ?? job.upload.abort(), WAIT_FOR_NAME);
     try {
-      say(wordsOf(await ask(`/api/jobs/${job.id}`, { method: "DELETE" })));
+      say(wordsOf(await end(job)));
     } catch (error) {
       // It was done a moment ago: its result comes.
       say(error.message);
