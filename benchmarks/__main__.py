@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +25,9 @@ from benchmarks import (
     plots,
     processor,
     ranks,
+    reckoning,
     report,
+    scale,
     sequences,
     settings,
     short_epochs,
@@ -46,6 +50,7 @@ _SUBJECTS: dict[str, tuple[str, Callable[..., dict[str, Any]], Callable[[dict[st
     "large-map": ("A block over a whole Cityscapes image", large_map.run, large_map.markdown),
     "ranks": ("Positions split over processes", ranks.run, ranks.markdown),
     "training": ("Training on one process and on two", training.run, training.markdown),
+    "scale": ("An epoch on many GPUs, reckoned", scale.run, scale.markdown),
     "sequences": ("Sequences", sequences.run, sequences.markdown),
     "volumes": ("Volumes", volumes.run, volumes.markdown),
     "short-epochs": ("Short epochs and batch normalisation", short_epochs.run, short_epochs.markdown),
@@ -97,6 +102,10 @@ def _measure(words: Sequence[str]) -> int:
         run = functools.partial(run, sections=args.section or models.SECTIONS)
     if args.subject == "gpu":
         run = functools.partial(run, device=args.device or "cuda")
+    if args.subject == "scale":
+        run = functools.partial(
+            run, assumed=dataclasses.replace(reckoning.Assumed(), **dict(args.assume or ()))
+        )
     if args.subject == "volumes":
         run = functools.partial(run, data_dir=args.data_dir)
     if args.subject == "sequences":
@@ -125,6 +134,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "minutes); of looking at a map too large to hold (maps); of masks, heads and a second input "
         "(settings); of a block over the whole map of a Cityscapes image (large-map); of a block whose "
         "positions are split over processes (ranks); of trainings on one process and on two (training); "
+        "what an epoch on 8 to 1,024 GPUs would take, reckoned from parts (scale); "
         "sequences of equal and unequal lengths, and what masks change for them (sequences); a U-Net over a "
         "volume, and the memory of a block of 50,000 positions (volumes); and what averaging the statistics "
         "of norms anew gives and costs (short-epochs). "
@@ -158,6 +168,13 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--section", nargs="+", choices=models.SECTIONS, help="models: what is measured (default: all)"
     )
+    parser.add_argument(
+        "--assume",
+        nargs="+",
+        type=_assumption,
+        metavar="NAME=NUMBER",
+        help="scale: what is not measured, such as clips_per_gpu=4 net_gbytes=20 (default: see its table)",
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results")
     args = parser.parse_args(words)
     for name in ("form", "core", "device", "dtype"):
@@ -169,10 +186,22 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         parser.error("'gpu' needs a GPU that PyTorch can use with CUDA, and this machine has none")
     if (args.subject in ("sequences", "volumes")) is (args.data_dir is None):
         parser.error("--data-dir is needed for 'sequences' and 'volumes', and is a setting of nothing else")
-    for name, subject in (("name", "sequences"), ("section", "models")):
+    for name, subject in (("name", "sequences"), ("section", "models"), ("assume", "scale")):
         if getattr(args, name) is not None and args.subject != subject:
             parser.error(f"--{name} is a setting of {subject!r}")
     return args
+
+
+def _assumption(word: str) -> tuple[str, float]:
+    name, _, number = word.partition("=")
+    names = [each.name for each in dataclasses.fields(reckoning.Assumed)]
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if name not in names or not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{word!r} is no NAME=NUMBER; the names are {', '.join(names)}")
+    return name, value
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.about import about
 
-_BATCH = 32
+BATCH = 32
 _REPEATS = 3
 
 
@@ -81,18 +81,18 @@ def run(
     # Each way in turn, so that what slows a machine for a while does not fall on one of them.
     for seed in range(1 if quick else _REPEATS):
         for way, row in zip(WAYS, rows, strict=True):
-            speed = _speed(way, [*words, "--seed", str(seed)])
+            speed = speed_of(way, [*words, "--seed", str(seed)])
             row["samples_per_second"].append(speed)
             progress(f"{way.name}, seed {seed}: {speed:.1f} samples/s")
             save(report)
     return report
 
 
-def _speed(way: Way, words: Sequence[str]) -> float:
+def speed_of(way: Way, words: Sequence[str]) -> float:
     """Return samples a second over all processes, of all epochs but the first."""
     alone = way.parallel is None
     runs = way.processes if alone else 1
-    batch = _BATCH // runs
+    batch = BATCH // runs
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / str(number) for number in range(runs)]
         started = [
@@ -132,7 +132,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     rows = report["rows"]
     first = statistics.median(rows[0]["samples_per_second"])
     lines = [
-        f"`nonlocalnn train {' '.join(report['words'])}`, {_BATCH} samples a step over all processes; "
+        f"`nonlocalnn train {' '.join(report['words'])}`, {BATCH} samples a step over all processes; "
         f"{len(rows[0]['samples_per_second'])} trainings each, median and range:",
         "",
         "| way | samples/s | against the first |",

@@ -39,10 +39,10 @@ def test_processes_that_exchange_nothing_have_a_share_of_the_batch_each(monkeypa
 
     batches = []
     monkeypatch.setattr(training, "_started", started)
-    assert training._speed(Way("apart", 2, 1, None), ["--seed", "3"]) == 100
+    assert training.speed_of(Way("apart", 2, 1, None), ["--seed", "3"]) == 100
     assert batches == ["16", "16"]
     batches.clear()
-    assert training._speed(Way("ranks", 2, 1, "fsdp"), ["--seed", "3"]) == 50
+    assert training.speed_of(Way("ranks", 2, 1, "fsdp"), ["--seed", "3"]) == 50
     assert batches == ["32"]
 
 
@@ -66,4 +66,4 @@ def test_table_has_median_range_and_ratio():
 @pytest.mark.slow
 def test_a_training_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match=r"training as .one. failed:[\s\S]*epochz"):
-        training._speed(Way("one", 1, 1, "ddp"), ["--epochz", "2"])
+        training.speed_of(Way("one", 1, 1, "ddp"), ["--epochz", "2"])
