@@ -13,7 +13,7 @@ from nonlocalnn.cli.models import count_network
 from nonlocalnn.models import ResidualNetwork, sample_shape
 from nonlocalnn.models.bottleneck import FrozenNorm
 from nonlocalnn.models.convolution import ClipConvolution
-from tolerances import NETWORK, assert_near
+from tolerances import NETWORK, assert_near, assert_same
 
 TINY = {"depth": (1, 1, 1, 1), "width": 4, "num_classes": 5}
 BLOCKS = {"layer2": [0], "layer3": [0]}
@@ -344,6 +344,33 @@ def test_clip_convolutions_are_those_in_3d(kernel, stride, padding, bias):
     clip = torch.randn(2, 4, 5, 9, 7, dtype=torch.float64).to(memory_format=torch.channels_last_3d)
     y = layer(clip)
     assert_near(y, nn.functional.conv3d(clip, layer.weight, layer.bias, stride, padding))
+
+
+@pytest.mark.parametrize("way", ["train", "eval", "fused", "bfloat16"])
+@pytest.mark.parametrize("num_sides", SAMPLES, ids=["1d", "2d", "3d"])
+def test_bottlenecks_work_in_their_own_memory_and_leave_their_input(num_sides, way):
+    network = randomize_(
+        ResidualNetwork(num_sides=num_sides, blocks=BLOCKS, **{**TINY, "depth": (2, 2, 1, 1)})
+    )
+    network.train(way == "train")
+    if way == "fused":
+        nl.fuse_(network)
+    # The second of a stage has its input for a shortcut.
+    bottleneck = network.layer1[1]
+    x = torch.randn(2, 16, *SAMPLES[num_sides][1:], requires_grad=True)
+    before = x.detach().clone()
+    with torch.autocast("cpu", torch.bfloat16, enabled=way == "bfloat16"):
+        hidden = bottleneck.bn1(bottleneck.conv1(x)).relu()
+        hidden = bottleneck.bn2(bottleneck.conv2(hidden)).relu()
+        expected = (bottleneck.bn3(bottleneck.conv3(hidden)) + x).relu()
+        found = bottleneck(x)
+    assert found.dtype == expected.dtype == torch.float32
+    assert_same(found, expected)
+    assert_same(x.detach(), before)
+    given = torch.randn_like(found)
+    own = [x, *bottleneck.parameters()]
+    mine, theirs = (torch.autograd.grad(y, own, given) for y in (found, expected))
+    assert_same(list(mine), list(theirs))
 
 
 def test_fx_and_export():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nonlocalnn.functional.layers import Convolution
+from nonlocalnn.functional.layers import Convolution, is_traced
 from nonlocalnn.models.convolution import ClipConvolution
 from nonlocalnn.models.padding import normalised, normalised_layers, without_padding
 
@@ -115,10 +115,16 @@ class Bottleneck(nn.Module):
         """Return the map after the block, if there is one."""
         shortcut = x if self.downsample is None else normalised_layers(self.downsample, x)
         # Of a video network the first convolution may look at frames beside its own.
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))))
-        x = F.relu(normalised(self.bn2, self.conv2(without_padding(x))))
-        x = F.relu(normalised(self.bn3, self.conv3(x)) + shortcut)
+        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
+        x = F.relu(normalised(self.bn2, self.conv2(without_padding(x))), inplace=True)
+        x = F.relu(_add(normalised(self.bn3, self.conv3(x)), shortcut), inplace=True)
         return x if self.nl is None else self.nl(x)
+
+
+def _add(x: Tensor, shortcut: Tensor) -> Tensor:
+    """Return their sum, in the memory of x: a new map costs more time than the sum."""
+    # Autocast may have made one of them narrower.
+    return x + shortcut if is_traced(x) or x.dtype != shortcut.dtype else x.add_(shortcut)
 
 
 def along(num_sides: int, over_time: int, over_space: int) -> tuple[int, ...]:

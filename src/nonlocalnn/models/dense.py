@@ -146,7 +146,7 @@ class SegmentationNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Return scores, shape (B, num_classes, H, W); in train mode perhaps those of the second head too."""
         size = x.shape[2:]
-        maps = F.relu(self.bn1(self.conv1(x)))
+        maps = F.relu(self.bn1(self.conv1(x)), inplace=True)
         if self.pool1 is not None:
             maps = self.pool1(maps)
         low = self.layer2(self.layer1(maps))

@@ -277,7 +277,7 @@ class _Body(nn.Module):
         self.widths = tuple(first_width * 2**stage for stage in range(len(STAGES)))
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))))
+        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
         assert self.pool1 is not None, "only small networks have none"
         x = self.pool1(without_padding(x))
         levels: OrderedDict[str, Tensor] = OrderedDict()
@@ -303,7 +303,7 @@ class _SmallBody(nn.Module):
         self.widths = (narrow * 2, _SMALL_WIDTH)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))))
+        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
         low = self.layer2(self.layer1(x))
         return OrderedDict([("0", low), ("1", self.head(self.layer3(low)))])
 

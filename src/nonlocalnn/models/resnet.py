@@ -262,7 +262,7 @@ class ResidualNetwork(nn.Module):
             ValueError: ``x`` has another rank, or too few frames to be pooled.
         """
         x = _check_input(x, self.num_sides, self._fewest_frames())
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))))
+        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
         if self.pool1 is not None:
             x = self.pool1(without_padding(x))
         x = self.layer1(x)

@@ -208,8 +208,8 @@ class _Level(nn.Module):
         self.bn2 = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))))
-        return F.relu(normalised(self.bn2, self.conv2(without_padding(x))))
+        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
+        return F.relu(normalised(self.bn2, self.conv2(without_padding(x))), inplace=True)
 
 
 @fx.wrap
