@@ -10,9 +10,9 @@ from videos import write_video
 CLASSES = ("dark", "bright")
 _NUMBERS = {"train": 6, "validation": 3, "test": 3}
 
-DIGITS = ("--data", "digits", "--image_size", "8", "--batch_size", "256", "--epochs", "2")
-_IMAGES = ("--data", "images", "--image_size", "8", "--batch_size", "4", "--epochs", "2")
-_VIDEOS = ("--data", "videos", "--model", "c2d_tiny", "--frames", "2", "--stride", "1", "--image_size", "16")
+DIGITS = ("--data", "digits", "--image-size", "8", "--batch-size", "256", "--epochs", "2")
+_IMAGES = ("--data", "images", "--image-size", "8", "--batch-size", "4", "--epochs", "2")
+_VIDEOS = ("--data", "videos", "--model", "c2d_tiny", "--frames", "2", "--stride", "1", "--image-size", "16")
 
 
 def image_folder(folder):
@@ -22,7 +22,7 @@ def image_folder(folder):
         values = bytes(draw.randrange(128) + 127 * light for _ in range(10 * 12 * 3))
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.frombytes("RGB", (10, 12), values).save(path)
-    return (*_IMAGES, "--data_dir", str(folder))
+    return (*_IMAGES, "--data-dir", str(folder))
 
 
 def video_folder(folder):
@@ -31,7 +31,7 @@ def video_folder(folder):
     for path, light in _places(folder, ".mp4"):
         noise = torch.randint(128, (6, 24, 24, 3), generator=generator, dtype=torch.uint8) + 127 * light
         write_video(path, list(noise.numpy()))
-    return (*_VIDEOS, "--test_views", "1", "--batch_size", "4", "--epochs", "2", "--data_dir", str(folder))
+    return (*_VIDEOS, "--test-views", "1", "--batch-size", "4", "--epochs", "2", "--data-dir", str(folder))
 
 
 def _places(folder, suffix):

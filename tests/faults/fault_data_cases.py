@@ -29,7 +29,7 @@ def lost_videos(bench, *, actions=("remove", "cut", "forbid"), num_workers=(0,))
 def _lost_data(bench, name, make, file, *, actions, num_workers):
     row, stops = Row(f"data lost: {name}"), {}
     folder = Path(tempfile.mkdtemp(dir=bench.folder)) / "data"
-    words = (*make(folder), "--checkpoint_every", "1")
+    words = (*make(folder), "--checkpoint-every", "1")
     # Kept, not made again: an encoder need not give the same bytes twice.
     shutil.copytree(folder, folder.with_name("copy"))
 
@@ -49,7 +49,7 @@ def _lost_data(bench, name, make, file, *, actions, num_workers):
             "sample", count=7 if number else 13, action="remove", path=str(folder)
         )
         with readable_by_all(bench):
-            stops |= stop_and_mend(bench, row, (*words, "--num_workers", str(number)), faults, mend=mend)
+            stops |= stop_and_mend(bench, row, (*words, "--num-workers", str(number)), faults, mend=mend)
     return row, stops
 
 
@@ -60,7 +60,7 @@ def not_finite(bench, *, num_workers=(0,)):
     words = (*image_folder(folder), *LONG)
     for number in num_workers:
         faults = {f"{number} workers": Fault(action="nan", count=7)}
-        stops |= stop_and_mend(bench, row, (*words, "--num_workers", str(number)), faults)
+        stops |= stop_and_mend(bench, row, (*words, "--num-workers", str(number)), faults)
     return row, stops, str(folder / "train" / "dark" / "1.png")
 
 
@@ -68,7 +68,7 @@ def cut_videos(bench):
     """Cut one of twelve videos, with and without ``max_broken``; kill the run that goes on without it."""
     row = Row("a video cut short")
     folder = bench.folder / "cut-videos"
-    words = (*video_folder(folder), "--checkpoint_every", "1")
+    words = (*video_folder(folder), "--checkpoint-every", "1")
     expected, output = bench.reference(words), bench.place()
     video = folder / "train" / "dark" / "3.mp4"
     content = video.read_bytes()
@@ -79,7 +79,7 @@ def cut_videos(bench):
     assert bench.run(words, output).status == 0
     row.compare(expected, output)
     cut(video, video)
-    tolerant, killed = (*words, "--max_broken", "1"), bench.place()
+    tolerant, killed = (*words, "--max-broken", "1"), bench.place()
     # One reference more: of a run to which the cut video was never there.
     without = bench.reference(tolerant)
     for count in (9, 9):
@@ -95,5 +95,5 @@ def stopped_while_validating(bench, *, num_workers=(0,)):
     words = (*image_folder(bench.folder / "images"), *LONG)
     faults = {"SIGTERM": Fault("validation", action="signal", amount=signal.SIGTERM)}
     for number in num_workers:
-        stop_and_mend(bench, row, (*words, "--num_workers", str(number)), faults)
+        stop_and_mend(bench, row, (*words, "--num-workers", str(number)), faults)
     return row

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fault_runs import differences, results
 
 # Eight epochs of three steps, saved after each; with keep=last every epoch writes every file.
-LONG = ("--epochs", "8", "--keep", "last", "--checkpoint_every", "1")
+LONG = ("--epochs", "8", "--keep", "last", "--checkpoint-every", "1")
 
 
 @dataclass

@@ -49,7 +49,10 @@ def killed_at_random(bench, *, kills, seed):
             "accumulate": 1 + number // 2 % 2,
         }
         words = (*_WORDS, "--accumulate", str(settings["accumulate"]))
-        free = [f"--{name}={settings[name]}" for name in ("checkpoint_every", "num_workers")]
+        free = [
+            f"--checkpoint-every={settings['checkpoint_every']}",
+            f"--num-workers={settings['num_workers']}",
+        ]
         fresh = number % _FRESH_EVERY == 0
         found = interrupt_until_finished(bench, words, draw, free=free, fresh=fresh)
         _count(rows[fresh], found, settings)
@@ -65,7 +68,7 @@ def killed_in_shards(bench, *, kills, seed):
         if row.injected.total() >= kills:
             break
         draw = random.Random(f"{seed} shards {number}")
-        free = ("--checkpoint_every", str(1 + number % 2))
+        free = ("--checkpoint-every", str(1 + number % 2))
         found = interrupt_until_finished(bench, (*_WORDS, "--parallel", "fsdp"), draw, free=free)
         _count(row, found, {"checkpoint_every": free[1]})
     row.notes += _leftovers(row)
@@ -83,7 +86,7 @@ def stopped_at_random(bench, *, runs, seed):
             (*_WORDS, "--accumulate", "1"),
             draw,
             numbers=(signal.SIGTERM, signal.SIGINT),
-            free=("--checkpoint_every", "2", "--num_workers", str(workers)),
+            free=("--checkpoint-every", "2", "--num-workers", str(workers)),
             fresh=number % _FRESH_EVERY == 0,
         )
         _count(row, found, {"num_workers": workers})

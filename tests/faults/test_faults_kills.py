@@ -29,14 +29,14 @@ def check(found):
 @pytest.mark.parametrize("fresh", [False, True], ids=["forked", "command"])
 def test_killed_again_and_again_ends_bit_for_bit(bench, fresh):
     kills = 1 if fresh else 3
-    free = ("--checkpoint_every", "1")
+    free = ("--checkpoint-every", "1")
     found = hurt(bench, at_least=kills, seed=fresh, free=free, fresh=fresh, most=kills)
     check(found)
     assert sum((each.endings for each in found), Counter()).keys() == {"SIGKILL", "finished"}
 
 
 def test_killed_with_sharded_states_ends_bit_for_bit(bench):
-    free = ("--checkpoint_every", "1")
+    free = ("--checkpoint-every", "1")
     words = (*DIGITS, "--parallel", "fsdp")
     found = interrupt_until_finished(bench, words, random.Random(7), free=free, most=3)
     check([found])
@@ -44,7 +44,7 @@ def test_killed_with_sharded_states_ends_bit_for_bit(bench):
 
 
 def test_killed_with_readers_leaves_no_process_and_ends_bit_for_bit(bench):
-    check(hurt(bench, at_least=1, seed=5, free=("--checkpoint_every", "2", "--num_workers", "2")))
+    check(hurt(bench, at_least=1, seed=5, free=("--checkpoint-every", "2", "--num-workers", "2")))
 
 
 def test_stopped_again_and_again_ends_bit_for_bit(bench):
