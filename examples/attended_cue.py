@@ -66,6 +66,7 @@ def measure(loaded: Classifier) -> list[dict[str, object]]:
             percent = f"{each.fraction:.0%}"
             last[f"without most {percent}"] = each.most
             last[f"without least {percent}"] = each.least
+            last[f"without gradient {percent}"] = each.gradient
             last[f"without random {percent}"] = statistics.fmean(each.random)
     return [
         {
@@ -162,13 +163,14 @@ def attention_table(report: Mapping[str, Any]) -> str:
 def deletion_table(report: Mapping[str, Any]) -> str:
     """Return, a row a form and block, the change of the probability, mean over seeds and (least, largest)."""
     lines = [
-        "| form | block | without the most attended 10 % | without the least | without a random 10 % |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| form | block | without the most attended 10 % | without the least | without the gradient's "
+        "| without a random 10 % |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for form, block in dict.fromkeys((row["instantiation"], row["block"]) for row in report["rows"]):
         rows = [row for row in report["rows"] if (row["instantiation"], row["block"]) == (form, block)]
         cells = [form, block.partition(".")[0]]
-        for which in ("most", "least", "random"):
+        for which in ("most", "least", "gradient", "random"):
             values = [row[f"without {which} 10%"] for row in rows]
             cells.append(f"{statistics.fmean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})")
         lines.append(f"| {' | '.join(cells)} |")

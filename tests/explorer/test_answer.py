@@ -82,11 +82,11 @@ def test_the_worker_of_the_server_takes_one_pass(client, inputs, name, model):
     assert client.document(posted.json["id"], model).json["passes"] == 1
 
 
-def test_the_deletion_test_takes_one_pass_before_those_of_what_it_deletes():
+def test_the_deletion_test_takes_a_pass_for_the_maps_and_one_for_the_gradient():
     loaded = classifier("image")
     with count_passes(loaded.model) as passes:
         deletion_test(loaded, torch.rand(1, 28, 28), blocks=["nl_2"], fractions=(0.5,), num_random=2)
-    assert len(passes) == 2
+    assert len(passes) == 3
 
 
 def test_pictures_of_maps_take_one_pass(tmp_path, monkeypatch):

@@ -57,6 +57,8 @@ def test_the_most_attended_is_taken_out(sign):
     assert (found.block, found.fraction) == ("block", 2 / 24)
     assert found.most == near(expected_change(pixels, [(1, 2), (3, 5)], sign))
     assert found.least == near(expected_change(pixels, [(0, 0), (0, 1)], sign))
+    # The odds are the sum of the pixels, also where the score of the predicted class is 0 for all inputs.
+    assert found.gradient == near(found.most)
     assert (found.number, found.num_keys) == (2, 24)
     assert len(found.random) == 30
     # Of 30 draws of two pixels some are dark ones only, and hardly one is just the two bright ones.
@@ -86,6 +88,26 @@ def test_pixels_go_with_the_nearest_key_and_at_least_one_key_is_taken():
     changed[0, 0:2, 2:4] = pixels.mean()
     before, after = (torch.sigmoid(0.25 * value.sum()) for value in (pixels, changed))
     assert found[0].most == near(float(after - before))
+
+
+def test_the_gradient_finds_what_no_block_looks_at():
+    class LooksElsewhere(LooksAtBright):
+        def forward(self, x):
+            # Its block attends to bright pixels, and the score is of the first row alone.
+            score = self.sign * (0 * self.block(x).sum((1, 2, 3)) + x[:, 0, 0].sum(1))
+            return torch.stack([score, torch.zeros_like(score)], 1)
+
+    pixels = image()
+    pixels[0, 0, 3] = 0.5
+    (found,) = deletion_test(
+        classifier(LooksElsewhere(1), (1, 4, 6)), pixels, fractions=(0.01,), num_random=1
+    )
+    assert found.most == near(0.0)
+    before, after = (
+        torch.sigmoid(row.sum())
+        for row in (pixels[0, 0], torch.cat([pixels[0, 0, :3], pixels[0, 0, 4:], pixels.mean()[None]]))
+    )
+    assert found.gradient == near(float(after - before))
 
 
 def test_clips_and_several_blocks():

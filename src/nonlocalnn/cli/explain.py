@@ -108,12 +108,12 @@ def _in_words(prediction: Sequence[Mapping[str, Any]], what: str) -> str:
 
 def _report(found: Sequence[Deletion], predicted: str) -> None:
     print(f"change of the probability of {predicted!r} without some of the positions")
-    print(f"{'block':20} {'without':>13} {'most':>8} {'least':>8} {'random':>8}")
+    print(f"{'block':20} {'without':>13} {'most':>8} {'least':>8} {'gradient':>8} {'random':>8}")
     for each in found:
         numbers = each.as_numbers()
         spread = "" if numbers["random_sd"] is None else f" +- {numbers['random_sd']:.3f}"
         without = f"{each.number} of {each.num_keys}"
         print(
             f"{each.block:20} {without:>13} {each.most:>+8.3f} {each.least:>+8.3f} "
-            f"{numbers['random_mean']:>+8.3f}{spread}"
+            f"{each.gradient:>+8.3f} {numbers['random_mean']:>+8.3f}{spread}"
         )

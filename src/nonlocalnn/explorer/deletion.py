@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 from nonlocalnn.affinity import PositionGrid, summarise
 from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.inference.classifier import Classifier
+from nonlocalnn.tasks.probabilities import scores_and_probabilities
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -28,6 +30,7 @@ class Deletion:
         num_keys: How many it has.
         most: Change of the probability without the most attended keys.
         least: Change without the least attended keys.
+        gradient: Change without the keys that the gradient ranks first, which knows nothing of the block.
         random: Change without as many random keys, one number a draw.
     """
 
@@ -37,6 +40,7 @@ class Deletion:
     num_keys: int
     most: float
     least: float
+    gradient: float
     random: tuple[float, ...]
 
     def as_numbers(self) -> dict[str, Any]:
@@ -100,34 +104,60 @@ def deletion_test(
     answer = answer_with_maps(loaded, sample, blocks=blocks)
     predicted = int(answer.probabilities.argmax())
     before = answer.probabilities[predicted]
+    costs = _linear_costs(loaded, sample, predicted)
     generator = torch.Generator().manual_seed(seed)
     found = []
     for name, weights in answer.maps.items():
+        nearest = _nearest_keys(weights.key_grid)
         # The keys as flat indices, the most attended first.
         ranked = summarise(weights).attended[0].flatten().argsort(descending=True)
+        cost = torch.zeros(len(ranked)).index_add(0, nearest.flatten(), costs.flatten())
+        by_gradient = cost.argsort(descending=True)
         numbers: dict[int, float] = {}
         for fraction in fractions:
             numbers.setdefault(max(1, round(fraction * len(ranked))), fraction)
         # Of few keys several shares are the same key: drawn anew they would look like as many findings.
         for number, fraction in numbers.items():
-            sets = [ranked[:number], ranked[-number:]]
+            sets = [ranked[:number], ranked[-number:], by_gradient[:number]]
             sets += [torch.randperm(len(ranked), generator=generator)[:number] for _ in range(num_random)]
-            masked = torch.stack([_without(sample, keys, weights.key_grid) for keys in sets])
+            masked = torch.stack([_without(sample, torch.isin(nearest, keys)) for keys in sets])
             after = loaded.ask(masked, batch_size=batch_size)[:, predicted] - before
-            most, least, *drawn = after.tolist()
-            found.append(Deletion(name, fraction, number, len(ranked), most, least, tuple(drawn)))
+            most, least, gradient, *drawn = after.tolist()
+            found.append(Deletion(name, fraction, number, len(ranked), most, least, gradient, tuple(drawn)))
     return found
 
 
-def _without(sample: Tensor, keys: Tensor, grid: PositionGrid) -> Tensor:
-    """Return a sample with the pixels that are nearest to these keys replaced by its mean."""
-    # In the input and not inside the block: masking there would test the block, not its map of the input.
-    taken = torch.zeros(grid.sides, dtype=torch.bool)
-    taken.view(-1)[keys] = True
+def _linear_costs(loaded: Classifier, sample: Tensor, predicted: int) -> Tensor:
+    r"""Return by how much the odds of a class would fall without each pixel, to first order, (\*sides)."""
+    given = sample.unsqueeze(0).to(loaded.device).requires_grad_()
+    with torch.enable_grad():
+        scores, _ = scores_and_probabilities(
+            loaded.model, given, multi_label=loaded.multi_label, everywhere=loaded.kind.exceeds_training
+        )
+        own, others = scores[0, predicted], torch.cat([scores[0, :predicted], scores[0, predicted + 1 :]])
+        # The logarithm of the odds: a probability near 1 has no gradient left, and one of two scores may say
+        # everything.
+        odds = own if loaded.multi_label or not len(others) else own - others.logsumexp(0)
+        (gradient,) = torch.autograd.grad(odds, given)
+    return (gradient[0].cpu() * (sample - _mean(sample))).sum(0)
+
+
+def _nearest_keys(grid: PositionGrid) -> Tensor:
+    r"""Return for each pixel the flat index of the key that is nearest, int64 (\*sides)."""
+    keys = torch.arange(math.prod(grid.sides)).view(grid.sides)
     for axis, side in enumerate(grid.input_sides):
         # The same point along the other axes: positions are nearest along each axis by itself.
         origin = [0] * len(grid.sides)
         nearest = [grid.position(*origin[:axis], pixel, *origin[axis + 1 :])[axis] for pixel in range(side)]
-        taken = taken.index_select(axis, torch.tensor(nearest))
-    mean = sample.flatten(1).mean(1).view(-1, *[1] * len(grid.sides))
-    return torch.where(taken, mean, sample)
+        keys = keys.index_select(axis, torch.tensor(nearest))
+    return keys
+
+
+def _without(sample: Tensor, taken: Tensor) -> Tensor:
+    """Return a sample with some pixels replaced by its mean."""
+    # In the input and not inside the block: masking there would test the block, not its map of the input.
+    return torch.where(taken, _mean(sample), sample)
+
+
+def _mean(sample: Tensor) -> Tensor:
+    return sample.flatten(1).mean(1).view(-1, *[1] * (sample.dim() - 1))
