@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -173,7 +172,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         type=_assumption,
         metavar="NAME=NUMBER",
-        help="scale: what is not measured, such as clips_per_gpu=4 net_gbytes=20 (default: see its table)",
+        help="scale: what is not measured, such as clips_per_gpu=4 net_gbytes=20 (default: "
+        + " ".join(f"{each.name}={each.default:g}" for each in dataclasses.fields(reckoning.Assumed))
+        + "; docs/results/scale.md says what each is)",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results")
     args = parser.parse_args(words)
@@ -198,8 +199,8 @@ def _assumption(word: str) -> tuple[str, float]:
     try:
         value = float(number)
     except ValueError:
-        value = math.nan
-    if name not in names or not 0 <= value < math.inf:
+        value = None
+    if name not in names or value is None:
         raise argparse.ArgumentTypeError(f"{word!r} is no NAME=NUMBER; the names are {', '.join(names)}")
     return name, value
 

@@ -92,7 +92,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         report: What :func:`run` returned.
     """
     settings = report["settings"]
-    parts = [tables.conditions(next(iter(settings.values()))["about"])]
+    parts = [f"- {name}: {tables.conditions(measured['about'])}" for name, measured in settings.items()]
+    parts = ["\n".join(parts)]
     parts.append(_LEGEND)
     counts = []
     for name, measured in settings.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from benchmarks.step_counts import StepCounts
@@ -16,30 +16,57 @@ _BUCKET = 25 * 2**20
 _GIB = 2**30
 
 
-def _assume(value: float, why: str) -> Any:
-    return field(default=value, metadata={"why": why})
+def _assume(value: float, kind: str, why: str) -> Any:
+    return field(default=value, metadata={"kind": kind, "why": why})
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """What is not measured; each number with its reason."""
+    """What is not measured; each number with its reason.
 
-    clips: float = _assume(246_000, "training videos of Kinetics-400, one clip each an epoch")
-    clips_per_gpu: float = _assume(8, "clips a GPU and step, as in the paper")
-    peak_tflops: float = _assume(989, "bfloat16 products of one GPU, data sheet of an H100 SXM")
-    peak_used: float = _assume(0.5, "share of that peak which convolutions and products reach")
-    memory_tbytes: float = _assume(3.35, "TB a second of the GPU's memory, same data sheet")
-    memory_used: float = _assume(0.8, "share of that which operators without products reach")
-    launch_us: float = _assume(6, "microseconds to start an operator, where the GPU does not wait for more")
-    gpus_per_node: float = _assume(8, "GPUs in a machine")
-    node_gbytes: float = _assume(360, "GB a second from a GPU to others of its machine: 80 % of NVLink's 450")
-    net_gbytes: float = _assume(40, "GB a second from a GPU to other machines: 80 % of 400 Gbit/s")
-    hop_us: float = _assume(10, "microseconds of a hop, of which each call of an exchange takes log2(n)")
-    overlap: float = _assume(0.67, "share of a step behind which exchange is hidden: the backward pass")
-    jitter: float = _assume(0.02, "deviation of a rank's step; a step lasts as long as its slowest rank")
-    cores_per_gpu: float = _assume(14, "cores of the host for each GPU, all of them reading")
-    gpu_gib: float = _assume(80, "memory of a GPU")
-    workspace_gib: float = _assume(3, "CUDA context, cuDNN's workspace and what the allocator cannot use")
+    Raises:
+        ValueError: A number is out of range.
+
+    Example:
+        >>> Assumed(net_gbytes=20).net_gbytes, Assumed().net_gbytes
+        (20, 40)
+    """
+
+    clips: float = _assume(246_000, "whole", "training videos of Kinetics-400, one clip each an epoch")
+    clips_per_gpu: float = _assume(8, "whole", "clips a GPU and step, as in the paper")
+    peak_tflops: float = _assume(989, "positive", "TFLOP/s of bfloat16 products, data sheet of an H100 SXM")
+    peak_used: float = _assume(0.5, "share", "share of it that convolutions and products reach")
+    memory_tbytes: float = _assume(3.35, "positive", "TB a second of the GPU's memory, same data sheet")
+    memory_used: float = _assume(0.8, "share", "share of it that all other operators reach")
+    launch_us: float = _assume(6, "any", "microseconds in which an operator starts, however small it is")
+    gpus_per_node: float = _assume(8, "whole", "GPUs in a machine")
+    node_gbytes: float = _assume(
+        360, "positive", "GB a second inside a machine, from a GPU: 80 % of NVLink's"
+    )
+    net_gbytes: float = _assume(40, "positive", "GB a second to other machines, from a GPU: 400 Gbit/s, 80 %")
+    hop_us: float = _assume(10, "any", "microseconds of a hop; each call of an exchange has log2(n)")
+    overlap: float = _assume(0.67, "part", "share of computing that hides exchange: the backward pass")
+    jitter: float = _assume(0.02, "part", "deviation of a rank's step, of a step: all wait for the slowest")
+    cores_per_gpu: float = _assume(14, "positive", "cores of the host for each GPU, all of them reading")
+    gpu_gib: float = _assume(80, "positive", "GiB of memory of a GPU")
+    workspace_gib: float = _assume(3, "any", "GiB for CUDA, cuDNN and what the allocator cannot use")
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "whole": "a whole number of at least 1",
+            "positive": "above 0",
+            "share": "above 0 and at most 1",
+            "part": "from 0 to 1",
+            "any": "at least 0",
+        }
+        for each in fields(self):
+            value, kind = getattr(self, each.name), each.metadata["kind"]
+            fits = 0 <= value < math.inf
+            fits &= value > 0 or kind in ("part", "any")
+            fits &= value <= 1 or kind not in ("share", "part")
+            fits &= value == int(value) if fits and kind == "whole" else True
+            if not fits:
+                raise ValueError(f"{each.name} must be {ranges[kind]}; got {value:g}")
 
 
 @dataclass(frozen=True)

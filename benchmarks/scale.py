@@ -24,6 +24,7 @@ from benchmarks import decoding, training
 from benchmarks.about import about
 from benchmarks.measure import peak_memory, time_call, time_together
 from benchmarks.reckoning import WAYS, Assumed, plan
+from benchmarks.report import conditions
 from benchmarks.step_counts import count_step
 from nonlocalnn.models import create_model
 from nonlocalnn.models.layout import with_channels_last
@@ -80,10 +81,11 @@ def run(
     ]
     save(report)
     report["recomputing"] = _recomputing(name, shape)
-    progress(f"recomputing on this machine: {report['recomputing']}")
+    progress("measured a step here, bottlenecks kept and recomputed")
     save(report)
     report["check"] = _check(quick=quick)
-    progress(f"two processes of this machine: {report['check']}")
+    for row in report["check"]:
+        progress(f"{row['way']}: {row['reckoned']:.0f} samples/s reckoned, {row['found']:.0f} found")
     save(report)
     return report
 
@@ -160,11 +162,14 @@ def markdown(report: Mapping[str, Any]) -> str:
     assumed, counts, reading = report["assumed"], report["counts"], report["reading"]
     clips = assumed["clips_per_gpu"]
     lines = [
-        f"`{report['model']}`, {clips} clips a GPU, bfloat16, stochastic gradient descent with momentum. "
-        "Nothing here ran on a GPU.",
+        conditions(report["about"]),
         "",
-        "| GPUs | way | clips a step | step | computing | exchange that shows | waiting | reading | epoch "
-        "| sent by a GPU and step | memory a GPU | cores a GPU to feed it | read by all |",
+        f"`{report['model']}`, {clips:g} clips a GPU, bfloat16, stochastic gradient descent with momentum. "
+        "**Nothing here ran on a GPU.** A step takes as long as computing, exchange that it does not hide "
+        "and waiting for the slowest rank together, or as long as reading its clips, whichever is longer.",
+        "",
+        "| GPUs | way | clips a step | step | computing | exchange not hidden | waiting | reading | epoch "
+        "| sent by a GPU and step | memory a GPU | cores a GPU that reading would need | read by all |",
         "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in report["rows"]:
@@ -172,9 +177,9 @@ def markdown(report: Mapping[str, Any]) -> str:
             f"{row['num_gpus']:,}",
             row["way"],
             f"{row['clips_per_step']:,}",
-            *(f"{1e3 * row[key]:.1f} ms" for key in ("step", "compute", "exposed", "waiting", "reading")),
-            f"{row['epoch'] / 60:.1f} min",
-            f"{row['sent'] / 2**20:.0f} MiB",
+            *(f"{1e3 * row[key]:.3g} ms" for key in ("step", "compute", "exposed", "waiting", "reading")),
+            f"{row['epoch'] / 60:.3g} min",
+            _mib(row["sent"]),
             f"{row['memory'] / _GIB:.1f} GiB{' of too few' * (row['memory'] > assumed['gpu_gib'] * _GIB)}",
             f"{row['cores']:.0f}",
             f"{row['read'] / 1e9:.2f} GB/s",
@@ -184,22 +189,22 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         "**Counted**, a clip of a training step: "
-        f"{counts['flops'] / 1e9 / clips:.0f} GFLOPs, {counts['moved'] / 1e9 / clips:.2f} GB read and "
-        f"written by {counts['operators']} operators, {counts['kept'] / 2**20 / clips:.0f} MiB kept for "
-        f"the backward pass, or {counts['kept_recomputing'] / 2**20 / clips:.0f} MiB with bottlenecks "
+        f"{counts['flops'] / 1e9 / clips:.3g} GFLOPs, {counts['moved'] / 1e9 / clips:.3g} GB read and "
+        f"written by {counts['operators']} operators, {_mib(counts['kept'] / clips)} kept for "
+        f"the backward pass, or {_mib(counts['kept_recomputing'] / clips)} with bottlenecks "
         "recomputed; "
         f"{counts['parameters'] / 1e6:.1f} million parameters.",
         "",
-        f"**Measured here**: a clip takes a core {1e3 * reading['seconds']:.0f} ms to read from a file of "
-        f"{reading['bytes'] / 1e6:.2f} MB. One clip in float32, one thread:",
+        f"**Measured here**: a clip takes a core {1e3 * reading['seconds']:.3g} ms to read from a file of "
+        f"{reading['bytes'] / 1e6:.3g} MB. One clip in float32, one thread:",
         "",
-        "| bottlenecks | step | peak memory above the network's | kept, as counted |",
+        "| bottlenecks | step | peak memory above the network's | of it kept between passes, as counted |",
         "| --- | ---: | ---: | ---: |",
     ]
     for key, name in (("kept", "kept"), ("recomputed", "computed again")):
         lines.append(
-            f"| {name} | {found[key]['median']:.2f} s | {here['peak_bytes'][key] / 2**20:.0f} MiB "
-            f"| {here['counted'][key] / 2**20:.0f} MiB |"
+            f"| {name} | {found[key]['median']:.3g} s | {_mib(here['peak_bytes'][key])} "
+            f"| {_mib(here['counted'][key])} |"
         )
     lines += [
         "",
@@ -217,3 +222,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"| {each.name} | {assumed[each.name]:,} | {each.metadata['why']} |" for each in fields(Assumed)
     ]
     return "\n".join(lines)
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:.3g} MiB"

@@ -136,13 +136,39 @@ def test_a_step_is_no_shorter_than_reading_its_clips():
 
 
 def test_assumptions_are_given_by_name(capsys):
-    for word in ("colour=3", "clips", "clips=many", "clips=-1", "clips=inf"):
+    for word in ("colour=3", "clips", "clips=many"):
         assert main(["scale", "--assume", word]) == 2
         said = capsys.readouterr().err
         assert f"'{word}' is no NAME=NUMBER" in said
         assert "net_gbytes" in said
     assert main(["maps", "--assume", "clips=3"]) == 2
     assert "--assume is a setting of 'scale'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_to_be"),
+    [
+        ("clips_per_gpu", 0, "a whole number of at least 1"),
+        ("clips", 2.5, "a whole number of at least 1"),
+        ("net_gbytes", 0, "above 0"),
+        ("net_gbytes", float("inf"), "above 0"),
+        ("net_gbytes", float("nan"), "above 0"),
+        ("peak_used", 0, "above 0 and at most 1"),
+        ("peak_used", 1.7, "above 0 and at most 1"),
+        ("overlap", 1.7, "from 0 to 1"),
+        ("hop_us", -1, "at least 0"),
+    ],
+)
+def test_assumptions_out_of_range(name, value, is_to_be):
+    with pytest.raises(ValueError, match=rf"{name} must be {is_to_be}; got {value:g}"):
+        Assumed(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"overlap": 0, "jitter": 0, "launch_us": 0}, {"peak_used": 1, "overlap": 1}]
+)
+def test_assumptions_at_the_ends_of_their_ranges(settings):
+    assert plan(COUNTS, READING, "ddp", 64, dataclasses.replace(SPEEDS, **settings)).step > 0
 
 
 def test_the_command_writes_a_plan(monkeypatch, tmp_path, capsys):
