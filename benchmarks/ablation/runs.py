@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.ablation.controls import replace_blocks_
 from benchmarks.ablation.intervals import interval
-from benchmarks.ablation.variants import Start, Variant, folder_name, tables
+from benchmarks.ablation.variants import TINY_WIDTH, Start, Variant, folder_name, tables
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.cli.recipe_parser import RecipeParser
@@ -162,7 +162,8 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
 
     Raises:
         ValueError: ``num_seeds`` is below 1, the data has no such table, or the recipe has settings of the
-            network or of inserted blocks, or weights to begin with, that the table chooses.
+            network other than its width, or of inserted blocks, or weights to begin with, that the table
+            chooses.
     """
     if num_seeds < 1:
         raise ValueError(f"the number of seeds must be at least 1; got {num_seeds}")
@@ -173,7 +174,7 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
         name
         for variant in variants
         for name in base.model_overrides
-        if variant.model is not None or name in variant.overrides
+        if name != "width" and (variant.model is not None or name in variant.overrides)
     }
     if chosen:
         raise ValueError(f"model_overrides must leave {', '.join(sorted(chosen))} to the ablation")
@@ -188,6 +189,8 @@ def plan(base: Recipe, *, table: str = "instantiations", num_seeds: int) -> Iter
             model = base.model if variant.model is None else variant.model
             assert model is not None
             overrides = {**base.model_overrides, **variant.overrides}
+            if "width" in base.model_overrides and "width" in variant.overrides:
+                overrides["width"] = variant.overrides["width"] * base.model_overrides["width"] // TINY_WIDTH
             insertion: dict[str, Any] = {"insert": base.insert, "insert_settings": base.insert_settings}
             if variant.inserted == "none":
                 insertion = {"insert": None, "insert_settings": {}}

@@ -57,6 +57,8 @@ Table = tuple[Variant, ...]
 _PLAIN, _NL = "c2d_tiny", "nl2_c2d_tiny"
 
 _NO_BLOCK = Variant("no block", _PLAIN)
+# Where a recipe has another width than this one of the presets, those below are in proportion to it.
+TINY_WIDTH = 8
 # Controls: no blocks, but at least as many parameters and FLOPs as the network with two blocks has; the third
 # has as many parameters as the one with four, the last as many of both as any of these tables with blocks.
 # The deeper ones come within two percent of the parameters; a width is a coarser step.

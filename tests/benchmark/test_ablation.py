@@ -17,6 +17,8 @@ from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.data import cue
 from nonlocalnn.data.masks import scenes
+from nonlocalnn.models import create_model
+from nonlocalnn.models.cost import cost
 from nonlocalnn.train import Recipe, train
 from tolerances import near
 
@@ -61,6 +63,22 @@ def test_plan_of_a_table_with_networks_of_its_own(tmp_path):
     for _, recipe in runs:
         same = {"seed": 2, "output": tmp_path, "model_overrides": {}, "model": "nl2_c2d_tiny"}
         assert dataclasses.replace(recipe, **same) == base
+
+
+def test_widths_are_in_proportion_to_that_of_the_recipe(tmp_path):
+    base = cue_recipe(tmp_path, model="nl2_c2d_tiny", model_overrides={"width": 16})
+    runs = {variant.name: recipe for variant, recipe in plan(base, table="stage", num_seeds=1)}
+    widths = {name: recipe.model_overrides["width"] for name, recipe in runs.items()}
+    stages = dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), 16)
+    assert widths == {"no block": 16, "no block, wider": 20, "no block, far wider": 40, **stages}
+    assert runs["layer2"].model_overrides == {"width": 16, "blocks": {"layer2": [0]}}
+    # Controls have as many parameters and FLOPs as the network with blocks, as at the presets' width.
+    control, with_blocks = (
+        cost(create_model(model, num_classes=10, width=width), (1, 3, 8, 32, 32))
+        for model, width in (("c2d_tiny", 20), ("nl2_c2d_tiny", 16))
+    )
+    assert control.num_parameters >= with_blocks.num_parameters
+    assert control.materialised_flops >= with_blocks.materialised_flops
 
 
 def test_a_plan_of_inserted_blocks(tmp_path):
@@ -193,7 +211,7 @@ def test_wrong_plans():
     with pytest.raises(ValueError, match="must leave blocks to the ablation"):
         list(plan(Recipe(model_overrides={"blocks": False}), num_seeds=1))
     overrides = {"width": 16, "use_scale": False}
-    with pytest.raises(ValueError, match="must leave use_scale, width to the ablation"):
+    with pytest.raises(ValueError, match="must leave use_scale to the ablation"):
         list(plan(Recipe(data="cue", model_overrides=overrides), table="stage", num_seeds=1))
     with pytest.raises(ValueError, match=r"table of 'cue' must be one of .*'stage'.*mean 'stage'"):
         list(plan(Recipe(data="cue"), table="stages", num_seeds=1))
