@@ -42,6 +42,8 @@ def main():
     for line in sys.stdin:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
+            # Advice about the machine, as in pyproject.toml.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             answer = run(json.loads(line))
         # Only where there are any: an answer without is compared as a whole.
         if caught:
