@@ -76,7 +76,9 @@ def test_train_evaluate_predict_and_resume(tmp_path, photo, capsys):
     recorded = json.loads((run / "metrics.json").read_text())
 
     assert main(["evaluate", "--model", str(run), "--output", str(run / "evaluation")]) == 0
-    assert f"accuracy {recorded['test']['accuracy']:.4f} on 353 samples" in capsys.readouterr().out
+    accuracy, top5 = recorded["test"]["accuracy"], recorded["test"]["top5_accuracy"]
+    found = f"accuracy {accuracy:.4f} (top-5 {top5:.4f}) on 353 samples of digits/test"
+    assert found in capsys.readouterr().out
     assert json.loads((run / "metrics.json").read_text()) == recorded
     report = json.loads((run / "evaluation/metrics.json").read_text())
     assert report["confusion"] == recorded["test"]["confusion"]
