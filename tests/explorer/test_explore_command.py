@@ -13,7 +13,13 @@ from serving import Client, save_image, wait_until
 
 from nonlocalnn.cli.explore import parse_models, run
 
-PROGRAM = "import sys; from nonlocalnn.cli.explore import run; sys.exit(run(sys.argv[1:]))"
+PROGRAM = """
+import signal, sys
+# A shell's background jobs, of which the tests may be one, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from nonlocalnn.cli.explore import run
+sys.exit(run(sys.argv[1:]))
+"""
 
 
 def start(*words, temporary):
@@ -63,7 +69,7 @@ def test_a_real_model_and_the_end(models, tmp_path, number, status, says):
         assert list(temporary.iterdir())
         # As a terminal does: to the whole group.
         os.killpg(process.pid, number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
