@@ -8,20 +8,10 @@ import tempfile
 from pathlib import Path
 
 EXTRAS = {
-    *(
-        "PIL",
-        "av",
-        "huggingface_hub",
-        "jsonargparse",
-        "matplotlib",
-        "mmcv",
-        "multipart",
-        "onnx",
-        "onnxruntime",
-    ),
-    *("faster_coco_eval", "nibabel", "pyarrow", "pycocotools", "pydicom", "tensorboard"),
-    *("onnxscript", "python_multipart", "ray", "scipy", "sklearn", "starlette", "timm", "torchcodec"),
-    *("torchvision", "tqdm", "uvicorn", "yaml"),
+    *("PIL", "av", "huggingface_hub", "jsonargparse", "matplotlib", "mmcv", "multipart", "onnx"),
+    *("faster_coco_eval", "nibabel", "pyarrow", "pycocotools", "pydicom", "tensorboard", "onnxruntime"),
+    *("onnxscript", "openvino", "python_multipart", "ray", "scipy", "sklearn", "starlette", "timm"),
+    *("torchcodec", "torchvision", "tqdm", "uvicorn", "yaml"),
 }
 
 
