@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from nonlocalnn.train.state.resuming import read_tensors
 
 # Far more than any run here takes: a process that waits for ever must not.
 PATIENCE = 240
-_LAST_WORDS = 25
 _COMMON = ("--device", "cpu", "--schedule", "cosine", "--seed", "3")
 
 
@@ -83,18 +81,7 @@ class Bench:
 
 def end_of(process):
     """Wait for a process, and return how it ended; one that does not is killed, with its readers."""
-    end = time.monotonic() + PATIENCE
-    status = None
-    while status is None and time.monotonic() < end:
-        status = process.wait(0.5)
-        if (
-            status is None
-            and not process.ranks
-            and "nonlocalnn train: " in process.log.read_text(errors="replace")
-        ):
-            # It has said that it stops; readers may look for their parent every 5 seconds only.
-            status = process.wait(_LAST_WORDS)
-            break
+    status = process.wait(PATIENCE)
     if status is None:
         process.signal_session(signal.SIGKILL)
         process.wait(PATIENCE)
