@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
     [
         (fault_data_cases.lost_images, "cut", "cannot read image"),
         (fault_data_cases.lost_images, "forbid", "Permission denied"),
-        (fault_data_cases.lost_videos, "cut", "max_broken"),
+        (fault_data_cases.lost_videos, "cut", "and --max-broken is 0: mend them"),
         (fault_data_cases.lost_videos, "remove", "no such video"),
     ],
     ids=["image-cut", "image-forbidden", "video-cut", "video-removed"],
