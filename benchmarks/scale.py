@@ -178,7 +178,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             row["way"],
             f"{row['clips_per_step']:,}",
             *(f"{1e3 * row[key]:.3g} ms" for key in ("step", "compute", "exposed", "waiting", "reading")),
-            f"{row['epoch'] / 60:.3g} min",
+            f"{row['epoch']:.3g} s",
             _mib(row["sent"]),
             f"{row['memory'] / _GIB:.1f} GiB{' of too few' * (row['memory'] > assumed['gpu_gib'] * _GIB)}",
             f"{row['cores']:.0f}",

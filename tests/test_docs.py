@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import large_map, maps, models_report, processor, ranks, sequences, training, volumes
+from benchmarks import large_map, maps, models_report, processor, ranks, scale, sequences, training, volumes
 from benchmarks import report as benchmark_report
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.ablation.runs import AblationRow, markdown
@@ -184,6 +184,11 @@ def test_the_tables_of_ranks_are_those_of_their_json():
 def test_the_table_of_trainings_is_that_of_its_json():
     report = json.loads((ROOT / "docs/results/training.json").read_text())
     assert training.markdown(report) in (ROOT / "docs/results/training.md").read_text()
+
+
+def test_the_tables_of_many_gpus_are_those_of_their_json():
+    report = json.loads((ROOT / "docs/results/scale.json").read_text())
+    assert scale.markdown(report) in (ROOT / "docs/results/scale.md").read_text()
 
 
 def test_the_table_of_the_large_map_is_that_of_its_json():
