@@ -12,6 +12,7 @@ from benchmarks import report as benchmark_report
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.ablation.runs import AblationRow, markdown
 from nonlocalnn.cli import COMMANDS, main
+from nonlocalnn.functional import INSTANTIATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"nonlocalnn": main, "benchmarks": benchmarks_main}
@@ -132,6 +133,43 @@ def test_the_tables_of_the_cue_task_are_those_of_their_json(path):
     assert report["seeds"] >= 3
     assert all(len(row.test_accuracy) == report["seeds"] for row in rows)
     assert markdown(rows) in (ROOT / "docs/results/cue.md").read_text()
+
+
+def choice_table(report):
+    """Return the accuracies by which the recipe was chosen, a row a recipe, with their seeds."""
+    names = ("channels", "epochs", "lr", "embeddings_lr")
+    lines = [
+        f"| channels | epochs | rate | of theta and phi | {' | '.join(INSTANTIATIONS)} |",
+        f"| ---: | ---: | ---: | ---: |{' --- |' * len(INSTANTIATIONS)}",
+    ]
+    for channels, epochs, lr, share in dict.fromkeys(
+        tuple(row[name] for name in names) for row in report["rows"]
+    ):
+        cells = [str(channels), str(epochs), f"{lr:g}", f"{lr * share:.2g}"]
+        for form in INSTANTIATIONS:
+            rows = [
+                row
+                for row in report["rows"]
+                if (*(row[name] for name in names), row["form"]) == (channels, epochs, lr, share, form)
+            ]
+            marks = ["**" if row["accuracy"] < 0.9 else "" for row in rows]
+            cells.append(
+                ", ".join(
+                    f"{mark}{100 * row['accuracy']:.1f}{mark} ({row['seed']})"
+                    for mark, row in zip(marks, rows, strict=True)
+                )
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_the_tables_of_how_the_recipe_was_chosen_are_those_of_their_json(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import cue_colours
+
+    page = (ROOT / "docs/results/cue.md").read_text()
+    assert choice_table(json.loads((ROOT / "docs/results/cue-choice.json").read_text())) in page
+    assert cue_colours.table(json.loads((ROOT / "docs/results/cue-colours.json").read_text())["rows"]) in page
 
 
 @pytest.mark.parametrize(
