@@ -66,6 +66,7 @@ def measure(loaded: Classifier) -> list[dict[str, object]]:
             percent = f"{each.fraction:.0%}"
             last[f"without most {percent}"] = each.most
             last[f"without least {percent}"] = each.least
+            assert each.gradient is not None
             last[f"without gradient {percent}"] = each.gradient
             last[f"without random {percent}"] = statistics.fmean(each.random)
     return [

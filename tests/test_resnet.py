@@ -373,6 +373,46 @@ def test_bottlenecks_work_in_their_own_memory_and_leave_their_input(num_sides, w
     assert_same(list(mine), list(theirs))
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["conv1", "bn1", "conv3", "bn3"])
+def test_what_a_hook_keeps_stays_as_it_was(name, fused):
+    network = randomize_(ResidualNetwork(num_sides=2, **TINY)).eval()
+    if fused:
+        nl.fuse_(network)
+    kept = []
+    layer = getattr(network.layer1[0], name)
+    layer.register_forward_hook(lambda module, given, made: kept.append((made, made.clone())))
+    layer.register_full_backward_hook(lambda module, given, made: None)
+    network(torch.randn(2, 3, 40, 52)).sum().backward()
+    ((held, copy),) = kept
+    assert (copy < 0).any()
+    assert_same(held, copy)
+
+
+def test_layers_that_return_what_they_were_given_or_save_what_they_return():
+    bottleneck = randomize_(ResidualNetwork(num_sides=2, **TINY)).layer1[0]
+    x = torch.randn(2, 4, 10, 13, requires_grad=True)
+    bottleneck.bn1 = nn.Sequential(bottleneck.bn1, nn.Tanh())
+    bottleneck.bn3 = nn.Tanh()
+    bottleneck(x).sum().backward()
+    bottleneck = randomize_(ResidualNetwork(num_sides=2, **TINY)).layer1[0]
+    bottleneck.conv1, bottleneck.bn1 = nn.Identity(), nn.Identity()
+    given = x.detach().clone()
+    bottleneck(given)
+    assert_same(given, x.detach())
+
+
+def test_several_networks_under_vmap_that_differ_in_the_shortcut_alone():
+    bottleneck = randomize_(ResidualNetwork(num_sides=2, **TINY)).layer1[0].eval()
+    x = torch.randn(2, 4, 10, 13)
+    weights = torch.randn(3, *bottleneck.downsample[0].weight.shape)
+
+    def run(weight):
+        return torch.func.functional_call(bottleneck, {"downsample.0.weight": weight}, (x,))
+
+    assert_near(torch.func.vmap(run)(weights), torch.stack([run(weight) for weight in weights]))
+
+
 def test_fx_and_export():
     network = randomize_(ResidualNetwork(inflation="3x1x1", blocks=BLOCKS, **TINY)).eval()
     clip = torch.randn(1, *SAMPLES[3])

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import nonlocalnn as nl
+from nonlocalnn.explorer import deletion
 from nonlocalnn.explorer.deletion import deletion_test
 from nonlocalnn.inference.classifier import Classifier
 from tolerances import near
@@ -108,6 +109,57 @@ def test_the_gradient_finds_what_no_block_looks_at():
         for row in (pixels[0, 0], torch.cat([pixels[0, 0, :3], pixels[0, 0, 4:], pixels.mean()[None]]))
     )
     assert found.gradient == near(float(after - before))
+
+
+class Rounds(LooksAtBright):
+    """No gradient reaches its input."""
+
+    def forward(self, x):
+        return super().forward((x > 0.5).to(x.dtype))
+
+
+def test_without_a_gradient_there_is_no_rival():
+    (found,) = deletion_test(classifier(Rounds(1), (1, 4, 6)), image(), fractions=(2 / 24,), num_random=3)
+    assert found.gradient is found.as_numbers()["gradient"] is None
+    assert len(found.random) == 3
+    assert found.most < found.least
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_and_samples_of_other_types(dtype):
+    loaded = classifier(LooksAtBright(1).to(dtype), (1, 4, 6))
+    (found,) = deletion_test(loaded, image().to(dtype), fractions=(2 / 24,), num_random=1)
+    assert found.gradient == found.most < 0
+
+
+def test_in_inference_mode():
+    with torch.inference_mode():
+        loaded, pixels = classifier(LooksAtBright(1), (1, 4, 6)), image()
+        (within,) = deletion_test(loaded, pixels, fractions=(2 / 24,), num_random=1)
+    outside = classifier(LooksAtBright(1), (1, 4, 6))
+    outside.model.load_state_dict(loaded.model.state_dict())
+    with torch.inference_mode():
+        (called,) = deletion_test(outside, image(), fractions=(2 / 24,), num_random=1)
+    assert (within.gradient, called.gradient) == (None, called.most)
+
+
+def test_the_gradient_is_of_what_a_video_network_says_of_all_windows():
+    torch.manual_seed(0)
+    model = nl.create_model("nl2_c2d_tiny", window=1).eval()
+    loaded = Classifier(model, classes=tuple("0123456789"), sample_shape=(3, 8, 32, 32), recipe={})
+    sample = torch.rand(3, 8, 48, 48)
+    predicted = int(loaded.ask(sample[None]).argmax())
+    costs = deletion._linear_costs(loaded, sample, predicted)
+
+    def odds(clip):
+        (found,) = loaded.ask(clip[None])
+        return float(found[predicted].log() - (1 - found[predicted]).log())
+
+    # A small way to the mean of each channel costs, to first order, that share of all costs.
+    mean = sample.flatten(1).mean(1).view(-1, 1, 1, 1)
+    step = 1e-3
+    fall = odds(sample - step * (mean - sample)) - odds(sample + step * (mean - sample))
+    assert float(costs.sum()) == pytest.approx(fall / (2 * step), rel=0.02)
 
 
 def test_clips_and_several_blocks():

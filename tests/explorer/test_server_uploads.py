@@ -6,15 +6,17 @@ import http.client
 import json
 import select
 import socket
+import threading
 import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from serving import Client, wait_until
+from serving import Client, form_of, wait_until
 from starlette.formparsers import MultiPartParser
 
+import nonlocalnn.explorer.server as server_module
 from nonlocalnn.explorer.job import Job, Limits, Refusal
 from nonlocalnn.explorer.uploads import title_of
 
@@ -245,6 +247,29 @@ def test_slow_uploads_of_others_do_not_give_way_to_who_has_enough(client, queue,
         busy = client.explain("cat.png", image, "first")
         assert (busy.status, "3 of your jobs" in busy.error) == (429, True)
         assert len(queue._receiving) == 1
+
+
+def test_who_leaves_before_the_job_begins_leaves_none(client, queue, image, monkeypatch):
+    came, gone, kinds_of = threading.Event(), threading.Event(), server_module.kinds_of
+
+    def slowly(path):
+        came.set()
+        assert gone.wait(60)
+        return kinds_of(path)
+
+    monkeypatch.setattr(server_module, "kinds_of", slowly)
+    before = set(queue._jobs)
+    body, kind = form_of([("file", ("cat.png", image)), ("models", "first")])
+    with closing(http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)) as connection:
+        connection.request("POST", "/api/jobs", body, {"Content-Type": kind})
+        assert came.wait(60)
+        (job,) = queue._receiving
+    # The server learns of the end by its loop, which the thread that looks at the file leaves free.
+    assert client.get("/api/models").status == 200
+    gone.set()
+    wait_until(lambda: not queue._receiving)
+    assert set(queue._jobs) == before
+    assert not job.folder.exists()
 
 
 def test_an_upload_that_ends_while_it_gives_way_is_no_job(queue, tmp_path):

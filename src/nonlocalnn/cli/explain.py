@@ -113,7 +113,8 @@ def _report(found: Sequence[Deletion], predicted: str) -> None:
         numbers = each.as_numbers()
         spread = "" if numbers["random_sd"] is None else f" +- {numbers['random_sd']:.3f}"
         without = f"{each.number} of {each.num_keys}"
+        gradient = "-" if each.gradient is None else f"{each.gradient:+.3f}"
         print(
             f"{each.block:20} {without:>13} {each.most:>+8.3f} {each.least:>+8.3f} "
-            f"{each.gradient:>+8.3f} {numbers['random_mean']:>+8.3f}{spread}"
+            f"{gradient:>8} {numbers['random_mean']:>+8.3f}{spread}"
         )

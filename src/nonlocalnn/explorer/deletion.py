@@ -14,7 +14,7 @@ from torch import Tensor
 from nonlocalnn.affinity import PositionGrid, summarise
 from nonlocalnn.explorer.answer import answer_with_maps
 from nonlocalnn.inference.classifier import Classifier
-from nonlocalnn.tasks.probabilities import scores_and_probabilities
+from nonlocalnn.models import ResidualNetwork
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -30,7 +30,8 @@ class Deletion:
         num_keys: How many it has.
         most: Change of the probability without the most attended keys.
         least: Change without the least attended keys.
-        gradient: Change without the keys that the gradient ranks first, which knows nothing of the block.
+        gradient: Change without the keys that the gradient ranks first, which knows nothing of the block;
+            None where no gradient reaches the input.
         random: Change without as many random keys, one number a draw.
     """
 
@@ -40,7 +41,7 @@ class Deletion:
     num_keys: int
     most: float
     least: float
-    gradient: float
+    gradient: float | None
     random: tuple[float, ...]
 
     def as_numbers(self) -> dict[str, Any]:
@@ -111,35 +112,57 @@ def deletion_test(
         nearest = _nearest_keys(weights.key_grid)
         # The keys as flat indices, the most attended first.
         ranked = summarise(weights).attended[0].flatten().argsort(descending=True)
-        cost = torch.zeros(len(ranked)).index_add(0, nearest.flatten(), costs.flatten())
-        by_gradient = cost.argsort(descending=True)
+        by_gradient = None
+        if costs is not None:
+            by_key = costs.new_zeros(len(ranked)).index_add(0, nearest.flatten(), costs.flatten())
+            by_gradient = by_key.argsort(descending=True)
         numbers: dict[int, float] = {}
         for fraction in fractions:
             numbers.setdefault(max(1, round(fraction * len(ranked))), fraction)
         # Of few keys several shares are the same key: drawn anew they would look like as many findings.
         for number, fraction in numbers.items():
-            sets = [ranked[:number], ranked[-number:], by_gradient[:number]]
+            sets = [ranked[:number], ranked[-number:]]
+            sets += [] if by_gradient is None else [by_gradient[:number]]
             sets += [torch.randperm(len(ranked), generator=generator)[:number] for _ in range(num_random)]
             masked = torch.stack([_without(sample, torch.isin(nearest, keys)) for keys in sets])
             after = loaded.ask(masked, batch_size=batch_size)[:, predicted] - before
-            most, least, gradient, *drawn = after.tolist()
+            most, least, *drawn = after.tolist()
+            gradient = None if by_gradient is None else drawn.pop(0)
             found.append(Deletion(name, fraction, number, len(ranked), most, least, gradient, tuple(drawn)))
     return found
 
 
-def _linear_costs(loaded: Classifier, sample: Tensor, predicted: int) -> Tensor:
-    r"""Return by how much the odds of a class would fall without each pixel, to first order, (\*sides)."""
-    given = sample.unsqueeze(0).to(loaded.device).requires_grad_()
-    with torch.enable_grad():
-        scores, _ = scores_and_probabilities(
-            loaded.model, given, multi_label=loaded.multi_label, everywhere=loaded.kind.exceeds_training
-        )
-        own, others = scores[0, predicted], torch.cat([scores[0, :predicted], scores[0, predicted + 1 :]])
-        # The logarithm of the odds: a probability near 1 has no gradient left, and one of two scores may say
-        # everything.
-        odds = own if loaded.multi_label or not len(others) else own - others.logsumexp(0)
-        (gradient,) = torch.autograd.grad(odds, given)
-    return (gradient[0].cpu() * (sample - _mean(sample))).sum(0)
+def _linear_costs(loaded: Classifier, sample: Tensor, predicted: int) -> Tensor | None:
+    r"""Return by how much the odds of a class would fall without each pixel, to first order, (\*sides).
+
+    None where no gradient reaches the input, as of a network that rounds it or was made in inference mode.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        given = sample.clone().unsqueeze(0).to(loaded.device).requires_grad_()
+        try:
+            odds = _log_odds(loaded, given)[predicted]
+            (gradient,) = torch.autograd.grad(odds, given, allow_unused=True)
+        except RuntimeError:
+            return None
+    if gradient is None or not gradient.any():
+        return None
+    return (gradient[0].cpu() * (sample - _mean(sample))).sum(0).double()
+
+
+def _log_odds(loaded: Classifier, given: Tensor) -> Tensor:
+    """Return the logarithm of the odds of each class as the classifier says them, (K,)."""
+    model = loaded.model
+    if loaded.kind.exceeds_training and isinstance(model, ResidualNetwork):
+        # Its probabilities are means over windows.
+        found = model.probabilities_of(model.features(given), multi_label=loaded.multi_label)[0].double()
+        rest = 1 - found if loaded.multi_label else found.sum() - found
+        return found.log() - rest.clamp(min=torch.finfo(torch.float64).tiny).log()
+    scores = model(given)[0].double()
+    if loaded.multi_label or len(scores) == 1:
+        return scores
+    # Of scores, since a probability near 1 has no gradient left; and of two scores one may say everything.
+    others = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return scores - scores.expand_as(others).masked_fill(~others, -torch.inf).logsumexp(1)
 
 
 def _nearest_keys(grid: PositionGrid) -> Tensor:

@@ -167,6 +167,9 @@ class _Explorer:
                 asked = await receive_job(request, job, limits=self._queue.limits)
             models = self._chosen(asked.models)
             path = await run_in_threadpool(self._path, asked, models)
+            if await request.is_disconnected():
+                # Cancelled, or gone: nobody would ask for the result.
+                raise Refusal(400, "the connection was closed before the job began")
             self._queue.submit(job, path, title=asked.title, models=models)
         finally:
             self._queue.discard(job)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nonlocalnn.functional.layers import Convolution, is_traced
+from nonlocalnn.functional.layers import NORMS, Convolution, does_more, has_global_hooks, is_traced
+from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.models.convolution import ClipConvolution
 from nonlocalnn.models.padding import normalised, normalised_layers, without_padding
 
@@ -115,16 +116,40 @@ class Bottleneck(nn.Module):
         """Return the map after the block, if there is one."""
         shortcut = x if self.downsample is None else normalised_layers(self.downsample, x)
         # Of a video network the first convolution may look at frames beside its own.
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
-        x = F.relu(normalised(self.bn2, self.conv2(without_padding(x))), inplace=True)
-        x = F.relu(_add(normalised(self.bn3, self.conv3(x)), shortcut), inplace=True)
+        x = rectified(normalised(self.bn1, self.conv1(without_padding(x))), self.conv1, self.bn1)
+        x = rectified(normalised(self.bn2, self.conv2(without_padding(x))), self.conv2, self.bn2)
+        x = rectified_sum(normalised(self.bn3, self.conv3(x)), shortcut, self.conv3, self.bn3)
         return x if self.nl is None else self.nl(x)
 
 
-def _add(x: Tensor, shortcut: Tensor) -> Tensor:
-    """Return their sum, in the memory of x: a new map costs more time than the sum."""
-    # Autocast may have made one of them narrower.
-    return x + shortcut if is_traced(x) or x.dtype != shortcut.dtype else x.add_(shortcut)
+def rectified(x: Tensor, *layers: nn.Module) -> Tensor:
+    """Return ReLU(x), where x is what these layers made, one after the other.
+
+    It takes the memory of x where nobody else holds it: a new map costs more than its numbers.
+
+    Example:
+        >>> conv = nn.Conv2d(2, 3, 1)
+        >>> bool((rectified(conv(torch.randn(1, 2, 4, 4)), conv, nn.Identity()) >= 0).all())
+        True
+    """
+    return F.relu(x, inplace=_is_own(layers))
+
+
+def rectified_sum(x: Tensor, shortcut: Tensor, *layers: nn.Module) -> Tensor:
+    """Return ReLU(x + shortcut), where x is what these layers made, one after the other."""
+    # Autocast may have made one of them narrower; under vmap one may be of several networks, the other not.
+    fits = not is_traced(x) and x.dtype == shortcut.dtype and not is_transformed()
+    return F.relu(x.add_(shortcut) if fits and _is_own(layers) else x + shortcut, inplace=True)
+
+
+def _is_own(layers: tuple[nn.Module, ...]) -> bool:
+    """Return whether nobody else can hold what these layers made, nor need it for a backward pass."""
+    made = [layer for layer in layers if type(layer) is not nn.Identity]
+    if not made or has_global_hooks() or any(map(does_more, layers)):
+        return False
+    # A class of someone else's may return what it saved, or was given.
+    is_known = isinstance(made[-1], (nn.modules.conv._ConvNd, *NORMS, FrozenNorm))
+    return is_known and type(made[-1]).__module__.startswith(("torch.", "nonlocalnn."))
 
 
 def along(num_sides: int, over_time: int, over_space: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn.blocks import NonLocal2d, start_alike
 from nonlocalnn.functional import Instantiation
-from nonlocalnn.models.bottleneck import EXPANSION, Bottleneck
+from nonlocalnn.models.bottleneck import EXPANSION, Bottleneck, rectified
 from nonlocalnn.models.placement import STAGES
 from nonlocalnn.models.resnet import ResidualNetwork
 
@@ -146,7 +146,7 @@ class SegmentationNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Return scores, shape (B, num_classes, H, W); in train mode perhaps those of the second head too."""
         size = x.shape[2:]
-        maps = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        maps = rectified(self.bn1(self.conv1(x)), self.conv1, self.bn1)
         if self.pool1 is not None:
             maps = self.pool1(maps)
         low = self.layer2(self.layer1(maps))

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole, needs
 from nonlocalnn.blocks import NonLocal2d, SubSample, start_alike
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.masks import real_positions
-from nonlocalnn.models.bottleneck import EXPANSION, FrozenNorm
+from nonlocalnn.models.bottleneck import EXPANSION, FrozenNorm, rectified
 from nonlocalnn.models.detection_inputs import check_images, check_targets
 from nonlocalnn.models.keypoint_head import check_head_blocks, keypoint_parts
 from nonlocalnn.models.padding import normalised, without_padding
@@ -277,7 +276,7 @@ class _Body(nn.Module):
         self.widths = tuple(first_width * 2**stage for stage in range(len(STAGES)))
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
+        x = rectified(normalised(self.bn1, self.conv1(without_padding(x))), self.conv1, self.bn1)
         assert self.pool1 is not None, "only small networks have none"
         x = self.pool1(without_padding(x))
         levels: OrderedDict[str, Tensor] = OrderedDict()
@@ -303,7 +302,7 @@ class _SmallBody(nn.Module):
         self.widths = (narrow * 2, _SMALL_WIDTH)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
+        x = rectified(normalised(self.bn1, self.conv1(without_padding(x))), self.conv1, self.bn1)
         low = self.layer2(self.layer1(x))
         return OrderedDict([("0", low), ("1", self.head(self.layer3(low)))])
 

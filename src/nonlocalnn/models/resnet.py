@@ -15,7 +15,15 @@ from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.functional.layers import BatchNorm, is_traced
 from nonlocalnn.functional.masks import real_mask
-from nonlocalnn.models.bottleneck import CONVOLUTIONS, EXPANSION, Bottleneck, FrozenNorm, along, halves
+from nonlocalnn.models.bottleneck import (
+    CONVOLUTIONS,
+    EXPANSION,
+    Bottleneck,
+    FrozenNorm,
+    along,
+    halves,
+    rectified,
+)
 from nonlocalnn.models.padding import mean_of_real, normalised, without_padding
 from nonlocalnn.models.placement import STAGES, Placement, block_places, stage_lengths
 
@@ -262,7 +270,7 @@ class ResidualNetwork(nn.Module):
             ValueError: ``x`` has another rank, or too few frames to be pooled.
         """
         x = _check_input(x, self.num_sides, self._fewest_frames())
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
+        x = rectified(normalised(self.bn1, self.conv1(without_padding(x))), self.conv1, self.bn1)
         if self.pool1 is not None:
             x = self.pool1(without_padding(x))
         x = self.layer1(x)

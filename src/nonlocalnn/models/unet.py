@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from nonlocalnn._errors import check_choice, check_whole
 from nonlocalnn.blocks import BLOCKS, start_alike
 from nonlocalnn.functional import Instantiation
+from nonlocalnn.models.bottleneck import rectified
 from nonlocalnn.models.padding import normalised, without_padding
 
 Context = Literal["non_local"] | None
@@ -208,8 +209,8 @@ class _Level(nn.Module):
         self.bn2 = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(normalised(self.bn1, self.conv1(without_padding(x))), inplace=True)
-        return F.relu(normalised(self.bn2, self.conv2(without_padding(x))), inplace=True)
+        x = rectified(normalised(self.bn1, self.conv1(without_padding(x))), self.conv1, self.bn1)
+        return rectified(normalised(self.bn2, self.conv2(without_padding(x))), self.conv2, self.bn2)
 
 
 @fx.wrap

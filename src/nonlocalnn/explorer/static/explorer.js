@@ -27,10 +27,14 @@
     let response;
     try {
       response = await fetch(path, options);
-    } catch {
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
       throw new Error("The server does not answer. Is it still running?");
     }
-    const answer = await response.json().catch(() => null);
+    const answer = await response.json().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      return null;
+    });
     if (!response.ok) {
       const retry = Number(response.headers.get("Retry-After"));
       const words = answer?.error ?? `the server answered with status ${response.status}`;
@@ -168,11 +172,11 @@
     try {
       let about = await ask("/api/jobs", { method: "POST", body: form, signal: job.upload.signal });
       job.id = about.id;
-      about = await (job.cancelled ? end(job) : follow(about));
+      about = await (job.cancelled ? end(job).catch(() => follow(about)) : follow(about));
       if (about.state === "done") await show(about);
       say(wordsOf(about), about.state === "failed");
     } catch (error) {
-      if (job.cancelled) say("Cancelled.");
+      if (error.name === "AbortError") say("Cancelled.");
       else say(error.message, true);
     }
     page.job = null;
@@ -201,10 +205,12 @@
     // What was sent whole is a job already, whose name is on its way: then it is ended when the name comes.
     if (job.id === null) return setTimeout(() => job.id ?? job.upload.abort(), WAIT_FOR_NAME);
     try {
-      say(wordsOf(await end(job)));
+      const about = await end(job);
+      // By now another one may have begun.
+      if (page.job === job) say(wordsOf(about));
     } catch (error) {
       // It was done a moment ago: its result comes.
-      say(error.message);
+      if (page.job === job) say(error.message);
     }
   }
 
