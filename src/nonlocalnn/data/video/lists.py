@@ -249,8 +249,7 @@ def read_video_list(
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A line lacks a label or has more than that, it is a list of Kinetics, indices and names
-        are mixed, a label is not among ``classes``, or
-            no video is listed.
+            are mixed, a label is not among ``classes``, or no video is listed.
 
     Example:
         >>> import tempfile
