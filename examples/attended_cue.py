@@ -163,15 +163,22 @@ def attention_table(report: Mapping[str, Any]) -> str:
 
 def deletion_table(report: Mapping[str, Any]) -> str:
     """Return, a row a form and block, the change of the probability, mean over seeds and (least, largest)."""
+    names = {
+        "most": "without the most attended 10 %",
+        "least": "without the least",
+        "gradient": "without the gradient's",
+        "random": "without a random 10 %",
+    }
+    # Reports from before the gradient was a rival lack it.
+    names = {which: name for which, name in names.items() if f"without {which} 10%" in report["rows"][0]}
     lines = [
-        "| form | block | without the most attended 10 % | without the least | without the gradient's "
-        "| without a random 10 % |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        f"| form | block | {' | '.join(names.values())} |",
+        f"| --- | --- |{' ---: |' * len(names)}",
     ]
     for form, block in dict.fromkeys((row["instantiation"], row["block"]) for row in report["rows"]):
         rows = [row for row in report["rows"] if (row["instantiation"], row["block"]) == (form, block)]
         cells = [form, block.partition(".")[0]]
-        for which in ("most", "least", "gradient", "random"):
+        for which in names:
             values = [row[f"without {which} 10%"] for row in rows]
             cells.append(f"{statistics.fmean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})")
         lines.append(f"| {' | '.join(cells)} |")

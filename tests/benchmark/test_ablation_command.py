@@ -106,7 +106,7 @@ def test_all_tables_of_the_digits_are_one(tmp_path, capsys):
         (["cue", "--table", "stages"], "(did you mean 'stage'?)"),
         (["digits", "--table", "depth"], "table of 'digits' must be one of 'instantiations'"),
         (["cue", "--table", "depth", "--seeds", "0"], "seeds must be at least 1"),
-        (["cue", "--model-overrides", '{"width": 9}'], "must leave width to the ablation"),
+        (["cue", "--model-overrides", '{"depth": [1]}'], "must leave depth to the ablation"),
     ],
 )
 def test_bad_input_is_one_line(words, says, tmp_path, capsys):
