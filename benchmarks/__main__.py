@@ -102,9 +102,7 @@ def _measure(words: Sequence[str]) -> int:
     if args.subject == "gpu":
         run = functools.partial(run, device=args.device or "cuda")
     if args.subject == "scale":
-        run = functools.partial(
-            run, assumed=dataclasses.replace(reckoning.Assumed(), **dict(args.assume or ()))
-        )
+        run = functools.partial(run, assumed=reckoning.Assumed(**dict(args.assume or ())))
     if args.subject == "volumes":
         run = functools.partial(run, data_dir=args.data_dir)
     if args.subject == "sequences":

@@ -92,9 +92,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         report: What :func:`run` returned.
     """
     settings = report["settings"]
-    parts = [f"- {name}: {tables.conditions(measured['about'])}" for name, measured in settings.items()]
-    parts = ["\n".join(parts)]
-    parts.append(_LEGEND)
+    conditions = [f"- {name}: {tables.conditions(measured['about'])}" for name, measured in settings.items()]
+    parts = ["\n".join(conditions), _LEGEND]
     counts = []
     for name, measured in settings.items():
         ratios = [tables.fastest_rival(row)[1] for row in _rows(measured)]

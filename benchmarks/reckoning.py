@@ -142,7 +142,8 @@ def plan(counts: StepCounts, reading: Mapping[str, float], way: str, num_gpus: i
     waiting = assumed.jitter * compute * slowest_of(num_gpus)
     unfed = compute + exposed + waiting
     core_seconds = assumed.clips_per_gpu * reading["seconds"]
-    step = max(unfed, core_seconds / assumed.cores_per_gpu)
+    reads = core_seconds / assumed.cores_per_gpu
+    step = max(unfed, reads)
     clips = int(assumed.clips_per_gpu) * num_gpus
     # Weights, gradients and momentum, in float32.
     state = 12 * counts.parameters / (num_gpus if shards else 1)
@@ -154,7 +155,7 @@ def plan(counts: StepCounts, reading: Mapping[str, float], way: str, num_gpus: i
         compute=compute,
         exchange=exchange,
         exposed=exposed,
-        reading=core_seconds / assumed.cores_per_gpu,
+        reading=reads,
         waiting=waiting,
         step=step,
         epoch=math.ceil(assumed.clips / clips) * step,

@@ -34,7 +34,6 @@ from nonlocalnn.train.recompute import recompute_
 MODEL, SHAPE, CLASSES = "nl5_i3d_r50_8x8", (3, 8, 224, 224), 400
 NUMBERS = (8, 64, 1024)
 _GIB = 2**30
-_LIKE = "nl2_c2d_tiny"
 _TWO = [way for way in training.WAYS if way.processes == 2]
 
 
@@ -62,7 +61,7 @@ def run(
         ImportError: PyAV is missing.
     """
     assumed = Assumed() if assumed is None else assumed
-    name, shape = (_LIKE, (3, 8, 16, 16)) if quick else (MODEL, SHAPE)
+    name, shape = (training.MODEL, (3, 8, 16, 16)) if quick else (MODEL, SHAPE)
     report: dict[str, Any] = {
         "about": about(device="cpu", dtype="float32", quick=quick),
         "assumed": asdict(assumed),
@@ -108,10 +107,10 @@ def recomputed_step(
 
 
 def _recomputing(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return seconds and peak bytes of a step here, float32, one thread, without and with recomputing."""
-    ways = {"kept": False, "recomputed": True}
+    """Return seconds and peak bytes of a step here, float32, all threads, without and with recomputing."""
     given: dict[str, Any] = {
-        key: {"name": name, "shape": shape, "recomputes": value} for key, value in ways.items()
+        key: {"name": name, "shape": shape, "recomputes": key == "recomputed"}
+        for key in ("kept", "recomputed")
     }
     peaks = {key: peak_memory("benchmarks.scale:recomputed_step", each) for key, each in given.items()}
     timings = time_together({key: recomputed_step(**each)[1] for key, each in given.items()})
@@ -125,16 +124,10 @@ def _recomputing(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
 def _check(*, quick: bool) -> list[dict[str, Any]]:
     """Return samples a second of two ranks as reckoned from one and from the exchange, and as found."""
-    words = ["--data", "cue", "--model", _LIKE, "--epochs", "2"]
-    if quick:
-        words = ["--data", "digits", "--image-size", "8", "--epochs", "2"]
-    speeds: dict[str, list[float]] = {way.name: [] for way in _TWO}
-    for seed in range(1 if quick else 3):
-        for way in _TWO:
-            speeds[way.name].append(training.speed_of(way, [*words, "--seed", str(seed)]))
-    apart, *ranks = (statistics.median(each) for each in speeds.values())
+    measured = training.run(quick=quick, ways=_TWO)["rows"]
+    apart, *ranks = (statistics.median(row["samples_per_second"]) for row in measured)
     with torch.device("meta"):
-        size = 4 * sum(each.numel() for each in create_model(_LIKE).parameters())
+        size = 4 * sum(each.numel() for each in create_model(training.MODEL).parameters())
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(_sum_gradients, (folder, size), nprocs=2)  # type: ignore[attr-defined]
         exchange = json.loads((Path(folder) / "seconds.json").read_text())
@@ -196,7 +189,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{counts['parameters'] / 1e6:.1f} million parameters.",
         "",
         f"**Measured here**: a clip takes a core {1e3 * reading['seconds']:.3g} ms to read from a file of "
-        f"{reading['bytes'] / 1e6:.3g} MB. One clip in float32, one thread:",
+        f"{reading['bytes'] / 1e6:.3g} MB. One clip in float32, {report['about']['threads']} threads:",
         "",
         "| bottlenecks | step | peak memory above the network's | of it kept between passes, as counted |",
         "| --- | ---: | ---: | ---: |",
@@ -208,7 +201,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        f"**The same reckoning for two processes of this machine**, `{_LIKE}`:",
+        f"**The same reckoning for two processes of this machine**, `{training.MODEL}`:",
         "",
         "| way | reckoned | found |",
         "| --- | ---: | ---: |",

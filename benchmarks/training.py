@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.about import about
 
-BATCH = 32
+BATCH, MODEL = 32, "nl2_c2d_tiny"
 _REPEATS = 3
 
 
@@ -49,6 +49,7 @@ WAYS = (
 def run(
     *,
     quick: bool = False,
+    ways: Sequence[Way] | None = None,
     progress: Callable[[str], None] = lambda line: None,
     save: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def run(
 
     Args:
         quick: Tiny images: shows that everything works, and says nothing of speed.
+        ways: Which; None is all of ``WAYS``.
         progress: Takes a line for each training.
         save: Takes the report after each.
 
@@ -70,17 +72,18 @@ def run(
     Raises:
         RuntimeError: A training failed; with the last lines that it wrote.
     """
-    words = ["--data", "cue", "--model", "nl2_c2d_tiny", "--epochs", "2"]
+    ways = WAYS if ways is None else ways
+    words = ["--data", "cue", "--model", MODEL, "--epochs", "2"]
     if quick:
         words = ["--data", "digits", "--image-size", "8", "--epochs", "2"]
     rows: list[dict[str, Any]] = [
         {"way": way.name, "processes": way.processes, "threads": way.threads, "samples_per_second": []}
-        for way in WAYS
+        for way in ways
     ]
     report = {"about": about(device="cpu", dtype="float32", quick=quick), "words": words, "rows": rows}
     # Each way in turn, so that what slows a machine for a while does not fall on one of them.
     for seed in range(1 if quick else _REPEATS):
-        for way, row in zip(WAYS, rows, strict=True):
+        for way, row in zip(ways, rows, strict=True):
             speed = speed_of(way, [*words, "--seed", str(seed)])
             row["samples_per_second"].append(speed)
             progress(f"{way.name}, seed {seed}: {speed:.1f} samples/s")

@@ -39,16 +39,13 @@ def main() -> None:
 
 def pairs(run: Path) -> dict[str, float]:
     """Return the accuracy on the clips with two colours, whichever is the cue's, by the names of both."""
-    model, clips = nl.load_classifier(run).model, load_dataset("cue", "test")
+    clips = load_dataset("cue", "test")
+    samples = torch.stack([clips.read(number) for number in range(len(clips))])
+    answers = nl.load_classifier(run).ask(samples, batch_size=BATCH).argmax(1).tolist()
     right: dict[str, list[bool]] = {}
-    for start in range(0, len(clips), BATCH):
-        numbers = range(start, min(start + BATCH, len(clips)))
-        with torch.no_grad():
-            answers = model(torch.stack([clips[number][0] for number in numbers])).argmax(1).tolist()
-        for number, answer in zip(numbers, answers, strict=True):
-            colours = sorted(clips.scene(number).colours)
-            pair = " and ".join(COLOURS[colour] for colour in colours)
-            right.setdefault(pair, []).append(answer == clips.targets[number])
+    for number, answer in enumerate(answers):
+        pair = " and ".join(COLOURS[colour] for colour in sorted(clips.scene(number).colours))
+        right.setdefault(pair, []).append(answer == clips.targets[number])
     return {pair: sum(found) / len(found) for pair, found in sorted(right.items())}
 
 

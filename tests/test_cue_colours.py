@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nonlocalnn.data import cue, load_dataset
+from nonlocalnn.inference.classifier import Classifier
 
 
 class Blind(nn.Module):
@@ -17,6 +18,7 @@ class Blind(nn.Module):
     def __init__(self, colours):
         super().__init__()
         self.colours, self.clips, self.next = colours, load_dataset("cue", "test"), 0
+        self.weight = nn.Parameter(torch.ones(()))  # it says where the network is
 
     def forward(self, clips):
         scores = torch.zeros(len(clips), 10)
@@ -34,7 +36,8 @@ def test_a_pair_that_is_confused_stands_out(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(cue.NUM_SAMPLES, "test", 120)
     red, blue = cue.COLOURS.index("red"), cue.COLOURS.index("blue")
     model = Blind((red, blue))
-    monkeypatch.setattr(cue_colours.nl, "load_classifier", lambda run: type("Loaded", (), {"model": model}))
+    loaded = Classifier(model.eval(), classes=tuple("0123456789"), sample_shape=(3, 8, 32, 32), recipe={})
+    monkeypatch.setattr(cue_colours.nl, "load_classifier", lambda run: loaded)
     monkeypatch.setattr(
         sys, "argv", ["cue_colours.py", "runs/a/seed-3", "--output", str(tmp_path / "out.json")]
     )

@@ -140,7 +140,7 @@ def _linear_costs(loaded: Classifier, sample: Tensor, predicted: int) -> Tensor 
     with torch.inference_mode(False), torch.enable_grad():
         given = sample.clone().unsqueeze(0).to(loaded.device).requires_grad_()
         try:
-            odds = _log_odds(loaded, given)[predicted]
+            odds = _log_odds(loaded, given, predicted)
             (gradient,) = torch.autograd.grad(odds, given, allow_unused=True)
         except RuntimeError:
             return None
@@ -149,20 +149,21 @@ def _linear_costs(loaded: Classifier, sample: Tensor, predicted: int) -> Tensor 
     return (gradient[0].cpu() * (sample - _mean(sample))).sum(0).double()
 
 
-def _log_odds(loaded: Classifier, given: Tensor) -> Tensor:
-    """Return the logarithm of the odds of each class as the classifier says them, (K,)."""
+def _log_odds(loaded: Classifier, given: Tensor, predicted: int) -> Tensor:
+    """Return the logarithm of the odds of a class as the classifier says them, shape ()."""
     model = loaded.model
     if loaded.kind.exceeds_training and isinstance(model, ResidualNetwork):
         # Its probabilities are means over windows.
         found = model.probabilities_of(model.features(given), multi_label=loaded.multi_label)[0].double()
-        rest = 1 - found if loaded.multi_label else found.sum() - found
-        return found.log() - rest.clamp(min=torch.finfo(torch.float64).tiny).log()
+        own = found[predicted]
+        rest = (1 if loaded.multi_label else found.sum()) - own
+        return own.log() - rest.clamp(min=torch.finfo(torch.float64).tiny).log()
     scores = model(given)[0].double()
-    if loaded.multi_label or len(scores) == 1:
-        return scores
+    others = torch.cat([scores[:predicted], scores[predicted + 1 :]])
+    if loaded.multi_label or not len(others):
+        return scores[predicted]
     # Of scores, since a probability near 1 has no gradient left; and of two scores one may say everything.
-    others = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    return scores - scores.expand_as(others).masked_fill(~others, -torch.inf).logsumexp(1)
+    return scores[predicted] - others.logsumexp(0)
 
 
 def _nearest_keys(grid: PositionGrid) -> Tensor:
