@@ -24,9 +24,8 @@ from nonlocalnn.functional.layers import (
     folding_pays,
     has_global_hooks,
     is_constant,
-    is_plain,
     is_traced,
-    weights_of,
+    plain_weights,
 )
 from nonlocalnn.functional.norms import Norm, make_norm, normalise
 from nonlocalnn.functional.positions import add_projection, as_map, fold, project_back, widen
@@ -237,16 +236,18 @@ class NonLocalNd(nn.Module):
                 no multiple of ``extent``; or the context or the mask does not fit.
         """
         call = self._read(x, context, key_mask)
-        plain = self._has_plain_layers(x)
+        theta, phi, g, W_z = self._layers(x)
+        plain = not isinstance(W_z, nn.Module)
+        weight = W_z[0] if plain else first_parameter(W_z)
         if self.instantiation == "concatenation":
-            y = self._concatenate(call, plain)
+            y = self._concatenate(call, theta, phi, g, weight)
         else:
-            theta, phi, g = operands_of(call, *self._embeddings(plain))
+            theta, phi, g = operands_of(call, theta, phi, g)
             # Under autocast g is narrower than x, which is theta and phi of the Gaussian.
             is_symmetric, theta = phi is theta, theta.to(g.dtype)
             phi = theta if is_symmetric else phi.to(g.dtype)
             if self.instantiation == "dot_product":
-                theta, phi, g = (widen(part, first_parameter(self.W_z)) for part in (theta, phi, g))
+                theta, phi, g = widen(theta, weight), widen(phi, weight), widen(g, weight)
             y = non_local(
                 theta,
                 phi,
@@ -259,17 +260,17 @@ class NonLocalNd(nn.Module):
             )
         y = call.places.ungroup(y, x.shape[0])
         if not plain:
-            z = call_unnarrowed(self.W_z, as_map(y, x))
+            z = call_unnarrowed(W_z, as_map(y, x))
             return x + (z if self.norm is None else normalise(self.norm, z, call.real)).to(x.dtype)
         if self.norm is None:
-            return add_projection(y, weights_of(self.W_z), x)
+            return add_projection(y, W_z, x)
         # Folding saves two passes over the map. Fresh memory for such temporaries took a third of the time of
         # the concatenation form at (1, 512, 16, 28, 28).
         # A graph traced by torch.fx keeps the norm as it is: it may be switched to train mode later.
         is_plain_norm = is_constant(self.norm) and not does_more(self.norm)
         if is_plain_norm and not is_traced(x) and folding_pays(y):
             return add_projection(y, fold_norm(self.W_z, self.norm), x)
-        z = normalise(self.norm, project_back(y, weights_of(self.W_z), x), call.real)
+        z = normalise(self.norm, project_back(y, W_z, x), call.real)
         return x + z.to(x.dtype)
 
     def affinity(self, x: Tensor, context: Tensor | None = None, *, key_mask: Tensor | None = None) -> Tensor:
@@ -327,7 +328,7 @@ class NonLocalNd(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return what :meth:`embed` does, and which keys take part, (B * groups, M); None is all."""
         call = self._read(x, context, key_mask)
-        return *operands_of(call, *self._embeddings(self._has_plain_layers(x))), call.key_mask
+        return *operands_of(call, *self._layers(x)[:3]), call.key_mask
 
     @property
     def scale(self) -> float | None:
@@ -358,22 +359,31 @@ class NonLocalNd(nn.Module):
             context_norm=self.context_norm,
         )
 
-    def _has_plain_layers(self, x: Tensor) -> bool:
-        """Return whether the weights of theta, phi, g and W_z say all that calling these layers would do.
+    def _layers(self, x: Tensor) -> Sequence[Any]:
+        """Return theta, phi, g and W_z: as weights and biases where these say all that calling would do.
 
-        Weights are read where that is so, which is faster. Else the layers are called: adapters, hooks,
-        pruning, parametrizations, and whoever shards or moves weights only when a layer is called.
+        That is faster. Else they are the layers: adapters, hooks, pruning, parametrizations, and
+        whoever shards or moves weights only when a layer is called.
         """
-        device = None if is_traced(x) else x.device
         layers = (self.theta, self.phi, self.g, self.W_z)
-        return not has_global_hooks() and all(
-            layer is None or is_plain(layer, self._conv, device) for layer in layers
-        )
+        if has_global_hooks():
+            return layers
+        device = None if is_traced(x) else x.device
+        weights = [None if layer is None else plain_weights(layer, self._conv, device) for layer in layers]
+        return weights if weights.count(None) == layers.count(None) else layers
 
-    def _concatenate(self, call: Call, plain: bool) -> Tensor:
-        """Return y from two scalars a position; plain layers build no theta, and phi only to pool it."""
-        theta, phi, g = self._embeddings(plain)
+    def _concatenate(self, call: Call, theta: Any, phi: Any, g: Any, weight: Tensor | None) -> Tensor:
+        """Return y from two scalars a position; plain layers build no theta, and phi only to pool it.
+
+        Args:
+            call: The maps.
+            theta: As the other two, what :meth:`_layers` gives.
+            phi: Of the keys.
+            g: Of the values.
+            weight: Of W_z.
+        """
         assert self.w_f is not None
+        plain = not isinstance(theta, nn.Module)
         heads, w_theta, w_phi = (
             self.num_heads,
             self.w_f[: self.inter_channels],
@@ -385,19 +395,10 @@ class NonLocalNd(nn.Module):
         a, b, g = operands_of(call, theta, fold(phi, w_phi, heads) if folds_phi else phi, g)
         a = split_heads(a, heads).squeeze(2) if plain else dot_heads(a, w_theta.to(a.dtype), heads)
         b = split_heads(b, heads).squeeze(2) if folds_phi else dot_heads(b, w_phi.to(b.dtype), heads)
-        a, b, g = (widen(part, first_parameter(self.W_z)) for part in (a, b, split_heads(g, heads)))
+        a, b, g = widen(a, weight), widen(b, weight), widen(split_heads(g, heads), weight)
         mask = repeat_for_heads(call.key_mask, heads)
         y = rectified_non_local(a, b, g, key_mask_BM=mask, process_group=call.ranks)
         return join_heads(y, heads)
-
-    def _embeddings(self, plain: bool) -> tuple[Any, Any, Any]:
-        """Return theta, phi and g: as weights where they are plain, else as the layers themselves."""
-        theta, phi, g = self.theta, self.phi, self.g
-        if not plain:
-            return theta, phi, g
-        if theta is None or phi is None:
-            return None, None, weights_of(g)
-        return weights_of(theta), weights_of(phi), weights_of(g)
 
     def _replicate_for_data_parallel(self) -> Any:
         """Refuse what replicas would not see; ``nn.DataParallel`` calls this in its caller's thread."""

@@ -39,8 +39,8 @@ torch.fx.wrap("flatten")
 torch.fx.wrap("project")
 
 
-def is_plain(layer: nn.Module, kind: type[Convolution], device: torch.device | None) -> bool:
-    """Return whether a layer is a 1x1 convolution whose weights say all that calling it would do.
+def plain_weights(layer: nn.Module, kind: type[Convolution], device: torch.device | None) -> Layer | None:
+    """Return weight and bias of a 1x1 convolution where they say all that calling it would do, else None.
 
     Args:
         layer: Any module.
@@ -48,11 +48,12 @@ def is_plain(layer: nn.Module, kind: type[Convolution], device: torch.device | N
         device: Where the weights must be; None is anywhere.
     """
     if type(layer) is not kind or does_more(layer):
-        return False
+        return None
     if (layer.kernel_size, layer.stride, layer.padding, layer.groups) != _GEOMETRY[kind]:
-        return False
-    weight, bias = layer.weight, layer.bias
-    return _is_plain_tensor(weight, device) and (bias is None or _is_plain_tensor(bias, device))
+        return None
+    weight, bias = weights_of(layer)
+    is_plain = _is_plain_tensor(weight, device) and (bias is None or _is_plain_tensor(bias, device))
+    return (weight, bias) if is_plain else None
 
 
 def does_more(layer: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +61,39 @@ def multiply_entries(left_BNK: Tensor, right_BKM: Tensor, bias_M: Tensor | None 
 
     The caller knows that such matrices are served.
     """
-    parts = [_one_dnn(left, right, bias_M) for left, right in zip(left_BNK, right_BKM, strict=True)]
-    if len(parts) > 1:
-        return torch.stack(parts)
-    # Not a view, which nobody could change in place where a function of our own returns it.
-    found: Tensor = torch.ops.aten._unsafe_view(parts[0], [1, *parts[0].shape])
-    return found
+    if left_BNK.shape[0] > 1:
+        pairs = zip(left_BNK, right_BKM, strict=True)
+        return torch.stack([_one_dnn(left, right, bias_M) for left, right in pairs])
+    return _as_batch(_one_dnn(left_BNK[0], right_BKM[0], bias_M), (1, left_BNK.shape[1]))
+
+
+def multiply_rows(rows_BPK: Tensor, *layers: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...] | None:
+    """Return rows @ weight^T + bias for each layer, as one product of oneDNN over the whole batch, or None.
+
+    None is for what is too short for oneDNN or not served, and for large rows that lie in columns: it would
+    put these in order first, for each product, and a copy of them would be noticed in memory.
+    """
+    num_numbers, weights = rows_BPK.numel(), [weight_MK for weight_MK, _ in layers]
+    is_short = num_numbers * min(weight_MK.shape[0] for weight_MK in weights) < _LEAST_WORK
+    if is_short or not is_served(rows_BPK, *weights):
+        return None
+    if num_numbers > _LARGE and not rows_BPK.is_contiguous():
+        return None
+    shape, rows_RK = rows_BPK.shape[:2], rows_BPK.reshape(-1, rows_BPK.shape[2])
+    found = (_call_one_dnn(rows_RK, weight_MK.t(), bias_M) for weight_MK, bias_M in layers)
+    return tuple(_as_batch(part, shape) for part in found)
 
 
 def multiply(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) -> Tensor:
     """Return left @ right + bias."""
-    if is_long(left_NK, right_KM) and is_served(left_NK, right_KM):
+    if takes(left_NK, right_KM):
         return _one_dnn(left_NK, right_KM, bias_M)
     return left_NK @ right_KM if bias_M is None else torch.addmm(bias_M, left_NK, right_KM)
 
 
 def multiply_into(free_NM: Tensor, left_NK: Tensor, right_KM: Tensor, factor: float = 1.0) -> Tensor:
     """Return factor * left @ right, in ``free_NM`` where that saves memory; what is there does not count."""
-    if is_long(left_NK, right_KM) and is_served(left_NK, right_KM):
+    if takes(left_NK, right_KM):
         found = _one_dnn(left_NK, right_KM)
         return found if factor == 1.0 else found.mul_(factor)
     return free_NM.addmm_(left_NK, right_KM, beta=0, alpha=factor)
@@ -85,9 +101,14 @@ def multiply_into(free_NM: Tensor, left_NK: Tensor, right_KM: Tensor, factor: fl
 
 def add_product_(sum_NM: Tensor, left_NK: Tensor, right_KM: Tensor) -> Tensor:
     """Add left @ right in place, and return the sum."""
-    if is_long(left_NK, right_KM) and is_served(left_NK, right_KM):
+    if takes(left_NK, right_KM):
         return sum_NM.add_(_one_dnn(left_NK, right_KM))
     return sum_NM.addmm_(left_NK, right_KM)
+
+
+def takes(left: Tensor, right: Tensor) -> bool:
+    """Return whether products of these, or of a batch's entries, are oneDNN's; they have no derivatives."""
+    return is_long(left, right) and is_served(left, right)
 
 
 def in_rows(*parts: Tensor) -> tuple[Tensor, ...]:
@@ -196,12 +217,21 @@ def _one_dnn(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) ->
 
 def _call_one_dnn(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) -> Tensor:
     # Parts of the columns of a matrix would be put in order element by element, which took minutes.
-    parts = (
-        part if part.is_contiguous() or part.t().is_contiguous() else part.contiguous()
-        for part in (left_NK, right_KM.t())
-    )
+    right_MK = right_KM.t()
+    if not (left_NK.is_contiguous() or left_NK.t().is_contiguous()):
+        left_NK = left_NK.contiguous()
+    if not (right_KM.is_contiguous() or right_MK.is_contiguous()):
+        right_MK = right_MK.contiguous()
     bias_M = None if bias_M is None else bias_M.contiguous()
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(*parts, bias_M, "none", [], "")
+    # By its overload: to choose one took a tenth of a product over 49 positions.
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    found: Tensor = linear(left_NK, right_MK, bias_M, "none", [], "")
+    return found
+
+
+def _as_batch(found_RM: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return new rows as (B, P, M): not a view, which our own functions could not return to be changed."""
+    found: Tensor = torch.ops.aten._unsafe_view.default(found_RM, [*shape, found_RM.shape[1]])
     return found
 
 
