@@ -124,6 +124,55 @@ def test_the_rules_in_numbers():
         assert f": {verdict}\n" in found.in_words()
 
 
+WORSE = Change(1.0, 2.0, 0.1, {}, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_told"),
+    [
+        ({}, True),
+        ({"entropy": 0.051}, False),
+        ({"entropy": None}, False),
+        ({"gradients": {"theta": 0.11, "g": 1.0}}, False),
+        ({"gradients": {"theta": 0.0, "g": 1.0}}, False),
+        ({"gradients": {"g": 1.0}}, False),
+        ({"added": 0.0}, False),
+        ({"padding": 0.5}, False),
+        ({"without": WORSE, "even": WORSE}, False),
+    ],
+    ids=str,
+)
+def test_attention_that_has_settled_to_no_use_is_told_so(changed, is_told):
+    same = Change(1.0, 1.0, 0.1, {}, 0.0)
+    usual = {"added": 0.2, "padding": None, "entropy": 0.05, "without": same, "even": same}
+    values = {"gradients": {"theta": 0.1, "phi": 0.1, "g": 1.0}, **usual, **changed}
+    found = BlockFindings(
+        name="0",
+        instantiation="embedded_gaussian",
+        W_z=1.0,
+        gamma=None,
+        num_keys=5.0,
+        padded_keys=0.5,
+        **values,
+    )
+    assert ("--embeddings-lr" in (found.advice or "")) is is_told
+
+
+def test_a_block_without_use_whose_logits_are_large_has_settled():
+    torch.manual_seed(1)
+    # Sure of its key, as a product of large embeddings is, and nobody reads what it writes.
+    block = randomize_(NonLocal1d(4, sub_sample=None, use_scale=False, norm=None))
+    with torch.no_grad():
+        block.theta.weight.mul_(200.0)
+    model = nn.Sequential(block, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
+    found = one(examine(model, batches(), loss))
+    assert found.entropy < 0.05
+    assert "settled on single keys" in found.advice
+    with torch.no_grad():
+        block.theta.weight.div_(200.0)
+    assert "settled" not in (one(examine(model, batches(), loss)).advice or "")
+
+
 @pytest.mark.parametrize(("added", "said"), [(0.0, "0 %"), (0.023, "2.3 %"), (0.99, "99 %"), (1.18, "118 %")])
 def test_what_a_block_adds_in_words(added, said):
     same = Change(1.0, 1.0, 0.1, {}, 0.0)

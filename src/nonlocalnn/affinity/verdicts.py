@@ -34,6 +34,9 @@ _MOST_PADDING = 0.1
 _LEAST_SHARE, _LEAST_LOSS, _STANDARD_ERRORS = 0.01, 0.001, 2.0
 # What even weights may lose of a block's use, and still do instead of its own.
 _EVEN_LOSES = 0.1
+# Each position weighs next to one key alone, and theta gets a tenth of the others' gradients or less: of a
+# softmax that is sure of its key none is left for it.
+_SETTLED_ENTROPY, _SETTLED_GRADIENT = 0.05, 0.1
 # A mean loss can stay where many samples win and as many lose.
 _FEW_ANSWERS = 0.05
 
@@ -149,7 +152,15 @@ class BlockFindings:
                 "its map has one position, and there is nothing to choose: put it at an earlier stage, whose "
                 "map is larger, or leave it out"
             )
-        return _ADVICE.get(self.verdict)
+        advice = _ADVICE.get(self.verdict)
+        if self.verdict in _OF_NO_USE and self._has_settled():
+            return f"{_SETTLED}; else {advice}"
+        return advice
+
+    def _has_settled(self) -> bool:
+        """Whether attention lies on single keys, and theta and phi learn next to nothing any more."""
+        is_on_one = self.entropy is not None and self.entropy <= _SETTLED_ENTROPY
+        return is_on_one and 0 < self.gradients.get("theta", 0.0) <= _SETTLED_GRADIENT
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -185,6 +196,11 @@ class BlockFindings:
         return "\n  ".join(lines)
 
 
+_SETTLED = (
+    "its attention has settled on single keys, and theta and phi learn next to nothing: train again with a "
+    "lower rate for these (train takes --embeddings-lr 0.2) or with use_scale=True"
+)
+_OF_NO_USE = ("even attention", "hurts", "makes no difference", "unclear")
 _ADVICE = {
     "never trained": (
         "it is as it was made: give its parameters to the optimiser (nl.param_groups does), freeze none, "
