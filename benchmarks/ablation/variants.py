@@ -150,8 +150,12 @@ _CUE_TABLES: dict[str, Table] = {
         _two_blocks("dot_product, phi drawn apart", instantiation="dot_product"),
         _two_blocks("dot_product, phi as theta", alike=True, instantiation="dot_product"),
     ),
-    # The forms alone, for many seeds.
+    # Parts of the tables above, for many seeds.
     "forms": _FORMS,
+    "on-3d-conv": (
+        _two_blocks("C2D, 2 blocks"),
+        _two_blocks("I3D 3x1x1, 2 blocks", inflation="3x1x1"),
+    ),
 }
 # Segmentation: attention is compared with convolutions that reach as far, too, and have more parameters.
 _SCENE_TABLES: dict[str, Table] = {

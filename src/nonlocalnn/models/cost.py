@@ -185,7 +185,7 @@ def cost(model: nn.Module | str, input_shape: tuple[int, ...]) -> Cost:
     if not isinstance(input_shape, tuple) or not all(map(_is_count, input_shape)):
         raise ValueError(
             "input_shape must be a tuple of whole numbers of at least 1, as in (1, 3, 224, 224); "
-            f"got {input_shape!r}"
+            f"got {input_shape!r:.80}"
         )
     if isinstance(model, str):
         with torch.device("meta"):
