@@ -35,6 +35,7 @@ from benchmarks import (
 )
 from nonlocalnn._files import write_text
 from nonlocalnn.cli import call
+from nonlocalnn.cli.flags import CommandParser
 from nonlocalnn.functional import INSTANTIATIONS
 
 _PROGRAM = "python -m benchmarks"
@@ -122,7 +123,7 @@ def _measure(words: Sequence[str]) -> int:
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_PROGRAM,
         description="Time and peak memory of the blocks beside other ways to compute them, each checked "
         "against the reference first (ops); the same on a few shapes, as the processor is and with narrower "

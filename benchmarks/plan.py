@@ -9,7 +9,6 @@ ran because a module was imported.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import subprocess
@@ -17,6 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+
+from nonlocalnn.cli.flags import CommandParser
 
 _PACKAGE = Path(__file__).resolve().parents[1] / "src" / "nonlocalnn"
 _COUNTED = ("*.py", "*.js", "*.html", "*.css")
@@ -221,7 +222,7 @@ def visited(package: Path, name: str) -> list[str]:
 
 def main(words: Sequence[str]) -> int:
     """Print the numbers."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks plan", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m benchmarks plan", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--package", type=Path, default=_PACKAGE, help="folder of the package (default: ours)"
     )

@@ -5,13 +5,13 @@ Nothing is measured. The plot of ``ops`` comes with its own command.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation.picture import draw_accuracies, draw_points
+from nonlocalnn.cli.flags import CommandParser
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 Rows = dict[str, list[float]]
@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> int:
     Args:
         words: What follows ``plots`` on the command line.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks plots", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m benchmarks plots", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     folder = parser.parse_args(words).results
     for name, (rows_of, label, each) in PLOTS.items():

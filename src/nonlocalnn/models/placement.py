@@ -62,7 +62,9 @@ def block_places(
         chosen: Placement = _PLACEMENTS[depth, blocks] if blocks and isinstance(depth, int) else {}
     else:
         if not isinstance(blocks, Mapping):
-            raise ValueError(f'blocks must be a number or places, as in {{"layer2": [1, 3]}}; got {blocks!r:.80}')
+            raise ValueError(
+                f'blocks must be a number or places, as in {{"layer2": [1, 3]}}; got {blocks!r:.80}'
+            )
         chosen = blocks
     for name, places in chosen.items():
         check_choice("stage", name, STAGES)
