@@ -124,7 +124,8 @@ def test_the_rules_in_numbers():
         assert f": {verdict}\n" in found.in_words()
 
 
-WORSE = Change(1.0, 2.0, 0.1, {}, 0.4)
+WORSE, BETTER = Change(1.0, 2.0, 0.1, {}, 0.4), Change(1.0, 0.5, 0.1, {}, 0.4)
+SLIGHTLY = Change(1.0, 1.05, 0.1, {}, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +134,16 @@ WORSE = Change(1.0, 2.0, 0.1, {}, 0.4)
         ({}, True),
         ({"entropy": 0.051}, False),
         ({"entropy": None}, False),
-        ({"gradients": {"theta": 0.11, "g": 1.0}}, False),
-        ({"gradients": {"theta": 0.0, "g": 1.0}}, False),
+        ({"gradients": {"theta": 0.11, "phi": 0.1, "g": 1.0}}, False),
+        ({"gradients": {"theta": 0.1, "phi": 0.11, "g": 1.0}}, False),
+        ({"gradients": {"theta": 0.0, "phi": 0.0, "g": 1.0}}, True),
+        ({"gradients": {"theta": 0.0, "phi": 0.0, "g": 0.0}}, False),
         ({"gradients": {"g": 1.0}}, False),
+        ({"instantiation": "dot_product"}, False),
+        ({"without": BETTER}, True),
+        ({"without": BETTER, "even": BETTER}, True),
+        ({"without": SLIGHTLY}, True),
+        ({"without": WORSE}, True),
         ({"added": 0.0}, False),
         ({"padding": 0.5}, False),
         ({"without": WORSE, "even": WORSE}, False),
@@ -145,17 +153,21 @@ WORSE = Change(1.0, 2.0, 0.1, {}, 0.4)
 def test_attention_that_has_settled_to_no_use_is_told_so(changed, is_told):
     same = Change(1.0, 1.0, 0.1, {}, 0.0)
     usual = {"added": 0.2, "padding": None, "entropy": 0.05, "without": same, "even": same}
+    usual["instantiation"] = "embedded_gaussian"
     values = {"gradients": {"theta": 0.1, "phi": 0.1, "g": 1.0}, **usual, **changed}
     found = BlockFindings(
         name="0",
-        instantiation="embedded_gaussian",
         W_z=1.0,
         gamma=None,
         num_keys=5.0,
         padded_keys=0.5,
         **values,
     )
-    assert ("--embeddings-lr" in (found.advice or "")) is is_told
+    advice = found.advice or ""
+    assert ("--embeddings-lr" in advice) is is_told
+    if is_told:
+        others = replace(found, gradients={}).advice
+        assert advice.endswith(f"; else {others}")
 
 
 def test_a_block_without_use_whose_logits_are_large_has_settled():
@@ -164,12 +176,14 @@ def test_a_block_without_use_whose_logits_are_large_has_settled():
     block = randomize_(NonLocal1d(4, sub_sample=None, use_scale=False, norm=None))
     with torch.no_grad():
         block.theta.weight.mul_(200.0)
+        block.phi.weight.mul_(200.0)
     model = nn.Sequential(block, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
     found = one(examine(model, batches(), loss))
     assert found.entropy < 0.05
     assert "settled on single keys" in found.advice
     with torch.no_grad():
         block.theta.weight.div_(200.0)
+        block.phi.weight.div_(200.0)
     assert "settled" not in (one(examine(model, batches(), loss)).advice or "")
 
 

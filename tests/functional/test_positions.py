@@ -1,5 +1,7 @@
 """Maps to positions and back."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -23,8 +25,9 @@ def test_autocast_narrows_projections_as_it_does_linear_layers(given, found):
 
 def test_gradients_of_several_projections_are_those_of_convolutions():
     layers = [torch.nn.Conv2d(4, width, 1, bias=width != 2).double() for width in (3, 2, 5)]
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(2, 4, 5, 7, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    # Fewer positions than channels, and more.
+    for sides, memory_format in product([(1, 3), (5, 7)], (torch.contiguous_format, torch.channels_last)):
+        x = torch.randn(2, 4, *sides, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
         parameters = [x, *(part for layer in layers for part in layer.parameters())]
         projected = project(x, *((layer.weight, layer.bias) for layer in layers))
         convolved = [layer(x).flatten(2).mT for layer in layers]

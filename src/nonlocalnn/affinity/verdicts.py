@@ -34,8 +34,8 @@ _MOST_PADDING = 0.1
 _LEAST_SHARE, _LEAST_LOSS, _STANDARD_ERRORS = 0.01, 0.001, 2.0
 # What even weights may lose of a block's use, and still do instead of its own.
 _EVEN_LOSES = 0.1
-# Each position weighs next to one key alone, and theta gets a tenth of the others' gradients or less: of a
-# softmax that is sure of its key none is left for it.
+# Each position weighs next to one key alone, and gradients of theta and phi are a tenth of those of the rest
+# of the network or less: a softmax that is sure of its key leaves none for them.
 _SETTLED_ENTROPY, _SETTLED_GRADIENT = 0.05, 0.1
 # A mean loss can stay where many samples win and as many lose.
 _FEW_ANSWERS = 0.05
@@ -160,7 +160,10 @@ class BlockFindings:
     def _has_settled(self) -> bool:
         """Whether attention lies on single keys, and theta and phi learn next to nothing any more."""
         is_on_one = self.entropy is not None and self.entropy <= _SETTLED_ENTROPY
-        return is_on_one and 0 < self.gradients.get("theta", 0.0) <= _SETTLED_GRADIENT
+        learn = [self.gradients.get(layer, math.inf) for layer in ("theta", "phi")]
+        is_reached = any(self.gradients.values())
+        is_softmax = self.instantiation == "embedded_gaussian"
+        return is_softmax and is_on_one and is_reached and max(learn) <= _SETTLED_GRADIENT
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -198,7 +201,7 @@ class BlockFindings:
 
 _SETTLED = (
     "its attention has settled on single keys, and theta and phi learn next to nothing: train again with a "
-    "lower rate for these (train takes --embeddings-lr 0.2) or with use_scale=True"
+    "lower rate for these (train takes --embeddings-lr 0.2)"
 )
 _OF_NO_USE = ("even attention", "hurts", "makes no difference", "unclear")
 _ADVICE = {

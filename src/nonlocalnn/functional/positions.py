@@ -74,9 +74,11 @@ def fold(layer: Layer, w: Tensor, num_heads: int) -> Layer:
         num_heads: Each has its slice of w and of the convolution's channels.
     """
     weight, bias = layer
+    wide = torch.promote_types(w.dtype, weight.dtype)
+    matrix_HDC = weight.flatten(1).unflatten(0, (num_heads, -1)).to(wide)
     # Autocast would narrow this product, which is no larger than the weight.
     with without_autocast(weight.device.type):
-        folded = w.unflatten(0, (num_heads, 1, -1)) @ weight.flatten(1).unflatten(0, (num_heads, -1))
+        folded = w.unflatten(0, (num_heads, 1, -1)).to(wide) @ matrix_HDC
     return folded.squeeze(1), None if bias is None else (w * bias).unflatten(0, (num_heads, -1)).sum(1)
 
 
@@ -244,14 +246,16 @@ def _rows_product(
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None, base: Tensor | None = None) -> Tensor:
     """Return base + left @ right + bias."""
-    is_of_columns = bias is not None and bias.shape == right.shape[2:]
-    found = None
+    found, rest = None, bias
     if is_compiled_fast(left, right):
-        found, is_of_columns = compiled_product(left, right), False
+        found = compiled_product(left, right)
     elif takes(left, right):
-        found = multiply_entries(left, right, bias if is_of_columns else None)
+        if bias is not None and bias.shape == right.shape[2:]:
+            found, rest = multiply_entries(left, right, bias), None
+        else:
+            found = multiply_entries(left, right)
     if found is not None:
-        for term in (base, None if is_of_columns else bias):
+        for term in (base, rest):
             found = found if term is None else found.add_(term)
         return found
     if base is None:

@@ -39,8 +39,9 @@ def matmul(left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
     if is_compiled_fast(left_BNK, right_BKM):
         compiled: Tensor = compiled_product(left_BNK, right_BKM)
         return compiled
-    is_alike = left_BNK.shape[0] == right_BKM.shape[0]
-    if not (is_alike and is_long(left_BNK, right_BKM) and has_fast_products(left_BNK, right_BKM)):
+    # Sizes last: a program that is exported for any size would be bound to those that it looked at.
+    is_fast = has_fast_products(left_BNK, right_BKM) and is_long(left_BNK, right_BKM)
+    if not is_fast or left_BNK.shape[0] != right_BKM.shape[0]:
         return left_BNK @ right_BKM
     if _is_recorded(left_BNK, right_BKM):
         found: Tensor = _Product.apply(left_BNK, right_BKM)
@@ -61,7 +62,7 @@ def multiply_entries(left_BNK: Tensor, right_BKM: Tensor, bias_M: Tensor | None 
 
     The caller knows that such matrices are served.
     """
-    if left_BNK.shape[0] > 1:
+    if left_BNK.shape[0] > 1 or right_BKM.shape[0] > 1:
         pairs = zip(left_BNK, right_BKM, strict=True)
         return torch.stack([_one_dnn(left, right, bias_M) for left, right in pairs])
     return _as_batch(_one_dnn(left_BNK[0], right_BKM[0], bias_M), (1, left_BNK.shape[1]))
@@ -70,14 +71,18 @@ def multiply_entries(left_BNK: Tensor, right_BKM: Tensor, bias_M: Tensor | None 
 def multiply_rows(rows_BPK: Tensor, *layers: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...] | None:
     """Return rows @ weight^T + bias for each layer, as one product of oneDNN over the whole batch, or None.
 
-    None is for what is too short for oneDNN or not served, and for large rows that lie in columns: it would
+    None is for what is not served or too short for oneDNN, and for large rows that lie in columns: it would
     put these in order first, for each product, and a copy of them would be noticed in memory.
     """
-    num_numbers, weights = rows_BPK.numel(), [weight_MK for weight_MK, _ in layers]
-    is_short = num_numbers * min(weight_MK.shape[0] for weight_MK in weights) < _LEAST_WORK
-    if is_short or not is_served(rows_BPK, *weights):
+    if not is_served(rows_BPK, *(weight_MK for weight_MK, _ in layers)):
         return None
-    if num_numbers > _LARGE and not rows_BPK.is_contiguous():
+    num_numbers, widths = rows_BPK.numel(), [weight_MK.shape[0] for weight_MK, _ in layers]
+    is_spread = num_numbers > _LARGE and not rows_BPK.is_contiguous()
+    if is_spread or num_numbers * min(widths) < _LEAST_WORK:
+        return None
+    if any(
+        bias is not None and bias.shape[0] != width for width, (_, bias) in zip(widths, layers, strict=True)
+    ):
         return None
     shape, rows_RK = rows_BPK.shape[:2], rows_BPK.reshape(-1, rows_BPK.shape[2])
     found = (_call_one_dnn(rows_RK, weight_MK.t(), bias_M) for weight_MK, bias_M in layers)
@@ -108,7 +113,7 @@ def add_product_(sum_NM: Tensor, left_NK: Tensor, right_KM: Tensor) -> Tensor:
 
 def takes(left: Tensor, right: Tensor) -> bool:
     """Return whether products of these, or of a batch's entries, are oneDNN's; they have no derivatives."""
-    return is_long(left, right) and is_served(left, right)
+    return is_served(left, right) and is_long(left, right)
 
 
 def in_rows(*parts: Tensor) -> tuple[Tensor, ...]:
