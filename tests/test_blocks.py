@@ -9,7 +9,7 @@ from torch import nn
 
 from helpers import BLOCKS, SIDES, SUB_SAMPLES, randomize_, slow_affinity, slow_block
 from nonlocalnn import NonLocal1d, NonLocal2d, NonLocal3d, functional
-from nonlocalnn.blocks import start_alike
+from nonlocalnn.blocks import start_from_scratch
 from nonlocalnn.functional import INSTANTIATIONS, SOFTMAX_INSTANTIATIONS
 from tolerances import assert_near
 
@@ -306,6 +306,32 @@ def test_export_with_dynamic_batch_and_sides(instantiation, sub_sample):
         assert_near(program.module()(x), block(x))
 
 
+@forms
+def test_an_export_is_not_bound_to_sizes_that_decide_between_libraries(instantiation):
+    # Of 7 x 7 positions products are too short for the faster one, of eight samples together they are not.
+    block = NonLocal2d(256, instantiation=instantiation, sub_sample=None, zero_init=False).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(block, (torch.randn(2, 256, 7, 7),), dynamic_shapes=({0: batch},))
+    x = torch.randn(8, 256, 7, 7)
+    torch.testing.assert_close(program.module()(x), block(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("types", [(torch.bfloat16, torch.float32), (torch.float32, torch.float64)], ids=str)
+@sub_samples
+def test_w_f_may_be_of_another_type_than_the_layers(sub_sample, types):
+    own, other = types
+    block = block_of(2, instantiation="concatenation", sub_sample=sub_sample, norm=None)
+    expected = copy.deepcopy(block)
+    for layer in (block.theta, block.phi, block.g, block.W_z):
+        layer.to(own)
+    block.w_f.data = block.w_f.data.to(other)
+    x = torch.randn(2, C, 5, 6)
+    z = block(x.to(own))
+    assert z.dtype == own
+    near = {"rtol": 0.1, "atol": 0.1} if own == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(z.float(), expected(x), **near)
+
+
 def test_memory_of_a_block_is_linear_in_positions(monkeypatch):
     from functional.test_non_local import LargestTensor
 
@@ -426,11 +452,40 @@ def test_what_is_no_tensor_is_named():
     ],
     ids=["embedded Gaussian", "of two heads", "dot product", "nothing is compared", "other channels"],
 )
-def test_start_alike(settings, expected):
+def test_phi_starts_as_theta(settings, expected):
     block = NonLocal2d(8, **settings)
     theta = block.theta.weight.clone()
-    start_alike(torch.nn.Sequential(block, NonLocal2d(8, instantiation="gaussian")))
+    start_from_scratch(torch.nn.Sequential(block, NonLocal2d(8, instantiation="gaussian")))
     assert torch.equal(block.theta.weight, theta)
     assert torch.equal(block.phi.weight, theta) is expected
     if expected:
         assert torch.equal(block.phi.bias, block.theta.bias)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_sums_of_the_concatenation_form_start_above_zero(num_heads):
+    block = NonLocal2d(8, instantiation="concatenation", num_heads=num_heads, sub_sample=None)
+    twin = copy.deepcopy(block)
+    torch.nn.init.zeros_(twin.theta.bias)
+    torch.nn.init.zeros_(twin.phi.bias)
+    start_from_scratch(torch.nn.Sequential(block))
+    assert torch.equal(block.theta.weight, twin.theta.weight)
+    assert torch.equal(block.w_f, twin.w_f)
+
+    def sums(each, x):
+        theta, phi, _ = each.embed(x)
+        halves = (part.unflatten(2, (num_heads, -1)) for part in (theta, phi))
+        w_f = (half.unflatten(0, (num_heads, -1)) for half in each.w_f.chunk(2))
+        a, b = ((part * w).sum(3) for part, w in zip(halves, w_f, strict=True))
+        return a.unsqueeze(2) + b.unsqueeze(1)
+
+    x = torch.randn(2, 8, 3, 4)
+    torch.testing.assert_close(sums(block, x), sums(twin, x) + 1.0)
+    # What a norm and a rectifier leave: nearly all begin above zero.
+    assert (sums(block, torch.randn(16, 8, 5, 4).relu()) > 0).float().mean() > 0.9
+
+
+def test_a_context_of_other_channels_starts_above_zero_too():
+    block = NonLocal2d(8, instantiation="concatenation", context_channels=5)
+    start_from_scratch(block)
+    torch.testing.assert_close(block.phi.bias @ block.w_f.chunk(2)[1], torch.tensor(0.5))

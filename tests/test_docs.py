@@ -155,8 +155,9 @@ def choice_table(report):
             marks = ["**" if row["accuracy"] < 0.9 else "" for row in rows]
             cells.append(
                 ", ".join(
-                    f"{mark}{100 * row['accuracy']:.1f}{mark} ({row['seed']})"
+                    f"{mark}{100 * row['accuracy']:.1f}{mark} ({row['seed']}{raised})"
                     for mark, row in zip(marks, rows, strict=True)
+                    for raised in (", raised" if row.get("raised") else "",)
                 )
             )
         lines.append(f"| {' | '.join(cells)} |")

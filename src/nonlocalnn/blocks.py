@@ -60,6 +60,9 @@ for _leaf in (
 ):
     torch.fx.wrap(_leaf)
 
+# By how much sums of the concatenation form begin above zero: three times what they vary by over the
+# positions of maps as norms leave them.
+_RAISED = 1.0
 # What blocks that were pickled before these settings existed lack.
 _ADDED_SETTINGS = {"context_channels": None, "num_heads": 1, "pool_size": None}
 
@@ -451,26 +454,37 @@ def nonlocal_blocks(model: nn.Module) -> dict[str, NonLocalNd]:
     return {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}
 
 
-def start_alike(model: nn.Module) -> None:
-    """Give phi the weights of theta in all embedded Gaussian blocks of a network, as a start from scratch.
+def start_from_scratch(model: nn.Module) -> None:
+    """Give all blocks of a network the start from which training from scratch learns best.
 
-    Each position then begins by attending to those that resemble it, as in the Gaussian form, and not to
-    random ones; docs/results/dense.md says what that changes. Training moves the two apart.
+    - Embedded Gaussian: phi has the weights of theta. Each position then begins by attending to those that
+      resemble it, as in the Gaussian form, and not to random ones; docs/results/dense.md says what that
+      changes. Training moves the two apart.
+    - Concatenation: theta and phi have biases by which a_i + b_j begins 1 above what the weights give. Where
+      all such sums fall below zero the rectifier lets nothing through, no gradient either, and the block is
+      lost; docs/results/cue.md shows it.
 
-    Blocks of the other forms stay as they are: the Gaussian has no embeddings, the concatenation form
-    multiplies none, and the dot product, whose weights add up to no 1, learnt nothing of the cue task that
-    way with one seed of two (docs/results/cue.md). So do blocks whose keys are of a context with other
-    channels.
+    Blocks of the other forms stay as they are: the Gaussian has no embeddings, and the dot product, whose
+    weights add up to no 1, learnt nothing of the cue task with phi like theta with one seed of two
+    (docs/results/cue.md). So do embedded Gaussian blocks whose keys are of a context with other channels.
 
     Example:
         >>> block = NonLocal2d(8)
-        >>> start_alike(block)
+        >>> start_from_scratch(block)
         >>> torch.equal(block.theta.weight, block.phi.weight)
         True
     """
     for block in nonlocal_blocks(model).values():
         theta, phi = block.theta, block.phi
-        if block.instantiation != "embedded_gaussian" or theta is None or phi is None:
+        if theta is None or phi is None:
             continue
-        if theta.weight.shape == phi.weight.shape:
+        if block.instantiation == "embedded_gaussian" and theta.weight.shape == phi.weight.shape:
             phi.load_state_dict(theta.state_dict())
+        if block.instantiation == "concatenation":
+            assert block.w_f is not None
+            for layer, w in zip((theta, phi), block.w_f.detach().chunk(2), strict=True):
+                assert layer.bias is not None
+                heads = w.unflatten(0, (block.num_heads, -1))
+                raised = _RAISED / 2 * heads / heads.square().sum(1, keepdim=True)
+                with torch.no_grad():
+                    layer.bias.copy_(raised.flatten())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole
-from nonlocalnn.blocks import NonLocal2d, start_alike
+from nonlocalnn.blocks import NonLocal2d, start_from_scratch
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.models.bottleneck import EXPANSION, Bottleneck, rectified
 from nonlocalnn.models.placement import STAGES
@@ -57,7 +57,7 @@ class SegmentationNetwork(nn.Module):
         instantiation: The pairwise function of the block.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: The block starts as the identity; else as :func:`nonlocalnn.blocks.start_alike` says.
+        zero_init: Start as the identity; else as :func:`nonlocalnn.blocks.start_from_scratch` says.
 
     Raises:
         ValueError: A setting is unknown or has no meaning here.
@@ -141,7 +141,7 @@ class SegmentationNetwork(nn.Module):
         else:
             self.head = _Head(stages[3], channels, num_classes, block, dilation)
         if not zero_init:
-            start_alike(self)
+            start_from_scratch(self)
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Return scores, shape (B, num_classes, H, W); in train mode perhaps those of the second head too."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnn._errors import check_choice, check_whole, needs
-from nonlocalnn.blocks import NonLocal2d, SubSample, start_alike
+from nonlocalnn.blocks import NonLocal2d, SubSample, start_from_scratch
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.masks import real_positions
 from nonlocalnn.models.bottleneck import EXPANSION, FrozenNorm, rectified
@@ -94,7 +94,7 @@ class DetectionNetwork(nn.Module):
         instantiation: The pairwise function of the blocks.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.blocks.start_alike` says.
+        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.blocks.start_from_scratch` says.
 
     Raises:
         ValueError: A setting is unknown or has no meaning here.
@@ -212,7 +212,7 @@ class DetectionNetwork(nn.Module):
         self.transform, self.backbone = made.transform, made.backbone
         self.rpn, self.roi_heads = made.rpn, made.roi_heads
         if not zero_init:
-            start_alike(self)
+            start_from_scratch(self)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole
-from nonlocalnn.blocks import BLOCKS, SubSample, start_alike
+from nonlocalnn.blocks import BLOCKS, SubSample, start_from_scratch
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.functional.layers import BatchNorm, is_traced
@@ -82,7 +82,7 @@ class ResidualNetwork(nn.Module):
         instantiation: The pairwise function of the blocks.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.blocks.start_alike` says.
+        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.blocks.start_from_scratch` says.
         zero_init_residual: So do bottlenecks, but for their shortcuts, as in the released code; for hundreds
             of thousands of steps, not for some hundreds.
         extent: Video only: which positions see each other.
@@ -251,7 +251,7 @@ class ResidualNetwork(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
         self._reset_parameters(zero_init_residual)
         if not zero_init:
-            start_alike(self)
+            start_from_scratch(self)
 
     def _reset_parameters(self, zero_init_residual: bool) -> None:
         """Draw the weights of the released code, whose last layer starts near zero."""

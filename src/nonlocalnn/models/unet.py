@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole
-from nonlocalnn.blocks import BLOCKS, start_alike
+from nonlocalnn.blocks import BLOCKS, start_from_scratch
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.models.bottleneck import rectified
 from nonlocalnn.models.padding import normalised, without_padding
@@ -38,7 +38,7 @@ class UNet(nn.Module):
         instantiation: The pairwise function of the block.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: The block starts as the identity; else as :func:`nonlocalnn.blocks.start_alike` says.
+        zero_init: Start as the identity; else as :func:`nonlocalnn.blocks.start_from_scratch` says.
 
     Raises:
         ValueError: A setting is unknown.
@@ -95,7 +95,7 @@ class UNet(nn.Module):
         )
         self.scores = (nn.Conv1d if self.num_sides == 1 else nn.Conv3d)(width, num_classes, 1)
         if not zero_init:
-            start_alike(self)
+            start_from_scratch(self)
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Return the scores of each voxel or step, (B, num_classes, \*sides).
