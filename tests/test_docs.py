@@ -247,8 +247,9 @@ def test_the_tables_of_volumes_are_those_of_their_json():
     assert volumes.markdown(report) in (ROOT / "docs/results/volumes.md").read_text()
 
 
-def test_the_digits_table_is_that_of_its_json():
-    report = json.loads((ROOT / "docs/results/digits.json").read_text())
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_the_tables_of_digits_are_those_of_their_json(name):
+    report = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     rows = [AblationRow(row["variant"], row["test_accuracy"], seconds=[]) for row in report["rows"]]
     assert markdown(rows) in (ROOT / "docs/results/digits.md").read_text()
 

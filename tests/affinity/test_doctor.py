@@ -124,6 +124,24 @@ def test_the_rules_in_numbers():
         assert f": {verdict}\n" in found.in_words()
 
 
+def test_a_block_whose_rectifiers_are_closed_is_not_said_to_see_one_key():
+    torch.manual_seed(0)
+    block = randomize_(NonLocal1d(4, instantiation="concatenation", norm=None))
+    with torch.no_grad():
+        block.theta.bias.copy_(-100.0 * block.w_f.chunk(2)[0])
+    model = nn.Sequential(block, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
+    found = one(examine(model, batches(), loss))
+    assert found.entropy is None
+    assert f"gives each of {LENGTH // 2} keys a weight of 0" in found.in_words()
+    assert "all its weights are 0" in found.advice
+    assert "start_from_scratch" in found.advice
+    with torch.no_grad():
+        block.theta.bias.zero_()
+    found = one(examine(model, batches(), loss))
+    assert "weight of 0" not in found.in_words()
+    assert "weights are 0" not in (found.advice or "")
+
+
 WORSE, BETTER = Change(1.0, 2.0, 0.1, {}, 0.4), Change(1.0, 0.5, 0.1, {}, 0.4)
 SLIGHTLY = Change(1.0, 1.05, 0.1, {}, 0.1)
 

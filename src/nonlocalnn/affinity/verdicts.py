@@ -100,7 +100,8 @@ class BlockFindings:
         W_z: Size of a weight of W_z, the root of the mean square.
         gamma: The same of its norm's weight; None where it has none.
         num_keys: Keys that a position sees.
-        entropy: Of the sizes of the weights, over that of even ones; None where there is one key.
+        entropy: Of the sizes of the weights, over that of even ones; None where there is one key, or where
+            all weights are 0.
         padding: Share of the weights' sizes on padding; None where no sample is padded.
         padded_keys: Share of the keys that are padding; None as well.
         without: When the block is left out.
@@ -147,6 +148,8 @@ class BlockFindings:
                 "no gradient reaches it: look for what cuts it off, such as a detach, a frozen layer behind "
                 "it or a weight of 0"
             )
+        if self.verdict in _OF_NO_USE and self._weighs_nothing:
+            return _CLOSED
         if self.verdict == "even attention" and self.entropy is None:
             return (
                 "its map has one position, and there is nothing to choose: put it at an earlier stage, whose "
@@ -156,6 +159,10 @@ class BlockFindings:
         if self.verdict in _OF_NO_USE and self._has_settled():
             return f"{_SETTLED}; else {advice}"
         return advice
+
+    @property
+    def _weighs_nothing(self) -> bool:
+        return self.entropy is None and self.num_keys > 1
 
     def _has_settled(self) -> bool:
         """Whether attention lies on single keys, and theta and phi learn next to nothing any more."""
@@ -174,7 +181,9 @@ class BlockFindings:
         gamma = "" if self.gamma is None else f", gamma {self.gamma:.3g}"
         # Two digits, and never as a power of ten.
         added = f"{100 * self.added:.2g}" if self.added < 0.99 else f"{100 * self.added:.0f}"
-        if self.entropy is None:
+        if self._weighs_nothing:
+            seen = f"gives each of {self.num_keys:.0f} keys a weight of 0"
+        elif self.entropy is None:
             seen = "sees a single key: there is nothing to choose"
         else:
             how = "attends nearly evenly" if attends_evenly(self.entropy) else "chooses"
@@ -202,6 +211,11 @@ class BlockFindings:
 _SETTLED = (
     "its attention has settled on single keys, and theta and phi learn next to nothing: train again with a "
     "lower rate for these (train takes --embeddings-lr 0.2)"
+)
+_CLOSED = (
+    "all its weights are 0, and a rectifier that is closed lets no gradient through: train again with a "
+    "lower rate for it (nl.param_groups, new_lr), and from scratch with rectifiers that start open "
+    "(nonlocalnn.blocks.start_from_scratch)"
 )
 _OF_NO_USE = ("even attention", "hurts", "makes no difference", "unclear")
 _ADVICE = {
