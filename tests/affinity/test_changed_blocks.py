@@ -67,12 +67,14 @@ def test_maps_are_those_of_the_random_numbers_that_the_block_draws():
 def test_the_layers_of_a_block_get_no_hooks(instantiation, monkeypatch):
     """With hooks they would be called, which is another way to compute the block."""
     net, plain = network(instantiation).eval(), []
-    has_plain_layers = blocks.NonLocalNd._has_plain_layers
-    monkeypatch.setattr(
-        blocks.NonLocalNd,
-        "_has_plain_layers",
-        lambda block, x: plain.append(has_plain_layers(block, x)) or plain[-1],
-    )
+    layers_of = blocks.NonLocalNd._layers
+
+    def layers(block, x):
+        found = layers_of(block, x)
+        plain.append(not any(isinstance(layer, nn.Module) for layer in found))
+        return found
+
+    monkeypatch.setattr(blocks.NonLocalNd, "_layers", layers)
     with capture_affinity(net):
         net(torch.randn(2, 3, 7, 5))
     assert plain
