@@ -17,6 +17,7 @@ from nonlocalnn.functional.modes import autocast_dtype, is_transformed, without_
 from nonlocalnn.functional.products import (
     compiled_product,
     is_compiled_fast,
+    is_served,
     multiply,
     multiply_entries,
     multiply_rows,
@@ -157,8 +158,8 @@ class _Projection(torch.autograd.Function):
         x_BCP, *matrices = ctx.saved_tensors
         dx, dlayers = None, []
         x_BPC, is_channels_last = x_BCP.transpose(1, 2), x_BCP.stride(1) == 1
-        # Rows of few positions, turned at the end, take half the time of columns (P = 49, 256 x 512).
-        are_rows = is_channels_last or x_BCP.shape[2] <= x_BCP.shape[1]
+        # Of few positions oneDNN's rows, turned at the end, take half the time of columns (P = 49, 256 x 512)
+        are_rows = is_channels_last or (is_served(x_BCP) and x_BCP.shape[2] <= x_BCP.shape[1])
         for place, (matrix_DC, dy_BPD) in enumerate(zip(matrices, gradients_BPD, strict=True)):
             needs_matrix, needs_bias = ctx.needs_input_grad[2 * place + 1 : 2 * place + 3]
             dlayers.append(_summed_product(dy_BPD, x_BPC) if needs_matrix else None)
