@@ -156,14 +156,16 @@ class BlockFindings:
                 "map is larger, or leave it out"
             )
         advice = _ADVICE.get(self.verdict)
-        if self.verdict in _OF_NO_USE and self._has_settled():
+        if self.verdict in _OF_NO_USE and self._has_settled:
             return f"{_SETTLED}; else {advice}"
         return advice
 
     @property
     def _weighs_nothing(self) -> bool:
+        """Whether there are keys to choose from, and all weights are 0."""
         return self.entropy is None and self.num_keys > 1
 
+    @property
     def _has_settled(self) -> bool:
         """Whether attention lies on single keys, and theta and phi learn next to nothing any more."""
         is_on_one = self.entropy is not None and self.entropy <= _SETTLED_ENTROPY

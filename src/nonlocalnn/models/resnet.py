@@ -160,7 +160,7 @@ class ResidualNetwork(nn.Module):
             raise ValueError(f"dropout must be from 0 to 1; got {repr(dropout)[:80]}")
         if num_sides not in (1, 2, 3):
             raise ValueError(
-                f"num_sides must be 1 (sequences), 2 (images) or 3 (video); got {num_sides!r:.40}"
+                f"num_sides must be 1 (sequences), 2 (images) or 3 (video); got {num_sides!r:.80}"
             )
         if num_sides != 3 and (inflation is not None or halves_time_early or layer2_extent is not None):
             raise ValueError(
