@@ -38,6 +38,29 @@ def test_groups_of_a_network_without_blocks():
     assert [len(group["params"]) for group in nl.param_groups(model, 0.1)] == [2, 4]
     with pytest.raises(ValueError, match="new_lr is for non-local blocks"):
         nl.param_groups(model, 0.1, new_lr=0.2)
+    with pytest.raises(ValueError, match="embeddings_lr is for non-local blocks"):
+        nl.param_groups(model, 0.1, embeddings_lr=0.2)
+
+
+@pytest.mark.parametrize("new_lr", [None, 0.7])
+def test_embeddings_have_a_part_of_the_rate_of_the_blocks(new_lr):
+    model, _ = small_resnet(after=["layer2.0", "layer3"])
+    names = {each: name for name, each in model.named_parameters()}
+    groups = nl.param_groups(model, 0.1, new_lr=new_lr, embeddings_lr=0.2)
+    rates = {names.pop(each): group["lr"] for group in groups for each in group["params"]}
+    assert not names
+    blocks = new_lr or 0.1
+    for name, rate in rates.items():
+        is_slow = ".nl.theta." in name or ".nl.phi." in name
+        assert rate == pytest.approx(0.2 * blocks if is_slow else blocks if ".nl." in name else 0.1), name
+    assert len({name for name, rate in rates.items() if rate == pytest.approx(0.2 * blocks)}) == 8
+
+
+@pytest.mark.parametrize("times", [0, -1.0, float("nan"), float("inf")])
+def test_a_rate_of_the_embeddings_that_is_none(times):
+    model, _ = small_resnet(after=["layer3"])
+    with pytest.raises(ValueError, match="embeddings_lr is in times the rate"):
+        nl.param_groups(model, 0.1, embeddings_lr=times)
 
 
 @pytest.mark.parametrize("norm", ["batch", None])

@@ -212,7 +212,7 @@ class BlockFindings:
 
 _SETTLED = (
     "its attention has settled on single keys, and theta and phi learn next to nothing: train again with a "
-    "lower rate for these (train takes --embeddings-lr 0.2)"
+    "lower rate for these (train --embeddings-lr 0.2; nl.param_groups, embeddings_lr)"
 )
 _CLOSED = (
     "all its weights are 0, and a rectifier that is closed lets no gradient through: train again with a "

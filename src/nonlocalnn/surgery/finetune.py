@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from torch import nn
 
 from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
@@ -9,8 +12,13 @@ from nonlocalnn.functional.layers import NORMS
 
 
 def param_groups(
-    model: nn.Module, lr: float, new_lr: float | None = None, weight_decay: float = 1e-4
-) -> list[dict[str, object]]:
+    model: nn.Module,
+    lr: float,
+    new_lr: float | None = None,
+    weight_decay: float = 1e-4,
+    *,
+    embeddings_lr: float = 1.0,
+) -> list[dict[str, Any]]:
     """Return all parameters of a network as groups for an optimiser, each parameter once.
 
     As in the paper's recipe norms do not decay, while biases of convolutions and linear layers do.
@@ -21,13 +29,17 @@ def param_groups(
         lr: Learning rate.
         new_lr: Learning rate of the non-local blocks; None is ``lr``.
         weight_decay: Of all parameters but those of norms.
+        embeddings_lr: Learning rate of theta and phi of the blocks, in times that of the blocks, as in a
+            :class:`Recipe`. With 1 they are among the blocks' other weights.
 
     Returns:
-        Up to four groups with "params", "lr" and "weight_decay": the network's, its norms, the blocks' and
-        their norms. Frozen parameters are in them, too: an optimiser skips what has no gradient.
+        Up to five groups with "params", "lr" and "weight_decay": the network's, its norms, the blocks', their
+        embeddings and their norms. Frozen parameters are in them, too: an optimiser skips what has no
+        gradient.
 
     Raises:
-        ValueError: There is a ``new_lr`` but no block.
+        ValueError: There is a ``new_lr`` or an ``embeddings_lr`` but no block, or ``embeddings_lr`` is not
+            positive.
 
     Example:
         >>> import torch
@@ -40,6 +52,10 @@ def param_groups(
     blocks = nonlocal_blocks(model)
     if new_lr is not None and not blocks:
         raise ValueError("new_lr is for non-local blocks and the model has none: insert them first")
+    if not 0 < embeddings_lr < float("inf"):
+        raise ValueError(f"embeddings_lr is in times the rate of the blocks and above 0, got {embeddings_lr}")
+    if embeddings_lr != 1 and not blocks:
+        raise ValueError("embeddings_lr is for non-local blocks and the model has none: insert them first")
     new = {parameter for block in blocks.values() for parameter in block.parameters()}
     norms = {
         parameter
@@ -57,7 +73,20 @@ def param_groups(
                 rate = new_lr if is_new and new_lr is not None else lr
                 decay = 0.0 if is_norm else weight_decay
                 groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-    return groups
+    return groups if embeddings_lr == 1 else list(slow_embeddings(groups, model, embeddings_lr))
+
+
+def slow_embeddings(
+    groups: Iterable[dict[str, Any]], model: nn.Module, times_lr: float
+) -> Iterator[dict[str, Any]]:
+    """Yield the groups, with theta and phi of the blocks apart, whose "lr" is ``times_lr`` times as high."""
+    layers = [each for block in nonlocal_blocks(model).values() for each in (block.theta, block.phi)]
+    own = {weight for layer in layers if layer is not None for weight in layer.parameters()}
+    for group in groups:
+        for is_own, share in ((False, 1.0), (True, times_lr)):
+            chosen = [weight for weight in group["params"] if (weight in own) == is_own]
+            if chosen:
+                yield {**group, "params": chosen, "lr": group["lr"] * share}
 
 
 def untrained_blocks(model: nn.Module) -> list[str]:

@@ -1,14 +1,12 @@
 """The optimiser of a recipe, and its learning rate at each step."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from nonlocalnn.blocks import nonlocal_blocks
-from nonlocalnn.surgery.finetune import param_groups
+from nonlocalnn.surgery.finetune import param_groups, slow_embeddings
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.settings import OptimizerSettings
 
@@ -21,12 +19,13 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
 
     Each group has "times_lr", its share of the learning rate, beside PyTorch's settings.
     """
-    parameters: list[dict[str, object]] = [{"params": list(model.parameters())}]
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": 1.0}]
     if not settings.decay_norms:
-        parameters = param_groups(model, lr=settings.lr, weight_decay=settings.weight_decay)
-    parameters = [{**group, "times_lr": 1.0} for group in parameters]
+        groups = param_groups(model, lr=1.0, weight_decay=settings.weight_decay)
     if settings.embeddings_lr != 1:
-        parameters = list(_without_embeddings(parameters, model, settings.embeddings_lr))
+        groups = list(slow_embeddings(groups, model, settings.embeddings_lr))
+    # In times the learning rate so far; the rate itself is another in every step.
+    parameters = [{**group, "times_lr": group["lr"], "lr": settings.lr} for group in groups]
     if settings.optimizer == "sgd":
         momentum = 0.9 if settings.momentum is None else settings.momentum
         return SGD(
@@ -38,19 +37,6 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
         )
     kind = AdamW if settings.optimizer == "adamw" else Adam
     return kind(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-
-
-def _without_embeddings(
-    groups: list[dict[str, Any]], model: nn.Module, times_lr: float
-) -> Iterator[dict[str, object]]:
-    """Yield the groups, with theta and phi of the blocks in groups of their own."""
-    layers = [each for block in nonlocal_blocks(model).values() for each in (block.theta, block.phi)]
-    own = {weight for layer in layers if layer is not None for weight in layer.parameters()}
-    for group in groups:
-        for is_own, share in ((False, 1.0), (True, times_lr)):
-            chosen = [weight for weight in group["params"] if (weight in own) == is_own]
-            if chosen:
-                yield {**group, "params": chosen, "times_lr": share}
 
 
 def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int) -> float:
