@@ -38,29 +38,47 @@ def test_groups_of_a_network_without_blocks():
     assert [len(group["params"]) for group in nl.param_groups(model, 0.1)] == [2, 4]
     with pytest.raises(ValueError, match="new_lr is for non-local blocks"):
         nl.param_groups(model, 0.1, new_lr=0.2)
-    with pytest.raises(ValueError, match="embeddings_lr is for non-local blocks"):
+    with pytest.raises(ValueError, match="embeddings_lr is for theta and phi"):
         nl.param_groups(model, 0.1, embeddings_lr=0.2)
 
 
-@pytest.mark.parametrize("new_lr", [None, 0.7])
-def test_embeddings_have_a_part_of_the_rate_of_the_blocks(new_lr):
+@pytest.mark.parametrize("times", [0.2, 3.0])
+@pytest.mark.parametrize("new_lr", [None, 0.7, 0.0])
+def test_embeddings_have_a_part_of_the_rate_of_the_blocks(new_lr, times):
     model, _ = small_resnet(after=["layer2.0", "layer3"])
     names = {each: name for name, each in model.named_parameters()}
-    groups = nl.param_groups(model, 0.1, new_lr=new_lr, embeddings_lr=0.2)
-    rates = {names.pop(each): group["lr"] for group in groups for each in group["params"]}
+    groups = nl.param_groups(model, 0.1, new_lr=new_lr, weight_decay=0.5, embeddings_lr=times)
+    found = {
+        names.pop(each): (group["lr"], group["weight_decay"]) for group in groups for each in group["params"]
+    }
     assert not names
-    blocks = new_lr or 0.1
-    for name, rate in rates.items():
-        is_slow = ".nl.theta." in name or ".nl.phi." in name
-        assert rate == pytest.approx(0.2 * blocks if is_slow else blocks if ".nl." in name else 0.1), name
-    assert len({name for name, rate in rates.items() if rate == pytest.approx(0.2 * blocks)}) == 8
+    blocks = 0.1 if new_lr is None else new_lr
+    for name, (rate, decay) in found.items():
+        is_embedding = ".nl.theta." in name or ".nl.phi." in name
+        assert rate == pytest.approx(times * blocks if is_embedding else blocks if ".nl." in name else 0.1), (
+            name
+        )
+        assert decay == 0.5 or not is_embedding
+    assert sum(".nl.theta." in name or ".nl.phi." in name for name in found) == 8
 
 
-@pytest.mark.parametrize("times", [0, -1.0, float("nan"), float("inf")])
-def test_a_rate_of_the_embeddings_that_is_none(times):
+def test_a_rate_that_would_reach_no_weight_is_refused():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nl.NonLocal2d(4, instantiation="gaussian"))
+    with pytest.raises(ValueError, match="embeddings_lr is for theta and phi"):
+        nl.param_groups(model, 0.1, embeddings_lr=0.2)
+    # As a wrapper leaves it that keeps all weights in one of its own.
+    for layer in model[1].modules():
+        layer._parameters.clear()
+    with pytest.raises(ValueError, match=r"new_lr is for non-local blocks .* use_orig_params=True"):
+        nl.param_groups(model, 0.1, new_lr=0.2)
+
+
+@pytest.mark.parametrize("name", ["lr", "new_lr", "weight_decay", "embeddings_lr"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "0.2", True])
+def test_a_rate_that_is_none(name, value):
     model, _ = small_resnet(after=["layer3"])
-    with pytest.raises(ValueError, match="embeddings_lr is in times the rate"):
-        nl.param_groups(model, 0.1, embeddings_lr=times)
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        nl.param_groups(model, **{"lr": 0.1, name: value})
 
 
 @pytest.mark.parametrize("norm", ["batch", None])

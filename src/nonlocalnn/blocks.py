@@ -60,9 +60,10 @@ for _leaf in (
 ):
     torch.fx.wrap(_leaf)
 
-# By how much sums of the concatenation form begin above zero: three times what they vary by over the
-# positions of maps as norms leave them.
-_RAISED = 1.0
+# By how much sums of the concatenation form begin higher, half by theta's biases and half by phi's; and how
+# long a head's biases may be for that where its part w of w_f is short. Of inputs of variance 1 a_i and b_j
+# vary by |w| / sqrt(3), and biases of that length raise each by three times as much.
+_RAISED, _LONGEST = 1.0, math.sqrt(3)
 # What blocks that were pickled before these settings existed lack.
 _ADDED_SETTINGS = {"context_channels": None, "num_heads": 1, "pool_size": None}
 
@@ -460,13 +461,19 @@ def start_from_scratch(model: nn.Module) -> None:
     - Embedded Gaussian: phi has the weights of theta. Each position then begins by attending to those that
       resemble it, as in the Gaussian form, and not to random ones; docs/results/dense.md says what that
       changes. Training moves the two apart.
-    - Concatenation: theta and phi have biases by which a_i + b_j begins 1 above what the weights give. Where
-      all such sums fall below zero the rectifier lets nothing through, no gradient either, and the block is
-      lost; docs/results/cue.md shows it.
+    - Concatenation: theta and phi get biases, in the place of theirs, by which a_i + b_j begins 1 above what
+      the weights give, less in heads with little of w_f, whose sums vary less. Where all such sums fall below
+      zero the rectifier lets nothing through, no gradient either, and the block is lost; docs/results/cue.md
+      shows it.
 
     Blocks of the other forms stay as they are: the Gaussian has no embeddings, and the dot product, whose
     weights add up to no 1, learnt nothing of the cue task with phi like theta with one seed of two
     (docs/results/cue.md). So do embedded Gaussian blocks whose keys are of a context with other channels.
+    ``reset_parameters`` draws all anew, without this start.
+
+    Raises:
+        ValueError: theta and phi of a block are unlike, or lack weights or biases of their own, as in a
+            network that is sharded or has adapters.
 
     Example:
         >>> block = NonLocal2d(8)
@@ -474,17 +481,30 @@ def start_from_scratch(model: nn.Module) -> None:
         >>> torch.equal(block.theta.weight, block.phi.weight)
         True
     """
-    for block in nonlocal_blocks(model).values():
-        theta, phi = block.theta, block.phi
-        if theta is None or phi is None:
+    for name, block in nonlocal_blocks(model).items():
+        if block.theta is None or block.phi is None or block.instantiation == "dot_product":
             continue
-        if block.instantiation == "embedded_gaussian" and theta.weight.shape == phi.weight.shape:
-            phi.load_state_dict(theta.state_dict())
-        if block.instantiation == "concatenation":
-            assert block.w_f is not None
-            for layer, w in zip((theta, phi), block.w_f.detach().chunk(2), strict=True):
-                assert layer.bias is not None
-                heads = w.unflatten(0, (block.num_heads, -1))
-                raised = _RAISED / 2 * heads / heads.square().sum(1, keepdim=True)
-                with torch.no_grad():
-                    layer.bias.copy_(raised.flatten())
+        if block.instantiation == "embedded_gaussian":
+            theta, phi = block.theta.state_dict(), block.phi.state_dict()
+            if next(block.theta.parameters(), None) is None or theta.keys() != phi.keys():
+                raise _cannot_start(name, block)
+            if all(theta[key].shape == phi[key].shape for key in theta):
+                block.phi.load_state_dict(theta)
+            continue
+        assert block.w_f is not None
+        halves = block.w_f.detach().double().unflatten(0, (2, block.num_heads, -1))
+        for layer, heads in zip((block.theta, block.phi), halves, strict=True):
+            bias = layer._parameters.get("bias")
+            if bias is None:
+                raise _cannot_start(name, block)
+            lengths = (_RAISED / 2 / heads.norm(dim=1, keepdim=True)).clamp(max=_LONGEST)
+            with torch.no_grad():
+                bias.copy_((lengths * nn.functional.normalize(heads, dim=1)).flatten())
+
+
+def _cannot_start(name: str, block: NonLocalNd) -> ValueError:
+    kinds = " and ".join(type(layer).__name__ for layer in (block.theta, block.phi))
+    return ValueError(
+        f"theta and phi of block {name!r}, {kinds}, must be alike and have weights and biases of their own: "
+        "start the network before what changes or shards its layers"
+    )

@@ -338,3 +338,15 @@ def test_what_does_not_fit_is_left_to_pytorch(fast):
         layer(clip[:, :2].contiguous(memory_format=torch.channels_last_3d))
     many, one = torch.randn(3, 5, 6), torch.randn(1, 6, 4)
     torch.testing.assert_close(products.matmul(many, one), many @ one)
+
+
+def test_the_operator_is_tried_on_numbers_whatever_the_defaults_are():
+    expected = products._answers()
+    with torch.device("meta"):
+        assert products._answers() is expected
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert products._answers() is expected
+    finally:
+        torch.set_default_dtype(before)

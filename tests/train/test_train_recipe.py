@@ -157,3 +157,28 @@ def test_fields_that_a_saved_recipe_lacks_had_their_defaults():
     del saved["parallel"], saved["sync_norms"]
     assert Recipe().changed_fields(saved) == []
     assert Recipe(sync_norms=True).changed_fields(saved) == ["sync_norms"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"lr": None}, "lr must not be None"),
+        ({"embeddings_lr": None}, "embeddings_lr must not be None"),
+        ({"lr": True}, "lr must be a number; got True"),
+        ({"lr": "0.1"}, "lr must be a number; got '0.1'"),
+        ({"clip_norm": False}, "clip_norm must be a number"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"batch_size": "16"}, "batch_size must be a whole number"),
+        ({"augment": 1}, "augment must be True or False"),
+        ({"nesterov": None}, "nesterov must not be None"),
+        ({"model": 3}, "model must be a word"),
+    ],
+)
+def test_values_of_another_kind_are_refused(settings, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
+        Recipe(**settings)
+
+
+def test_whole_numbers_are_numbers_and_what_is_left_open_stays_so():
+    recipe = Recipe(lr=1, clip_norm=2, batch_size=None)
+    assert (recipe.lr, recipe.clip_norm, recipe.batch_size) == (1, 2, None)

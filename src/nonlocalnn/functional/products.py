@@ -262,12 +262,15 @@ _is_faster_for_compilers._dynamo_marked_constant = True  # type: ignore[attr-def
 
 def _answers() -> bool:
     """Return whether the operator, which PyTorch does not document, does what it is taken for."""
-    left, right, bias = torch.arange(15.0).view(3, 5), torch.arange(20.0).view(5, 4), torch.arange(4.0)
+    # Whatever device and type are the defaults when the first block is called.
+    left, right, bias = (
+        torch.arange(size, dtype=torch.float32, device="cpu").view(shape)
+        for size, shape in ((15, (3, 5)), (20, (5, 4)), (4, (4,)))
+    )
     try:
-        found = _one_dnn(left, right, bias)
+        return torch.allclose(_one_dnn(left, right, bias), torch.addmm(bias, left, right))
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return bool(torch.allclose(found, torch.addmm(bias, left, right)))
 
 
 def _processor() -> tuple[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from nonlocalnn._errors import is_finite
 from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
 from nonlocalnn.functional.layers import NORMS
 
@@ -22,7 +23,8 @@ def param_groups(
     """Return all parameters of a network as groups for an optimiser, each parameter once.
 
     As in the paper's recipe norms do not decay, while biases of convolutions and linear layers do.
-    Non-local blocks are groups of their own, so that they can learn faster than what was trained before.
+    Non-local blocks are groups of their own, so that they can learn faster than what was trained before; a
+    layer that a block shares with the network is the block's.
 
     Args:
         model: The network, with its blocks.
@@ -33,13 +35,13 @@ def param_groups(
             :class:`Recipe`. With 1 they are among the blocks' other weights.
 
     Returns:
-        Up to five groups with "params", "lr" and "weight_decay": the network's, its norms, the blocks', their
-        embeddings and their norms. Frozen parameters are in them, too: an optimiser skips what has no
-        gradient.
+        Groups with "params", "lr" and "weight_decay", none of them empty: the network's, its norms, the
+        blocks', their embeddings and their norms. Frozen parameters are in them, too: an optimiser skips what
+        has no gradient.
 
     Raises:
-        ValueError: There is a ``new_lr`` or an ``embeddings_lr`` but no block, or ``embeddings_lr`` is not
-            positive.
+        ValueError: A value is no number of its range; or there is a ``new_lr`` and no weight of a block, or
+            an ``embeddings_lr`` and none of theta and phi.
 
     Example:
         >>> import torch
@@ -49,14 +51,25 @@ def param_groups(
         [(10, 0.01, 0.0001), (6, 0.01, 0.0), (16, 0.1, 0.0001), (4, 0.1, 0.0)]
         >>> optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
     """
-    blocks = nonlocal_blocks(model)
-    if new_lr is not None and not blocks:
-        raise ValueError("new_lr is for non-local blocks and the model has none: insert them first")
-    if not 0 < embeddings_lr < float("inf"):
-        raise ValueError(f"embeddings_lr is in times the rate of the blocks and above 0, got {embeddings_lr}")
-    if embeddings_lr != 1 and not blocks:
-        raise ValueError("embeddings_lr is for non-local blocks and the model has none: insert them first")
-    new = {parameter for block in blocks.values() for parameter in block.parameters()}
+    for name, value in (
+        ("lr", lr),
+        ("new_lr", lr if new_lr is None else new_lr),
+        ("weight_decay", weight_decay),
+    ):
+        if not is_finite(value) or value < 0:
+            raise ValueError(f"{name} must be a number of at least 0; got {value!r}")
+    if not is_finite(embeddings_lr) or embeddings_lr <= 0:
+        raise ValueError(
+            f"embeddings_lr must be above 0, in times the rate of the blocks; got {embeddings_lr!r}"
+        )
+    new = {parameter for block in nonlocal_blocks(model).values() for parameter in block.parameters()}
+    lacking = (
+        "and the model shows none: insert them first; FullyShardedDataParallel needs use_orig_params=True"
+    )
+    if new_lr is not None and not new:
+        raise ValueError(f"new_lr is for non-local blocks {lacking}")
+    if embeddings_lr != 1 and not _embeddings(model):
+        raise ValueError(f"embeddings_lr is for theta and phi of non-local blocks {lacking}")
     norms = {
         parameter
         for module in model.modules()
@@ -80,13 +93,17 @@ def slow_embeddings(
     groups: Iterable[dict[str, Any]], model: nn.Module, times_lr: float
 ) -> Iterator[dict[str, Any]]:
     """Yield the groups, with theta and phi of the blocks apart, whose "lr" is ``times_lr`` times as high."""
-    layers = [each for block in nonlocal_blocks(model).values() for each in (block.theta, block.phi)]
-    own = {weight for layer in layers if layer is not None for weight in layer.parameters()}
+    own = _embeddings(model)
     for group in groups:
         for is_own, share in ((False, 1.0), (True, times_lr)):
             chosen = [weight for weight in group["params"] if (weight in own) == is_own]
             if chosen:
                 yield {**group, "params": chosen, "lr": group["lr"] * share}
+
+
+def _embeddings(model: nn.Module) -> set[nn.Parameter]:
+    layers = [each for block in nonlocal_blocks(model).values() for each in (block.theta, block.phi)]
+    return {weight for layer in layers if layer is not None for weight in layer.parameters()}
 
 
 def untrained_blocks(model: nn.Module) -> list[str]:

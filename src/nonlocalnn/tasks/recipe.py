@@ -1,9 +1,11 @@
 """Everything that decides a training run: the parts together, and how they are written and read."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from nonlocalnn._errors import near_miss
 from nonlocalnn._names import (
@@ -33,6 +35,18 @@ _PATHS = ("data_dir", "start_from", "output")
 _TUPLES = ("milestones", "short_sides", "scales", "class_weights", "spacing", "intensity")
 # Other data on which a setting has an effect: detectors bring images to a size, generated clips have frames.
 _ALSO: dict[str, tuple[str, ...]] = {"resize": OBJECT_SETS, "frames": ("cue",)}
+
+
+# What a setting of one kind is called.
+_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a word"}
+
+
+@functools.cache
+def _kinds() -> dict[str, set[Any]]:
+    """Return the kinds of value that each setting may have, such as int and NoneType."""
+    hints = get_type_hints(Recipe).items()
+    unions = (Union, UnionType)
+    return {name: set(get_args(hint)) if get_origin(hint) in unions else {hint} for name, hint in hints}
 
 
 # Python collects the fields of the last parent first: data, videos, masks, volumes, model, optimiser,
@@ -69,6 +83,7 @@ class Recipe(
     """
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         super().__post_init__()
         for part, what, sets in (
             (VideoSettings, "videos", VIDEO_SETS),
@@ -86,6 +101,21 @@ class Recipe(
                         f"{each.name} has an effect only with {what}, data one of {', '.join(known)}; "
                         f"got data={self.data!r}: leave it out"
                     )
+
+    def _check_kinds(self) -> None:
+        """Check that flags, numbers and words are such; the parts check what these may be."""
+        for each in dataclasses.fields(self):
+            value, kinds = getattr(self, each.name), _kinds()[each.name]
+            if value is None and NoneType not in kinds:
+                raise ValueError(f"{each.name} must not be None: left out it has its default")
+            for kind, what in _WORDS.items():
+                is_one = isinstance(value, int | float if kind is float else kind)
+                if (
+                    kind in kinds
+                    and value is not None
+                    and (not is_one or isinstance(value, bool) != (kind is bool))
+                ):
+                    raise ValueError(f"{each.name} must be {what}; got {value!r}")
 
     @property
     def scaled_lr(self) -> float:
