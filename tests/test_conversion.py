@@ -253,6 +253,14 @@ def test_a_shared_module_becomes_one_shared_block():
     assert_near(ours["three"](ours["one"](x)), inner(shared(x)))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_what_torchscript_has_compiled_is_refused_or_passed_over():
+    traced = torch.jit.trace(nn.Conv2d(3, 8, 1).eval(), torch.rand(1, 3, 6, 6))
+    with pytest.raises(ValueError, match="convert before tracing or scripting"):
+        nl.convert_nonlocal_(traced)
+    assert not nl.convert_nonlocal_(nn.Sequential(traced, nn.ReLU())).converted
+
+
 def test_the_model_itself_cannot_be_replaced():
     model = alexhex7("dot_product", 2)
     with pytest.raises(ValueError, match=r"NONLocalBlock2D.*torch.nn.Sequential"):

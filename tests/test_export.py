@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from helpers import BLOCKS, randomize_
-from nonlocalnn import create_model
+from nonlocalnn import NonLocal2d, create_model
 from nonlocalnn.export import METADATA_KEY, describe, export_model
 from nonlocalnn.export import model as export_code
 from nonlocalnn.functional import INSTANTIATIONS, concatenation, non_local
@@ -338,3 +339,44 @@ def test_concatenation_as_it_is_exported_equals_the_reference():
     assert_near(concatenation._exported_average(a, b, g, None), expected)
     count = torch.full((2, 1, 1), 14.0).double()
     assert_near(concatenation._exported_average(a, b, g, count), expected / 2)
+
+
+def _pruned(model):
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    return model
+
+
+def _normed(model):
+    nn.utils.parametrizations.weight_norm(model[0])
+    nn.utils.parametrizations.spectral_norm(model[1].g)
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: torch.compile(model, backend="eager"),
+        nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+        _pruned,
+        _normed,
+    ],
+    ids=["compiled", "DataParallel", "averaged", "pruned", "normed"],
+)
+def test_wrapped_and_computed_weights(tmp_path, wrap):
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1), NonLocal2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = wrap(randomize_(plain)).eval()
+    keys = list(model.state_dict())
+    export_model(model, tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
+    assert list(model.state_dict()) == keys
+    x = torch.rand(2, 3, 6, 7)
+    found = torch.export.load(tmp_path / "a.pt2").module()(x)
+    assert_near(found, model(x), sums=NETWORK)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_weights_are_refused_before_they_are_traced(tmp_path, dtype):
+    model = create_model("nl2_c1d_tiny").to(dtype)
+    with pytest.raises(ValueError, match=rf"is {dtype}, whose rounding .*\.float\(\)"):
+        export_model(model, tmp_path / "a.pt2", format="pt2", sample_shape=(3, 64))
+    assert not list(tmp_path.iterdir())

@@ -27,6 +27,7 @@ from nonlocalnn.functional.layers import (
     is_traced,
     plain_weights,
 )
+from nonlocalnn.functional.modes import autocast_dtype
 from nonlocalnn.functional.norms import Norm, make_norm, normalise
 from nonlocalnn.functional.positions import add_projection, as_map, fold, project_back, widen
 from nonlocalnn.functional.settings import Settings, SubSample
@@ -200,7 +201,11 @@ class NonLocalNd(nn.Module):
             self._modules.setdefault(name, None)
 
     def reset_parameters(self) -> None:
-        """Draw new weights, and make the block the identity again where ``zero_init`` asks for it."""
+        """Draw new weights, and make the block the identity again where ``zero_init`` asks for it.
+
+        Whoever resets layers one by one, as some do after ``to_empty``, calls this last: its norm's own reset
+        ends the identity.
+        """
         for layer in (self.theta, self.phi, self.g, self.W_z, self.norm, self.pre_norm, self.context_norm):
             # A norm by a function of one's own may have nothing to reset.
             reset = getattr(layer, "reset_parameters", None)
@@ -374,7 +379,14 @@ class NonLocalNd(nn.Module):
             return layers
         device = None if is_traced(x) else x.device
         weights = [None if layer is None else plain_weights(layer, self._conv, device) for layer in layers]
-        return weights if weights.count(None) == layers.count(None) else layers
+        if weights.count(None) != layers.count(None):
+            return layers
+        kind = self.W_z.weight.dtype
+        if device is not None and kind != x.dtype and autocast_dtype(device.type) is None:
+            raise ValueError(
+                f"x is {x.dtype} and the weights of the block are {kind}: cast one, or use torch.autocast"
+            )
+        return weights
 
     def _concatenate(self, call: Call, theta: Any, phi: Any, g: Any, weight: Tensor | None) -> Tensor:
         """Return y from two scalars a position; plain layers build no theta, and phi only to pool it.

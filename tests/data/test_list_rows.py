@@ -73,3 +73,37 @@ def test_folders_whose_names_end_in_numbers(tmp_path):
     (tmp_path / "list.txt").write_text("clip 1 0\nclip 2 1\n")
     videos = read_video_list(tmp_path / "list.txt", root=tmp_path)
     assert [path.name for path in videos.paths] == ["clip 1", "clip 2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("video_name,tag\na.mp4,run\nb.mp4,walk\n", "line 1: 'video_name,tag' has no video's ending"),
+        ("datei;klasse\na.mp4;run\n", "line 1: 'datei;klasse' has no video's ending"),
+        ("a.mp4 run\n# the rest\nb.mp4 walk\n", "line 2: '# the rest' has no video's ending"),
+        ("0,a.mp4,0\n1,b.mp4,1\n", "line 1: '0,a.mp4,0' begins with its number"),
+        ("1\ta.mp4\trun\n2\tb.mp4\twalk\n", "line 1: .*must be a path and a label"),
+        ("1 ApplyEyeMakeup\n2 Archery\n", "line 1: '1 ApplyEyeMakeup' begins with its number"),
+        ("'a b.mp4',0\n'c.mp4',1\n", "line 1: a path is quoted by"),
+    ],
+)
+def test_lines_that_are_no_rows_become_no_videos(tmp_path, text, says):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says):
+        read_video_list(path, root=tmp_path)
+
+
+def test_such_lines_are_rows_where_their_videos_are(tmp_path):
+    path = tmp_path / "list.txt"
+    for name in ("1", "2", "clip_of_frames"):
+        (tmp_path / name).mkdir()
+    for name in ("0,a.mp4", "1,b.mp4"):
+        (tmp_path / name).touch()
+    for text in ("1 run\n2 walk\n", "0,a.mp4,0\n1,b.mp4,1\n", "clip_of_frames 0\n0,a.mp4 1\n"):
+        path.write_text(text)
+        assert len(read_video_list(path, root=tmp_path).existing()) == 2
+    # Folders of frames that are called by numbers, before they are there.
+    for text in ("1 run\n2 walk\n3 run\n", "0 5\n1 2\n2 1\n"):
+        path.write_text(text)
+        assert len(read_video_list(path, root=tmp_path / "later")) == 3

@@ -6,7 +6,7 @@ before its keys: ``_orig_mod.layer1.0.weight``. The plain name is the one withou
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from nonlocalnn.functional.layers import WRAPPER_WORDS
 _BY_CLASS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
 # Of libraries that need not be there: timm, mmengine, DeepSpeed.
 _BY_NAME = {"ModelEmaV2", "ModelEmaV3", "ModelEMA", "BaseAveragedModel", "DeepSpeedEngine"}
+_COMPUTING_HOOKS = (SpectralNorm, WeightNorm, BasePruningMethod)
 _COUNTER = "n_averaged"
 _MOST_WORDS = 4
 
@@ -163,6 +164,12 @@ def _changed(
         "_modules": children,
         "_parameters": dict(module._parameters),
         "_buffers": dict(module._buffers),
+        # These would compute the weights again, of what is gone.
+        "_forward_pre_hooks": OrderedDict(
+            (key, hook)
+            for key, hook in module._forward_pre_hooks.items()
+            if not isinstance(hook, _COMPUTING_HOOKS)
+        ),
     }
     for name, (value, others) in computed.items():
         for part in (name, *others):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nonlocalnn._errors import check_choice, first_line, missing_extra
 from nonlocalnn._files import atomic_path
 from nonlocalnn._names import EXPORT_FORMATS
+from nonlocalnn.checkpoints.wrapped import plain_model
 from nonlocalnn.export.formats import Run, computed_by, trace, write_aoti, write_onnx, write_pt2
 from nonlocalnn.export.sizes import SIDES, dimension_names, other_shapes
 from nonlocalnn.inference import Classifier, Segmenter
@@ -81,13 +82,13 @@ def export_model(
 ) -> ExportReport:
     """Write a model in eval mode to a file that needs nothing of this package to run.
 
-    Norms are folded into convolutions first, as :func:`nonlocalnn.fuse_` does; ``model`` itself stays as it
-    is. The file is run, by onnxruntime or by PyTorch, on the example and on inputs of two other sizes, and
-    kept only where it equals the model on all of them up to ``TOLERANCE``. An older file of that name stays
-    until then.
+    Wrappers such as ``torch.compile`` are taken off, pruned and normalised weights computed once, and norms
+    folded into convolutions, as :func:`nonlocalnn.fuse_` does; ``model`` itself stays as it is. The file is
+    run, by onnxruntime or by PyTorch, on the example and on inputs of two other sizes, and kept only where it
+    equals the model on all of them up to ``TOLERANCE``. An older file of that name stays until then.
 
     Args:
-        model: Takes one tensor (B, C, *sides) and returns one.
+        model: Takes one tensor (B, C, *sides) and returns one; weights of 32 or 64 bits.
         path: The file, ending in ``.onnx`` or, for the other two, ``.pt2``.
         format: "onnx" for onnxruntime and others, "pt2" for ``torch.export.load``, "aoti" for a compiled
             package of this kind of machine, for ``torch._inductor.aoti_load_package`` or C++.
@@ -120,8 +121,13 @@ def export_model(
     path = Path(path)
     opset = _checked_opset(path, format, opset)
     facts = _as_json(metadata)
-    model = copy.deepcopy(model).eval()
-    for weight in model.parameters():
+    model = copy.deepcopy(plain_model(model)).eval()
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.itemsize < 4:
+            raise ValueError(
+                f"{name} is {weight.dtype}, whose rounding is larger than what a file may differ by: export "
+                "a copy of the model in float32, copy.deepcopy(model).float()"
+            )
         # With channels last PyTorch would take for granted that a batch holds more than one sample.
         weight.data = weight.data.contiguous()
     example, answer = _example(model, example_input, sample_shape)

@@ -70,7 +70,9 @@ def read_rows(path: Path, lines: Iterator[tuple[int, str]], *, root: Path) -> li
         rows = [_cut(path, line, text, rows[0].divider) for line, text in numbered[1:]]
         return [_named_columns(path, row, columns, root) for row in rows]
     counted = bool(rows) and all(map(_may_count, rows)) and not any(_is_there(row, root) for row in rows)
-    return [_last_columns(path, row, counted, root) for row in rows]
+    found = [_last_columns(path, row, counted, root) for row in rows]
+    _check_together(path, rows, found)
+    return found
 
 
 def _cut(path: Path, line: int, text: str, divider: str | None = None) -> Row:
@@ -148,6 +150,30 @@ def _last_columns(path: Path, row: Row, counted: bool, root: Path) -> tuple[int,
     return _checked(path, row, video, row.fields[-1], root)
 
 
+def _check_together(path: Path, rows: Sequence[Row], found: Sequence[tuple[int, Path, str]]) -> None:
+    """Check what no line tells alone: one that is a header or a comment, and lines with their own numbers."""
+    are_files = [_is_file(place.name) for _, place, _ in found]
+    if any(are_files):
+        for is_file, row, (line, place, _) in zip(are_files, rows, found, strict=True):
+            # A folder of frames among files lies in another folder, as a rule.
+            is_odd = not is_file and (row.text.startswith("#") or "/" not in row.text)
+            if is_odd and not place.exists():
+                what = f"{row.text!r} has no video's ending, as other lines have, and nothing is there"
+                raise bad_row(path, line, f"{what}: leave comments out, and call columns path and label")
+    numbers = [row.fields[0] for row in rows]
+    are_counted = len(rows) > 1 and any(
+        numbers == [str(place + first) for place in range(len(rows))] for first in (0, 1)
+    )
+    # Folders of frames may be called by numbers, too; names of classes come once each, in their own file.
+    labels = [label for _, _, label in found]
+    are_names = not any(label.isdecimal() for label in labels) and len(set(labels)) == len(labels)
+    is_numbered = all(are_files) or are_names
+    if are_counted and is_numbered and not any(place.exists() for _, place, _ in found):
+        what = "begins with its number, as all lines do, and no such video is there"
+        hint = "leave the numbers out; a list of classes is no list of videos"
+        raise bad_row(path, rows[0].line, f"{rows[0].text!r} {what}: {hint}")
+
+
 def _check_one_label(path: Path, row: Row, video: str, label: str) -> None:
     """Check that a row does not end in several labels, as ``0,1``: the last would count, or all as one."""
     several = re.fullmatch(r"\d+(?:[\s,;|+]+\d+)+", label)
@@ -170,6 +196,8 @@ def _checked(path: Path, row: Row, video: str, label: str, root: Path) -> tuple[
         raise bad_row(path, row.line, f"must be a path and a label; got {row.text!r}")
     if _is_file(label):
         raise bad_row(path, row.line, f"the label must come last; got the file {label!r}")
+    if video[0] == video[-1] == "'":
+        raise bad_row(path, row.line, f'a path is quoted by ", as in CSV, or not; got {video}')
     _check_one_label(path, row, video, label)
     return row.line, _place(root, video), label
 

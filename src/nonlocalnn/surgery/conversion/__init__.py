@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from nonlocalnn.blocks import NonLocalNd
@@ -85,8 +86,8 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
         What was replaced, and what was left and why.
 
     Raises:
-        ValueError: The model itself is such a module and has no place in which it could be replaced. Nothing
-            is changed then.
+        ValueError: The model itself is such a module and has no place in which it could be replaced, or it
+            was compiled by TorchScript. Nothing is changed then.
 
     Example:
         >>> import torch
@@ -110,8 +111,14 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
         >>> bool(torch.allclose(model(x), before, atol=1e-5))
         True
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("the model's forward pass is fixed: convert before tracing or scripting")
     # A module that is in two places has two names, and becomes one block in both.
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = {
+        name: module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if not isinstance(module, torch.jit.ScriptModule)
+    }
     candidates = {name: module for name, module in modules.items() if is_candidate(module)}
     ranks = _ranks(model, candidates.values())
     built: dict[nn.Module, Built] = {}

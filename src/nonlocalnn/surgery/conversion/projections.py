@@ -27,7 +27,7 @@ def is_linear(leaf: nn.Module) -> bool:
 def _is_nin(leaf: nn.Module) -> bool:
     """Return whether a layer is DDPM's own, with a matrix W (in, out)."""
     weights = leaf._parameters
-    return set(weights) == {"W", "b"} and weights["W"] is not None and weights["W"].dim() == 2
+    return weights.keys() == {"W", "b"} and weights["W"] is not None and weights["W"].dim() == 2
 
 
 def as_convolution(layer: nn.Module, rank: int) -> Convolution:
