@@ -1,15 +1,19 @@
 """All orientations that a display matrix can give, and the colours of videos."""
 
+import io
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from nonlocalnn.data.video import VideoDecodeError, open_video
+from nonlocalnn.data.video import VideoDecodeError, open_video, pyav
 from nonlocalnn.data.video.containers import is_mirrored
-from nonlocalnn.data.video.pyav import oriented
+from nonlocalnn.data.video.files import check_video
+from nonlocalnn.data.video.upright import oriented
 from videos import write_video
 
 # Of each matrix (a b c d): what players show.
@@ -22,6 +26,20 @@ ORIENTATIONS = {
     (0, 1, -1, 0): lambda x: x.transpose(1, 0, 2)[:, ::-1],
     (0, -1, 1, 0): lambda x: x.transpose(1, 0, 2)[::-1],
     (0, -1, -1, 0): lambda x: x.transpose(1, 0, 2)[::-1, ::-1],
+}
+
+
+# By the numbers of EXIF; None is a camera that does not tell.
+OF_EXIF = {
+    None: (1, 0, 0, 1),
+    1: (1, 0, 0, 1),
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
 }
 
 
@@ -40,6 +58,25 @@ def with_matrix(path, matrix):
     place = content.index(b"tkhd") + 44
     content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+    return path
+
+
+def with_exif(path, orientation):
+    """Write Motion JPEG as cameras do, each of whose frames is a photograph with EXIF."""
+    exif = Image.Exif()
+    exif[0x010F] = "a maker of cameras"
+    if orientation is not None:
+        exif[0x0112] = orientation
+    photograph = io.BytesIO()
+    Image.fromarray(quarters()).save(photograph, "JPEG", exif=exif)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(photograph.getvalue())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, True
+            container.mux(packet)
     return path
 
 
@@ -71,6 +108,31 @@ def test_other_matrices_are_taken_for_the_nearest(matrix, nearest):
     a, b, c, d = matrix
     found = oriented(torch.from_numpy(quarters()), (a, b, 0, c, d, 0, 7, 9, 1)).numpy()
     np.testing.assert_array_equal(found, ORIENTATIONS[nearest](quarters()))
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])
+def test_exif_in_the_frames_of_a_camera(tmp_path, suffix):
+    for number, matrix in OF_EXIF.items():
+        path = with_exif(tmp_path / f"{number}{suffix}", number)
+        expected = ORIENTATIONS[matrix](quarters()).astype(int)
+        with open_video(path) as video:
+            assert (video.num_frames, video.size) == (3, expected.shape[:2])
+            found = video.read([0, 2])[1].numpy().astype(int)
+        assert abs(found - expected).mean() < 6
+
+
+def test_a_file_that_pyav_does_not_understand_is_named(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", [quarters()] * 3)
+
+    def refuse(frame):
+        raise KeyError("a kind of frame that is not known yet")
+
+    with open_video(path) as video:
+        monkeypatch.setattr(pyav, "display_matrix", refuse)
+        with pytest.raises(VideoDecodeError, match=r"read frame 1 of .*a\.mp4: PyAV says: 'a kind") as caught:
+            video.read([1])
+    assert (caught.value.path, caught.value.frame) == (path, 1)
+    assert "PyAV says: 'a kind" in check_video(path)
 
 
 def test_torchcodec_refuses_what_it_would_show_unmirrored(tmp_path):

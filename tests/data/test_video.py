@@ -3,7 +3,9 @@ import pickle
 import subprocess
 import sys
 import types
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from PIL import Image
 
 from nonlocalnn.data.video import ArchivedFile, VideoDecodeError, open_video
 from nonlocalnn.data.video import source as video_source
-from videos import HEIGHT, NUM_FRAMES, WIDTH, cut, damaged, level, numbers, write_video
+from videos import HEIGHT, NUM_FRAMES, WIDTH, cut, damaged, grey_frames, level, numbers, write_video
 
 WELL_KNOWN = ("plain.mp4", "faststart.mp4", "fragments.mp4", "plain.mkv", "vp9.webm", "uneven.mp4")
 SEEKABLE = (*WELL_KNOWN, "slow.flv", "stream.ts")
@@ -69,6 +71,30 @@ def test_rate_in_frames_per_second(videos):
     for name, rate in (("plain.mp4", 25), ("plain.mkv", 25), ("slow.flv", 5)):
         with open_video(videos / name) as video:
             assert video.frames_per_second == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rate", "height", "pixels"),
+    [(Fraction(25), 576, "yuv420p"), (Fraction(30000, 1001), 480, "yuv411p")],
+    ids=["PAL", "NTSC"],
+)
+def test_rate_of_raw_dv_whose_clock_ticks_faster(tmp_path, rate, height, pixels):
+    with av.open(str(tmp_path / "tape.dv"), "w") as container:
+        stream = container.add_stream("dvvideo", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = height, 720, pixels
+        for image in grey_frames(3, height, 720):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    with open_video(tmp_path / "tape.dv") as video:
+        assert (len(video), video.frames_per_second) == (3, float(rate))
+
+
+@pytest.mark.parametrize("rate", [25, 1000])
+def test_rate_where_the_clock_ticks_once_a_frame(tmp_path, rate):
+    for name in ("a.avi", "a.mkv"):
+        path = write_video(tmp_path / name, grey_frames(8), rate=rate)
+        with open_video(path) as video:
+            assert video.frames_per_second == rate
 
 
 @both_backends
@@ -156,6 +182,24 @@ def test_pyav_says_what_is_wrong(videos):
         open_video(videos / "text.mp4")
     with pytest.raises(VideoDecodeError, match="holds no video stream"):
         open_video(videos / "sound.wav")
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 7\n",
+            "a pointer of Git LFS, .* pull",
+        ),
+        ("\n<!DOCTYPE html>\n<title>Log in</title>\n", "a web page"),
+    ],
+    ids=["Git LFS", "web page"],
+)
+def test_what_was_fetched_in_place_of_a_video(tmp_path, text, kind, backend):
+    (tmp_path / "a.mp4").write_text(text)
+    with pytest.raises(VideoDecodeError, match=rf"a\.mp4: it is not a video: it begins like {kind}$"):
+        open_video(tmp_path / "a.mp4", backend=backend)
 
 
 def test_a_file_that_may_not_be_read(videos, monkeypatch):

@@ -9,6 +9,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from nonlocalnn.data.video.animations import gif_is_cut, png_is_cut
+
 # What may stand at the top level of mp4 and mov files; anything else is taken for bytes after their end.
 _ISO_BOXES = frozenset(
     b"ftyp styp moov moof mdat mfra free skip wide uuid pnot sidx ssix meta emsg prft pdin udta".split()
@@ -19,7 +21,8 @@ def is_cut(file: BinaryIO) -> bool | None:
     """Return whether a video file ends before its container says.
 
     The sizes that are written in the file are added up; nothing is decoded. Known are mp4, mov and their
-    relatives (boxes), avi (the list of frames) and Matroska and webm (the segment).
+    relatives (boxes), avi (the list of frames), Matroska and webm (the segment), and GIF and PNG (their last
+    block).
 
     Returns:
         ``None`` where the container is of another kind, or leaves its size open as a live recording does.
@@ -40,6 +43,10 @@ def is_cut(file: BinaryIO) -> bool | None:
         return _avi_is_cut(file, size)
     if start[:4] == b"\x1a\x45\xdf\xa3":
         return _matroska_is_cut(file, size)
+    if start[:6] in (b"GIF87a", b"GIF89a"):
+        return gif_is_cut(file)
+    if start[:8] == b"\x89PNG\r\n\x1a\n":
+        return png_is_cut(file)
     return None
 
 

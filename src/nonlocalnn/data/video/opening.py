@@ -75,9 +75,15 @@ def check_no_image(path: str | os.PathLike[str] | ArchivedFile) -> None:
 
     Raises:
         VideoDecodeError: It does.
+        FileNotFoundError: It ends in .webp, and is not there.
     """
-    if str(path).lower().endswith(FRAME_SUFFIXES) and not os.path.isdir(str(path)):
-        raise VideoDecodeError(f"{path} is an image, and the model takes videos, or folders of frame images")
+    name = str(path).lower()
+    if not name.endswith(FRAME_SUFFIXES) or os.path.isdir(str(path)):
+        return
+    if name.endswith(".webp"):
+        # An animated one is refused as what it is.
+        find_source(path if isinstance(path, ArchivedFile) else Path(path))
+    raise VideoDecodeError(f"{path} is an image, and the model takes videos, or folders of frame images")
 
 
 class FrameFolder(VideoReader):

@@ -1,7 +1,5 @@
 """Videos through PyAV, which brings FFmpeg's libraries with it."""
 
-import math
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -9,9 +7,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import needs
+from nonlocalnn._errors import first_line, needs
 from nonlocalnn.data.video.reader import VideoReader, check_frame_size
-from nonlocalnn.data.video.source import VideoPath, VideoSource, unreadable
+from nonlocalnn.data.video.source import VideoDecodeError, VideoPath, VideoSource, unreadable
+from nonlocalnn.data.video.upright import display_matrix, oriented
 
 # A packet of these holds one frame, so that the packets' times tell the frames' without decoding. Others hide
 # frames in packets of their own (VP8), or put two into one and none into the next (MPEG-4 in avi).
@@ -59,10 +58,12 @@ def open_container(file: BinaryIO, formats: str | None = None) -> Any:
 
 @contextmanager
 def _clear_errors(path: VideoPath, frame: int | None = None) -> Iterator[None]:
-    """Turn what FFmpeg says of a file into a :class:`VideoDecodeError`."""
+    """Turn what FFmpeg and PyAV say of a file into a :class:`VideoDecodeError`."""
     av = import_av()
     try:
         yield
+    except VideoDecodeError:
+        raise
     except av.error.InvalidDataError as error:
         reason = "it is damaged there"
         if frame is None:
@@ -70,6 +71,11 @@ def _clear_errors(path: VideoPath, frame: int | None = None) -> Iterator[None]:
         raise unreadable(path, reason, frame=frame) from error
     except av.error.FFmpegError as error:
         raise unreadable(path, error.strerror or str(error), frame=frame) from error
+    except MemoryError:
+        raise
+    # PyAV raises nearly anything where FFmpeg knows more kinds of something than it does.
+    except Exception as error:
+        raise unreadable(path, f"PyAV says: {first_line(error)}", frame=frame) from error
 
 
 class PyAVReader(VideoReader):
@@ -109,11 +115,10 @@ class PyAVReader(VideoReader):
         except BaseException:
             self.close()
             raise
-        rate = self._stream.average_rate or self._stream.guessed_rate
         super().__init__(
             self.path,
             num_frames=num_frames,
-            frames_per_second=float(rate) if rate else None,
+            frames_per_second=self._rate(),
             size=(height, width),
         )
 
@@ -185,6 +190,15 @@ class PyAVReader(VideoReader):
         self._restart()
         return num_frames, first
 
+    def _rate(self) -> float | None:
+        """Return the frames in a second, ``None`` where nothing says."""
+        rate = self._stream.average_rate
+        # A frame at each tick of the clock: where that is true the guess is the same. Of the raw files of DV
+        # camcorders, whose clock ticks 60,000 times a second, it is not.
+        if not rate or rate * self._stream.time_base == 1:
+            rate = self._stream.guessed_rate or rate
+        return float(rate) if rate else None
+
     def _take_times(self, times: list[int], keyframes: list[int | None], first_time: int) -> None:
         """Note when the frames are shown, and where decoding can start."""
         # A file that was cut out of another may start with frames whose keyframe was left behind.
@@ -195,20 +209,20 @@ class PyAVReader(VideoReader):
 
     def _frame(self, index: int) -> Tensor:
         """Return a frame, decoded from where the last reading ended or from a keyframe."""
+        if self._container is None:
+            raise ValueError(f"{self.path} is closed: open it again")
         with _clear_errors(self.path, index):
-            if self._container is None:
-                raise ValueError(f"{self.path} is closed: open it again")
             sought = self._go_before(index)
             frame = self._decode_to(index)
             if frame is None and sought:
                 # The container's idea of a keyframe was wrong; from the start there is no doubt.
                 self._restart()
                 frame = self._decode_to(index)
-        if frame is None:
-            raise unreadable(self.path, "it does not decode", frame=index)
-        if self._is_damaged:
-            raise unreadable(self.path, "it, or a frame that it builds on, is damaged", frame=index)
-        return _upright(frame)
+            if frame is None:
+                raise unreadable(self.path, "it does not decode", frame=index)
+            if self._is_damaged:
+                raise unreadable(self.path, "it, or a frame that it builds on, is damaged", frame=index)
+            return _upright(frame)
 
     def _go_before(self, index: int) -> bool:
         """Go to the last keyframe at or before ``index`` unless reading on is nearer; whether it went."""
@@ -251,37 +265,5 @@ def _upright(frame: Any) -> Tensor:
     # On one thread: threads of FFmpeg that a frame still holds when a process is forked would be waited for
     # for ever where the child collects the frame.
     pixels = torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1))
-    for side_data in frame.side_data:
-        if side_data.type.name == "DISPLAYMATRIX":
-            return oriented(pixels, struct.unpack("=9i", bytes(side_data)))
-    return pixels
-
-
-def oriented(pixels: Tensor, matrix: Sequence[float]) -> Tensor:
-    """Turn and mirror a picture as a display matrix says, to the nearest of the eight orientations.
-
-    A point (x, y) is shown at (a x + c y, b x + d y). Scales are left aside, and so are shifts.
-
-    Args:
-        pixels: (H, W, 3).
-        matrix: a, b, u, c, d, v, x, y, w, as mp4 and mov write them.
-
-    Returns:
-        (H, W, 3), or (W, H, 3) where rows become columns.
-
-    Example:
-        >>> import torch
-        >>> quarter_turn = (0, 1, 0, -1, 0, 0, 0, 0, 1)
-        >>> oriented(torch.tensor([[[1], [2]]]), quarter_turn).flatten(1)
-        tensor([[1],
-                [2]])
-    """
-    a, b, _, c, d, *_ = matrix
-    # Each of the two axes counts alike, whatever its scale.
-    wide, high = math.hypot(a, b) or 1.0, math.hypot(c, d) or 1.0
-    if abs(a) / wide + abs(d) / high >= abs(b) / wide + abs(c) / high:
-        x, y = a, d
-    else:
-        pixels, x, y = pixels.transpose(0, 1), c, b
-    mirrored = [axis for axis, sign in ((0, y), (1, x)) if sign < 0]
-    return (pixels.flip(mirrored) if mirrored else pixels).contiguous()
+    matrix = display_matrix(frame)
+    return pixels if matrix is None else oriented(pixels, matrix)

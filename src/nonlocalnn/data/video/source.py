@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from nonlocalnn._files import kind_of_beginning
 from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.images import NO_FILE
+from nonlocalnn.data.video.animations import unread_animation
 from nonlocalnn.data.video.containers import count_dropped, is_cut, is_mirrored, may_leave_frames_out
 
 # How files begin that are no videos, but name others which FFmpeg would open: ffconcat, and playlists of HLS.
@@ -125,7 +127,8 @@ def find_source(path: VideoPath) -> VideoSource:
 
     Raises:
         FileNotFoundError: There is no such file.
-        VideoDecodeError: It is empty, cut or cannot be read, is no regular file, or is a list of others.
+        VideoDecodeError: It is empty, cut or cannot be read, is no regular file, is a list of others, or is
+            by its first bytes no video.
     """
     if isinstance(path, Path) and not path.exists():
         raise FileNotFoundError(f"no such video: {path}")
@@ -137,14 +140,26 @@ def find_source(path: VideoPath) -> VideoSource:
             if file.seek(0, os.SEEK_END) == 0:
                 raise unreadable(path, "the file is empty")
             file.seek(0)
-            if file.read(8).startswith(_LIST_STARTS):
-                raise unreadable(path, "it is a list of other files, and those are not opened: name them")
+            refusal = _refusal(file.read(32))
+            if refusal is not None:
+                raise unreadable(path, refusal)
             cut, leaves_out = is_cut(file), may_leave_frames_out(file)
     except OSError as error:
         raise unreadable(path, error.strerror or str(error)) from error
     if cut:
         raise unreadable(path, "it is cut, its container declares more than the file holds: fetch it again")
     return VideoSource(path, content, known_whole=cut is False, may_leave_frames_out=leaves_out)
+
+
+def _refusal(beginning: bytes) -> str | None:
+    """Return why a file is not given to a decoder, by its first 32 bytes; ``None`` where it is."""
+    if beginning.startswith(_LIST_STARTS):
+        return "it is a list of other files, and those are not opened: name them"
+    kind = kind_of_beginning(beginning)
+    # A picture decodes as a video of one frame.
+    if kind is not None and not any(word in kind for word in ("video", "image", "photograph")):
+        return f"it is not a video: it begins like {kind}"
+    return unread_animation(beginning)
 
 
 def _opened(path: VideoPath, content: bytes | None) -> BinaryIO:
