@@ -184,6 +184,7 @@ def test_files_that_hold_no_classifier(folder, tmp_path):
     [
         ({"classes": []}, "classes must be a list of names; got \\[\\]"),
         ({"classes": ["a", 2]}, "classes must be a list of names"),
+        ({"classes": ["a", "a"]}, "classes must have different names; 'a' is there more than once"),
         ({"sample_shape": None}, "sample_shape must be .* got None"),
         ({"sample_shape": None, "channels": 3, "image_size": 28}, "sample_shape must be .* got None"),
         ({"sample_shape": [3]}, "sample_shape must be"),
@@ -222,6 +223,21 @@ def test_as_many_classes_as_outputs(tmp_path):
     facts = {"classes": ["a", "b"], "sample_shape": [3, 8, 32, 32]}
     nl.save_checkpoint(nl.create_model("c2d_tiny", num_classes=3), path, metadata=facts)
     with pytest.raises(nl.CheckpointError, match="names 2 classes of a model with 3"):
+        nl.load_classifier(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "takes"),
+    [
+        ("c2d_tiny", [3, 32, 32], r"clips or volumes, \[C, T, H, W\]"),
+        ("nl_digits", [3, 32], r"images, \[C, H, W\]"),
+        ("c1d_tiny", [3, 8, 32, 32], r"sequences, \[C, N\]"),
+    ],
+)
+def test_samples_that_the_network_cannot_take(tmp_path, name, shape, takes):
+    path = tmp_path / "clips.safetensors"
+    nl.save_checkpoint(nl.create_model(name), path, metadata={"sample_shape": shape})
+    with pytest.raises(nl.CheckpointError, match=f"the shape {re.escape(str(shape))}, .* takes {takes}"):
         nl.load_classifier(path)
 
 

@@ -83,11 +83,26 @@ _BEGINNINGS = (
     (rb"%PDF", "a PDF document"),
     (rb"(?i)\s*<(?:!doctype|html)", "a web page"),
     (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself: run git lfs pull"),
+    (rb"\x89HDF\r\n\x1a\n", "an HDF5 file (.h5), as Keras and h5py write it"),
+    (rb"\x93NUMPY", "a NumPy array (.npy)"),
+    # The version of the format, then the name of the program, the graph or the operators.
+    (rb"\x08[\x01-\x20][\x12:B]", "an ONNX program: give the checkpoint that it was exported from"),
+    (rb"\x1f\x8b", "a gzip archive (.gz): unpack it first"),
+    (rb"BZh[1-9]", "a bzip2 archive (.bz2): unpack it first"),
+    (rb"\xfd7zXZ\x00", "an xz archive: unpack it first"),
+    (rb"\x28\xb5\x2f\xfd", "a zstd archive: unpack it first"),
+    (rb"7z\xbc\xaf", "a 7z archive: unpack it first"),
+    (rb".{257}ustar", "a tar archive: unpack it first"),
+    (rb"GGUF", "a GGUF file, as llama.cpp reads it"),
+    # Two letters of the first name, since four bytes of JSON may be a length in other formats.
+    (rb"\s*\{\s*\"\w\w", "a text in JSON, such as a configuration"),
 )
 
 
 def kind_of_beginning(beginning: bytes) -> str | None:
-    """Return what a file is by its first 32 bytes, in words; None where they tell nothing.
+    """Return what a file is by its first bytes, in words; None where they tell nothing.
+
+    32 bytes tell everything but a tar archive, which takes 262.
 
     Example:
         >>> kind_of_beginning(bytes.fromhex("89504e470d0a1a0a")), kind_of_beginning(b"nonsense")

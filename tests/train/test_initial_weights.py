@@ -116,6 +116,16 @@ def test_files_that_are_no_weights(tmp_path):
         start_from_(network(), path)
 
 
+@pytest.mark.parametrize("name", ["resnet_tiny", "nl_fcn_tiny"])
+def test_quantised_weights_are_refused(tmp_path, name):
+    model = nl.create_model(name)
+    torch.save({key: value.to(torch.int8) for key, value in model.state_dict().items()}, tmp_path / "a.pth")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="quantised weights or whole numbers"):
+        start_from_(model, tmp_path / "a.pth")
+    assert_same(model.state_dict(), before)
+
+
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_published_weights_of_another_library(tmp_path, ending):
     models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")

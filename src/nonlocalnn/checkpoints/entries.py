@@ -28,7 +28,8 @@ def weights_in(content: object, path: object, entry: str | None) -> object:
     Args:
         content: What the file holds.
         path: What messages call it.
-        entry: The name of the entry to take; None follows the rule.
+        entry: The name of the entry to take, or what stands before the names of the weights to take; None
+            follows the rule.
 
     Raises:
         ValueError: There is no such entry, or it cannot be said which of several is meant.
@@ -36,7 +37,12 @@ def weights_in(content: object, path: object, entry: str | None) -> object:
     content = _as_mapping(content, path)
     if entry is not None:
         if not isinstance(content, Mapping) or entry not in content:
-            raise ValueError(f"{path} has no entry {entry!r}{_offer(content)}")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of averages, which nobody has asked for
+                named = under_prefix(weights_in(content, path, None), entry)
+            if not named:
+                raise ValueError(f"{path} has no entry {entry!r}{_offer(content)}")
+            return named
         content = _as_mapping(content[entry], path)
     for _ in range(_DEEPEST):
         own, averaged = _found(content, _OWN), _found(content, _AVERAGED)
@@ -56,6 +62,18 @@ def weights_in(content: object, path: object, entry: str | None) -> object:
         assert isinstance(content, Mapping)
         content = _as_mapping(content[taken[0]], path)
     return content
+
+
+def under_prefix(state: object, prefix: str) -> dict[str, Any]:
+    """Return what of a state dict lies under a prefix, without it: one of several networks.
+
+    Example:
+        >>> under_prefix({"student.weight": 1, "teacher.weight": 2}, "teacher")
+        {'weight': 2}
+    """
+    items = state.items() if isinstance(state, Mapping) else ()
+    begin = f"{prefix}."
+    return {str(key).removeprefix(begin): value for key, value in items if str(key).startswith(begin)}
 
 
 def entries_of(content: object) -> list[str]:

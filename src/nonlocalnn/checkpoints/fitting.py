@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from nonlocalnn.checkpoints.advice import advice
 from nonlocalnn.checkpoints.state import CheckpointError, State, listed
 from nonlocalnn.checkpoints.wrapped import is_sharded, nearest, plain_names, unwrapped
+from nonlocalnn.functional.positions import FLOATS
 
-# What weights that are computed from others are called: by pruning and norms, by parametrizations.
 _COUNTER = "num_batches_tracked"
-_COMPUTED = ("_orig", "_g", "_v", "parametrizations.")
 
 
 def load_state(
@@ -35,8 +35,8 @@ def load_state(
         What is missing and unexpected, one sentence each; nothing unless ``allow_partial``.
 
     Raises:
-        CheckpointError: Keys are missing, unexpected or of another shape, or there is nothing to fill what
-            is on the meta device with; the message names them.
+        CheckpointError: Keys are missing, unexpected or of another shape, weights are quantised, or there is
+            nothing to fill what is on the meta device with; the message names them.
     """
     gaps = check_fit(model, state, file, allow_partial=allow_partial)
     fitting = fitted(model, state)
@@ -63,6 +63,8 @@ def check_fit(
             raise CheckpointError(f"{key} of the model is sharded over ranks: load first, then shard")
         if is_lazy(own[key]):
             raise CheckpointError(f"{key} of the model has no shape yet: run the model once, then load")
+    # Before the keys: files of quantised weights have scales beside them, which are unexpected.
+    check_types(own, given, file)
     # A counter of batches changes nothing in eval mode, and older files lack it.
     missing = [
         name
@@ -79,11 +81,30 @@ def check_fit(
     kinds = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
     problems = [f"{kind} keys: {listed(keys)}" for kind, keys in kinds if keys]
     if problems and (misshaped or not allow_partial):
-        problems += _advice(missing, unexpected)
+        problems += advice(file, state, list(names.values()), missing, unexpected)
         raise CheckpointError(
             f"{file} does not fit {type(unwrapped(model)).__name__}: " + "; ".join(problems)
         )
     return problems
+
+
+def check_types(own: Mapping[str, Tensor], given: Mapping[str, Tensor], file: str) -> None:
+    """Check that what the network has in floating point is so in a file.
+
+    Raises:
+        CheckpointError: A tensor has whole numbers or float8 there; the message names it.
+    """
+    # Copied as they are, they would be another network's weights: their scales lie elsewhere.
+    wrong = [
+        f"{key} {str(value.dtype).removeprefix('torch.')}"
+        for key, value in given.items()
+        if key in own and own[key].dtype.is_floating_point and value.dtype not in (*FLOATS, own[key].dtype)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{file} holds quantised weights or whole numbers where the network has floating point: "
+            f"{listed(wrong)}; dequantise them first, each by its scale, and save the result as float32"
+        )
 
 
 def fitted(model: nn.Module, state: Mapping[str, Tensor]) -> State:
@@ -98,28 +119,6 @@ def _own(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
     own = model.state_dict()
     # A wrapper's own state, such as how many states it averaged, is asked for where it is all there.
     return own, {key: key for key in own} if own.keys() == state.keys() else plain_names(model, own)
-
-
-def _advice(missing: list[str], unexpected: list[str]) -> list[str]:
-    """Return what to do where one of both has a weight that the other computes from others."""
-    for has, lacks, advice in (
-        (
-            unexpected,
-            missing,
-            "the file's weights are computed from others: prune or norm the model too",
-        ),
-        (
-            missing,
-            unexpected,
-            "the model computes weights from others: load first, then prune or norm it",
-        ),
-    ):
-        for key in has:
-            plain = key.partition("parametrizations.")
-            name = plain[0] + plain[2].partition(".")[0] if plain[1] else key.rpartition("_")[0]
-            if name in lacks and any(mark in key for mark in _COMPUTED):
-                return [advice]
-    return []
 
 
 def _check_filled(model: nn.Module, given: State, file: str) -> None:

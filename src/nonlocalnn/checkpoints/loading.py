@@ -15,7 +15,8 @@ from nonlocalnn._errors import check_choice, one_line
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
 from nonlocalnn.checkpoints.description import Description
-from nonlocalnn.checkpoints.fitting import check_fit, fitted, load_state
+from nonlocalnn.checkpoints.entries import under_prefix
+from nonlocalnn.checkpoints.fitting import check_fit, check_types, fitted, load_state
 from nonlocalnn.checkpoints.kinds import ALIKE, are_alike, check_said, kind_named, kind_written
 from nonlocalnn.checkpoints.native import read_native
 from nonlocalnn.checkpoints.sources import alexhex7, caffe2, mmaction2, slowfast
@@ -82,14 +83,15 @@ def load_checkpoint(
     of ``model``. What it has on the meta device gets memory on the CPU.
 
     Args:
-        path: The file.
+        path: The file; of weights in several, as Hugging Face saves them, the index beside them.
         model: Receives the weights; None builds the model that the file tells of. A video network takes those
             of the Caffe2 image network by :func:`nonlocalnn.inflate_`.
         clip: For a video network of another code base: frames and stride of its clips, "8x8", "32x2", "32x4"
             or "128x1". By default the setting in the file's name, else what that code base publishes: "8x8"
             of SlowFast and "32x2" of mmaction2.
         entry: Under which name a training's checkpoint holds the weights. By default the one of ``model``,
-            ``state_dict`` and the like; averages, as under ``ema``, where there is no such.
+            ``state_dict`` and the like; averages, as under ``ema``, where there is no such. Or what stands
+            before the names of one of several networks: "teacher" for ``teacher.conv1.weight``.
         instantiation: The kind of the blocks that another code base's file holds.
 
     Returns:
@@ -214,9 +216,11 @@ def _read_file(
     if isinstance(native, str):
         state, content = read_weights(path, entry, refusal=native)
         return None, {}, state, kind_named(path.name) or kind_written(content)
-    if entry is not None:
-        raise ValueError(f"{path} is a safetensors file, which has no entries: leave entry out")
     config, metadata, state = native
+    if entry is not None:
+        state = under_prefix(state, entry)
+        if not state:
+            raise ValueError(f"{path} is a safetensors file, which has no entries: leave entry out")
     return config, metadata, state, kind_named(path.name) if config is None else None
 
 
@@ -271,6 +275,7 @@ def _inflate_(model: nn.Module, state: State, path: Path) -> list[str]:
             f"{path} is of an image network, which fills a part of the model: make the model in memory, not "
             "on the meta device"
         )
+    check_types(model.state_dict(), state, str(path))
     try:
         kept = inflate_(model, state)
     except ValueError as error:

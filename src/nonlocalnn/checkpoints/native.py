@@ -16,7 +16,9 @@ from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
 from nonlocalnn.checkpoints.description import Description, config_of
 from nonlocalnn.checkpoints.fitting import check_fit, fitted
-from nonlocalnn.checkpoints.state import CheckpointError, State, begins_as_safetensors
+from nonlocalnn.checkpoints.other_files import INDEX, check_is_file
+from nonlocalnn.checkpoints.shards import read_shards
+from nonlocalnn.checkpoints.state import CheckpointError, State, begins_as_safetensors, read_weights
 from nonlocalnn.checkpoints.wrapped import plain_model, plain_state
 from nonlocalnn.data.normalization import wrong_unit
 from nonlocalnn.models.libraries import is_of_library
@@ -124,16 +126,18 @@ def read_native(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any], Stat
     """Return the configuration (None where the header has none), the metadata and the state dict of a file.
 
     The file is opened once, so that all of it is of one file even where another takes its place meanwhile.
+    Of an index of shards the state dict is that of all of them.
 
     Returns:
         The reason, one line, where it cannot be read as safetensors: it is another file, or damaged.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: Its header is damaged.
+        CheckpointError: Its header is damaged, or a shard is missing or cannot be read.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+    check_is_file(path)
+    if path.name.endswith(INDEX):
+        return None, {}, read_shards(path, _weights_of)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -149,10 +153,14 @@ def is_safetensors(path: Path) -> bool:
     Raises:
         FileNotFoundError: There is no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+    check_is_file(path)
     with path.open("rb") as file:
         return begins_as_safetensors(file.read(9))
+
+
+def _weights_of(shard: Path) -> State:
+    found = read_native(shard)
+    return read_weights(shard, refusal=found)[0] if isinstance(found, str) else found[2]
 
 
 def _from_header(header: dict[str, str], field: str, path: str | os.PathLike[str]) -> dict[str, Any] | None:

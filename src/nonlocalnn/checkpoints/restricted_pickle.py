@@ -1,34 +1,21 @@
 """Pickles read without importing or calling anything that they name.
 
 :func:`loads` reads Python-2 pickles of arrays, numbers, strings, lists and dicts, and refuses anything else.
-The few names that a pickled array needs stand for small classes of this file, which check sizes before they
-hold anything; NumPy itself is not asked. :func:`loads_with_placeholders` reads what lies beside weights too:
-there every other name stands for one class, :class:`Placeholder`, that does nothing.
+The few names that a pickled array needs stand for the small classes of pickled_arrays.py, which check sizes
+before they hold anything; NumPy itself is not asked. :func:`loads_with_placeholders` reads what lies beside
+weights too: there every other name stands for one class, :class:`Placeholder`, that does nothing.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-import torch
-from torch import Tensor
+from nonlocalnn.checkpoints.pickled_arrays import Array, DType, functions_of, with_tensors
 
-_DTYPES = {
-    "f2": torch.float16,
-    "f4": torch.float32,
-    "f8": torch.float64,
-    "i1": torch.int8,
-    "i2": torch.int16,
-    "i4": torch.int32,
-    "i8": torch.int64,
-    "u1": torch.uint8,
-    "b1": torch.bool,
-}
 # Python reserves as much memory as these say.
 _SIZES = ("PUT", "BINPUT", "LONG_BINPUT", "FRAME")
 # No record of a training is made of these: a file that names one was made to do harm, or was damaged.
@@ -48,6 +35,8 @@ _MODULES_OF_THE_SYSTEM = frozenset(
     )
 )
 _FUNCTIONS_OF_PYTHON = frozenset({"eval", "exec", "execfile", "compile", "__import__", "open", "breakpoint"})
+
+_FUNCTIONS = functions_of(Array, DType)
 
 UnpicklingError = pickle.UnpicklingError
 
@@ -72,7 +61,7 @@ def loads(data: bytes) -> object:
     """
     try:
         whole = next_pickle(io.BytesIO(data), len(data))
-        return _with_tensors(_Unpickler(io.BytesIO(whole), encoding="latin1").load(), len(data))
+        return with_tensors(_Unpickler(io.BytesIO(whole), encoding="latin1").load(), len(data))
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # what a damaged pickle raises is anybody's guess
@@ -190,109 +179,3 @@ class Known:
 
     def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("it sets the state of a function")
-
-
-class _DType:
-    """The type of an array's numbers, one that is a number's."""
-
-    __slots__ = ("torch_dtype",)
-
-    def __init__(self, code: str, *_: object) -> None:
-        if code not in _DTYPES:
-            raise pickle.UnpicklingError(f"it has an array of the type {code!r}, not of numbers")
-        self.torch_dtype = _DTYPES[code]
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] == ">":
-            raise pickle.UnpicklingError("it has an array with the first byte highest")
-
-
-class _Array:
-    """An array whose numbers are still bytes, of which there are as many as its shape says."""
-
-    __slots__ = ("_dtype", "_is_fortran", "_raw", "_shape", "_tensor")
-
-    def __init__(self, *_: object) -> None:
-        self._raw: str | bytes | None = None
-        self._tensor: Tensor | None = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, is_fortran, raw = state
-        if not isinstance(dtype, _DType) or not isinstance(raw, str | bytes):
-            raise pickle.UnpicklingError("it has an array of objects")
-        self._shape, self._dtype, self._is_fortran = tuple(map(int, shape)), dtype.torch_dtype, is_fortran
-        if min(self._shape, default=0) < 0 or math.prod(self._shape) * self._dtype.itemsize != len(raw):
-            raise pickle.UnpicklingError(f"it has an array of shape {self._shape} with {len(raw)} bytes")
-        self._raw = raw
-
-    def __len__(self) -> int:
-        if self._raw is None:
-            raise pickle.UnpicklingError("it has an array without numbers")
-        return len(self._raw)
-
-    def tensor(self) -> Tensor:
-        """Return the numbers; the same tensor each time."""
-        assert self._raw is not None
-        if self._tensor is None:
-            raw = self._raw.encode("latin1") if isinstance(self._raw, str) else self._raw
-            # frombuffer refuses to make a tensor of no numbers.
-            no_numbers = torch.empty(0, dtype=self._dtype)
-            flat = torch.frombuffer(bytearray(raw), dtype=self._dtype) if raw else no_numbers
-            if self._is_fortran:
-                self._tensor = flat.reshape(self._shape[::-1]).permute(*range(len(self._shape))[::-1])
-            else:
-                self._tensor = flat.reshape(self._shape)
-        return self._tensor
-
-
-def _scalar(dtype: _DType, raw: str | bytes) -> _Array:
-    array = _Array()
-    array.__setstate__((1, (), dtype, False, raw))
-    return array
-
-
-def _encode(text: str, encoding: str) -> str:
-    # Left as it is: the array that it is for encodes it, once its size is known to be right.
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it has text in {encoding!r}")
-    return text
-
-
-def _no_bytes() -> str:
-    return ""
-
-
-def _ndarray(*_: object) -> object:
-    raise pickle.UnpicklingError("it makes an array in an unknown way")
-
-
-_FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
-    ("numpy", "ndarray"): _ndarray,
-    ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
-}
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _FUNCTIONS |= {(_module, "_reconstruct"): _Array, (_module, "scalar"): _scalar}
-
-
-def _with_tensors(root: object, bytes_left: int) -> object:
-    """Return ``root``, with the arrays in its lists and dicts made into tensors, in place."""
-    stack: list[object] = [root]
-    seen: set[int] = set()  # a pickle may hold one list in many places, or in itself
-    while stack:
-        container = stack.pop()
-        if not isinstance(container, dict | list) or id(container) in seen:
-            continue
-        seen.add(id(container))
-        items = container.items() if isinstance(container, dict) else enumerate(container)
-        for key, value in list(items):
-            if isinstance(value, _Array):
-                bytes_left -= 0 if id(value) in seen else len(value)
-                seen.add(id(value))
-                if bytes_left < 0:
-                    raise pickle.UnpicklingError("its arrays have more bytes than it has")
-                container[key] = value.tensor()
-            else:
-                stack.append(value)
-    return root

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nonlocalnn.checkpoints.other_files import folder_in_words
+
 
 def weights_file(path: str | os.PathLike[str]) -> Path:
     """Return the checkpoint at ``path``: of a run's folder its best weights, else ``path`` itself.
@@ -17,5 +19,7 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
         return path
     weights = path / "best.safetensors"
     if not weights.is_file():
-        raise FileNotFoundError(f"{path} holds no finished epoch: there is no {weights.name} in it")
+        raise FileNotFoundError(
+            f"{path} holds no finished epoch: there is no {weights.name} in it; it is {folder_in_words(path)}"
+        )
     return weights

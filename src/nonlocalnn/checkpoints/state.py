@@ -18,6 +18,12 @@ from nonlocalnn._errors import one_line
 from nonlocalnn._files import kind_of_beginning
 from nonlocalnn.checkpoints import restricted_pickle
 from nonlocalnn.checkpoints.entries import entries_of, weights_in
+from nonlocalnn.checkpoints.other_files import (
+    check_is_file,
+    distributed_in_words,
+    is_distributed,
+    kind_of_zip,
+)
 from nonlocalnn.checkpoints.torch_files import read_with_placeholders
 
 State = dict[str, Tensor]
@@ -52,10 +58,11 @@ def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> 
         CheckpointError: The file is damaged, asks for functions of the system, or holds no state dict that
             ``entry`` or the rule of :func:`~nonlocalnn.checkpoints.entries.weights_in` finds.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+    check_is_file(path)
+    if is_distributed(path):
+        raise CheckpointError(f"{path} is a part of {distributed_in_words(path.parent)}")
     with path.open("rb") as file:
-        beginning = file.read(32)
+        beginning = file.read(512)
         file.seek(0)
         _check_beginning(beginning, path)
         if begins_as_safetensors(beginning):
@@ -135,20 +142,18 @@ def check_zip(path: Path, part: BinaryIO | None = None) -> None:
         part: The file, open, or the bytes in it that ``torch.save`` wrote; None opens the file.
 
     Raises:
-        CheckpointError: It does, or its list of parts is damaged, or it is a program of TorchScript.
+        CheckpointError: It does, or its list of parts is damaged, or it is another kind of zip file.
     """
     try:
         if not zipfile.is_zipfile(path if part is None else part):
             return  # an older file, or a cut one, which torch.load refuses
         with zipfile.ZipFile(path if part is None else part) as file:
             unpacked = sum(entry.file_size for entry in file.infolist())
-            is_program = any(name.endswith("/constants.pkl") for name in file.namelist())
+            kind = kind_of_zip(file.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
-    if is_program:
-        raise CheckpointError(
-            f"{path} is a TorchScript program, which is not run: torch.save its state_dict() instead"
-        )
+    if kind is not None:
+        raise CheckpointError(f"{path} is {kind}")
     size = path.stat().st_size if part is None else part.seek(0, io.SEEK_END)
     if unpacked > size:
         raise CheckpointError(
@@ -162,6 +167,11 @@ def _read_arrays(data: bytes, path: Path) -> object:
     try:
         content = restricted_pickle.loads(data)
     except pickle.UnpicklingError as error:
+        if b"_rebuild_tensor" in data or b"torch.storage" in data:
+            raise CheckpointError(
+                f"{path} holds tensors that pickle.dump wrote, which are not read: load it where you trust "
+                "it, and torch.save(model.state_dict(), path)"
+            ) from None
         raise CheckpointError(
             f"{path} holds more than tensors, or is damaged, and was not read: {one_line(error)}"
         ) from None

@@ -1,12 +1,13 @@
 """Files of ``torch.save`` that hold objects beside their weights: tensors are read, objects are left out.
 
-PyTorch's own safe reader refuses such files as a whole. Here the few functions that rebuild a tensor are
-known by name, and replaced by ours; everything else that a file names becomes a placeholder, which does
-nothing.
+PyTorch's own safe reader refuses such files as a whole. Here the few functions that rebuild a tensor or an
+array of NumPy's are known by name, and replaced by ours; everything else that a file names becomes a
+placeholder, which does nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import sys
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from nonlocalnn.checkpoints.pickled_arrays import Array, DType, functions_of, with_tensors
 from nonlocalnn.checkpoints.restricted_pickle import (
     Known,
     Placeholder,
@@ -152,7 +154,46 @@ def _no_storage(identifier: object) -> object:
 
 
 def _loads(data: bytes, storage: Any) -> object:
-    return loads_with_placeholders(next_pickle(io.BytesIO(data), len(data)), _KNOWN, storage)
+    whole = next_pickle(io.BytesIO(data), len(data))
+    # In a list, so that a file which is one array gives a tensor too.
+    found: Any = with_tensors([loads_with_placeholders(whole, _KNOWN, storage)], len(data))
+    return found[0]
+
+
+class _MaybeDType(DType):
+    """The type of an array's numbers; none of an array of anything else."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        with contextlib.suppress(UnpicklingError, TypeError):
+            super().__init__(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        with contextlib.suppress(UnpicklingError):
+            super().__setstate__(state)
+
+
+class _MaybeArray(Array):
+    """An array that is left out where it is not of numbers."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        try:
+            super().__setstate__(state)
+        except (UnpicklingError, ValueError, TypeError):
+            self._raw = None
+
+    def __len__(self) -> int:
+        return 0 if self._raw is None else super().__len__()
+
+    def tensor(self) -> Any:
+        return Placeholder() if self._raw is None else super().tensor()
+
+
+def _text(text: object, encoding: object = None, *_: object) -> object:
+    return text if encoding == "latin1" else Placeholder()
+
+
+def _bytes(*arguments: object) -> object:
+    return Placeholder() if arguments else ""
 
 
 def _check_length(storage: _Storage, number: object) -> None:
@@ -206,5 +247,9 @@ _KNOWN: dict[tuple[str, str], object] = {
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
     ("collections", "OrderedDict"): _ordered,
+    **functions_of(_MaybeArray, _MaybeDType),
+    ("numpy", "ndarray"): Placeholder,
+    ("_codecs", "encode"): _text,
+    ("__builtin__", "bytes"): _bytes,
     **{(module, "set"): set for module in ("builtins", "__builtin__")},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from nonlocalnn.tasks.choice import LOADERS, trained_task
 _LONGEST = 2**20
 # What a network takes whose settings ask for other sides than its name's.
 _SIDES = {1: (1024,), 2: (224, 224), 3: (8, 224, 224)}
+_SHAPES = {2: "sequences, [C, N]", 3: "images, [C, H, W]", 4: "clips or volumes, [C, T, H, W]"}
 _OF_SAMPLES = ("sample_shape", "stride", "test_size", "mean", "standard_deviation")
 
 
@@ -63,6 +65,7 @@ def facts_of(
             f"evaluate take it"
         )
     facts = checked_facts(known, path)
+    _check_sides(path, facts["sample_shape"], found.model)
     config: Any = found.model.config
     if config["num_classes"] != len(facts["classes"]):
         raise CheckpointError(
@@ -72,6 +75,16 @@ def facts_of(
     # What is known of another code base's file is known of the code base: the file itself says nothing.
     taken = [name for name in (implied if is_ours else known) if assumable is None or name in assumable]
     return known, facts, assumed_facts(facts, taken, found.metadata if is_ours else ())
+
+
+def _check_sides(path: Path, shape: Sequence[int], model: nn.Module) -> None:
+    """Check that samples have as many sides as the network takes."""
+    wanted = implied_facts(model, {}).get("sample_shape")
+    if wanted is not None and len(wanted) != len(shape):
+        raise CheckpointError(
+            f"{path} says that samples have the shape {list(shape)}, and its network takes "
+            f"{_SHAPES[len(wanted)]}: write sample_shape anew, by save_checkpoint(model, path, metadata=...)"
+        )
 
 
 def implied_facts(model: nn.Module, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,6 +291,9 @@ def checked_facts(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _classes(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
         raise ValueError(f"classes must be a list of names; got {value!r:.100}")
+    repeated = [name for name, number in Counter(value).items() if number > 1]
+    if repeated:
+        raise ValueError(f"classes must have different names; {repeated[0]!r:.100} is there more than once")
     return tuple(value)
 
 

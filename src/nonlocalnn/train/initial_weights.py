@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import CheckpointError, load_checkpoint
+from nonlocalnn.checkpoints.fitting import check_types
 from nonlocalnn.checkpoints.native import is_safetensors, read_native
 from nonlocalnn.checkpoints.run_folder import weights_file
 from nonlocalnn.checkpoints.state import read_weights
@@ -73,6 +74,7 @@ def start_from_(model: nn.Module, path: Path) -> list[str]:
         elif not name.startswith(heads):
             found = "the network lacks it" if name not in own else f"it is {tuple(own[name].shape)} there"
             raise CheckpointError(f"{path} is of another network: {name} is {tuple(value.shape)} and {found}")
+    check_types(own, taken, str(path))
     kept = [name for name in own if name not in taken and not name.endswith("num_batches_tracked")]
     missing = [name for name in kept if ".nl." not in f".{name}" and not name.startswith(heads)]
     if missing:
@@ -137,10 +139,10 @@ def _weights_of(path: Path) -> dict[str, Tensor]:
 
 
 def _inflated(model: nn.Module, path: Path) -> list[str]:
+    given = nearest(read_weights(path)[0], model.state_dict())
+    check_types(model.state_dict(), given, str(path))
     try:
-        return inflate_(model, nearest(read_weights(path)[0], model.state_dict()))
-    except CheckpointError:
-        raise
+        return inflate_(model, given)
     except ValueError as error:
         raise CheckpointError(f"{path} is no image network that fits this one: {error}") from None
 

@@ -30,7 +30,8 @@ def parser() -> CommandParser:
     parser.add_argument(
         "--entry",
         metavar="NAME",
-        help="where the source holds several models: under which name the weights lie, such as ema",
+        help="where the source holds several models: under which name the weights lie, such as ema, or what "
+        "stands before the names of those wanted, such as teacher",
     )
     parser.add_argument(
         "--instantiation",
