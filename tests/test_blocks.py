@@ -560,3 +560,22 @@ def test_networks_from_scratch_start_so(name, form):
                 raised = block.w_f @ torch.cat([block.theta.bias, block.phi.bias])
                 is_started = raised.item() == pytest.approx(1.0, abs=0.05)
             assert is_started is not zero_init
+
+
+@forms
+@pytest.mark.parametrize("norm", ["batch", "layer", None, lambda channels: nn.GroupNorm(2, channels)])
+def test_device_and_type_of_the_weights(instantiation, norm):
+    width = 8 if instantiation == "gaussian" else 6
+    settings = {"instantiation": instantiation, "norm": norm, "pre_norm": norm, "context_channels": width}
+    on_meta = NonLocal2d(8, device="meta", dtype=torch.float64, **settings)
+    assert all(each.is_meta and each.dtype == torch.float64 for each in on_meta.parameters())
+    torch.manual_seed(3)
+    wide = NonLocal2d(8, dtype=torch.float64, **settings)
+    torch.manual_seed(3)
+    usual = NonLocal2d(8, **settings)
+    for one, other in zip(wide.parameters(), usual.parameters(), strict=True):
+        assert torch.equal(one, other.double())
+    skipped = nn.utils.skip_init(NonLocal2d, 8, **settings)
+    skipped.load_state_dict(usual.state_dict())
+    x, context = torch.randn(2, 8, 4, 5), torch.randn(2, width, 3, 3)
+    assert torch.equal(skipped.eval()(x, context), usual.eval()(x, context))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -109,6 +110,8 @@ class NonLocalNd(nn.Module):
         extent: Which positions of a video see each other: "spacetime" all, "space" those of one frame,
             "time" those of one location (as a sequence: sub-sampling then pools T), or a number of
             consecutive frames a group.
+        device: Where the weights are made; None is PyTorch's default.
+        dtype: Their type; None is PyTorch's default.
 
     Raises:
         ValueError: A setting is unknown or would have no effect, or an input does not fit.
@@ -146,6 +149,8 @@ class NonLocalNd(nn.Module):
         pre_norm: Norm = None,
         zero_init: bool = True,
         extent: Extent = "spacetime",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         settings = Settings(
@@ -162,10 +167,9 @@ class NonLocalNd(nn.Module):
             zero_init,
             extent,
         )
-        inner, values = settings.inner, settings.values
         self.in_channels = in_channels
-        self.inter_channels = inner
-        self.value_channels = values
+        self.inter_channels = settings.inner
+        self.value_channels = settings.values
         self.context_channels = context_channels
         self.num_heads = num_heads
         self.instantiation = instantiation
@@ -174,19 +178,26 @@ class NonLocalNd(nn.Module):
         self.use_scale = use_scale
         self.zero_init = zero_init
         self.extent = extent
-        conv, key_channels = self._conv, in_channels if context_channels is None else context_channels
-        embeds = instantiation != "gaussian"
-        self.theta = conv(in_channels, inner, 1) if embeds else None
-        self.phi = conv(key_channels, inner, 1) if embeds else None
-        self.g = conv(key_channels, values, 1)
-        self.W_z = conv(values, in_channels, 1)
+        with nullcontext() if device is None else torch.device(device):
+            self._make_layers(norm, pre_norm)
+        if dtype is not None:
+            self.to(dtype)
+
+    def _make_layers(self, norm: Norm, pre_norm: Norm) -> None:
+        conv, in_channels = self._conv, self.in_channels
+        has_own = self.context_channels is not None
+        key_channels = in_channels if self.context_channels is None else self.context_channels
+        embeds = self.instantiation != "gaussian"
+        self.theta = conv(in_channels, self.inter_channels, 1) if embeds else None
+        self.phi = conv(key_channels, self.inter_channels, 1) if embeds else None
+        self.g = conv(key_channels, self.value_channels, 1)
+        self.W_z = conv(self.value_channels, in_channels, 1)
         # Without a norm there are no norm keys: a checkpoint holds no parameters that do nothing.
         self.norm = make_norm(norm, in_channels, self._batch_norm, "norm")
-        concatenates = instantiation == "concatenation"
-        self.w_f = nn.Parameter(torch.empty(2 * inner)) if concatenates else None
+        concatenates = self.instantiation == "concatenation"
+        self.w_f = nn.Parameter(torch.empty(2 * self.inter_channels)) if concatenates else None
         self.pre_norm = make_norm(pre_norm, in_channels, self._batch_norm, "pre_norm")
         # A context of channels of its own has statistics of its own.
-        has_own = context_channels is not None
         self.context_norm = (
             make_norm(pre_norm, key_channels, self._batch_norm, "pre_norm") if has_own else None
         )

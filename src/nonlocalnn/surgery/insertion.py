@@ -32,7 +32,11 @@ __all__ = [
 ]
 
 # A module passes its block one map: such a block has no context.
-_SETTINGS = tuple(name for name in inspect.signature(NonLocalNd).parameters if name != "context_channels")
+_SETTINGS = tuple(
+    name
+    for name in inspect.signature(NonLocalNd).parameters
+    if name not in ("context_channels", "device", "dtype")
+)
 _NORMS = ("norm", "pre_norm")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
