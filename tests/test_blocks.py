@@ -579,3 +579,29 @@ def test_device_and_type_of_the_weights(instantiation, norm):
     skipped.load_state_dict(usual.state_dict())
     x, context = torch.randn(2, 8, 4, 5), torch.randn(2, width, 3, 3)
     assert torch.equal(skipped.eval()(x, context), usual.eval()(x, context))
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    dist = torch.distributed
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@forms
+@pytest.mark.parametrize("side", [6, 40])
+def test_weights_and_maps_that_are_shared_out(one_process, instantiation, side):
+    from torch.distributed import tensor as tensors
+
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    block = randomize_(NonLocal2d(C, instantiation=instantiation, norm=None))
+    twin, x = copy.deepcopy(block), torch.randn(2, C, side, side)
+    tensors.distribute_module(block, mesh)
+    z = block(tensors.distribute_tensor(x, mesh, [tensors.Replicate()]))
+    z.square().sum().backward()
+    expected = twin(x)
+    expected.square().sum().backward()
+    assert_near(z.full_tensor(), expected)
+    gradients = {name: each.grad for name, each in twin.named_parameters()}
+    assert_near({name: each.grad.full_tensor() for name, each in block.named_parameters()}, gradients)

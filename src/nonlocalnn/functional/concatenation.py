@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nonlocalnn.functional.modes import is_transformed
+from nonlocalnn.functional.modes import is_shared_out, is_transformed
 from nonlocalnn.functional.operators import register
 from nonlocalnn.functional.products import matmul
 from nonlocalnn.functional.sizes import pairs_are_faster
@@ -53,7 +53,8 @@ def rectified_non_local(
     if torch.compiler.is_exporting():
         return _exported_average(a_BN, b_BM, g_BME, count_B11)
     dtype = torch.promote_types(g_BME.dtype, torch.float32)
-    average = _plain_rectified_average if is_transformed() else _average
+    is_plain = is_transformed() or is_shared_out(g_BME)
+    average = _plain_rectified_average if is_plain else _average
     holds_pairs = engine == "auto" and pairs_are_faster(a_BN, g_BME)
     y_BNE: Tensor = average(a_BN.to(dtype), b_BM.to(dtype), g_BME.to(dtype), count_B11, holds_pairs)
     return y_BNE.to(g_BME.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nonlocalnn.functional import symmetric, tiles
-from nonlocalnn.functional.modes import is_transformed
+from nonlocalnn.functional.modes import is_shared_out, is_transformed
 from nonlocalnn.functional.operators import register
 from nonlocalnn.functional.sizes import kernel_is_faster
 
@@ -33,7 +33,7 @@ def non_local(
     Memory: linear in N + M; for the backward pass the inputs, y and the log-sum-exp of each query are kept;
     y is what the projection after it keeps as well.
     """
-    if is_transformed():
+    if is_transformed() or is_shared_out(g_BME):
         wide = torch.promote_types(g_BME.dtype, torch.float32)
         theta, phi, g = (part.to(wide) for part in (theta_BND, phi_BMD, g_BME))
         return _plain_softmax_sum(theta, phi, g, key_mask_BM, scale).to(g_BME.dtype)
