@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import nonlocalnn as nl
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.cli import COMMANDS, main
 from nonlocalnn.data import cue
+from nonlocalnn.train import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 
@@ -99,6 +101,18 @@ def test_train_evaluate_predict_and_resume(tmp_path, photo, capsys):
     capsys.readouterr()
     assert main(["train", "--resume", f"--output={run}"]) == 0
     assert f"results in {run}" in capsys.readouterr().out
+
+
+def test_what_is_typed_beside_resume_wins_over_the_recipe_of_the_run(tmp_path, capsys):
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    recipe = Recipe(data="digits", epochs=2, lr=0.002, output=Path("runs/original"))
+    (copied / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    words = ["--epochs", "7", "--num-workers", "1", "--data-dir", "elsewhere", "--print-config"]
+    assert main(["train", "--resume", "--output", str(copied), *words]) == 0
+    text = capsys.readouterr().out
+    for line in ("epochs: 7", "lr: 0.002", "num_workers: 1", "data_dir: elsewhere", f"output: {copied}"):
+        assert f"\n{line}\n" in f"\n{text}", line
 
 
 def test_print_config_can_be_loaded_again(tmp_path, capsys):

@@ -41,7 +41,8 @@ def _with_recipe_of_run(words: Sequence[str]) -> list[str]:
     place = names.index("--output")
     output = words[place].partition("=")[2] or "".join(words[place + 1 : place + 2])
     recipe = Path(output) / "recipe.json"
-    return [*words, "--config", str(recipe)] if recipe.is_file() else list(words)
+    # First, so that what is typed wins.
+    return ["--config", str(recipe), *words] if recipe.is_file() else list(words)
 
 
 def run(words: Sequence[str]) -> int:
