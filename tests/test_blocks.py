@@ -441,18 +441,6 @@ def test_what_is_no_tensor_is_named():
                 functional.non_local(**{**operands, name: wrong}, instantiation="embedded_gaussian")
 
 
-@pytest.mark.parametrize("wrong", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("norm", ["batch", None])
-@forms
-def test_x_of_another_type_than_the_weights_is_refused(instantiation, norm, wrong):
-    block = NonLocal2d(8, instantiation=instantiation, norm=norm)
-    with pytest.raises(ValueError, match=rf"x is {wrong} and the weights of the block are torch\.float32"):
-        block(torch.randn(2, 8, 6, 6, dtype=wrong))
-    if wrong == torch.bfloat16:
-        with torch.autocast("cpu"):
-            assert block(torch.randn(2, 8, 6, 6, dtype=wrong)).dtype == wrong
-
-
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

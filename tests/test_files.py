@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-from nonlocalnn._files import remove_parts, write_text
+from nonlocalnn._files import read_lines, remove_parts, write_text
+from nonlocalnn.data.archives.images import load_archives
+from nonlocalnn.data.masks import load_masks
+from nonlocalnn.data.objects import load_objects
 
 # The system kills a process that writes beyond this size, unless it has said otherwise, as Python does.
 KILLED = """
@@ -45,3 +48,21 @@ def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path, monkeypat
     with pytest.raises(PermissionError) as caught:
         write_text(tmp_path / "a.txt", "text")
     assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda root: read_lines(root / "classes.txt"),
+        lambda root: load_archives(root, "train"),
+        lambda root: load_masks("masks", "train", data_dir=root),
+        lambda root: load_objects("voc-xml", "train", data_dir=root),
+    ],
+    ids=["lines", "archives", "masks", "objects"],
+)
+def test_class_names_in_another_encoding(tmp_path, load):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/a.xml").write_text("<annotation/>")
+    (tmp_path / "classes.txt").write_bytes("grün".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classes\.txt must be text in UTF-8; byte 2 is not: convert it"):
+        load(tmp_path)

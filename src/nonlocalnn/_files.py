@@ -1,4 +1,4 @@
-"""Files: written beside their final place, then renamed; and what one is by its first bytes."""
+"""Files: written beside their final place, then renamed; read as text; and what one is by its first bytes."""
 
 import json
 import os
@@ -66,6 +66,35 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` to ``path`` in UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return what a text file says, in UTF-8; a byte order mark is left out.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    path = Path(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8; byte {error.start} is not: convert it") from error
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    r"""Return the lines of a text file that are not blank, without the spaces around them.
+
+    Raises:
+        ValueError: It is not UTF-8.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "classes.txt"
+        >>> _ = path.write_text("cat\n\n dog\n")
+        >>> read_lines(path)
+        ['cat', 'dog']
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 # How files begin that people name by mistake, and what they are; what decides is checked in this order.

@@ -28,7 +28,6 @@ from nonlocalnn.functional.layers import (
     is_traced,
     plain_weights,
 )
-from nonlocalnn.functional.modes import autocast_dtype
 from nonlocalnn.functional.norms import Norm, make_norm, normalise
 from nonlocalnn.functional.positions import add_projection, as_map, fold, project_back, widen
 from nonlocalnn.functional.settings import Settings, SubSample
@@ -390,14 +389,7 @@ class NonLocalNd(nn.Module):
             return layers
         device = None if is_traced(x) else x.device
         weights = [None if layer is None else plain_weights(layer, self._conv, device) for layer in layers]
-        if weights.count(None) != layers.count(None):
-            return layers
-        kind = self.W_z.weight.dtype
-        if device is not None and kind != x.dtype and autocast_dtype(device.type) is None:
-            raise ValueError(
-                f"x is {x.dtype} and the weights of the block are {kind}: cast one, or use torch.autocast"
-            )
-        return weights
+        return weights if weights.count(None) == layers.count(None) else layers
 
     def _concatenate(self, call: Call, theta: Any, phi: Any, g: Any, weight: Tensor | None) -> Tensor:
         """Return y from two scalars a position; plain layers build no theta, and phi only to pool it.

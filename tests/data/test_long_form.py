@@ -11,6 +11,7 @@ from nonlocalnn.data.recognition import recognised_data
 from nonlocalnn.data.sequences.dataset import load_sequences
 from nonlocalnn.data.sequences.files import find_sequences, holds_many, read_sequence, read_table
 from nonlocalnn.data.sequences.step_files import read_steps
+from nonlocalnn.data.sequences.steps import load_steps
 from nonlocalnn.tasks.inputs import Facts
 from nonlocalnn.tasks.recipe import Recipe
 from nonlocalnn.tasks.sequences import Sequences
@@ -104,6 +105,29 @@ def test_a_table_whose_classes_change_is_one_of_labelled_steps(tmp_path):
 def test_numbers_are_classes_in_their_own_order(tmp_path):
     table = read_table(csv(tmp_path / "a.csv", rows([1, 2, 3], label=lambda number, step: 9 + number % 3)))
     assert table.classes == ("9", "10", "11")
+
+
+def test_targets_that_are_numbers_are_refused_and_1_0_is_1(tmp_path):
+    path = csv(tmp_path / "a.csv", rows(range(20), label=lambda number, step: 0.1 + 0.37 * number))
+    with pytest.raises(
+        ValueError, match=r"a\.csv#s0 has the label '0.1': only classes are learnt, whole num"
+    ):
+        load_sequences(tmp_path, "train")
+    # A network that was trained asks for no labels.
+    assert read_sequence(tmp_path / "a.csv#0").shape == (2, 3)
+    with pytest.raises(ValueError, match=r"a\.csv#s0 has the label '0.1': only classes are learnt"):
+        load_steps(tmp_path, "train")
+    csv(path, rows([0, 1, 2, 3], label=lambda number, step: ("0", "1", "1.0", "-0.0")[number]))
+    assert read_table(path).labels == ["0", "1", "1", "0"]
+    assert read_table(path).classes == ("0", "1")
+    csv(path, rows([0], label=lambda number, step: ("1.0", "NaN", "1e3")[step]))
+    assert read_steps(path)[0].labels == ["1", "", "1e3"]
+
+
+def test_the_numbers_of_rows_that_pandas_writes(tmp_path):
+    path = parquet(tmp_path / "a.parquet", [(1.0, 0), (2.0, 2)], header=("a", "__index_level_0__"))
+    with pytest.raises(ValueError, match=r"column 2 is '__index_level_0__', as pandas .* with index=False"):
+        read_sequence(path)
 
 
 def test_a_row_without_a_label_and_a_table_without_labels(tmp_path):

@@ -1,5 +1,7 @@
 """Images and masks in files: what is read, and one clear line where it cannot be."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,14 @@ def test_the_other_layout_of_splits_and_another_name_of_validation(tmp_path):
     assert load_masks("masks", "validation", data_dir=tmp_path).sample_id(0).endswith("val/b.png")
     with pytest.raises(ValueError, match=r"none of the images in .* falls to 'test'"):
         load_masks("masks", "test", data_dir=tmp_path)
+
+
+def test_letters_with_accents_in_one_and_in_two(tmp_path):
+    names = [unicodedata.normalize(form, "ü") for form in ("NFC", "NFD")]
+    write_pair(tmp_path / "images/train", tmp_path / "masks/train", names[0], 0)
+    (tmp_path / f"masks/train/{names[0]}.png").rename(tmp_path / f"masks/train/{names[1]}.png")
+    (tmp_path / "classes.txt").write_text("background\nsquare\n")
+    assert len(load_masks("masks", "train", data_dir=tmp_path)) == 1
 
 
 def test_without_folders_a_file_keeps_its_split(tmp_path):

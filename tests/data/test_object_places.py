@@ -1,6 +1,7 @@
 """Where tools put COCO's JSON and VOC's XML, and how they name images."""
 
 import json
+import unicodedata
 
 import pytest
 from PIL import Image
@@ -95,6 +96,15 @@ def test_endings_that_tools_changed_or_dropped(tmp_path):
     draw(tmp_path / "images", ["a.png", "b.rf.12.png", "C.PNG"])
     write_json(tmp_path / "train.json", coco(["a.heic", "b.rf.12", "c.jpg"]))
     assert images_of(tmp_path) == ["images/a.png", "images/b.rf.12.png", "images/C.PNG"]
+
+
+@pytest.mark.parametrize(("said", "lies"), [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("folder", ["images", "images/deeper"])
+def test_letters_with_accents_in_one_and_in_two(tmp_path, said, lies, folder):
+    said, lies = (unicodedata.normalize(form, "ü.png") for form in (said, lies))
+    draw(tmp_path / folder, [lies])
+    write_json(tmp_path / "train.json", coco([said]))
+    assert images_of(tmp_path) == [f"{folder}/{lies}"]
 
 
 def test_two_images_of_one_name(tmp_path):

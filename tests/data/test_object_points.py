@@ -201,3 +201,9 @@ def test_of_a_point_that_is_not_marked_a_file_may_hold_anything(anything):
     assert found == ((0.0, 0.0, 0), (8.0, 30.0, 1))
     with pytest.raises(ValueError, match="must be x, y and a visibility"):
         checked_points([None, 3, 1, 8, 30, 1], 2, "a", 60, 50)
+
+
+def test_points_as_text():
+    assert checked_points(["3", "4.5", "2", "x", "y", "0"], 2, "a", 60, 50) == ((3, 4.5, 2), (0, 0, 0))
+    with pytest.raises(ValueError, match="a keypoint must be x, y and a visibility"):
+        checked_points(["3", "nan", "2"], 1, "a", 60, 50)

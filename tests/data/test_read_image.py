@@ -161,7 +161,9 @@ def test_read_image_that_is_cut(tmp_path, suffix):
 def test_read_image_that_is_a_decompression_bomb(tmp_path, monkeypatch):
     save_image(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ValueError, match=r"cannot read image .*a\.png: .*decompression bomb"):
+    with pytest.raises(
+        ValueError, match=r"image .*a\.png: it may have 20 pixels at most, .*: shrink it first"
+    ):
         read_image(tmp_path / "a.png", image_size=None, channels=3)
 
 

@@ -97,7 +97,7 @@ def test_a_ts_file_without_classes_is_read_and_not_trained_on(tmp_path):
         load_sequences(tmp_path, "train")
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int16, bool])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int16, bool, ">f8", ">i2", np.longdouble])
 def test_arrays(tmp_path, dtype):
     array = np.array([[0, 1, 2], [3, 0, 1]]).astype(dtype)
     np.save(tmp_path / "a.npy", array)
@@ -206,6 +206,11 @@ def test_a_header_that_claims_more_than_there_is(tmp_path):
         "1;2\n3;4\n5;6",
         "\ufeffx\ty\r\n1\t2\r\n3\t4\r\n\r\n5\t6\r\n",
         "1,2\n3,4\n5,6\n",
+        "x1,x2\n1,2\n3,4\n5,6\n",
+        # Rows of empty cells that a spreadsheet left at the end.
+        "2theta,3d\n1,2\n3,4\n5,6\n,\n,\n",
+        # pandas numbers columns without names.
+        "time,0,1\n1,1,2\n2,3,4\n3,5,6\n",
     ],
 )
 def test_csv(tmp_path, text):
@@ -221,6 +226,31 @@ def test_csv(tmp_path, text):
         ("1,2\n3\n", "line 2 must have 2 columns, as the lines before it; got 1"),
         ("1,2\n3,\n", "line 2: each cell must be a number; got '3,'"),
         ("1,2\nnan,4\n", "values that are no finite numbers, 1 of 4, the first in channel 0 at step 1"),
+        ("a,b\n1,inf\n", r"a\.csv has values that are no finite numbers"),
+        ("1,2\n,\n3,4\n", "line 2: each cell must be a number; got ','"),
+        *(
+            (
+                text,
+                "a.csv, line 1: the first row must hold numbers alone, or the names .*fill in what is miss",
+            )
+            for text in (
+                "?,2\n3,4\n5,6\n",
+                ",2\n3,4\n",
+                "NA,2\n3,4\n",
+                "0x10,2\n3,4\n",
+                "1,x\n3,4\n",
+                "1,2,\n3,4,\n",
+                "NA\n3\n5\n",
+                "?,N/A\n3,4\n",
+                ",\n3,4\n",
+            )
+        ),
+        ("\n1;?\n3;4\n", "a.csv, line 2: the first row must hold numbers alone"),
+        ("1,5;2,5\n3,5;4,5\n", "a.csv, line 1: the first row .*: write decimal points in place of commas"),
+        ("1;2\n3,5;4\n", "a.csv, line 2: each cell .*: write decimal points in place of commas"),
+        ("a;b\n3;-4,5e-3\n", "line 2: b must be a number; got '-4,5e-3': write decimal points in place of"),
+        (",x,y\n0,1,2\n1,3,4\n", "name each column; column 1 is '', as pandas .*: write it with index=False"),
+        ("x,Unnamed: 0\n0,1\n1,3\n", "name each column; column 2 is 'unnamed: 0', as pandas"),
     ],
 )
 def test_what_is_wrong_with_csv(tmp_path, text, says):

@@ -266,6 +266,25 @@ def test_a_wrong_file_is_one_line(tmp_path, kind, says):
     assert str(path) in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", ["nifti", "archive", "compressed archive"])
+def test_a_bit_that_is_wrong_is_told_by_the_checksum(tmp_path, kind):
+    array = GENERATOR.integers(-3, 4, (24, 24, 24)).cumsum(0).astype(np.int16)
+    path = tmp_path / ("a.nii.gz" if kind == "nifti" else "a.npz")
+    if kind == "nifti":
+        write_nifti(path, array)
+    else:
+        (np.savez if kind == "archive" else np.savez_compressed)(path, volume=array)
+    content = bytearray(path.read_bytes())
+    # One whose change leaves a stream that can be decompressed, as most do.
+    for place in range(len(content) // 2, len(content) // 2 + 8):
+        content[place] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read as") as raised:
+            read_volume(path)
+        assert "\n" not in str(raised.value)
+        content[place] ^= 1
+
+
 def test_voxels_that_are_no_numbers_are_named(tmp_path):
     array = ARRAY.copy()
     array[2, 3, 4] = np.nan
@@ -516,6 +535,19 @@ def test_masks_that_do_not_fit(tmp_path, change, says):
     with pytest.raises(ValueError, match=says) as raised:
         load_volume_masks(masked(tmp_path, **change), "train")
     assert "\n" not in str(raised.value)
+
+
+def test_masks_of_0_and_255_alone(tmp_path):
+    """255 is ignored: nothing would be learnt, and nobody told."""
+    root = masked(tmp_path, ids=(ARRAY > 0.5) * 255)
+    with pytest.raises(
+        ValueError, match=r"a\.nii\.gz and the others hold 0 and 255 alone.*save the class as 1"
+    ):
+        load_volume_masks(root, "train", image_size=4)
+    # Another volume has a class.
+    write_nifti(root / "train/images/b.nii.gz", ARRAY)
+    write_nifti(root / "train/masks/b.nii.gz", ARRAY > 0.5, dtype=np.uint8)
+    assert load_volume_masks(root, "train", image_size=4).num_volumes == 2
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16])

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from nonlocalnn._files import read_lines
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
 from nonlocalnn.cli.flags.convert import parser
@@ -92,7 +93,7 @@ def _kind(model: ResidualNetwork) -> str:
 
 def _read_classes(path: Path, number: int) -> list[str]:
     """Return the names in a file, one a line."""
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = read_lines(path)
     if len(names) != number or len(set(names)) != number:
         raise ValueError(
             f"{path} must name {number} different classes, one a line; it has {len(names)} lines, "

@@ -76,11 +76,18 @@ def class_folders(root: Path) -> list[Path]:
     """Return the folders in a folder, one for each class, sorted.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or the name of one is not UTF-8, which checkpoints and pictures need.
     """
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_ignored(entry))
     if not folders:
         raise ValueError(f"{root} must hold one folder per class; it holds no folder")
+    for name in (folder.name for folder in folders):
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            raw = os.fsencode(name)
+            raise ValueError(
+                f"{root} has a class folder whose name is not UTF-8, {raw!r}: rename it; if it is Latin-1 by "
+                f"mv $'{repr(raw)[2:-1]}' {raw.decode('latin-1')!r} in that folder"
+            )
     return folders
 
 
@@ -129,7 +136,14 @@ def files_by_class(
         for entry in sorted(folder.iterdir()):
             (inside if is_data(entry) else passed_over).append(entry)
         if not inside:
-            raise ValueError(f"the class folder {folder} holds {what}: fill or remove it")
+            deeper = next(filter(is_data, walk(folder)), None)
+            if deeper is None:
+                raise ValueError(f"the class folder {folder} holds {what}: fill or remove it")
+            raise ValueError(
+                f"the class folder {folder} holds {what}; folders in it do, such as {deeper}: move files up "
+                f"into it; or, if classes are in it, give {folder} as data_dir; or, if it is a split, rename "
+                "it: splits are called train, validation (or val) and test"
+            )
         found += [(entry, target) for entry in inside]
     return found, passed_over
 

@@ -74,7 +74,11 @@ def labelled_files(
     split_folders = [folder.name for folder in folders.values() if folder is not None]
     own = folders[split]
     if split_folders and own is None:
-        raise ValueError(f"{root} has no folder {split!r}; it has {', '.join(map(repr, _class_names(root)))}")
+        raise ValueError(
+            f"{root} has no folder {split!r}; it has {', '.join(map(repr, _class_names(root)))}: make it, "
+            f"with the same class folders, and move some of the {kind} there; or ask for another split; or "
+            f"join the class folders of all splits in {root}, which is then divided by itself"
+        )
     if split_folders:
         check_same_classes(root, split_folders)
     base = root if own is None else own

@@ -106,9 +106,19 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Imag
         raise _unreadable(name, _unknown(source)) from error
     # On damaged bytes Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
-        # The text of a system's error repeats the path.
-        system = error.strerror if isinstance(error, OSError) else None
-        raise _unreadable(name, system or str(error) or type(error).__name__) from error
+        raise _unreadable(name, reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return in words why Pillow cannot read a file, by the error that it raised."""
+    from PIL import Image
+
+    if isinstance(error, Image.DecompressionBombError) and Image.MAX_IMAGE_PIXELS is not None:
+        # Pillow warns from its limit on, and opens nothing from twice that on.
+        return f"it may have {2 * Image.MAX_IMAGE_PIXELS:,} pixels at most, and has more: shrink it first"
+    # The text of a system's error repeats the path.
+    system = error.strerror if isinstance(error, OSError) else None
+    return system or str(error) or type(error).__name__
 
 
 def _unknown(source: str | os.PathLike[str] | BinaryIO) -> str:

@@ -89,8 +89,9 @@ def recognised_data(folder: Path) -> str:
         return "sequence-labels" if of_steps and not above else "sequences"
     if len(videos) >= len(images):
         return "videos"
-    # class/image, or train/class/image; the folders of frames are one further down.
-    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0] in ALL_SPLIT_NAMES)]
+    # class/image, or train/class/image; the folders of frames are one further down. Of Train, whoever reads
+    # the images says how it must be spelt.
+    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0].lower() in ALL_SPLIT_NAMES)]
     return "videos" if 2 * len(deep) > len(images) else "images"
 
 

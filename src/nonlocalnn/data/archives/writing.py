@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nonlocalnn._errors import check_choice
-from nonlocalnn._files import atomic_path, remove_parts, write_text
+from nonlocalnn._files import atomic_path, read_text, remove_parts, write_text
 from nonlocalnn._names import SPLITS
 from nonlocalnn.data.archives.index import CLASSES, KINDS, ArchivedFile, read_index
 from nonlocalnn.data.folder_files import VIDEO_SUFFIXES
@@ -137,7 +137,7 @@ def _is_whole(
         parts: Of each archive its path, its samples, and the number of the first.
     """
     names = target / CLASSES
-    if not names.is_file() or names.read_text(encoding="utf-8").splitlines() != list(classes):
+    if not names.is_file() or read_text(names).splitlines() != list(classes):
         return False
     if set(target.glob("*-*.tar")) != {path for path, _, _ in parts}:
         return False

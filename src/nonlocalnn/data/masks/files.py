@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nonlocalnn._files import read_lines
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divided
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.masks.crops import RandomCrops
@@ -170,9 +171,8 @@ def _voc(root: Path, split: str) -> Found:
 
 
 def _voc_pairs(base: Path, listing: Path) -> Sequence[tuple[Path, Path]]:
-    names = [line for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     pairs = []
-    for name in map(str.strip, names):
+    for name in read_lines(listing):
         images = [base / "JPEGImages" / f"{name}{suffix}" for suffix in (".jpg", *IMAGE_SUFFIXES)]
         image = next((path for path in images if path.is_file()), images[0])
         pairs.append((image, base / "SegmentationClass" / f"{name}.png"))
@@ -186,8 +186,7 @@ def _cvat(base: Path, labels: Path, split: str) -> Found:
         FileNotFoundError: There is no list of the split's images.
         ValueError: The file names no colours.
     """
-    lines = [line.strip() for line in labels.read_text(encoding="utf-8-sig").splitlines()]
-    classes, colours = named_colours([line for line in lines if line and not line.startswith("#")])
+    classes, colours = named_colours([line for line in read_lines(labels) if not line.startswith("#")])
     if colours is None:
         raise ValueError(
             f"{labels} must have a class a line and its colour, as road:128,64,128::; it has not"

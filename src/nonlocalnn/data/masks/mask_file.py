@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import needs
+from nonlocalnn.data.images import reason_of
 from nonlocalnn.data.masks.masked import IGNORED
 
 Colour = tuple[int, int, int]
@@ -79,7 +80,7 @@ def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Tensor
                 values = _grey(opened.convert("RGBA").tobytes())
     # On damaged bytes Pillow's decoders raise nearly anything.
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = reason_of(error)
         if path.suffix.lower() in (".jpg", ".jpeg"):
             reason = "JPEG changes ids; save masks as PNG"
         raise ValueError(f"cannot read mask {path}: {' '.join(reason.split())}") from error

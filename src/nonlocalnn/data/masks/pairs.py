@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from nonlocalnn._files import read_lines
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divide, is_ignored, warn_of_passed_over
 
 # What the folder of the masks is called, the first first.
@@ -62,7 +64,7 @@ def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[P
         raise FileNotFoundError(
             f"{root} must hold classes.txt, the name of a class a line, that of id 0 first; it is missing"
         )
-    classes = [line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    classes = read_lines(names)
     if len(set(classes)) != len(classes):
         raise ValueError(f"{names} must name each class once; {_twice(classes)!r} is there twice")
     by_folders = [pair for each in SPLIT_NAMES for pair in _folders_of(root, each) if pair[0].is_dir()]
@@ -152,7 +154,8 @@ def _inside(folder: Path, is_wanted: Callable[[Path], bool]) -> tuple[list[Path]
 
 
 def _place(path: Path, folder: Path, files: PairedFiles) -> str:
-    return (path.parent.relative_to(folder) / files.stem(path)).as_posix()
+    # macOS writes letters and their accents apart, and others as one.
+    return unicodedata.normalize("NFC", (path.parent.relative_to(folder) / files.stem(path)).as_posix())
 
 
 def _ending(stems: Sequence[str], there: Set[str]) -> str:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nonlocalnn.data.objects.annotated import Marked, Sheet
+from nonlocalnn.data.objects.marks import (
+    Box,
+    check_in_pixels,
+    checked_box,
+    checked_shape,
+    exceeds,
+    tell_of_cut_boxes,
+)
+from nonlocalnn.data.objects.numbers import as_flag, as_number, as_whole
 from nonlocalnn.data.objects.points import PointNames, checked_points, points_of_categories
-from nonlocalnn.data.objects.runs import lengths_of
 
-# A box may end so many pixels beyond its image: tools round, and some count from 1.
-_SLACK = 1.0
 _MOST_NAMED = 3
-_MOST_DIGITS = 19
-_FEWEST_NUMBERS = 6  # three points of a polygon
+# What reading an annotation of any content raises.
+_ANY_FAULT = (ValueError, TypeError, KeyError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def read_coco(path: Path, *, max_broken: int = 0, with_points: bool = False) -> 
     Raises:
         ValueError: It is no such file, or cut; it names no points, and they are asked for; or more objects
             have a fault than may be left out: a box without an area or beyond its image, a polygon of two
-            points, a number that nothing has.
+            points, a mask without a pixel, a number that nothing has; or boxes are fractions of the image.
     """
     content = _content(path)
     names = _classes(content, path)
@@ -93,12 +99,13 @@ def read_coco(path: Path, *, max_broken: int = 0, with_points: bool = False) -> 
     objects: dict[int, list[Marked]] = {number: [] for number in sheets}
     kept = [each for each in content["categories"] if each["id"] in names]
     points = points_of_categories(kept, path) if with_points else None
+    check_in_pixels(path, _boxes(content["annotations"], sheets))
     faults, beyond = Faults(path, max_broken), []
     for place, entry in enumerate(content["annotations"]):
         called = f"annotation {entry.get('id', f'at place {place}') if isinstance(entry, dict) else place}"
         try:
             number, marked = _marked(entry, sheets, labels, points)
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except _ANY_FAULT as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             faults.found.append(f"{called}: {reason}")
             continue
@@ -136,7 +143,7 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     """Return the names of the classes by their numbers, in the order of the numbers."""
     entries = content["categories"]
     try:
-        names = {_whole(each["id"]): str(each["name"]) for each in entries}
+        names = {as_whole(each["id"]): str(each["name"]) for each in entries}
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: each of categories must have an id and a name: {error}") from None
     if len(names) != len(entries):
@@ -151,7 +158,7 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     for each in entries:
         # Roboflow's first category is the name of the project, of which all others are kinds.
         if each.get("supercategory") == "none" and each["name"] in parents and str(each["id"]) not in used:
-            del names[_whole(each["id"])]
+            del names[as_whole(each["id"])]
     if not names:
         raise ValueError(f"{path} must name a class at least; its categories are empty")
     return dict(sorted(names.items()))
@@ -161,8 +168,8 @@ def _images(content: Mapping[str, Any], path: Path) -> dict[int, Sheet]:
     sheets: dict[int, Sheet] = {}
     for place, each in enumerate(content["images"]):
         try:
-            number, name = _whole(each["id"]), each["file_name"]
-            height, width = _whole(each["height"]), _whole(each["width"])
+            number, name = as_whole(each["id"]), each["file_name"]
+            height, width = as_whole(each["height"]), as_whole(each["width"])
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{path}: each of images must have id, file_name, height and width; the one at place {place} "
@@ -176,15 +183,12 @@ def _images(content: Mapping[str, Any], path: Path) -> dict[int, Sheet]:
     return sheets
 
 
-def _whole(value: Any) -> int:
-    """Return a whole number, which tables and some tools write as text, or with a point."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _MOST_DIGITS:
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r:.40} is no whole number")
-    return value
+def _boxes(entries: Sequence[Any], sheets: Mapping[int, Sheet]) -> Iterator[tuple[Box, Sheet]]:
+    """Yield the boxes that have no fault, each with its image."""
+    for entry in entries:
+        with suppress(*_ANY_FAULT):
+            sheet = sheets[as_whole(entry["image_id"])]
+            yield checked_box(entry["bbox"], sheet), sheet
 
 
 def _marked(
@@ -198,99 +202,29 @@ def _marked(
     Raises:
         ValueError: It has a fault.
     """
-    number, class_id = _whole(entry["image_id"]), _whole(entry["category_id"])
+    number, class_id = as_whole(entry["image_id"]), as_whole(entry["category_id"])
     if number not in sheets:
         raise ValueError(f"there is no image {number!r:.40}")
     sheet = sheets[number]
     if class_id not in labels:
         raise ValueError(f"{sheet.name} has category {class_id!r:.40}, which is none of the categories")
     box = checked_box(entry["bbox"], sheet)
-    is_crowd = bool(entry.get("iscrowd", 0))
-    area = entry.get("area")
-    if area is not None and not (isinstance(area, int | float) and math.isfinite(area)):
-        raise ValueError(f"{sheet.name}: its area must be a number; got {area!r:.40}")
+    # Left empty is as left out.
+    crowd, area = entry.get("iscrowd"), entry.get("area")
+    try:
+        is_crowd = crowd is not None and as_flag(crowd)
+    except ValueError as error:
+        raise ValueError(f"{sheet.name}: its iscrowd {error}") from None
+    try:
+        area = None if area is None else as_number(area)
+    except ValueError:
+        raise ValueError(f"{sheet.name}: its area must be a number; got {area!r:.40}") from None
     if points is None:
-        shape, own = _shape(entry.get("segmentation"), sheet), None
+        shape, own = checked_shape(entry.get("segmentation"), sheet), None
     else:
         shape = None
         own = checked_points(entry.get("keypoints"), len(points.names), sheet.name, sheet.width, sheet.height)
     return number, Marked(labels[class_id], box, shape, is_crowd, area, own)
-
-
-def checked_box(value: Any, sheet: Sheet) -> tuple[float, float, float, float]:
-    """Return a box (left, top, width, height) that has an area, some of it on its image.
-
-    Raises:
-        ValueError: It has none.
-    """
-    numbers = value if isinstance(value, list | tuple) else ()
-    if len(numbers) != 4 or not all(_is_number(each) for each in numbers):
-        raise ValueError(f"{sheet.name}: a box must be four numbers; got {value!r:.60}")
-    left, top, width, height = map(float, numbers)
-    if width <= 0 or height <= 0:
-        raise ValueError(f"{sheet.name}: its box {list(numbers)} has no area")
-    if left >= sheet.width or top >= sheet.height or left + width <= 0 or top + height <= 0:
-        raise ValueError(
-            f"{sheet.name}: its box {list(numbers)} lies outside the image, {sheet.width} x {sheet.height}"
-        )
-    return left, top, width, height
-
-
-def exceeds(box: Sequence[float], sheet: Sheet) -> bool:
-    """Return whether a box ends more than a pixel beyond its image."""
-    left, top, width, height = box
-    return (
-        min(left, top) < -_SLACK
-        or left + width > sheet.width + _SLACK
-        or top + height > sheet.height + _SLACK
-    )
-
-
-def tell_of_cut_boxes(source: Path, beyond: Sequence[str]) -> None:
-    """Warn of boxes that end beyond their images."""
-    if beyond:
-        warnings.warn(
-            f"{source}: {len(beyond)} boxes end beyond their image and are cut off there, such as "
-            f"{beyond[0]}",
-            stacklevel=3,
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _shape(value: Any, sheet: Sheet) -> Any:
-    """Return polygons or run lengths that are whole; None of an object that has a box only.
-
-    Raises:
-        ValueError: They are not.
-    """
-    if not value:
-        return None
-    if isinstance(value, dict):
-        counts = value.get("counts")
-        if value.get("size") != [sheet.height, sheet.width] or not isinstance(counts, list | str):
-            raise ValueError(
-                f"{sheet.name}: run lengths must have counts, and a size of [{sheet.height}, {sheet.width}]; "
-                f"got {value.get('size')!r:.40}"
-            )
-        # Decoders trust these: of too few, pixels hold whatever the memory held before.
-        lengths = lengths_of(counts)
-        is_whole = all(isinstance(each, int) and each >= 0 for each in lengths)
-        if not is_whole or sum(lengths) != sheet.height * sheet.width:
-            raise ValueError(f"{sheet.name}: the run lengths of a mask must add up to its image's pixels")
-        return value
-    # A polygon that is not in a list of polygons is the only one.
-    if isinstance(value, list) and all(map(_is_number, value)):
-        value = [value]
-    for polygon in value if isinstance(value, list) else [value]:
-        # Of four numbers pycocotools makes a box, in silence.
-        if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
-            raise ValueError(f"{sheet.name}: a polygon must have three points at least; got {polygon!r:.60}")
-        if not all(_is_number(each) for each in polygon):
-            raise ValueError(f"{sheet.name}: a polygon must be of numbers; got {polygon!r:.60}")
-    return value
 
 
 def _all_have_masks(objects: dict[int, list[Marked]], faults: Faults) -> bool:

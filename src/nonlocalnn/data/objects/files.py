@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nonlocalnn._files import read_lines, read_text
 from nonlocalnn.data.folder_files import divided, walk
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.objects.annotated import AnnotatedImages, Sheet
@@ -138,12 +139,8 @@ def load_voc_xml(root: Path, split: str, *, max_broken: int = 0, mirror: bool = 
     everything, chosen = _find_voc(root, split)
     _check_any(chosen, root, split)
     listed = root / "classes.txt"
-    if listed.is_file():
-        lines = listed.read_text(encoding="utf-8-sig").splitlines()
-        classes = [line.strip() for line in lines if line.strip()]
-    else:
-        # Of all splits, so that each has the same numbers.
-        classes = class_names(everything)
+    # Of all splits, so that each has the same numbers.
+    classes = read_lines(listed) if listed.is_file() else class_names(everything)
     annotations = read_voc(chosen, classes, source=root, max_broken=max_broken)
     _tell_of_empty(annotations.sheets, root, split)
     images = located(
@@ -197,7 +194,7 @@ def _listed(base: Path, everything: Sequence[Path], split: str) -> list[Path]:
         return _own_part(everything, [path.name for path in everything], split)
     # VOC 2012 publishes no marks of its test.
     there = (lists / _VOC_LISTS[split]).is_file()
-    names = (lists / _VOC_LISTS[split if there else "validation"]).read_text(encoding="utf-8-sig").split()
+    names = read_text(lists / _VOC_LISTS[split if there else "validation"]).split()
     of_stem = {path.stem: path for path in everything}
     lacking = [name for name in names if name not in of_stem]
     if lacking:

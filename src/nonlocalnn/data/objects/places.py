@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -161,11 +162,13 @@ def located(
     by_stem: dict[str, list[Path]] | None = None
     for place, called in enumerate(names):
         folders = found.images if beside is None else beside[place]
-        tries = (_image_in(folder, name) for name in called for folder in folders)
+        tries = (
+            _image_in(folder, spelt) for name in called for folder in folders for spelt in _spellings(name)
+        )
         path = next((each for each in tries if each is not None), None)
         if path is None:
             by_stem = _images_by_stem(folders[-1]) if by_stem is None else by_stem
-            deeper = by_stem.get(Path(_parts(called[-1])[-1]).stem.lower(), [])
+            deeper = by_stem.get(_key(_parts(called[-1])[-1]), [])
             if len(deeper) > 1:
                 raise FileNotFoundError(
                     f"{folders[0] / called[-1]} is missing, of which {found.source} speaks, and "
@@ -187,8 +190,17 @@ def _images_by_stem(folder: Path) -> dict[str, list[Path]]:
     by_stem: dict[str, list[Path]] = {}
     for path in walk(folder):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            by_stem.setdefault(path.stem.lower(), []).append(path)
+            by_stem.setdefault(_key(path.name), []).append(path)
     return by_stem
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", Path(name).stem.lower())
+
+
+def _spellings(name: str) -> list[str]:
+    """Return a name and its other forms: macOS writes letters and their accents apart, others as one."""
+    return list(dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]))
 
 
 def _parts(name: str) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from nonlocalnn.data.objects.numbers import as_number, as_whole
 
 # Where a name says a side, as a word of its own: left_eye, eye-right, "Left Eye", leftEye.
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])")
@@ -149,23 +150,25 @@ def checked_points(value: Any, number: int, name: str, width: int, height: int) 
     if not isinstance(value, list) or len(value) != 3 * number:
         raise ValueError(f"{name}: keypoints must be {number} times x, y, visibility; got {value!r:.60}")
     points = []
-    for x, y, visible in zip(value[::3], value[1::3], value[2::3], strict=True):
-        if visible not in (0, 1, 2) or (visible and not (_is_number(x) and _is_number(y))):
+    for place in range(0, len(value), 3):
+        point = value[place : place + 3]
+        try:
+            visible = as_whole(point[2])
+            # Of a point that is not marked files hold anything.
+            x, y = (as_number(each) if visible else 0.0 for each in point[:2])
+        except ValueError:
+            visible = -1
+        if visible not in (0, 1, 2):
             raise ValueError(
-                f"{name}: a keypoint must be x, y and a visibility of 0, 1 or 2; got {[x, y, visible]!r:.60}"
+                f"{name}: a keypoint must be x, y and a visibility of 0, 1 or 2; got {point!r:.60}"
             )
-        # Of a point that is not marked files hold anything.
         if not visible:
             points.append((0.0, 0.0, 0))
             continue
         if not (-_SLACK <= x <= width + _SLACK and -_SLACK <= y <= height + _SLACK):
             raise ValueError(f"{name}: its keypoint {[x, y]} lies outside the image, {width} x {height}")
-        points.append((float(x), float(y), int(visible)))
+        points.append((float(x), float(y), visible))
     return tuple(points)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _are_whole(pair: Any) -> bool:

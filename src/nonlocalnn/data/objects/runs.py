@@ -36,6 +36,21 @@ def decoded(shape: Any, height: int, width: int) -> Tensor:
     return values.repeat_interleave(lengths).view(width, height).t().contiguous()
 
 
+def holds_pixel(shape: Any, height: int, width: int) -> bool:
+    """Return whether a pixel lies inside of polygons or run lengths; arguments and errors are of `decoded`.
+
+    Example:
+        >>> holds_pixel({"size": [2, 3], "counts": [6]}, 2, 3)
+        False
+    """
+    if isinstance(shape, list):
+        with needs("pycocotools", "detection", "masks of objects"):
+            from pycocotools import mask as coder
+        return bool(coder.area(coder.frPyObjects(shape, height, width)).any())
+    # Every other run is of pixels inside.
+    return sum(lengths_of(shape["counts"])[1::2]) > 0
+
+
 def encoded(mask: Tensor) -> dict[str, Any]:
     """Return a mask, uint8 (H, W), as compressed run lengths, JSON-ready.
 

@@ -7,10 +7,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from nonlocalnn.data.objects.annotated import Marked, Sheet
-from nonlocalnn.data.objects.coco import Annotations, Faults, checked_box, exceeds, tell_of_cut_boxes
+from nonlocalnn.data.objects.coco import Annotations, Faults
+from nonlocalnn.data.objects.marks import Box, check_in_pixels, checked_box, exceeds, tell_of_cut_boxes
+from nonlocalnn.data.objects.numbers import as_flag, as_number
 
 # A file's objects as they stand there: name, box, whether it is difficult.
-_Named = tuple[str, tuple[float, float, float, float], bool]
+_Named = tuple[str, Box, bool]
+# What tools write where nobody said whether an object is difficult.
+_UNSAID = ("", "unspecified")
 
 
 def class_names(files: Sequence[Path]) -> list[str]:
@@ -38,9 +42,11 @@ def read_voc(
         max_broken: Up to how many objects with a fault are left out.
 
     Raises:
-        ValueError: A file is no such XML, or cut; or more objects have a fault than may be left out.
+        ValueError: A file is no such XML, or cut; more objects have a fault than may be left out; or boxes
+            are fractions of the image.
     """
     sheets, faults, beyond = [], Faults(source, max_broken), []
+    boxes: list[tuple[Box, Sheet]] = []
     for number, path in enumerate(files, start=1):
         root = _root(path)
         height, width = (_whole(root, f"size/{side}", path) for side in ("height", "width"))
@@ -53,10 +59,12 @@ def read_voc(
             except ValueError as error:
                 faults.found.append(f"object {place + 1}: {error}")
                 continue
+            boxes.append((checked, sheet))
             if exceeds(checked, sheet):
                 beyond.append(f"object {place + 1} of {path.name}")
             objects.append(Marked(classes.index(name) + 1, checked, None, is_difficult))
         sheets.append(Sheet(number, path.name, height, width, tuple(objects)))
+    check_in_pixels(source, boxes)
     faults.settle()
     tell_of_cut_boxes(source, beyond)
     return Annotations(list(classes), list(range(1, len(classes) + 1)), sheets, has_masks=False)
@@ -86,9 +94,16 @@ def _objects(root: ElementTree.Element, path: Path) -> list[_Named]:
         left, top = max(left, 1.0), max(top, 1.0)
         # Both corners lie inside: a box from pixel 1 to pixel 1 is a pixel wide.
         box = (left - 1, top - 1, right - left + 1, bottom - top + 1)
-        is_difficult = (each.findtext("difficult") or "0").strip() not in ("0", "")
-        found.append((_text(each, "name", path), box, is_difficult))
+        found.append((_text(each, "name", path), box, _is_difficult(each, path)))
     return found
+
+
+def _is_difficult(element: ElementTree.Element, path: Path) -> bool:
+    text = (element.findtext("difficult") or "").strip()
+    try:
+        return text.lower() not in _UNSAID and as_flag(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: <difficult> {error}") from None
 
 
 def _text(element: ElementTree.Element, name: str, path: Path) -> str:
@@ -101,7 +116,7 @@ def _text(element: ElementTree.Element, name: str, path: Path) -> str:
 def _number(element: ElementTree.Element, name: str, path: Path) -> float:
     text = _text(element, name, path)
     try:
-        return float(text)
+        return float(as_number(text))
     except ValueError:
         raise ValueError(f"{path}: <{name}> must be a number; got {text!r:.40}") from None
 

@@ -26,15 +26,14 @@ from torch import Tensor
 from nonlocalnn._errors import one_line
 from nonlocalnn.data.folder_files import find_files, is_ignored
 from nonlocalnn.data.sequences.long_form import (
-    LONG_SUFFIXES,
     Labelled,
     checked_sequence,
     class_of,
     is_long,
     names_columns,
     read_long,
-    rows_of,
 )
+from nonlocalnn.data.sequences.rows import LONG_SUFFIXES, of_commas, rows_of
 from nonlocalnn.data.sequences.ts_file import read_ts
 
 # Of files of one sequence, and of files of many.
@@ -234,6 +233,7 @@ def _rows(path: Path) -> Tensor:
         except ValueError:
             raise ValueError(
                 f"{path}, line {number}: each cell must be a number; got {','.join(cells)[:60]!r}"
+                f"{of_commas(cells)}"
             ) from None
         if len(rows[-1]) != len(rows[0]):
             raise ValueError(
@@ -279,10 +279,11 @@ def _reading_arrays(path: Path) -> Iterator[None]:
 
 
 def real_numbers(array: Any, name: str) -> Any:
-    """Return an array of real numbers; the error for any other says ``name``."""
+    """Return an array of real numbers as PyTorch takes them; the error for any other says ``name``."""
     if array.dtype.kind not in "iufb":
         raise ValueError(f"{name} must hold real numbers; got {array.dtype}")
-    return array
+    # In the machine's own byte order, and no longer than float64.
+    return array.astype("f8" if array.itemsize > 8 else array.dtype.newbyteorder("="), copy=False)
 
 
 def table_of_arrays(arrays: dict[str, Any], path: Path) -> Table:

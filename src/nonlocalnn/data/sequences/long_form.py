@@ -6,10 +6,10 @@ which must rise, and all others are channels. Rows of one sequence need not lie 
 
 from __future__ import annotations
 
-import csv
 import math
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,13 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocalnn._errors import needs, one_line
+from nonlocalnn.data.sequences.rows import (
+    LONG_SUFFIXES,
+    check_header,
+    first_row,
+    is_number,
+    is_parquet,
+    of_commas,
+    parquet_rows,
+    rows_of,
+)
 
-LONG_SUFFIXES = (".csv", ".parquet")
 # So many steps do not rise evenly by chance.
 _LEAST_OF_A_CLOCK = 8
-# Bytes in which the first row of a table ends, and how files of UTF-16 begin.
-_LONGEST_ROW, _UTF_16 = 2**20, (b"\xff\xfe", b"\xfe\xff")
+# What pandas calls the numbers of rows in CSV, in CSV that was read and written again, and in Parquet.
+_INDEX = re.compile(r"|unnamed: \d+|__index_level_\d+__")
+# Numbers with a point, or below 1; whole numbers are classes.
+_FRACTION = re.compile(r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e-\d+)", re.IGNORECASE)
 # Columns that are no channels.
 ID, LABEL, _TIMES = "id", "label", ("time", "step")
 
@@ -67,11 +77,6 @@ class _Growing:
     time: float | None = None
 
 
-def is_parquet(path: Path) -> bool:
-    """Return whether a file has the ending of Parquet."""
-    return path.suffix.lower() == ".parquet"
-
-
 def is_long(path: Path) -> bool:
     """Return whether a file is a table of several sequences, by its columns: it has an ``id``.
 
@@ -90,7 +95,7 @@ def names_columns(path: Path) -> bool:
         return False
     if is_parquet(path):
         return True
-    return not all(map(_is_number, first_row(path)))
+    return not all(map(is_number, first_row(path)))
 
 
 def check_names(own: Sequence[str], wanted: Sequence[str], name: str) -> None:
@@ -116,13 +121,22 @@ def read_long(path: Path) -> tuple[Labelled, ...]:
         ValueError: It is no such table, or damaged; the message names the place.
         ImportError: pyarrow is missing, which reads Parquet.
     """
-    rows, place = (_parquet_rows(path), "row") if is_parquet(path) else (rows_of(path), "line")
-    _, first = next(rows, (0, []))
+    rows, place = (parquet_rows(path), "row") if is_parquet(path) else (rows_of(path), "line")
+    line, first = next(rows, (0, []))
     names = [cell.strip().lower() for cell in first]
-    if len(set(names)) != len(names):
-        raise ValueError(f"{path} must name each column once in its first row; got {', '.join(names)[:80]}")
     if not names:
         raise ValueError(f"{path} is empty")
+    # Names of ours tell a header, whatever its channels are called: pandas numbers them.
+    if not is_parquet(path) and not {ID, LABEL, *_TIMES} & set(names):
+        check_header(first, f"{path}, line {line}")
+    unnamed = next(filter(_INDEX.fullmatch, names), None)
+    if unnamed is not None:
+        raise ValueError(
+            f"{path} must name each column; column {names.index(unnamed) + 1} is {unnamed!r}, as pandas "
+            "writes the numbers of rows: write it with index=False, or name the column"
+        )
+    if len(set(names)) != len(names):
+        raise ValueError(f"{path} must name each column once in its first row; got {', '.join(names)[:80]}")
     others = [number for number, name in enumerate(names) if name not in (ID, LABEL, *_TIMES)]
     if not others:
         raise ValueError(f"{path} has no column of a channel beside {', '.join(names)[:80]}")
@@ -135,7 +149,7 @@ def read_long(path: Path) -> tuple[Labelled, ...]:
             raise ValueError(f"{where} must have {len(names)} columns, as the first row; got {len(cells)}")
         own = found.setdefault(cells[columns[ID]].strip() if ID in columns else "", _Growing())
         own.values.append([_number(cells[each], where, names[each]) for each in others])
-        own.labels.append(cells[columns[LABEL]].strip() if LABEL in columns else "")
+        own.labels.append(_label(cells[columns[LABEL]]) if LABEL in columns else "")
         if time is not None:
             now = _number(cells[time], where, names[time])
             # Rows of other orders are no sequence, and nobody would be told.
@@ -150,10 +164,11 @@ def read_long(path: Path) -> tuple[Labelled, ...]:
     # Of files of one sequence there are many, and one line is enough.
     where = str(path) if ID in columns else f"files in {path.parent}"
     _warn_of_times(where, channels, [each.values for each in found.values()])
+    called = {name: f"{path}#{name}" if ID in columns else str(path) for name in found}
     return tuple(
         Labelled(
-            f"{path}#{name}" if ID in columns else str(path),
-            checked_sequence(torch.tensor(each.values, dtype=torch.float64).T, f"{path}#{name}"),
+            called[name],
+            checked_sequence(torch.tensor(each.values, dtype=torch.float64).T, called[name]),
             each.labels if LABEL in columns else None,
             channels,
         )
@@ -183,29 +198,46 @@ def _warn_of_times(
             )
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _number(cell: str, where: str, column: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        raise ValueError(f"{where}: {column} must be a number; got {cell.strip()[:40]!r}") from None
+        raise ValueError(
+            f"{where}: {column} must be a number; got {cell.strip()[:40]!r}{of_commas([cell])}"
+        ) from None
+
+
+def _label(cell: str) -> str:
+    """Return the class that a cell names: 1.0 is 1, as programs write it beside rows without a class."""
+    label = cell.strip()
+    if label.lower() == "nan":
+        return ""
+    return str(int(float(label))) if _FRACTION.fullmatch(label) and float(label).is_integer() else label
+
+
+def check_classes(labels: Iterable[str], name: str) -> None:
+    """Check that labels are classes, and no numbers that were measured; the error says ``name``.
+
+    Raises:
+        ValueError: One is a fraction.
+    """
+    wrong = next(filter(_FRACTION.fullmatch, labels), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{name} has the label {wrong!r}: only classes are learnt, whole numbers or names, and no "
+            "targets that are numbers"
+        )
 
 
 def class_of(labels: list[str] | None, name: str) -> str | None:
     """Return the one class of a sequence by the labels of its steps; None where there are none.
 
     Raises:
-        ValueError: Steps have different classes, or one has none.
+        ValueError: Steps have different classes, one has none, or they are fractions.
     """
     if labels is None:
         return None
+    check_classes(labels, name)
     found = sorted(set(labels))
     if len(found) > 1 or not found[0]:
         listed = ", ".join(map(repr, found[:4]))
@@ -233,59 +265,3 @@ def checked_sequence(sequence: Any, name: str) -> Tensor:
             f"channel {channel} at step {step}: fill them first"
         )
     return numbers
-
-
-def first_row(path: Path) -> list[str]:
-    """Return the first row of a CSV file that is not empty; none where there is none.
-
-    No more is read, and text in another encoding is known by its letters, so that what is wrong with the file
-    is said where it is read, and not of what it is taken for.
-    """
-    try:
-        with path.open("rb") as file:
-            beginning = file.read(_LONGEST_ROW)
-    except OSError:
-        return []
-    text = beginning.decode("utf-16" if beginning[:2] in _UTF_16 else "utf-8-sig", errors="replace")
-    _, first = next(_cells_of(text.splitlines()), (0, []))
-    return first
-
-
-def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV file that are not empty, with their numbers from 1.
-
-    Raises:
-        ValueError: It is no text in UTF-8.
-    """
-    try:
-        # A spreadsheet's own mark before the first name is none of it.
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no CSV file in UTF-8: save it as that") from None
-    yield from _cells_of(text.splitlines())
-
-
-def _cells_of(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows among the lines of a CSV file that are not empty, with their numbers from 1."""
-    first = lines[0] if lines else ""
-    divider = next((each for each in ("\t", ";") if each in first), ",")
-    for number, cells in enumerate(csv.reader(lines, delimiter=divider), 1):
-        if any(cell.strip() for cell in cells):
-            yield number, cells
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the names of the columns, and then the rows, as :func:`rows_of` does; rows count from 0."""
-    with needs("pyarrow", "parquet", "reading Parquet"):
-        import pyarrow.parquet
-    try:
-        table: Any = pyarrow.parquet.read_table(path)
-        columns = [column.to_pylist() for column in table.columns]
-    except FileNotFoundError:
-        raise
-    # On damaged bytes pyarrow raises errors of its own, and others.
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {one_line(error)}") from None
-    yield -1, list(table.column_names)
-    for number, cells in enumerate(zip(*columns, strict=True)):
-        yield number, ["" if cell is None else str(cell) for cell in cells]

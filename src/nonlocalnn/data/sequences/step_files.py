@@ -13,16 +13,8 @@ import numpy as np
 
 from nonlocalnn.data.folder_files import is_ignored
 from nonlocalnn.data.sequences.files import read_arrays, table_of_arrays
-from nonlocalnn.data.sequences.long_form import (
-    ID,
-    LABEL,
-    LONG_SUFFIXES,
-    Labelled,
-    first_row,
-    is_long,
-    is_parquet,
-    read_long,
-)
+from nonlocalnn.data.sequences.long_form import ID, LABEL, Labelled, is_long, read_long
+from nonlocalnn.data.sequences.rows import LONG_SUFFIXES, first_row, is_parquet
 
 STEP_SUFFIXES = (".npz", *LONG_SUFFIXES)
 

@@ -35,7 +35,7 @@ from nonlocalnn.data.sequences.dataset import (
     vary,
 )
 from nonlocalnn.data.sequences.files import in_order
-from nonlocalnn.data.sequences.long_form import Labelled, channel_names
+from nonlocalnn.data.sequences.long_form import Labelled, channel_names, check_classes
 from nonlocalnn.data.sequences.padding import pad_batch
 from nonlocalnn.data.sequences.step_files import STEP_SUFFIXES, read_steps
 
@@ -165,6 +165,7 @@ def load_steps(
     for each in everything:
         if each.labels is None:
             raise ValueError(f"{each.name} has no class for each step: a column label, or y (N, steps)")
+        check_classes(each.labels, each.name)
     classes = in_order({label for each in everything for label in each.labels or () if label})
     if not classes:
         raise ValueError(f"no step of the sequences in {root} has a class: label some")

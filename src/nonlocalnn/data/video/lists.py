@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nonlocalnn._errors import near_miss
+from nonlocalnn._files import read_text
 from nonlocalnn.data.folder_files import (
     VIDEO_SUFFIXES,
     class_folders,
@@ -108,25 +109,21 @@ class VideoList:
         )
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def list_text(path: str | os.PathLike[str]) -> str:
     """Return what a list file says, in UTF-8; a byte order mark is left out.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is not UTF-8.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"no such list of videos: {path}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8; byte {error.start} is not: convert it") from error
+    return read_text(path)
 
 
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Yield the number, from 1, and the text of each line that is not blank."""
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(list_text(path).splitlines(), start=1):
         if line.strip():
             yield number, line.strip()
 

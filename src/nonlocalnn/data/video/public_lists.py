@@ -17,9 +17,9 @@ from nonlocalnn.data.video.lists import (
     Span,
     VideoList,
     class_index,
+    list_text,
     numbered_lines,
     one_label_each,
-    read_text,
 )
 
 
@@ -29,7 +29,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
     Raises:
         ValueError: A column is missing, or a row has too few or too many values.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(list_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])
         missing = [name for name in columns if name not in header]

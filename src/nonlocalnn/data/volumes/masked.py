@@ -29,6 +29,8 @@ VOLUME_FILES = PairedFiles("volumes", is_volume, is_volume, volume_stem, ".nii.g
 # Voxels of a class from which a patch's middle is drawn: as many as say where the class lies.
 _MOST_PLACES = 1000
 _LONGEST = 2**12
+# So many masks are looked at before a training.
+_LOOKED_AT = 8
 # So far from a whole number an id may lie: half a step of 8 bits over ten classes. What an interpolation left
 # lies further off.
 _OFF_WHOLE = 0.02
@@ -220,6 +222,30 @@ def _check_pair(volume: Volume, mask: Volume) -> None:
         )
 
 
+def _check_not_black_and_white(masks: Sequence[Path]) -> None:
+    """Check that masks are not of 0 and 255 alone, as programs save two classes: 255 would be ignored.
+
+    Raises:
+        ValueError: They are, those that are looked at.
+    """
+    looked_at = masks[:: max(1, len(masks) // _LOOKED_AT)]
+    ignores = False
+    for mask in map(read_volume, looked_at):
+        slices, rows, columns = mask.sides
+        # Slice by slice: most masks show another id soon.
+        for first in range(slices):
+            ids = mask.box((first, 0, 0), (first + 1, rows, columns)).round()
+            ignored = ids == IGNORED
+            if bool(((ids != 0) & ~ignored).any()):
+                return
+            ignores = ignores or bool(ignored.any())
+    if ignores:
+        raise ValueError(
+            f"{looked_at[0]} and the others hold 0 and {IGNORED} alone, and {IGNORED} is ignored: nothing "
+            "would be learnt; save the class as 1"
+        )
+
+
 def load_volume_masks(
     data_dir: str | os.PathLike[str] | None,
     split: str,
@@ -256,7 +282,7 @@ def load_volume_masks(
     # Who made a file of classes meant the folders beside it.
     by_list = is_datalist(root) and not (root / "classes.txt").is_file()
     pairs, classes = read_datalist(root, split) if by_list else find_pairs(root, split, VOLUME_FILES)
-    return MaskedVolumes(
+    found = MaskedVolumes(
         pairs,
         classes=classes,
         reading=Reading() if reading is None else reading,
@@ -264,3 +290,6 @@ def load_volume_masks(
         patches=patches,
         augment=augment,
     )
+    if split == "train":
+        _check_not_black_and_white([mask for _, mask in pairs])
+    return found
