@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -86,19 +85,20 @@ def param_groups(
                 rate = new_lr if is_new and new_lr is not None else lr
                 decay = 0.0 if is_norm else weight_decay
                 groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-    return groups if embeddings_lr == 1 else list(slow_embeddings(groups, model, embeddings_lr))
+    return slow_embeddings(groups, model, embeddings_lr)
 
 
-def slow_embeddings(
-    groups: Iterable[dict[str, Any]], model: nn.Module, times_lr: float
-) -> Iterator[dict[str, Any]]:
-    """Yield the groups, with theta and phi of the blocks apart, whose "lr" is ``times_lr`` times as high."""
-    own = _embeddings(model)
+def slow_embeddings(groups: list[dict[str, Any]], model: nn.Module, times_lr: float) -> list[dict[str, Any]]:
+    """Return the groups, with theta and phi of the blocks apart, whose "lr" is ``times_lr`` times as high."""
+    if times_lr == 1:
+        return groups
+    own, apart = _embeddings(model), []
     for group in groups:
         for is_own, share in ((False, 1.0), (True, times_lr)):
             chosen = [weight for weight in group["params"] if (weight in own) == is_own]
             if chosen:
-                yield {**group, "params": chosen, "lr": group["lr"] * share}
+                apart.append({**group, "params": chosen, "lr": group["lr"] * share})
+    return apart
 
 
 def _embeddings(model: nn.Module) -> set[nn.Parameter]:

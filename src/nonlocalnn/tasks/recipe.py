@@ -106,15 +106,14 @@ class Recipe(
         """Check that flags, numbers and words are such; the parts check what these may be."""
         for each in dataclasses.fields(self):
             value, kinds = getattr(self, each.name), _kinds()[each.name]
-            if value is None and NoneType not in kinds:
-                raise ValueError(f"{each.name} must not be None: left out it has its default")
+            if value is None:
+                if NoneType not in kinds:
+                    raise ValueError(f"{each.name} must not be None: left out it has its default")
+                continue
             for kind, what in _WORDS.items():
                 is_one = isinstance(value, int | float if kind is float else kind)
-                if (
-                    kind in kinds
-                    and value is not None
-                    and (not is_one or isinstance(value, bool) != (kind is bool))
-                ):
+                is_one = is_one and isinstance(value, bool) == (kind is bool)
+                if kind in kinds and not is_one:
                     raise ValueError(f"{each.name} must be {what}; got {value!r}")
 
     @property

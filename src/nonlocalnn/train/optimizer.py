@@ -22,8 +22,7 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": 1.0}]
     if not settings.decay_norms:
         groups = param_groups(model, lr=1.0, weight_decay=settings.weight_decay)
-    if settings.embeddings_lr != 1:
-        groups = list(slow_embeddings(groups, model, settings.embeddings_lr))
+    groups = slow_embeddings(groups, model, settings.embeddings_lr)
     # In times the learning rate so far; the rate itself is another in every step.
     parameters = [{**group, "times_lr": group["lr"], "lr": settings.lr} for group in groups]
     if settings.optimizer == "sgd":
