@@ -152,6 +152,7 @@ _CUE_TABLES: dict[str, Table] = {
     ),
     # Parts of the tables above, for many seeds.
     "forms": _FORMS,
+    "concatenation": _FORMS[-1:],
     "on-3d-conv": (
         _two_blocks("C2D, 2 blocks"),
         _two_blocks("I3D 3x1x1, 2 blocks", inflation="3x1x1"),
