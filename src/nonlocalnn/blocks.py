@@ -61,10 +61,8 @@ for _leaf in (
 ):
     torch.fx.wrap(_leaf)
 
-# By how much sums of the concatenation form begin higher, half by theta's biases and half by phi's; and how
-# long a head's biases may be for that where its part w of w_f is short. Of inputs of variance 1 a_i and b_j
-# vary by |w| / sqrt(3), and biases of that length raise each by three times as much.
-_RAISED, _LONGEST = 1.0, math.sqrt(3)
+# Of w_f at the start from scratch: a_i + b_j of inputs of variance 1 then vary by 1.
+_LENGTH = math.sqrt(3)
 # What blocks that were pickled before these settings existed lack.
 _ADDED_SETTINGS = {"context_channels": None, "num_heads": 1, "pool_size": None}
 
@@ -476,10 +474,11 @@ def start_from_scratch(model: nn.Module) -> None:
     - Embedded Gaussian: phi has the weights of theta. Each position then begins by attending to those that
       resemble it, as in the Gaussian form, and not to random ones; docs/results/dense.md says what that
       changes. Training moves the two apart.
-    - Concatenation: theta and phi get biases, in the place of theirs, by which a_i + b_j begins 1 above what
-      the weights give, less in heads with little of w_f, whose sums vary less. Where all such sums fall below
-      zero the rectifier lets nothing through, no gradient either, and the block is lost; docs/results/cue.md
-      shows it.
+    - Concatenation: the sums a_i + b_j begin around 0, so that f lets about half of the pairs through, by
+      theta and phi without biases and with weights that add up to 0 over a norm's channels, which are alike
+      in the mean; and they vary by 1, by w_f of length sqrt(3). Where f lets all pairs through it chooses
+      nothing, and where none, no gradient either. As they are made, blocks begin anywhere between the two,
+      and go to one of them in a few steps: docs/results/cue.md.
 
     Blocks of the other forms stay as they are: the Gaussian has no embeddings, and the dot product, whose
     weights add up to no 1, learnt nothing of the cue task with phi like theta with one seed of two
@@ -507,14 +506,17 @@ def start_from_scratch(model: nn.Module) -> None:
                 block.phi.load_state_dict(theta)
             continue
         assert block.w_f is not None
-        halves = block.w_f.detach().double().unflatten(0, (2, block.num_heads, -1))
-        for layer, heads in zip((block.theta, block.phi), halves, strict=True):
-            bias = layer._parameters.get("bias")
-            if bias is None:
+        for layer in (block.theta, block.phi):
+            weight, bias = (layer._parameters.get(each) for each in ("weight", "bias"))
+            if weight is None or bias is None:
                 raise _cannot_start(name, block)
-            lengths = (_RAISED / 2 / heads.norm(dim=1, keepdim=True)).clamp(max=_LONGEST)
             with torch.no_grad():
-                bias.copy_((lengths * nn.functional.normalize(heads, dim=1)).flatten())
+                bias.zero_()
+                # Of a single channel nothing would be left.
+                weight.sub_(weight.mean(1, keepdim=True) if weight.shape[1] > 1 else 0)
+        heads = block.w_f.detach().double().unflatten(0, (2, block.num_heads, -1))
+        with torch.no_grad():
+            block.w_f.copy_((_LENGTH * nn.functional.normalize(heads, dim=(0, 2))).flatten())
 
 
 def _cannot_start(name: str, block: NonLocalNd) -> ValueError:

@@ -30,9 +30,8 @@ def param_groups(
         lr: Learning rate.
         new_lr: Learning rate of the non-local blocks; None is ``lr``.
         weight_decay: Of all parameters but those of norms.
-        embeddings_lr: Learning rate of theta and phi of embedded Gaussian and dot product blocks, in times
-            that of the blocks, as in a :class:`Recipe`. With 1 they are among the blocks' other weights, as
-            those of concatenation blocks always are.
+        embeddings_lr: Learning rate of theta and phi of the blocks, in times that of the blocks, as in a
+            :class:`Recipe`. With 1 they are among the blocks' other weights.
 
     Returns:
         Groups with "params", "lr" and "weight_decay", none of them empty: the network's, its norms, the
@@ -41,7 +40,7 @@ def param_groups(
 
     Raises:
         ValueError: A value is no number of its range; or there is a ``new_lr`` and no weight of a block, or
-            an ``embeddings_lr`` and no theta and phi that it is for.
+            an ``embeddings_lr`` and none of theta and phi.
 
     Example:
         >>> import torch
@@ -69,9 +68,7 @@ def param_groups(
     if new_lr is not None and not new:
         raise ValueError(f"new_lr is for non-local blocks {lacking}")
     if embeddings_lr != 1 and not _embeddings(model):
-        raise ValueError(
-            f"embeddings_lr is for theta and phi of embedded Gaussian and dot product blocks {lacking}"
-        )
+        raise ValueError(f"embeddings_lr is for theta and phi of non-local blocks {lacking}")
     norms = {
         parameter
         for module in model.modules()
@@ -92,7 +89,7 @@ def param_groups(
 
 
 def slow_embeddings(groups: list[dict[str, Any]], model: nn.Module, times_lr: float) -> list[dict[str, Any]]:
-    """Return the groups, with theta and phi apart where f multiplies them, ``times_lr`` times as fast."""
+    """Return the groups, with theta and phi of the blocks apart, whose "lr" is ``times_lr`` times as high."""
     if times_lr == 1:
         return groups
     own, apart = _embeddings(model), []
@@ -105,10 +102,8 @@ def slow_embeddings(groups: list[dict[str, Any]], model: nn.Module, times_lr: fl
 
 
 def _embeddings(model: nn.Module) -> set[nn.Parameter]:
-    # Concatenation blocks learnt the cue task less often with slow theta and phi: docs/results/cue.md.
-    blocks = [each for each in nonlocal_blocks(model).values() if each.instantiation != "concatenation"]
-    layers = [layer for block in blocks for layer in (block.theta, block.phi) if layer is not None]
-    return {weight for layer in layers for weight in layer.parameters()}
+    layers = [each for block in nonlocal_blocks(model).values() for each in (block.theta, block.phi)]
+    return {weight for layer in layers if layer is not None for weight in layer.parameters()}
 
 
 def untrained_blocks(model: nn.Module) -> list[str]:

@@ -111,10 +111,9 @@ class OptimizerSettings(Settings):
         weight_decay: L2 penalty ("adam", "sgd") or decoupled decay ("adamw"), on every parameter.
         decay_norms: Whether the decay includes the weights and biases of norms.
         clip_norm: Highest L2 norm of the whole gradient; None never clips.
-        embeddings_lr: Learning rate of theta and phi of embedded Gaussian and dot product blocks, in times
-            ``lr``; it changes nothing in a network without them. At Adam's full rate logits may grow until
-            each position attends to one key before the network knows to which, and nothing more is learnt of
-            them.
+        embeddings_lr: Learning rate of theta and phi of the non-local blocks, in times ``lr``; it changes
+            nothing in a network without them. At Adam's full rate logits may grow until each position attends
+            to one key before the network knows to which, and nothing more is learnt of them.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
