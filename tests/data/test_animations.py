@@ -79,6 +79,40 @@ def test_animations_that_are_not_read_say_so(tmp_path, kind):
                 check_no_image(named)
 
 
+def box(kind, content=b""):
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
+@pytest.mark.parametrize(
+    ("brand", "says"),
+    [
+        (b"avif", "it is an AVIF image, and the model takes videos: give it to a model of images$"),
+        (b"heic", "it is a HEIC photograph, and the model takes videos: .*images, converted to JPEG$"),
+    ],
+)
+def test_a_photograph_in_boxes_is_not_called_cut(tmp_path, brand, says):
+    path = tmp_path / "a"
+    content = box(b"ftyp", brand + bytes(4) + b"mif1") + box(b"meta", bytes(20)) + box(b"mdat", bytes(50))
+    for length in (len(content), len(content) - 9):
+        path.write_bytes(content[:length])
+        with pytest.raises(VideoDecodeError, match=says):
+            open_video(path)
+    # A video that lost its list of frames is cut, whatever else it holds.
+    path.write_bytes(content.replace(brand, b"isom"))
+    with pytest.raises(VideoDecodeError, match="it is cut"):
+        open_video(path)
+
+
+def test_a_still_avif_of_pillow(tmp_path):
+    path = tmp_path / "a.avif"
+    try:
+        pictures()[0].save(path)
+    except (KeyError, OSError, ValueError):
+        pytest.skip("this Pillow writes no AVIF")
+    with pytest.raises(VideoDecodeError, match="it is an AVIF image"):
+        open_video(path)
+
+
 def test_a_picture_is_still_called_one(tmp_path):
     pictures()[0].save(tmp_path / "a.webp")
     with pytest.raises(VideoDecodeError, match=r"a\.webp is an image, and the model takes videos"):

@@ -318,6 +318,12 @@ def test_an_archive_of_videos(root):
         load_archives(root, "test")
 
 
+def test_classes_that_training_lacks_are_told(root):
+    pack(root / "train-0.tar", [("a.png", picture(3)), ("a.cls", b"0")])
+    with pytest.warns(UserWarning, match="no images of '.+', which cannot be learnt"):
+        load_archives(root, "train")
+
+
 def test_missing_folder_or_classes(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         load_archives(tmp_path / "nowhere", "test")
@@ -325,8 +331,15 @@ def test_missing_folder_or_classes(tmp_path):
         load_archives(tmp_path, "test")
 
 
-@pytest.mark.parametrize("text", ["", "a\nb\na\n"], ids=["empty", "twice"])
-def test_wrong_classes(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", r"classes\.txt must name a class at least, one a line; it is empty"),
+        ("a\nb\na\n", r"classes\.txt must name each class once; 'a' is there twice"),
+    ],
+    ids=["empty", "twice"],
+)
+def test_wrong_classes(tmp_path, text, says):
     (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(ValueError, match="must hold class names, a line each, and none twice"):
+    with pytest.raises(ValueError, match=says):
         load_archives(tmp_path, "test")

@@ -163,6 +163,15 @@ def test_what_is_wrong_with_parquet(tmp_path):
         read_table(path)
 
 
+def test_text_of_parquet_that_is_stored_as_bytes(tmp_path):
+    path = parquet(tmp_path / "a.parquet", [(b"s1", 0.0, 1.0, 2.0, "schön".encode())])
+    (found,) = read_steps(path)
+    assert (found.name, found.labels) == (f"{path}#s1", ["schön"])
+    parquet(path, [(b"s1", 0.0, 1.0, 2.0, "schön".encode("latin-1"))])
+    with pytest.raises(ValueError, match=r"a\.parquet, row 0 has bytes that are no text in UTF-8"):
+        read_table(path)
+
+
 def test_parquet_without_its_library(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "a.parquet").touch()

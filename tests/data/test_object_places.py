@@ -98,6 +98,25 @@ def test_endings_that_tools_changed_or_dropped(tmp_path):
     assert images_of(tmp_path) == ["images/a.png", "images/b.rf.12.png", "images/C.PNG"]
 
 
+@pytest.mark.parametrize("lies_at", ["images", "images/deeper"])
+def test_a_dot_in_a_name_is_no_ending(tmp_path, lies_at):
+    """A stray picture called by what stands before the dot is another one."""
+    draw(tmp_path / "images", ["photo.jpg"])
+    draw(tmp_path / lies_at, ["photo.1.png", "photo.2.png"])
+    write_json(tmp_path / "train.json", coco(["photo.1", "photo.2.heic"]))
+    assert images_of(tmp_path) == [f"{lies_at}/photo.1.png", f"{lies_at}/photo.2.png"]
+    (tmp_path / lies_at / "photo.1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"photo\.1 is missing"):
+        images_of(tmp_path)
+
+
+def test_a_dot_in_the_name_of_an_xml_is_no_ending(tmp_path):
+    write_xml(tmp_path / "train", "photo.1", 0)
+    draw(tmp_path / "train", ["photo.jpg"])
+    with pytest.warns(UserWarning, match=r"1 of 2 images have no XML file .*photo\.jpg"):
+        assert images_of(tmp_path, name="voc-xml") == ["train/photo.1.png"]
+
+
 @pytest.mark.parametrize(("said", "lies"), [("NFC", "NFD"), ("NFD", "NFC")])
 @pytest.mark.parametrize("folder", ["images", "images/deeper"])
 def test_letters_with_accents_in_one_and_in_two(tmp_path, said, lies, folder):

@@ -54,6 +54,14 @@ def test_cocos_own_file_of_persons(tmp_path):
         load_objects("coco", "train", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("number", ["4", 4.0])
+def test_ids_of_categories_that_are_no_whole_numbers(tmp_path, number):
+    """The category with the points is that of its number, however that is written."""
+    root = write_keypoints(tmp_path, change=lambda content: content["categories"][0].update(id=number))
+    data = load_objects("coco-keypoints", "train", data_dir=root)
+    assert (data.class_ids, data.points.names) == ((4,), tuple(NAMES))
+
+
 def test_left_and_right_change_places_in_a_mirror(tmp_path):
     data = load_objects("coco-keypoints", "train", data_dir=write_keypoints(tmp_path))
     image, target = data[2]
@@ -128,7 +136,8 @@ def category(**changes):
         (category(keypoints=[]), "category 'square' must name its keypoints"),
         (category(keypoints=["a", "a", "b"]), "keypoints must have different names; got a, a, b"),
         (category(skeleton=5), "names and skeleton of keypoints must be lists"),
-        (category(skeleton=[[1, 4]]), r"skeleton must be pairs of the 3 keypoints; got \[0, 3\]"),
+        (category(skeleton=[[1, 4]]), r"skeleton must be pairs of the 3 keypoints, from 1 on; got \[1, 4\]"),
+        (category(skeleton=[[0, 1]]), r"skeleton must be pairs of the 3 keypoints, from 1 on; got \[0, 1\]"),
         (
             lambda content: content["categories"].append({"id": 9, "name": "x", "keypoints": ["a"]}),
             "all categories must have the same keypoints, which one head finds; 'x' has others than 'square'",

@@ -16,7 +16,7 @@ from nonlocalnn.data.objects.annotated import mirrored
 from nonlocalnn.data.objects.coco import read_coco
 from nonlocalnn.data.objects.runs import lengths_of
 from nonlocalnn.data.recognition import recognised_data
-from object_pictures import annotation, coco, squares, write_roboflow, write_xml
+from object_pictures import CATEGORIES, annotation, coco, squares, write_roboflow, write_xml
 from tolerances import assert_same
 
 
@@ -133,13 +133,17 @@ def test_an_object_with_a_fault_is_named(tmp_path, change, says):
     [
         (lambda content: content.pop("images"), "it has no list images"),
         (lambda content: content["images"].append(content["images"][0]), "two images have the id 7"),
+        (
+            lambda content: content["images"][1].update(file_name="train-0.png"),
+            "train-0.png, of the ids 7 and 17",
+        ),
         (lambda content: content["images"][0].pop("height"), "the one at place 0 has not"),
         (lambda content: content["images"][0].update(id="a"), "'a' is no whole number"),
         (lambda content: content["categories"].append({"id": 3, "name": "x"}), "the same id"),
         (lambda content: content["categories"].append({"id": 5}), "must have an id and a name"),
         (lambda content: content["images"][0].update(file_name="no.png"), "no.png is missing"),
     ],
-    ids=["no images", "twice", "no height", "no number", "ids", "no name", "missing"],
+    ids=["no images", "twice", "one file twice", "no height", "no number", "ids", "no name", "missing"],
 )
 def test_a_file_with_a_fault_is_named(tmp_path, change, says):
     # One list for all tests: a change must not outlive its own.
@@ -151,6 +155,18 @@ def test_a_file_with_a_fault_is_named(tmp_path, change, says):
     with pytest.raises((ValueError, FileNotFoundError), match=r"_annotations|is missing") as error:
         load_objects("coco", "train", data_dir=root)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["0", 0.0])
+def test_the_class_of_all_others_stays_where_something_is_of_it(tmp_path, number):
+    def spoil(content):
+        content["annotations"][0]["category_id"] = number
+        # Of no use, and no reason to end.
+        content["categories"] = [*CATEGORIES[:2], {**CATEGORIES[2], "supercategory": ["shapes"]}]
+
+    data = load_objects("coco", "train", data_dir=write_roboflow(tmp_path, change=spoil))
+    assert (data.classes, data.class_ids) == (("shapes", "red", "blue"), (0, 3, 90))
+    assert data[0][1]["labels"].tolist() == [1]
 
 
 def test_json_that_is_cut(tmp_path):
@@ -296,11 +312,12 @@ def test_corners_of_xml(tmp_path):
         (lambda text: text.replace("annotation", "svg"), "an <annotation>; it is a <svg>"),
         (lambda text: text.replace("<width>48</width>", ""), "must have <size/width>"),
         (lambda text: text.replace("<xmin>3<", "<xmin>three<"), "must be a number; got 'three'"),
+        (lambda text: text.replace("<xmin>3<", "<xmin>0_3<"), "must be a number; got '0_3'"),
         (lambda text: text.replace("<name>blue</name>", ""), "must have <name>"),
         (lambda text: text.replace("<xmin>3<", "<xmin>30<"), "has no area"),
         (lambda text: text, "train/a.png is missing"),
     ],
-    ids=["cut", "svg", "no size", "no number", "no name", "no area", "no image"],
+    ids=["cut", "svg", "no size", "no number", "underscore", "no name", "no area", "no image"],
 )
 def test_xml_with_a_fault_is_named(tmp_path, change, says):
     write_xml(tmp_path / "train", "a", 0)

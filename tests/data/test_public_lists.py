@@ -189,6 +189,7 @@ def test_charades(tmp_path):
         ("c001 0 1;c002 3", "line 2: an action must be a class, a start and an end in seconds; got 'c002 3'"),
         ("c001 zero one", "line 2: an action must be"),
         ("c001 0 inf", "line 2: an action must be"),
+        ("c001 0 1_0", "line 2: an action must be"),
         ("c001 0 1 2", "line 2: an action must be"),
     ],
 )

@@ -1,4 +1,5 @@
 import os
+import struct
 import sys
 
 import numpy as np
@@ -75,6 +76,35 @@ def test_read_image_keeps_16_bits(tmp_path, suffix, channels):
     image = read_image(tmp_path / f"a.{suffix}", image_size=None, channels=channels)
     expected = torch.from_numpy(values.astype(np.float32)) / 65535
     assert_near(image, expected.expand(channels, 1, 5))
+
+
+def write_12_bits(path, content, width, *, turned):
+    """A TIFF of one row of packed grey, as microscopes write it and Pillow does not; perhaps on its head."""
+    short, long = 3, 4
+    tags = [(256, short, width), (257, short, 1), (258, short, 12), (259, short, 1), (262, short, 1)]
+    tags += [(273, long, 0), (274, short, 3 if turned else 1), (278, short, 1), (279, long, len(content))]
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = [
+        struct.pack("<HHII", tag, kind, 1, start if tag == 273 else value) for tag, kind, value in tags
+    ]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    path.write_bytes(head + b"".join(entries) + bytes(4) + content)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_read_image_of_12_bits(tmp_path, channels, turned):
+    write_12_bits(tmp_path / "a.tif", b"\xff\xf0\x01\x80\x00", 3, turned=turned)
+    image = read_image(tmp_path / "a.tif", image_size=None, channels=channels)
+    values = torch.tensor([4095.0, 1, 2048])
+    assert_near(image, ((values.flip(0) if turned else values) / 4095).expand(channels, 1, 3))
+
+
+def test_read_image_of_16_bits_with_transparency(tmp_path):
+    values = np.array([[0, 1000, 1001, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
+    image = read_image(tmp_path / "a.png", image_size=None, channels=1)
+    assert_near(image, torch.tensor([[[0, 65535, 1001, 65535]]]) / 65535)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])

@@ -14,6 +14,8 @@ from nonlocalnn.data.recognition import recognised_data
         (["train/cat/1.jpg", "train/dog/2.jpg", "test/cat/3.jpg"], "images"),
         (["cat/1.gif", "dog/2.gif"], "images"),
         (["cat/1.GIF", "dog/2.GIF"], "images"),
+        (["cat/1.apng", "dog/2.apng"], "images"),
+        (["wave/1.mp4", "clap/2.apng", "clap/3.gif"], "images"),
         (["wave/1.mp4", "clap/2.mov"], "videos"),
         (["val/wave/1.mp4", "train/clap/2.mov", "train/clap/2.jpg"], "videos"),
         (["train.txt", "1.avi", "2.avi"], "videos"),

@@ -11,7 +11,7 @@ import torch
 from nonlocalnn.data import load_dataset
 from nonlocalnn.data.recognition import recognised_data
 from nonlocalnn.data.sequences.dataset import load_sequences
-from nonlocalnn.data.sequences.files import find_sequences, read_sequence, read_table
+from nonlocalnn.data.sequences.files import find_sequences, read_named, read_sequence, read_table
 from nonlocalnn.data.sequences.padding import pad_batch
 from nonlocalnn.data.sequences.steps import load_steps
 from tolerances import assert_near, assert_same
@@ -68,6 +68,7 @@ def test_a_ts_file_of_one_channel_with_a_mark_and_other_line_ends(tmp_path):
         (["1,2:4,5:up", "1,2:4,"], {}, "line 11 must end in a class of the header, up, Down; got '4,'"),
         (["1,x:4,5:up"], {}, "line 10, channel 0: 'x' is no number"),
         (["1,,2:4,5,6:up"], {}, "line 10, channel 0: '' is no number"),
+        (["1_0,2:4,5:up"], {}, "line 10, channel 0: '1_0' is no number"),
         (["up"], {}, "line 10 holds no channel"),
         ([], {}, "holds no sequence after @data"),
         (LINES, {"@equalLength false": "@equalLength true"}, "has 2 steps, the first sequence 3"),
@@ -117,6 +118,12 @@ def test_arrays_of_many(tmp_path):
     assert [tuple(each.shape) for each in table.sequences] == [(2, 4), (2, 3), (2, 1)]
     assert (table.labels, table.classes) == (["10", "9", "10"], ("9", "10"))
     assert_same(read_sequence(tmp_path / "a.npz#2"), torch.tensor([[16.0], [20.0]]))
+
+
+def test_names_of_classes_in_arrays_are_stripped(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.zeros((3, 1, 4)), y=np.array(["up ", "up", " down"]))
+    table = read_table(tmp_path / "a.npz")
+    assert (table.labels, table.classes) == (["up", "up", "down"], ("down", "up"))
 
 
 class _Trap:
@@ -247,6 +254,12 @@ def test_csv(tmp_path, text):
         ),
         ("\n1;?\n3;4\n", "a.csv, line 2: the first row must hold numbers alone"),
         ("1,5;2,5\n3,5;4,5\n", "a.csv, line 1: the first row .*: write decimal points in place of commas"),
+        ("1,2\n3,1_000\n", "a.csv, line 2: each cell must be a number; got '3,1_000'"),
+        ("a,b\n3,1_000\n", "a.csv, line 2: b must be a number; got '1_000'"),
+        ('1,2\n3,"4\n5,6\n', r"a.csv, line 2 is not CSV: .*; is a quote \(\"\) not closed there"),
+        ('1,2\n3,"4\n' + "5,6\n" * 60_000, "a.csv, line 2 is not CSV: field larger than field limit"),
+        ('"1,2\n3,4\n', "a.csv, line 1 is not CSV"),
+        ('"a,b\n' + "5,6\n" * 60_000, "a.csv, line 1 is not CSV: field larger than field limit"),
         ("1;2\n3,5;4\n", "a.csv, line 2: each cell .*: write decimal points in place of commas"),
         ("a;b\n3;-4,5e-3\n", "line 2: b must be a number; got '-4,5e-3': write decimal points in place of"),
         (",x,y\n0,1,2\n1,3,4\n", "name each column; column 1 is '', as pandas .*: write it with index=False"),
@@ -260,6 +273,21 @@ def test_what_is_wrong_with_csv(tmp_path, text, says):
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe1\x00")
     with pytest.raises(ValueError, match="is no CSV file in UTF-8: save it as that"):
         read_sequence(tmp_path / "a.csv")
+
+
+def test_a_quote_that_is_not_closed_takes_no_rows_in_silence(tmp_path):
+    """The class of the last row would be all lines that follow."""
+    path = tmp_path / "a.csv"
+    path.write_text('id,a,label\n1,2,up\n1,3,"up\n2,4,down\n2,5,down\n')
+    with pytest.raises(ValueError, match=r"a\.csv, line 3 is not CSV"):
+        read_table(path)
+
+
+def test_months_are_names_of_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("2024_01,2024_02\n1,2\n3,4\n5,7\n")
+    assert read_sequence(path).tolist() == [[1, 3, 5], [2, 4, 7]]
+    assert read_named(path).channels == ("2024_01", "2024_02")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])

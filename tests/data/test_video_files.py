@@ -1,8 +1,11 @@
 import av
 import pytest
 
+from nonlocalnn.data.file_check import files_to_check
 from nonlocalnn.data.video import VideoDecodeError, open_video
 from nonlocalnn.data.video.files import check_video, find_videos, shrink_video, shrunk_size
+from nonlocalnn.data.video.frame_names import frame_paths
+from nonlocalnn.data.video.lists import is_video, load_video_folder
 from videos import NUM_FRAMES, cut, grey_frames, numbers, write_video
 
 
@@ -18,6 +21,26 @@ def test_videos_are_found_at_any_depth(videos, tmp_path):
     assert find_videos([tmp_path / "none", tmp_path / "empty"]) == [tmp_path / "none", tmp_path / "empty"]
     assert "no such video" in check_video(tmp_path / "none")
     assert "holds no video and no frame" in check_video(tmp_path / "empty")
+
+
+def test_an_apng_is_a_video_wherever_a_gif_is(tmp_path):
+    from PIL import Image
+
+    first, *others = [Image.new("RGB", (16, 12), (40 * number, 0, 0)) for number in range(5)]
+    for name in ("wave/a.apng", "clap/b.APNG"):
+        (tmp_path / name).parent.mkdir()
+        first.save(tmp_path / name, "PNG", save_all=True, append_images=others, duration=40)
+    found = find_videos([tmp_path])
+    assert [path.name for path in found] == ["b.APNG", "a.apng"]
+    assert [check_video(path) for path in found] == [None, None]
+    assert load_video_folder(tmp_path).targets == (0, 1)
+    assert files_to_check(found[0]) == [("videos", found[0])]
+    assert files_to_check(tmp_path) == [("videos", path) for path in found]
+    # Beside frames it is a preview of them.
+    for number in range(3):
+        first.save(tmp_path / "wave" / f"{number}.png")
+    assert is_video(tmp_path / "wave")
+    assert [path.name for path in frame_paths(tmp_path / "wave")] == ["0.png", "1.png", "2.png"]
 
 
 def test_checking_a_video(videos, tmp_path):

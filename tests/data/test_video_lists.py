@@ -91,6 +91,8 @@ def test_a_list_with_names(tmp_path):
         ("a.mp4 0\n\nb.mp4 run\n", "line 3: labels must be indices on every line, or names"),
         ("a.mp4 run\nb.mp4 1\n", "line 2: labels must be indices on every line, or names"),
         ("a.mp4 0\nb.mp4 -1\n", "line 2: labels must be from 0 up; got -1"),
+        ("a.mp4 0\nb.mp4 1\n./a.mp4 1\n", r"line 3: .*a\.mp4 has the label '1', and another in line 1"),
+        ("a.mp4 run\na.mp4 walk\n", r"line 2: .*a\.mp4 has the label 'walk', and another in line 1"),
         ("\n \n", r"list\.txt lists no video"),
     ],
 )
@@ -98,6 +100,11 @@ def test_bad_lists_name_the_line(tmp_path, text, says):
     with pytest.raises(ValueError, match=says) as caught:
         read_video_list(write(tmp_path / "list.txt", text), root=tmp_path)
     assert str(tmp_path / "list.txt") in str(caught.value)
+
+
+def test_a_video_that_is_listed_twice_alike(tmp_path):
+    path = write(tmp_path / "list.txt", "a.mp4 1\nb.mp4 0\na.mp4 1.0\n")
+    assert read_video_list(path, root=tmp_path).targets == (1, 0, 1)
 
 
 def test_labels_beyond_the_classes(tmp_path):

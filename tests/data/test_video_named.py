@@ -66,6 +66,26 @@ def test_class_folders_alone_are_divided_as_those_of_images_are(tmp_path):
     }
 
 
+@pytest.mark.parametrize("form", ["folders", "list"])
+def test_classes_that_training_lacks_are_told(tmp_path, form):
+    if form == "list":
+        write(tmp_path, "train.txt", "1.mp4 0\n2.mp4 2\n")
+        write(tmp_path, "test.txt", "1.mp4 1\n")
+        name = "1"
+    else:
+        names = [f"run/{number}.mp4" for number in range(40)]
+        # Too few to move one to training.
+        alone = next(f"walk/{number}.mp4" for number in range(40) if split_of(f"walk/{number}.mp4") == "test")
+        touch(tmp_path, *names, alone)
+        name = "walk"
+    with pytest.warns(
+        UserWarning, match=f"no videos of '{name}', which cannot be learnt: add some"
+    ) as caught:
+        load_video_set("videos", "train", data_dir=tmp_path)
+    assert len(caught) == 1
+    load_video_set("videos", "test", data_dir=tmp_path)
+
+
 def test_too_few_videos_for_a_test_of_their_own(tmp_path):
     names = sorted(f"run/{number}.mp4" for number in range(40))
     two = [next(name for name in names if split_of(name) == split) for split in ("train", "validation")]

@@ -596,6 +596,13 @@ def test_a_volume_without_a_mask(tmp_path):
         load_volume_masks(root, "train")
 
 
+def test_two_masks_of_a_volume(tmp_path):
+    root = masked(tmp_path)
+    write_nifti(root / "train/masks/a.nii", ARRAY > 0.5, dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"one mask of a name; there are two of 'a', a\.nii and a\.nii\.gz"):
+        load_volume_masks(root, "train")
+
+
 def test_recognition_tells_arrays_and_stacks_apart(tmp_path):
     from PIL import Image
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn.data.archives.index import KINDS, ArchivedFile
-from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, walk
+from nonlocalnn.data.folder_files import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, walk
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.images import decode_image
 from nonlocalnn.data.video.files import check_video, find_videos
@@ -78,10 +78,11 @@ def _archived(path: Path, kinds: Sequence[str]) -> list[tuple[str, Path | Archiv
 def _kind_of(path: Path) -> str:
     if not path.is_dir():
         suffix = path.suffix.lower()
-        return "images" if suffix in IMAGE_SUFFIXES and suffix != ".gif" else "videos"
+        return "images" if suffix in IMAGE_SUFFIXES and suffix not in ANIMATION_SUFFIXES else "videos"
     files = [entry for entry in walk(path) if not entry.is_dir()]
     folders = {file.parent for file in files if is_frame(file)}
-    if not folders or any(is_video_file(file) and file.suffix.lower() != ".gif" for file in files):
+    videos = [file for file in files if is_video_file(file)]
+    if not folders or any(file.suffix.lower() not in ANIMATION_SUFFIXES for file in videos):
         return "videos"
     return "videos" if 2 * sum(map(_looks_like_frames, folders)) > len(folders) else "images"
 

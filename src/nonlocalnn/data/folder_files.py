@@ -14,9 +14,11 @@ IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
     *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
 )
-# Of the files that FFmpeg decodes: those that cameras, editors and sites write. A GIF is one too.
+# Images and videos both.
+ANIMATION_SUFFIXES = (".gif", ".apng")
+# Of the files that FFmpeg decodes: those that cameras, editors and sites write.
 VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".gif"),
+    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", *ANIMATION_SUFFIXES),
     *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".vob", ".ts", ".mts", ".m2t", ".m2ts"),
     *(".tod", ".mod", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".3gpp", ".ogv", ".ogm"),
     *(".mxf", ".dv", ".rm", ".rmvb", ".mjpg", ".mjpeg", ".h264", ".264", ".hevc", ".265", ".y4m"),

@@ -21,6 +21,7 @@ _STARTS_PROGRAMS = ("EPS", "WMF")
 # A pipe has no end until its writer closes it, and reading one in a folder would wait for ever.
 NO_FILE = "it is a pipe or a device: copy what it gives into a file"
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
+_BITS_PER_SAMPLE = 258
 
 
 def read_image(
@@ -75,9 +76,9 @@ def decode_image(
         source = io.BytesIO(file.read()) if isinstance(file, ArchivedFile) else file
     except OSError as error:
         raise _unreadable(name, error.strerror or str(error)) from error
-    image, file_format = _decode(source, name)
+    image, deep_white = _decode(source, name)
     try:
-        tensor = _to_tensor(image, file_format, channels)
+        tensor = _to_tensor(image, deep_white, channels)
     except ValueError as error:
         raise _unreadable(name, str(error)) from error
     return tensor if image_size is None else resize_image(tensor, image_size)
@@ -87,8 +88,8 @@ def _unreadable(name: str, reason: str) -> ValueError:
     return ValueError(f"cannot read image {name}: {reason}")
 
 
-def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Image.Image", str | None]:
-    """Return the image, upright, and the name that Pillow has for its file format."""
+def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Image.Image", int | None]:
+    """Return the image, upright, and what :func:`_white_of_deep_grey` says of it."""
     with needs("pillow", "data", "reading images"):
         from PIL import Image, ImageOps, UnidentifiedImageError
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
@@ -99,7 +100,7 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Imag
         with Image.open(source) as opened:
             if opened.format in _STARTS_PROGRAMS:
                 raise UnidentifiedImageError
-            return ImageOps.exif_transpose(opened), opened.format
+            return ImageOps.exif_transpose(opened), _white_of_deep_grey(opened)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no such image: {name}") from error
     except UnidentifiedImageError as error:
@@ -107,6 +108,16 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple["Imag
     # On damaged bytes Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise _unreadable(name, reason_of(error)) from error
+
+
+def _white_of_deep_grey(opened: "Image.Image") -> int | None:
+    """Return the value of white in grey of more than 8 bits; None of others, or where it is not known."""
+    # Pillow opens 16-bit grey as one of these modes; of the 32 bits of "I", PNG and PPM use 16.
+    if not (opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))):
+        return None
+    # Microscopes write TIFF of 12 bits; of other formats Pillow brings all to 16.
+    tags = getattr(opened, "tag_v2", {})
+    return 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
 
 
 def reason_of(error: Exception) -> str:
@@ -141,8 +152,8 @@ def _unknown(source: str | os.PathLike[str] | BinaryIO) -> str:
     return f"it is no whole image that Pillow opens: it begins like {kind}"
 
 
-def _to_tensor(image: "Image.Image", file_format: str | None, channels: int) -> Tensor:
-    """Return a Pillow image of any mode as float32 (C, H, W) in [0, 1].
+def _to_tensor(image: "Image.Image", deep_white: int | None, channels: int) -> Tensor:
+    """Return a Pillow image of any mode as float32 (C, H, W) in [0, 1]; see :func:`_white_of_deep_grey`.
 
     Raises:
         ValueError: The mode's range is not known, or Pillow cannot convert it.
@@ -150,10 +161,11 @@ def _to_tensor(image: "Image.Image", file_format: str | None, channels: int) -> 
     from PIL import Image
 
     width, height = image.size
-    # Pillow opens 16-bit grey as one of these modes; of the 32 bits of "I", PNG and PPM use 16.
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
+    if deep_white is not None:
         values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
-        return (values / 65535).reshape(1, height, width).repeat(channels, 1, 1)
+        # Of a PNG the one grey that is transparent; it is laid over white, as below.
+        values[values == image.info.get("transparency", -1)] = deep_white
+        return (values / deep_white).reshape(1, height, width).repeat(channels, 1, 1)
     if image.mode in ("I", "F"):
         raise ValueError(f"the range of its pixels is not known (Pillow's mode {image.mode!r})")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:

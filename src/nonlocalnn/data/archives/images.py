@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from nonlocalnn.data.archives.index import read_split
+from nonlocalnn.data.folder_files import warn_of_unlearnt
 from nonlocalnn.data.stored_images import StoredImages, check_reading
 
 
@@ -36,6 +37,9 @@ def load_archives(
     """
     size = check_reading(split, channels=channels, image_size=image_size)
     classes, samples = read_split(Path(data_dir), split, kind="images")
+    if split == "train":
+        taught = {classes[target] for _, _, target in samples}
+        warn_of_unlearnt(Path(data_dir), classes, taught, what="images")
     return StoredImages(
         [member.within(path) for path, member, _ in samples],
         ids=[f"{path}/{member.key}" for path, member, _ in samples],

@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from nonlocalnn._errors import near_miss
-from nonlocalnn._files import read_lines, write_text
+from nonlocalnn._files import write_text
+from nonlocalnn.data.class_names import read_class_names
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 CLASSES = "classes.txt"
@@ -272,10 +273,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
             f"{path} is missing: write a class name a line into it, in the order of their numbers; or, where "
             "archives are being written, let that end"
         )
-    names = read_lines(path)
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"{path} must hold class names, a line each, and none twice")
-    return tuple(names)
+    return tuple(read_class_names(path))
 
 
 def _archive_paths(root: Path, split: str) -> list[Path]:

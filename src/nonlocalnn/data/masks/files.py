@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._files import read_lines
-from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divided
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divided, is_ignored
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.masks.crops import RandomCrops
 from nonlocalnn.data.masks.ids import ADE20K, CITYSCAPES, CITYSCAPES_IDS, VOC
 from nonlocalnn.data.masks.mask_file import Colour, named_colours, read_mask
 from nonlocalnn.data.masks.masked import IGNORED, MEAN, MaskedImages, wrong_ids
-from nonlocalnn.data.masks.pairs import IMAGE_FILES, SPLIT_NAMES, find_pairs
+from nonlocalnn.data.masks.pairs import IMAGE_FILES, find_pairs
+from nonlocalnn.data.split_lists import lists_in, lists_of_splits, no_list
 
 # So many masks are looked at before a training.
 _LOOKED_AT = 8
@@ -81,12 +82,15 @@ class MaskFiles(MaskedImages):
                 f"{mask_path} must be as large as its image: it is {of_mask} pixels and {image_path} is "
                 f"{of_image} (width x height)"
             )
-        if self._table is not None:
-            return image, self._table[ids.clamp(max=len(self._table) - 1)]
-        known = (ids < len(self.classes)) | (ids == IGNORED)
+        # Of 32 bits ids may be below 0, which is no class of any set.
+        known = ids >= 0
+        if self._table is None:
+            known &= (ids < len(self.classes)) | (ids == IGNORED)
         if not bool(known.all()):
             raise wrong_ids(mask_path, ids[~known], len(self.classes))
-        return image, ids.to(torch.uint8)
+        if self._table is None:
+            return image, ids.to(torch.uint8)
+        return image, self._table[ids.clamp(max=len(self._table) - 1)]
 
     def sample_id(self, index: int) -> str:
         """Return the path of the image."""
@@ -164,10 +168,10 @@ def _voc(root: Path, split: str) -> Found:
     lists, labels = base / "ImageSets/Segmentation", base / "labelmap.txt"
     if labels.is_file():
         return _cvat(base, labels, split)
-    listing = lists / f"{_NO_TEST[split]}.txt"
-    if not listing.is_file():
-        raise FileNotFoundError(f"VOC must have {listing}, a name a line; it is missing")
-    return Found(_voc_pairs(base, listing), VOC)
+    there, wanted = lists_of_splits(lists), "train" if split == "train" else "validation"
+    if wanted not in there:
+        raise no_list(lists, wanted, there, "fetch VOC's archive again")
+    return Found(_voc_pairs(base, there[wanted]), VOC)
 
 
 def _voc_pairs(base: Path, listing: Path) -> Sequence[tuple[Path, Path]]:
@@ -191,15 +195,12 @@ def _cvat(base: Path, labels: Path, split: str) -> Found:
         raise ValueError(
             f"{labels} must have a class a line and its colour, as road:128,64,128::; it has not"
         )
-    lists = sorted((base / "ImageSets/Segmentation").glob("*.txt"))
-    named = {name: each for each, names in SPLIT_NAMES.items() for name in names}
-    of_split = {named[path.stem.lower()]: path for path in lists if path.stem.lower() in named}
+    folder = base / "ImageSets/Segmentation"
+    lists, of_split = lists_in(folder), lists_of_splits(folder)
     if split in of_split:
         return Found(_voc_pairs(base, of_split[split]), classes, colours=colours)
     if of_split or len(lists) != 1:
-        raise FileNotFoundError(
-            f"{base}/ImageSets/Segmentation must have a list of {split!r}, {split}.txt, or one list of all"
-        )
+        raise no_list(folder, split, of_split, "keep one list of all images, which is divided by their names")
     pairs = _voc_pairs(base, lists[0])
     splits = divided([mask.stem for _, mask in pairs], [0] * len(pairs))
     own = [pair for pair, each in zip(pairs, splits, strict=True) if each == split]
@@ -213,7 +214,7 @@ def _is_voc(folder: Path) -> bool:
 def _cityscapes(root: Path, split: str) -> Found:
     """Find Cityscapes: 34 ids in the files, 19 of them classes."""
     images, masks = (root / kind / _NO_TEST[split] for kind in ("leftImg8bit", "gtFine"))
-    found = sorted(images.glob("*/*_leftImg8bit.png"))
+    found = _shown(images, "*/*_leftImg8bit.png")
     pairs = [
         (path, masks / path.parent.name / path.name.replace("_leftImg8bit", "_gtFine_labelIds"))
         for path in found
@@ -225,10 +226,13 @@ def _ade20k(root: Path, split: str) -> Found:
     """Find ADE20K: 0 in a file is no class, and the rest are the classes from 1 on."""
     folder = "training" if split == "train" else "validation"
     images = root / "images" / folder
-    pairs = [
-        (path, root / "annotations" / folder / f"{path.stem}.png") for path in sorted(images.glob("*.jpg"))
-    ]
+    pairs = [(path, root / "annotations" / folder / f"{path.stem}.png") for path in _shown(images, "*.jpg")]
     return Found(_all_there(pairs, images), ADE20K, {number + 1: number for number in range(len(ADE20K))})
+
+
+def _shown(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern that are not hidden: macOS leaves a ``._a.jpg`` beside ``a.jpg``."""
+    return sorted(path for path in folder.glob(pattern) if not is_ignored(path))
 
 
 def _all_there(pairs: Sequence[tuple[Path, Path]], source: Path) -> Sequence[tuple[Path, Path]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from nonlocalnn._errors import needs
 from nonlocalnn.data.images import reason_of
 from nonlocalnn.data.masks.masked import IGNORED
+
+if TYPE_CHECKING:
+    from PIL import ImageFile
 
 Colour = tuple[int, int, int]
 # VOC's, of borders; and tools that paint as VOC does use it too.
@@ -21,6 +25,8 @@ _NAMED_COLOUR = re.compile(r"(.+?):(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})(?::.*)?")
 # Without loss, and without a palette that programs make shorter, as of GIF. Pillow hands files of some other
 # formats to programs.
 _FORMATS = ("PNG", "TIFF", "BMP")
+# Grey of so few bits a pixel Pillow stretches to 255: how far apart ids come out.
+_STEPS = {"L;2": 85, "L;4": 17}
 
 
 def named_colours(lines: Sequence[str]) -> tuple[list[str], dict[Colour, int] | None]:
@@ -66,6 +72,7 @@ def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Tensor
         from PIL import Image
     try:
         with Image.open(path, formats=_FORMATS) as opened:
+            step = _STEPS.get(_raw_mode(opened), 1)
             opened.load()
             mode, (width, height) = opened.mode, opened.size
             values = None
@@ -73,7 +80,7 @@ def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Tensor
                 values = _ids_of(opened.convert("RGB").tobytes(), colours)
             elif mode in ("L", "P"):
                 # A palette is of colours for people; what lies in the file is the index.
-                values = _bytes(opened.tobytes())
+                values = _bytes(opened.tobytes()) // step
             elif mode in ("1", "I") or mode.startswith("I;16"):
                 values = torch.frombuffer(bytearray(opened.convert("I").tobytes()), dtype=torch.int32)
             elif mode in ("RGB", "RGBA", "LA"):
@@ -85,13 +92,20 @@ def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Tensor
             reason = "JPEG changes ids; save masks as PNG"
         raise ValueError(f"cannot read mask {path}: {' '.join(reason.split())}") from error
     if values is None:
+        has = "floating-point numbers" if mode == "F" else "colours"
+        colour = "" if mode == "F" else ", or name the colour of each class there, as road:128,64,128"
         raise ValueError(
-            f"{path} must hold an id for each pixel, in grey or by a palette; it has colours (Pillow's mode "
-            f"{mode!r}): save the ids of classes.txt as a grey PNG, or name the colour of each class "
-            "there, as road:128,64,128"
+            f"{path} must hold an id for each pixel, in grey or by a palette; it has {has} (Pillow's mode "
+            f"{mode!r}): save the ids of classes.txt as a grey PNG{colour}"
         )
     # Of one bit a pixel Pillow makes 0 and 255.
     return (values.clamp(max=1) if mode == "1" and colours is None else values).reshape(height, width)
+
+
+def _raw_mode(opened: ImageFile.ImageFile) -> str:
+    """Return how pixels lie in the file, in Pillow's words; known until they are loaded."""
+    settings = opened.tile[0][3] if opened.tile else ""
+    return str(settings[0] if isinstance(settings, tuple) else settings)[:3]
 
 
 def _bytes(content: bytes) -> Tensor:

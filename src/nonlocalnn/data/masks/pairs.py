@@ -7,17 +7,12 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from nonlocalnn._files import read_lines
+from nonlocalnn.data.class_names import read_class_names
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divide, is_ignored, warn_of_passed_over
+from nonlocalnn.data.split_lists import SPLIT_NAMES
 
 # What the folder of the masks is called, the first first.
 MASK_FOLDERS = ("masks", "labels", "annotations")
-# Names of the split, in the folders of all these sets.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test",),
-}
 
 
 @dataclass(frozen=True)
@@ -64,9 +59,7 @@ def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[P
         raise FileNotFoundError(
             f"{root} must hold classes.txt, the name of a class a line, that of id 0 first; it is missing"
         )
-    classes = read_lines(names)
-    if len(set(classes)) != len(classes):
-        raise ValueError(f"{names} must name each class once; {_twice(classes)!r} is there twice")
+    classes = read_class_names(names)
     by_folders = [pair for each in SPLIT_NAMES for pair in _folders_of(root, each) if pair[0].is_dir()]
     if not by_folders:
         masks = dict(_pairs(root / "images", _mask_folder(root), files))
@@ -81,10 +74,6 @@ def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[P
             "train/images, train/masks, validation/images and so on, and divide them yourself"
         )
     return pairs, classes
-
-
-def _twice(names: Sequence[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)
 
 
 def _mask_folder(base: Path) -> Path:
@@ -118,11 +107,9 @@ def _pairs(images: Path, masks: Path, files: PairedFiles) -> list[tuple[Path, Pa
             )
     found, left = _inside(images, files.is_image)
     warn_of_passed_over(images, left, kind=files.kind)
-    of_stem = {_place(path, masks, files): path for path in _inside(masks, files.is_mask)[0]}
-    stems = [_place(path, images, files) for path in found]
     what = files.kind.removesuffix("s")
-    if len(set(stems)) != len(stems):
-        raise ValueError(f"{images} must have one {what} of a name; there are two of {_twice(stems)!r}")
+    of_stem = _by_place(_inside(masks, files.is_mask)[0], masks, files, "mask")
+    stems = list(_by_place(found, images, files, what))
     ending = _ending(stems, set(of_stem))
     wanted = [stem + ending for stem in stems]
     for path, stem in zip(found, wanted, strict=True):
@@ -153,9 +140,23 @@ def _inside(folder: Path, is_wanted: Callable[[Path], bool]) -> tuple[list[Path]
     return found, left
 
 
-def _place(path: Path, folder: Path, files: PairedFiles) -> str:
-    # macOS writes letters and their accents apart, and others as one.
-    return unicodedata.normalize("NFC", (path.parent.relative_to(folder) / files.stem(path)).as_posix())
+def _by_place(paths: Sequence[Path], folder: Path, files: PairedFiles, what: str) -> dict[str, Path]:
+    """Return files by their place in a folder and their stem, by which images and masks belong together.
+
+    Raises:
+        ValueError: Two have one, such as a.png and a.tif: which of them is meant would be a guess.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        # macOS writes letters and their accents apart, and others as one.
+        place = unicodedata.normalize("NFC", (path.parent.relative_to(folder) / files.stem(path)).as_posix())
+        if place in found:
+            raise ValueError(
+                f"{folder} must have one {what} of a name; there are two of {place!r}, {found[place].name} "
+                f"and {path.name}: take one away"
+            )
+        found[place] = path
+    return found
 
 
 def _ending(stems: Sequence[str], there: Set[str]) -> str:

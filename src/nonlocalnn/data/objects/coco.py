@@ -97,7 +97,7 @@ def read_coco(path: Path, *, max_broken: int = 0, with_points: bool = False) -> 
     names = _classes(content, path)
     sheets, labels = _images(content, path), {number: place for place, number in enumerate(names, start=1)}
     objects: dict[int, list[Marked]] = {number: [] for number in sheets}
-    kept = [each for each in content["categories"] if each["id"] in names]
+    kept = [each for each in content["categories"] if as_whole(each["id"]) in names]
     points = points_of_categories(kept, path) if with_points else None
     check_in_pixels(path, _boxes(content["annotations"], sheets))
     faults, beyond = Faults(path, max_broken), []
@@ -153,12 +153,16 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
         raise ValueError(
             f"{path}: two of the categories are called {twice[0]!r:.80}: rename one, or join them"
         )
-    used = {str(each.get("category_id")) for each in content["annotations"] if isinstance(each, dict)}
-    parents = {each.get("supercategory") for each in entries}
+    used = set()
+    for each in content["annotations"]:
+        with suppress(*_ANY_FAULT):
+            used.add(as_whole(each["category_id"]))
+    parents = [each.get("supercategory") for each in entries]
     for each in entries:
         # Roboflow's first category is the name of the project, of which all others are kinds.
-        if each.get("supercategory") == "none" and each["name"] in parents and str(each["id"]) not in used:
-            del names[as_whole(each["id"])]
+        number, parent = as_whole(each["id"]), each.get("supercategory")
+        if parent == "none" and each["name"] in parents and number not in used:
+            del names[number]
     if not names:
         raise ValueError(f"{path} must name a class at least; its categories are empty")
     return dict(sorted(names.items()))
@@ -166,6 +170,7 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
 
 def _images(content: Mapping[str, Any], path: Path) -> dict[int, Sheet]:
     sheets: dict[int, Sheet] = {}
+    number_of: dict[str, int] = {}
     for place, each in enumerate(content["images"]):
         try:
             number, name = as_whole(each["id"]), each["file_name"]
@@ -179,6 +184,12 @@ def _images(content: Mapping[str, Any], path: Path) -> dict[int, Sheet]:
             raise ValueError(f"{path}: image {number} must have a file_name, and sides of a pixel at least")
         if number in sheets:
             raise ValueError(f"{path}: two images have the id {number}, {sheets[number].name} and {name}")
+        if name in number_of:
+            raise ValueError(
+                f"{path}: two images have the file_name {name}, of the ids {number_of[name]} and {number}: "
+                "join what is marked on them under one"
+            )
+        number_of[name] = number
         sheets[number] = Sheet(number, name, height, width)
     return sheets
 

@@ -6,19 +6,22 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from torch import Tensor
 
-from nonlocalnn._files import read_lines, read_text
-from nonlocalnn.data.folder_files import divided, walk
+from nonlocalnn._files import read_lines
+from nonlocalnn.data.class_names import read_class_names
+from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divided, walk
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.objects.annotated import AnnotatedImages, Sheet
 from nonlocalnn.data.objects.coco import Annotations, read_coco
-from nonlocalnn.data.objects.places import SPLIT_FOLDERS, Found, find_coco, located
+from nonlocalnn.data.objects.places import SPLIT_FOLDERS, Found, find_coco, key_of, located
 from nonlocalnn.data.objects.voc_xml import class_names, image_name, read_voc
+from nonlocalnn.data.split_lists import lists_of_splits, no_list
 
-_VOC_LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
+# Where the archives of VOC unpack to.
+_VOC_FOLDERS = (".", "VOC2012", "VOCdevkit/VOC2012", "VOC2007", "VOCdevkit/VOC2007")
 
 
 class ObjectFiles(AnnotatedImages):
@@ -136,11 +139,15 @@ def _with_a_point(sheets: list[Sheet], source: Path) -> list[Sheet]:
 
 def load_voc_xml(root: Path, split: str, *, max_broken: int = 0, mirror: bool = False) -> ObjectFiles:
     """Load a split of a folder with XML of VOC's format; see :func:`.load_objects`."""
-    everything, chosen = _find_voc(root, split)
+    base, everything, chosen = _find_voc(root, split)
     _check_any(chosen, root, split)
     listed = root / "classes.txt"
     # Of all splits, so that each has the same numbers.
-    classes = read_lines(listed) if listed.is_file() else class_names(everything)
+    classes = read_class_names(listed) if listed.is_file() else class_names(everything)
+    if not classes:
+        raise ValueError(f"none of the {len(everything)} XML files in {base} has an <object>: mark some")
+    if split == "train":
+        _tell_of_unmarked(everything, base)
     annotations = read_voc(chosen, classes, source=root, max_broken=max_broken)
     _tell_of_empty(annotations.sheets, root, split)
     images = located(
@@ -154,32 +161,45 @@ def load_voc_xml(root: Path, split: str, *, max_broken: int = 0, mirror: bool = 
 
 def _image_folders(path: Path, root: Path) -> tuple[Path, ...]:
     """Return the folders in which the image of an XML file may lie."""
-    above = path.parent.parent
-    return (path.parent, above / "JPEGImages", above / "images", root / "images", root)
+    own = (each for each in path.parents if each.name == "Annotations" and each.is_relative_to(root))
+    marks = next(own, path.parent)
+    # JPEGImages has the folders that Annotations has.
+    above, inside = marks.parent, path.parent.relative_to(marks)
+    return (path.parent, above / "JPEGImages" / inside, above / "images" / inside, root / "images", root)
 
 
-def _find_voc(root: Path, split: str) -> tuple[list[Path], list[Path]]:
-    """Return the XML files of all splits, and those of one."""
-    for base in (
-        root,
-        root / "VOC2012",
-        root / "VOCdevkit/VOC2012",
-        root / "VOC2007",
-        root / "VOCdevkit/VOC2007",
-    ):
-        if (base / "Annotations").is_dir():
-            everything = sorted((base / "Annotations").glob("*.xml"))
-            return everything, _listed(base, everything, split)
-    everything = [path for path in walk(root) if path.suffix.lower() == ".xml" and path.is_file()]
+def _find_voc(root: Path, split: str) -> tuple[Path, list[Path], list[Path]]:
+    """Return the folder of the data set, the XML files of all splits, and those of one."""
+    base = next((root / each for each in _VOC_FOLDERS if (root / each / "Annotations").is_dir()), None)
+    marks = root if base is None else base / "Annotations"
+    everything = [path for path in walk(marks) if path.suffix.lower() == ".xml" and path.is_file()]
     if not everything:
-        raise FileNotFoundError(f"{root} holds no XML of VOC's format, one file an image")
+        raise FileNotFoundError(f"{marks} holds no XML of VOC's format, one file an image")
+    if base is not None:
+        return base, everything, _listed(base, everything, split)
     named = {name for names in SPLIT_FOLDERS.values() for name in names}
     firsts = {path.relative_to(root).parts[0] for path in everything}
     if firsts & named:
         chosen = [path for path in everything if path.relative_to(root).parts[0] in SPLIT_FOLDERS[split]]
     else:
         chosen = _own_part(everything, [path.relative_to(root).as_posix() for path in everything], split)
-    return everything, chosen
+    return root, everything, chosen
+
+
+def _tell_of_unmarked(marks: Sequence[Path], base: Path) -> None:
+    """Warn of images that no XML file is of: nobody can tell those without objects from forgotten ones."""
+    images = [path for path in walk(base) if path.suffix.lower() in IMAGE_SUFFIXES]
+    known = {key_of(path.stem) for path in marks}
+    left = [path for path in images if key_of(path.name) not in known]
+    if left:
+        known = {key_of(PureWindowsPath(image_name(path)).name) for path in marks}
+        left = [path for path in left if key_of(path.name) not in known]
+    if left:
+        warnings.warn(
+            f"{base}: {len(left)} of {len(images)} images have no XML file and are left out, such as "
+            f"{left[0]}; an image without objects needs a file that says so",
+            stacklevel=3,
+        )
 
 
 def _own_part(paths: Sequence[Path], names: Sequence[str], split: str) -> list[Path]:
@@ -189,17 +209,21 @@ def _own_part(paths: Sequence[Path], names: Sequence[str], split: str) -> list[P
 
 def _listed(base: Path, everything: Sequence[Path], split: str) -> list[Path]:
     """Return the files of a split by VOC's lists; where there are none, by their names."""
-    lists = base / "ImageSets/Main"
-    if not (lists / _VOC_LISTS["train"]).is_file():
-        return _own_part(everything, [path.name for path in everything], split)
+    names = {path.relative_to(base / "Annotations").as_posix(): path for path in everything}
+    folder = base / "ImageSets/Main"
+    lists = lists_of_splits(folder)
+    if not lists:
+        return _own_part(everything, list(names), split)
     # VOC 2012 publishes no marks of its test.
-    there = (lists / _VOC_LISTS[split]).is_file()
-    names = read_text(lists / _VOC_LISTS[split if there else "validation"]).split()
-    of_stem = {path.stem: path for path in everything}
-    lacking = [name for name in names if name not in of_stem]
+    source = lists.get(split) or (lists.get("validation") if split == "test" else None)
+    if source is None:
+        raise no_list(folder, split, lists, "take the lists away, and images are divided by their names")
+    of_name = {name[: -len(path.suffix)]: path for name, path in names.items()}
+    listed = read_lines(source)
+    lacking = [name for name in listed if name not in of_name]
     if lacking:
-        raise FileNotFoundError(f"{base}/Annotations/{lacking[0]}.xml is missing, of which {lists} speaks")
-    return [of_stem[name] for name in names]
+        raise FileNotFoundError(f"{base}/Annotations/{lacking[0]}.xml is missing, of which {source} speaks")
+    return [of_name[name] for name in listed]
 
 
 def folder_of(data_dir: str | os.PathLike[str] | None, name: str) -> Path:

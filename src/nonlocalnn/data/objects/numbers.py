@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from nonlocalnn.data.number_text import number_in
+
 _MOST_DIGITS = 19
 
 
@@ -24,7 +26,7 @@ def as_number(value: Any) -> float:
         return value
     if isinstance(value, str):
         try:
-            number = float(value)
+            number = number_in(value)
         except ValueError:
             number = None
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):

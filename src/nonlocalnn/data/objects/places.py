@@ -24,6 +24,9 @@ _ROBOFLOW = "_annotations.coco.json"
 _OWN = ("annotations.json", _ROBOFLOW)
 # Other JSON may lie beside COCO's: what it holds tells, and not its name.
 _COCO_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+# What stands after the last dot of a name is an ending if it is one of these, the last of which cameras write
+# and people convert; "photo.1" has none.
+_ENDINGS = (*IMAGE_SUFFIXES, ".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw")
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def located(
         path = next((each for each in tries if each is not None), None)
         if path is None:
             by_stem = _images_by_stem(folders[-1]) if by_stem is None else by_stem
-            deeper = by_stem.get(_key(_parts(called[-1])[-1]), [])
+            deeper = by_stem.get(key_of(_parts(called[-1])[-1]), [])
             if len(deeper) > 1:
                 raise FileNotFoundError(
                     f"{folders[0] / called[-1]} is missing, of which {found.source} speaks, and "
@@ -190,12 +193,17 @@ def _images_by_stem(folder: Path) -> dict[str, list[Path]]:
     by_stem: dict[str, list[Path]] = {}
     for path in walk(folder):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            by_stem.setdefault(_key(path.name), []).append(path)
+            by_stem.setdefault(key_of(path.name), []).append(path)
     return by_stem
 
 
-def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", Path(name).stem.lower())
+def key_of(name: str) -> str:
+    """Return by what the images of a folder are told apart: their names without case and ending."""
+    return unicodedata.normalize("NFC", _without_ending(name).lower())
+
+
+def _without_ending(name: str) -> str:
+    return Path(name).stem if Path(name).suffix.lower() in _ENDINGS else name
 
 
 def _spellings(name: str) -> list[str]:
@@ -217,9 +225,9 @@ def _image_in(folder: Path, name: str) -> Path | None:
         path = folder.joinpath(*parts[first:])
         if path.is_file():
             return path
-        for suffix in IMAGE_SUFFIXES:
-            # "a.v2" may be a name without its ending.
-            for other in (path.with_suffix(suffix), path.with_name(path.name + suffix)):
+        # Tools drop the ending of a name, or change it: what is longer is likelier.
+        for stem in dict.fromkeys((path.name, _without_ending(path.name))):
+            for other in (path.with_name(stem + suffix) for suffix in IMAGE_SUFFIXES):
                 if other.is_file() and not is_ignored(other):
                     return other
     return None

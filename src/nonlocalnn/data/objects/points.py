@@ -113,9 +113,9 @@ def points_of_categories(categories: Sequence[dict[str, Any]], source: Any) -> P
             )
         # COCO counts these from 1.
         pairs = skeleton
-        if isinstance(skeleton, list):
-            pairs = [[number - 1 for number in pair] if _are_whole(pair) else pair for pair in skeleton]
         try:
+            if isinstance(skeleton, list):
+                pairs = [_from_zero(pair, len(names)) for pair in skeleton]
             found.append(PointNames.from_dict({"names": names, "skeleton": pairs}))
         except ValueError as error:
             raise ValueError(f"{source}: category {each.get('name')!r:.40}: {error}") from None
@@ -171,5 +171,13 @@ def checked_points(value: Any, number: int, name: str, width: int, height: int) 
     return tuple(points)
 
 
-def _are_whole(pair: Any) -> bool:
-    return isinstance(pair, list) and all(type(each) is int for each in pair)
+def _from_zero(pair: Any, number: int) -> list[int]:
+    """Return a pair of points that are counted from 1, counted from 0.
+
+    Raises:
+        ValueError: It is none, or names a point that there is not.
+    """
+    is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(each) is int for each in pair)
+    if not is_pair or not all(1 <= each <= number for each in pair):
+        raise ValueError(f"skeleton must be pairs of the {number} keypoints, from 1 on; got {pair!r:.40}")
+    return [each - 1 for each in pair]

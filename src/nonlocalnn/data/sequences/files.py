@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nonlocalnn._errors import one_line
 from nonlocalnn.data.folder_files import find_files, is_ignored
+from nonlocalnn.data.number_text import number_in
 from nonlocalnn.data.sequences.long_form import (
     Labelled,
     checked_sequence,
@@ -229,7 +230,7 @@ def _rows(path: Path) -> Tensor:
     rows: list[list[float]] = []
     for number, cells in rows_of(path):
         try:
-            rows.append([float(cell) for cell in cells])
+            rows.append([number_in(cell) for cell in cells])
         except ValueError:
             raise ValueError(
                 f"{path}, line {number}: each cell must be a number; got {','.join(cells)[:60]!r}"
@@ -318,7 +319,7 @@ def table_of_arrays(arrays: dict[str, Any], path: Path) -> Table:
         return Table(sequences, None, ())
     if arrays["y"].dtype.kind not in "iuUb":
         raise ValueError(f"y of {path} must hold whole numbers or names; got {arrays['y'].dtype}")
-    values = arrays["y"].tolist()
+    values = [each.strip() if isinstance(each, str) else each for each in arrays["y"].tolist()]
     # Numbers in their own order: 10 comes after 9.
     return Table(
         sequences, [str(value) for value in values], tuple(str(each) for each in sorted(set(values)))

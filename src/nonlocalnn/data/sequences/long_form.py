@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nonlocalnn.data.number_text import is_number, number_in
 from nonlocalnn.data.sequences.rows import (
     LONG_SUFFIXES,
     check_header,
     first_row,
-    is_number,
     is_parquet,
     of_commas,
     parquet_rows,
@@ -80,7 +80,10 @@ class _Growing:
 def is_long(path: Path) -> bool:
     """Return whether a file is a table of several sequences, by its columns: it has an ``id``.
 
-    A table that cannot be read is none: what is wrong with it is said where it is read.
+    A table that is no text is none: what is wrong with it is said where it is read.
+
+    Raises:
+        ValueError: A quote is not closed in its first row.
     """
     if path.suffix.lower() not in LONG_SUFFIXES or not path.is_file():
         return False
@@ -90,7 +93,11 @@ def is_long(path: Path) -> bool:
 
 
 def names_columns(path: Path) -> bool:
-    """Return whether a file is a table whose first row holds names, as that of Parquet always does."""
+    """Return whether a file is a table whose first row holds names, as that of Parquet always does.
+
+    Raises:
+        ValueError: A quote is not closed in its first row.
+    """
     if path.suffix.lower() not in LONG_SUFFIXES or not path.is_file():
         return False
     if is_parquet(path):
@@ -200,7 +207,7 @@ def _warn_of_times(
 
 def _number(cell: str, where: str, column: str) -> float:
     try:
-        return float(cell)
+        return number_in(cell)
     except ValueError:
         raise ValueError(
             f"{where}: {column} must be a number; got {cell.strip()[:40]!r}{of_commas([cell])}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnn._errors import needs, one_line
+from nonlocalnn.data.number_text import is_number
 
 LONG_SUFFIXES = (".csv", ".parquet")
 # Bytes in which the first row of a table ends, and how files of UTF-16 begin.
@@ -21,20 +22,6 @@ _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+(e[-+]?\d+)?\s*", re.IGNORECASE)
 def is_parquet(path: Path) -> bool:
     """Return whether a file has the ending of Parquet."""
     return path.suffix.lower() == ".parquet"
-
-
-def is_number(cell: str) -> bool:
-    """Return whether a cell is a number, as Python writes them.
-
-    Example:
-        >>> is_number(" 1e-3"), is_number("1,5"), is_number("x1")
-        (True, False, False)
-    """
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def of_commas(cells: Sequence[str]) -> str:
@@ -66,6 +53,9 @@ def first_row(path: Path) -> list[str]:
 
     No more is read, and text in another encoding is known by its letters, so that what is wrong with the file
     is said where it is read, and not of what it is taken for.
+
+    Raises:
+        ValueError: A quote is not closed in it.
     """
     try:
         with path.open("rb") as file:
@@ -73,7 +63,7 @@ def first_row(path: Path) -> list[str]:
     except OSError:
         return []
     text = beginning.decode("utf-16" if beginning[:2] in _UTF_16 else "utf-8-sig", errors="replace")
-    _, first = next(_cells_of(text.splitlines()), (0, []))
+    _, first = next(_cells_of(text.splitlines(), path), (0, []))
     return first
 
 
@@ -81,22 +71,22 @@ def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a CSV file that are not empty, with their numbers from 1.
 
     Raises:
-        ValueError: It is no text in UTF-8.
+        ValueError: It is no text in UTF-8, or a quote is not closed.
     """
     try:
         # A spreadsheet's own mark before the first name is none of it.
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no CSV file in UTF-8: save it as that") from None
-    yield from _cells_of(text.splitlines())
+    yield from _cells_of(text.splitlines(), path)
 
 
-def _cells_of(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def _cells_of(lines: Sequence[str], path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows among the lines of a CSV file that are not empty, with their numbers from 1."""
     first = next((line for line in lines if line.strip()), "")
     divider = next((each for each in ("\t", ";") if each in first), ",")
     held: list[tuple[int, list[str]]] = []
-    for number, cells in enumerate(csv.reader(lines, delimiter=divider), 1):
+    for number, cells in _numbered(csv.reader(lines, delimiter=divider, strict=True), path):
         if any(cell.strip() for cell in cells):
             yield from held
             held = []
@@ -104,6 +94,18 @@ def _cells_of(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         elif len(cells) > 1:
             # A row of empty cells misses its values, but for those that spreadsheets leave at the end.
             held.append((number, cells))
+
+
+def _numbered(rows: Iterator[list[str]], path: Path) -> Iterator[tuple[int, list[str]]]:
+    number = 0
+    try:
+        for number, cells in enumerate(rows, 1):
+            yield number, cells
+    # Without an end a quote takes all lines that follow into one cell.
+    except csv.Error as error:
+        raise ValueError(
+            f'{path}, line {number + 1} is not CSV: {error}; is a quote (") not closed there?'
+        ) from None
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -120,4 +122,14 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path} cannot be read as Parquet: {one_line(error)}") from None
     yield -1, list(table.column_names)
     for number, cells in enumerate(zip(*columns, strict=True)):
-        yield number, ["" if cell is None else str(cell) for cell in cells]
+        try:
+            yield number, ["" if cell is None else _text(cell) for cell in cells]
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{path}, row {number} has bytes that are no text in UTF-8: write labels and ids as text"
+            ) from None
+
+
+def _text(cell: Any) -> str:
+    # As other programs than pandas write text.
+    return cell.decode() if isinstance(cell, bytes) else str(cell)

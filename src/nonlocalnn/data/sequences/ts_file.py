@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn._errors import counted
+from nonlocalnn.data.number_text import is_number, number_in
 
 # Further words of the header say what the lines show by themselves.
 _FLAGS = ("@timestamps", "@equallength", "@classlabel", "@targetlabel")
@@ -100,9 +101,9 @@ def _sequence(channels: list[str], place: str) -> Tensor:
         if any(value.strip() == "?" for value in values):
             raise ValueError(f"{place} misses a value ('?'): fill it first, or take the line out")
         try:
-            rows.append([float(value) for value in values])
+            rows.append([number_in(value) for value in values])
         except ValueError:
-            wrong = next(value for value in values if not _is_number(value))
+            wrong = next(value for value in values if not is_number(value))
             raise ValueError(f"{place}, channel {number}: {wrong.strip()[:40]!r} is no number") from None
         if len(rows[number]) != len(rows[0]):
             raise ValueError(
@@ -112,11 +113,3 @@ def _sequence(channels: list[str], place: str) -> Tensor:
     if not rows:
         raise ValueError(f"{place} holds no channel: is the file cut?")
     return torch.tensor(rows)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

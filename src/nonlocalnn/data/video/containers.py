@@ -16,6 +16,9 @@ _ISO_BOXES = frozenset(
     b"ftyp styp moov moof mdat mfra free skip wide uuid pnot sidx ssix meta emsg prft pdin udta".split()
 )
 
+# The frames' places in the file are written in moov, or in each moof.
+_LISTS = frozenset((b"moov", b"moof"))
+
 
 def is_cut(file: BinaryIO) -> bool | None:
     """Return whether a video file ends before its container says.
@@ -38,7 +41,7 @@ def is_cut(file: BinaryIO) -> bool | None:
     size = file.seek(0, os.SEEK_END)
     start = _start(file)
     if start[4:8] in _ISO_BOXES:
-        return _iso_is_cut(file, size)
+        return _iso_is_cut(*_iso_boxes(file, size), size)
     if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
         return _avi_is_cut(file, size)
     if start[:4] == b"\x1a\x45\xdf\xa3":
@@ -60,8 +63,17 @@ def _start(file: BinaryIO) -> bytes:
     return file.read(12)
 
 
-def _iso_is_cut(file: BinaryIO, size: int) -> bool | None:
-    """Walk the boxes: 4 bytes of length, 4 of kind, and 8 more of length where the first say 1."""
+def is_still(file: BinaryIO) -> bool:
+    """Return whether a file of boxes is one photograph, as AVIF and HEIC are, and no series of frames."""
+    seen, _ = _iso_boxes(file, file.seek(0, os.SEEK_END))
+    return b"meta" in seen and not seen & _LISTS
+
+
+def _iso_boxes(file: BinaryIO, size: int) -> tuple[set[bytes], int | None]:
+    """Return the kinds of the boxes, and where the last ends; None where it does wherever the file does.
+
+    A box is 4 bytes of length, 4 of kind, and 8 more of length where the first say 1.
+    """
     start, seen = 0, set()
     while start < size:
         file.seek(start)
@@ -73,14 +85,20 @@ def _iso_is_cut(file: BinaryIO, size: int) -> bool | None:
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
         if length == 0:
-            return None  # the box reaches to the end of the file, wherever that is
+            return seen, None
         if length < 8:
             break
         start += length
-    if start > size:
+    return seen, start
+
+
+def _iso_is_cut(seen: set[bytes], end: int | None, size: int) -> bool | None:
+    if end is None:
+        return None
+    if end > size:
         return True
-    # The frames' places in the file are written in moov, or in each moof: without either, the end is missing.
-    if b"mdat" in seen and not seen & {b"moov", b"moof"}:
+    # Without a list of its frames the end is missing.
+    if b"mdat" in seen and not seen & _LISTS:
         return True
     return False if b"mdat" in seen else None
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median_low
 
-from nonlocalnn.data.folder_files import VIDEO_SUFFIXES
+from nonlocalnn.data.folder_files import ANIMATION_SUFFIXES, VIDEO_SUFFIXES
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Pictures of optical flow, as denseflow and its like call them: flow_x_00001.jpg, x_0001.jpg.
 _FLOW = re.compile(r"(?:.*[^a-z])?(?:opt|optical)?flow(?:[^a-z].*|[xyuv]#.*)?|[xyuv][^a-z]*")
 _MOST_NAMED = 4
-_VIDEO_FILES = frozenset(VIDEO_SUFFIXES) - {".gif"}
+_VIDEO_FILES = frozenset(VIDEO_SUFFIXES) - frozenset(ANIMATION_SUFFIXES)
 
 
 def is_frame(entry: Path) -> bool:
@@ -45,7 +45,7 @@ def frame_paths(folder: Path) -> list[Path]:
     for entry in sorted(folder.iterdir()):
         if is_frame(entry):
             series.setdefault(re.sub(r"\d+", "#", entry.stem).lower(), []).append(entry)
-        # A GIF beside frames is a preview of them.
+        # An animation beside frames is a preview of them.
         elif entry.suffix.lower() in _VIDEO_FILES and entry.name[0] != ".":
             videos.append(entry.name)
     if videos:

@@ -12,6 +12,7 @@ from pathlib import Path
 from nonlocalnn._errors import near_miss
 from nonlocalnn._files import read_text
 from nonlocalnn.data.folder_files import (
+    ANIMATION_SUFFIXES,
     VIDEO_SUFFIXES,
     class_folders,
     files_by_class,
@@ -201,8 +202,8 @@ def load_video_folder(root: str | os.PathLike[str]) -> VideoList:
 def is_video(entry: Path) -> bool:
     """Return whether a file has a video's ending, or a folder holds frame images and no such file.
 
-    Ignored files (:func:`~nonlocalnn.data.folder_files.is_ignored`) are neither. A few GIFs beside more
-    frames are previews of them.
+    Ignored files (:func:`~nonlocalnn.data.folder_files.is_ignored`) are neither. A few
+    animations (GIF, APNG) beside more frames are previews of them.
     """
     if is_ignored(entry):
         return False
@@ -212,7 +213,7 @@ def is_video(entry: Path) -> bool:
     num_frames = sum(map(is_frame, inside))
     # A picture beside videos is a cover or a thumbnail.
     videos = [each.suffix.lower() for each in inside if is_video_file(each)]
-    return num_frames > len(videos) and set(videos) <= {".gif"}
+    return num_frames > len(videos) and set(videos) <= set(ANIMATION_SUFFIXES)
 
 
 def is_video_file(entry: Path) -> bool:
@@ -246,7 +247,7 @@ def read_video_list(
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A line lacks a label or has more than that, it is a list of Kinetics, indices and names
-            are mixed, a label is not among ``classes``, or no video is listed.
+            are mixed, a label is not among ``classes``, a video has two labels, or no video is listed.
 
     Example:
         >>> import tempfile
@@ -260,7 +261,7 @@ def read_video_list(
     rows = read_rows(path, numbered_lines(path), root=Path(root))
     numbered = [re.fullmatch(r"[+-]?\d+(\.0+)?", label) is not None for _, _, label in rows]
     if not any(numbered):
-        return one_label_each(path, rows, classes)
+        return _without_conflict(path, rows, one_label_each(path, rows, classes))
     if not all(numbered):
         line = rows[numbered.index(not numbered[0])][0]
         raise bad_row(
@@ -275,4 +276,20 @@ def read_video_list(
             upper = f"to {most - 1}" + ("" if classes is None else ", the indices of the classes")
             upper = "up" if classes is None and target < 0 else upper
             raise bad_row(path, line, f"labels must be from 0 {upper}; got {target}")
-    return VideoList(tuple(video for _, video, _ in rows), tuple(targets), names)
+    found = VideoList(tuple(video for _, video, _ in rows), tuple(targets), names)
+    return _without_conflict(path, rows, found)
+
+
+def _without_conflict(path: Path, rows: Sequence[tuple[int, Path, str]], found: VideoList) -> VideoList:
+    """Return a list of videos in which none has two classes.
+
+    Raises:
+        ValueError: One has; the message names both lines.
+    """
+    first: dict[Path, tuple[int, object]] = {}
+    for (line, video, label), target in zip(rows, found.targets, strict=True):
+        before, known = first.setdefault(video, (line, target))
+        if known != target:
+            what = f"{video} has the label {label!r}, and another in line {before}: leave one of them"
+            raise bad_row(path, line, what)
+    return found

@@ -8,7 +8,13 @@ from pathlib import Path
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS, VIDEO_SETS
 from nonlocalnn.data.archives.index import ArchivedFile, find_archives, read_index, read_split
-from nonlocalnn.data.folder_files import check_same_classes, divide, is_ignored, split_names
+from nonlocalnn.data.folder_files import (
+    check_same_classes,
+    divide,
+    is_ignored,
+    split_names,
+    warn_of_unlearnt,
+)
 from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
 from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
@@ -66,7 +72,11 @@ def load_video_set(name: str, split: str, *, data_dir: str | os.PathLike[str] | 
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of videos: {folder}")
     if name == "videos":
-        return _own(folder, split)
+        own = _own(folder, split)
+        if split == "train":
+            taught = {own.classes[target] for several in own.target_sets for target in several}
+            warn_of_unlearnt(folder, own.classes, taught, what="videos")
+        return own
     listed = _PUBLIC[name](folder, split)
     there = listed.existing()
     if len(there) < len(listed):

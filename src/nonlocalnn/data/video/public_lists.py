@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nonlocalnn._errors import check_choice
+from nonlocalnn.data.number_text import number_in
 from nonlocalnn.data.video.list_rows import bad_row
 from nonlocalnn.data.video.lists import (
     Span,
@@ -242,7 +243,7 @@ def _charades_classes(path: Path, numbers: Sequence[str]) -> list[str]:
 def _span(text: str, numbers: Sequence[str], *, path: Path, line: int) -> Span:
     words = text.split()
     try:
-        number, start, end = words[0], float(words[1]), float(words[2])
+        number, start, end = words[0], number_in(words[1]), number_in(words[2])
     except (IndexError, ValueError):
         number, start, end = "", math.nan, math.nan
     if len(words) != 3 or not math.isfinite(start) or not math.isfinite(end):

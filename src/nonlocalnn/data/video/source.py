@@ -10,7 +10,13 @@ from nonlocalnn._files import kind_of_beginning
 from nonlocalnn.data.archives.index import ArchivedFile
 from nonlocalnn.data.images import NO_FILE
 from nonlocalnn.data.video.animations import unread_animation
-from nonlocalnn.data.video.containers import count_dropped, is_cut, is_mirrored, may_leave_frames_out
+from nonlocalnn.data.video.containers import (
+    count_dropped,
+    is_cut,
+    is_mirrored,
+    is_still,
+    may_leave_frames_out,
+)
 
 # How files begin that are no videos, but name others which FFmpeg would open: ffconcat, and playlists of HLS.
 _LIST_STARTS = (b"ffconcat", b"#EXTM3U")
@@ -140,7 +146,7 @@ def find_source(path: VideoPath) -> VideoSource:
             if file.seek(0, os.SEEK_END) == 0:
                 raise unreadable(path, "the file is empty")
             file.seek(0)
-            refusal = _refusal(file.read(32))
+            refusal = _refusal(file)
             if refusal is not None:
                 raise unreadable(path, refusal)
             cut, leaves_out = is_cut(file), may_leave_frames_out(file)
@@ -151,12 +157,17 @@ def find_source(path: VideoPath) -> VideoSource:
     return VideoSource(path, content, known_whole=cut is False, may_leave_frames_out=leaves_out)
 
 
-def _refusal(beginning: bytes) -> str | None:
-    """Return why a file is not given to a decoder, by its first 32 bytes; ``None`` where it is."""
+def _refusal(file: BinaryIO) -> str | None:
+    """Return why a file is not given to a decoder, by what it is; ``None`` where it is."""
+    beginning = file.read(32)
     if beginning.startswith(_LIST_STARTS):
         return "it is a list of other files, and those are not opened: name them"
     kind = kind_of_beginning(beginning)
-    # A picture decodes as a video of one frame.
+    # A photograph in the boxes of a video has none of the lists that tell whether a video is whole.
+    if kind is not None and ("AVIF" in kind or "HEIC" in kind) and is_still(file):
+        hint = ", converted to JPEG" if "HEIC" in kind else ""
+        return f"it is {kind}, and the model takes videos: give it to a model of images{hint}"
+    # Another picture decodes as a video of one frame.
     if kind is not None and not any(word in kind for word in ("video", "image", "photograph")):
         return f"it is not a video: it begins like {kind}"
     return unread_animation(beginning)

@@ -1,0 +1,68 @@
+"""Lists of the images of each split, as VOC has them and CVAT writes them: ``train.txt``, a name a line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nonlocalnn._files import read_lines
+from nonlocalnn.data.folder_files import is_ignored
+
+# Names of the splits in the folders of images with masks, and of these lists.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test",),
+}
+
+
+def lists_in(folder: Path) -> list[Path]:
+    """Return the lists in a folder, of a split or not, sorted."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() == ".txt" and not is_ignored(path))
+
+
+def lists_of_splits(folder: Path) -> dict[str, Path]:
+    """Return the list of each split in a folder that has one, under any of its names and in any case.
+
+    Raises:
+        ValueError: Two lists are of one split, or an image is listed twice: a network would be tested on what
+            it was trained on.
+    """
+    splits = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    found: dict[str, Path] = {}
+    listed: dict[str, Path] = {}
+    for path in lists_in(folder):
+        split = splits.get(path.stem.lower())
+        if split is None:
+            continue
+        if split in found:
+            raise ValueError(
+                f"{folder} must have one list of {split!r}; it has {found[split].name} and {path.name}: take "
+                "one away"
+            )
+        found[split] = path
+        for name in read_lines(path):
+            if name in listed:
+                raise ValueError(
+                    f"{folder} must list each image once; {name!r} is in {listed[name].name} and in "
+                    f"{path.name}: leave it in one of them"
+                    if listed[name] != path
+                    else f"{path} must list each image once; {name!r} is there twice"
+                )
+            listed[name] = path
+    return found
+
+
+def no_list(folder: Path, split: str, lists: Mapping[str, Path], instead: str) -> FileNotFoundError:
+    """Return the error for a folder that has lists of other splits and none of this one.
+
+    Args:
+        folder: That of the lists.
+        split: What was asked for.
+        lists: Those that are there.
+        instead: What else may be done.
+    """
+    names = " or ".join(f"{name}.txt" for name in SPLIT_NAMES[split])
+    has = "; it has " + ", ".join(path.name for path in lists.values()) if lists else ""
+    return FileNotFoundError(
+        f"{folder} must have a list of {split!r}, {names}, the name of an image a line{has}: add it, or "
+        f"{instead}"
+    )
