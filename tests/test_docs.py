@@ -164,12 +164,27 @@ def choice_table(report):
     return "\n".join(lines)
 
 
+def starts_table(report):
+    """Return the accuracies of each start of the concatenation form that was tried, with their seeds."""
+    by_start = {}
+    for row in report["starts"]:
+        mark = "**" if row["accuracy"] < 0.9 else ""
+        key = (row["start"], f"{report['lr'] * row['embeddings_lr']:.2g}")
+        by_start.setdefault(key, []).append(f"{mark}{100 * row['accuracy']:.1f}{mark} ({row['seed']})")
+    lines = [f"| {start} | {rate} | {', '.join(cells)} |" for (start, rate), cells in by_start.items()]
+    return "\n".join(
+        ["| the sums begin | rate of theta and phi | test accuracy, % |", "| --- | ---: | --- |", *lines]
+    )
+
+
 def test_the_tables_of_how_the_recipe_was_chosen_are_those_of_their_json(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import cue_colours
 
     page = (ROOT / "docs/results/cue.md").read_text()
-    assert choice_table(json.loads((ROOT / "docs/results/cue-choice.json").read_text())) in page
+    choice = json.loads((ROOT / "docs/results/cue-choice.json").read_text())
+    assert choice_table(choice) in page
+    assert starts_table(choice) in page
     assert cue_colours.table(json.loads((ROOT / "docs/results/cue-colours.json").read_text())["rows"]) in page
 
 
@@ -274,11 +289,14 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
     def mean(values):
         return percent([sum(values) / len(values)])
 
-    far, start, near = (
+    def between(values):
+        return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
+
+    far, forms, start, near = (
         {row["variant"]: row["test_accuracy"] for row in read(name)["rows"]}
-        for name in ("cue/instantiations.json", "cue/init.json", "digits.json")
+        for name in ("cue/instantiations.json", "cue/forms.json", "cue/init.json", "digits.json")
     )
-    forms = sorted(mean(values) for name, values in near.items() if not name.startswith("no block"))
+    with_block = sorted(mean(values) for name, values in near.items() if not name.startswith("no block"))
     ops = read("ops.json")
     steps = {
         row["form"]: (row["seconds"]["ours"]["median"], row["peak_bytes"]["ours"])
@@ -291,9 +309,11 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
         alone.setdefault(row["variant"], []).append(row["alone"])
     for figure in (
         f"{mean(far['no block'])} % without, {mean(far['dot_product'])} % with]",
-        f"{mean(near['no block'])} % without, {forms[0]} to {forms[-1]} % with]",
-        f"[{percent(far['dot_product'])} %]",
-        f"embedded Gaussian has {percent(far['embedded_gaussian'])} |",
+        f"{mean(near['no block'])} % without, {with_block[0]} to {with_block[-1]} % with]",
+        f"[{between(forms['dot_product'])} %]",
+        f"embedded Gaussian has {between(forms['embedded_gaussian'])};",
+        f"[{percent(far['dot_product'])}]",
+        f"where that has {percent(far['embedded_gaussian'])} |",
         f"[{percent(start['gamma 1'])} %]",
         f"gamma 1, {percent(start['gamma 0'])} from gamma 0",
         *(
