@@ -19,9 +19,10 @@ from pathlib import Path
 _ABLATION = "-m benchmarks ablation --output {output}"
 _CUE = f"{_ABLATION}/cue --config cue-tiny --seed 41 --table"
 _SCENES = f"{_ABLATION}/scenes --config segment-cue --table"
-# The runs of the four forms, of their first three seeds.
+# The first three runs of each form, whose seeds are others for concatenation.
 _FORMS = " ".join(
-    f"{{output}}/cue/nl2_c2d_tiny-{name}/seed-4[123]" for name in ("instantiation-*", "width-16")
+    f"{{output}}/cue/nl2_c2d_tiny{name}-width-16/seed-{seeds}"
+    for name, seeds in (("", "4[123]"), ("-instantiation-[gd]*", "4[123]"), ("-instantiation-c*", "6[123]"))
 )
 
 
@@ -42,6 +43,7 @@ class Step:
 
 STEPS = (
     Step("cue", 190, f"{_CUE} forms --seeds 8"),
+    Step("cue", 50, f"{_CUE} concatenation --seed 61 --seeds 8"),
     Step("cue", 50, f"{_CUE} on-3d-conv --seeds 8"),
     *(Step("cue", 60, f"{_CUE} {table}") for table in ("controls", "stage", "depth", "extent", "init")),
     Step("maps", 6, f"examples/attended_cue.py --output {{output}}/maps.json {_FORMS}"),

@@ -88,17 +88,19 @@ def test_a_command_that_fails_ends_it(ablation, called, capsys):
 
 def test_it_names_the_runs_that_are_there(ablation, called, tmp_path):
     names = (
-        "instantiation-gaussian-width-16/seed-43",
         "width-16/seed-41",
+        "instantiation-gaussian-width-16/seed-43",
+        "instantiation-concatenation-width-16/seed-62",
+        "instantiation-concatenation-width-16/seed-41",
         "width-16/seed-44",
-        "extent-time/seed-41",
+        "extent-time-width-16/seed-41",
     )
     runs = [tmp_path / "[a] folder/cue" / f"nl2_c2d_tiny-{name}" for name in names]
     for run in runs:
         run.mkdir(parents=True)
     assert ablation.main(["--only", "maps", "--output", str(tmp_path / "[a] folder")]) == 0
     assert called[0] == [
-        ["examples/attended_cue.py", "--output", str(tmp_path / "[a] folder/maps.json"), *map(str, runs[:2])]
+        ["examples/attended_cue.py", "--output", str(tmp_path / "[a] folder/maps.json"), *map(str, runs[:3])]
     ]
 
 
