@@ -261,6 +261,16 @@ def test_what_torchscript_has_compiled_is_refused_or_passed_over():
     assert not nl.convert_nonlocal_(nn.Sequential(traced, nn.ReLU())).converted
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
+def test_blocks_that_torchscript_has_compiled_are_listed():
+    x = torch.rand(2, 6, 8, 8)
+    theirs = torch.jit.trace(alexhex7("dot_product", 2).eval(), x)
+    ours = torch.jit.trace(nl.NonLocal2d(6).eval(), x)
+    report = nl.convert_nonlocal_(nn.Sequential(theirs, ours, torch.jit.trace(nn.Conv2d(6, 6, 1).eval(), x)))
+    reason = "TorchScript has fixed its forward pass: convert before tracing or scripting"
+    assert report.left == {"0": reason}
+
+
 def test_the_model_itself_cannot_be_replaced():
     model = alexhex7("dot_product", 2)
     with pytest.raises(ValueError, match=r"NONLocalBlock2D.*torch.nn.Sequential"):

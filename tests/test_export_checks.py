@@ -3,10 +3,12 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from nonlocalnn.export import export_model
 from nonlocalnn.export import model as export_code
 from nonlocalnn.export.sizes import other_shapes
 
@@ -86,3 +88,112 @@ def test_any_compiler_will_do_where_one_is_needed(monkeypatch, found):
     assert export_code._checked_opset(Path("a.pt2"), "pt2", None) is None
     with pytest.raises(FileNotFoundError, match="no C\\+\\+ compiler") if found == "none" else nullcontext():
         assert export_code._checked_opset(Path("a.pt2"), "aoti", None) is None
+
+
+class Returns(nn.Module):
+    def __init__(self, of_mean):
+        super().__init__()
+        self.of_mean = of_mean
+
+    def forward(self, x):
+        return self.of_mean(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("of_mean", "found"),
+    [
+        (lambda y: (y, y), "tuple"),
+        (lambda y: [y], "list"),
+        (lambda y: {"logits": y}, "dict"),
+        (lambda y: {"out": (y,)}, "tuple"),
+        (lambda y: None, "NoneType"),
+        (lambda y: float(y.sum()), "float"),
+        (lambda y: y > 0, "tensor of True and False"),
+    ],
+)
+def test_a_model_must_return_one_tensor(tmp_path, of_mean, found):
+    with pytest.raises(
+        ValueError, match=f"must return one tensor of numbers; it returned a {found}: export a"
+    ):
+        export_model(Returns(of_mean), tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
+
+
+class Writes(nn.Module):
+    """Write into the input."""
+
+    def forward(self, x):
+        return x.sub_(0.5).mean((2, 3))
+
+
+def test_the_example_stays_as_it_is(tmp_path):
+    example = torch.ones(2, 3, 8, 8)
+    export_model(Writes(), tmp_path / "a.pt2", format="pt2", example_input=example)
+    assert torch.equal(example, torch.ones(2, 3, 8, 8))
+
+
+class Taps(nn.Module):
+    """Use what lies between a convolution and its norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.body[1].running_var.fill_(4.0)
+
+    def forward(self, x):
+        y = self.body[0](x)
+        return (y + self.body[1](y)).mean((2, 3))
+
+
+def test_norms_stay_where_folding_would_change_the_outputs(tmp_path):
+    model = Taps().eval()
+    export_model(model, tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
+    x = torch.randn(3, 3, 6, 7)
+    assert torch.allclose(torch.export.load(tmp_path / "a.pt2").module()(x), model(x), atol=1e-5)
+
+
+def convolution():
+    return nn.Sequential(nn.Conv2d(3, 2, 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: convolution().to("meta"), ValueError, "0.weight has no numbers: it is on the meta device"),
+        (lambda: torch.relu, TypeError, "model must be a torch.nn.Module; got a builtin_function"),
+        (
+            lambda: torch.export.export(convolution(), (torch.ones(2, 3, 8, 8),)).module(),
+            ValueError,
+            "the model is a traced or exported program",
+        ),
+        (
+            lambda: torch.jit.trace(convolution(), torch.ones(2, 3, 8, 8)),
+            ValueError,
+            "the model is a traced or exported program",
+        ),
+        (
+            lambda: nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(3, 2)),
+            ValueError,
+            "0 is quantised: export the model that it was made from",
+        ),
+    ],
+    ids=["meta", "function", "program", "traced", "quantised"],
+)
+def test_what_is_no_model_to_export(tmp_path, make, error, says):
+    with pytest.raises(error, match=says):
+        export_model(make(), tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_example_of_numpy(tmp_path):
+    with pytest.raises(TypeError, match=r"example_input must be a torch\.Tensor; got a numpy\.ndarray"):
+        export_model(
+            convolution(), tmp_path / "a.pt2", format="pt2", example_input=np.zeros((2, 3, 8, 8), np.float32)
+        )
+
+
+def test_what_onnxruntime_lacks_in_float64(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"lacks operators of float64: export copy\.deepcopy\(model\)\.float"
+    ):
+        export_model(convolution().double(), tmp_path / "a.onnx", sample_shape=(3, 8, 8))

@@ -515,8 +515,9 @@ def start_from_scratch(model: nn.Module) -> None:
                 # Of a single channel nothing would be left.
                 weight.sub_(weight.mean(1, keepdim=True) if weight.shape[1] > 1 else 0)
         heads = block.w_f.detach().double().unflatten(0, (2, block.num_heads, -1))
+        lengths = heads.norm(dim=(0, 2), keepdim=True).clamp(min=1e-12)
         with torch.no_grad():
-            block.w_f.copy_((_LENGTH * nn.functional.normalize(heads, dim=(0, 2))).flatten())
+            block.w_f.copy_((_LENGTH * (heads / lengths)).flatten())
 
 
 def _cannot_start(name: str, block: NonLocalNd) -> ValueError:

@@ -192,7 +192,7 @@ def test_containers_that_would_run(tmp_path, container, write):
     [
         ([1, 2], "holds a list, not a state dict"),
         ({"blobs": [1]}, "holds a list, not a state dict"),
-        ({"blobs": {}}, "holds a dict, not a state dict"),
+        ({"blobs": {}}, "holds an empty dict, not a state dict"),
         ({"blobs": {"conv1_w": "text", "lr": 1.0}}, "not tensors are conv1_w"),
         ({"a": np.zeros(3)}, "does not say what builds its model"),
     ],

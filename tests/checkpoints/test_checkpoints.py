@@ -117,7 +117,7 @@ def test_a_cut_file_is_one_clear_error(tmp_path, model, kind):
     ("content", "message"),
     [
         ([1, 2], "holds a list, not a state dict"),
-        ({}, "holds a dict, not a state dict"),
+        ({}, "holds an empty dict, not a state dict"),
         ({"a": torch.zeros(1), "epoch": 3}, "not a plain state dict: not tensors are epoch"),
     ],
 )

@@ -110,3 +110,48 @@ def test_arrays_of_anything_else_are_left_out(tmp_path, array):
     torch.save({**network().state_dict(), "0.weight": array}, tmp_path / "a.pth")
     with pytest.raises(nl.CheckpointError, match=r"not tensors are 0\.weight"):
         nl.load_checkpoint(tmp_path / "a.pth", network())
+
+
+class Indexed(nn.Module):
+    def __init__(self, dtype=torch.int64):
+        super().__init__()
+        self.register_buffer("index", torch.zeros(3, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (torch.tensor([1, 2, 300]).bfloat16(), torch.int64),
+        (torch.tensor([1.0, 2.0, 2048.0]).half(), torch.int64),
+        (torch.tensor([1.0, 2.0, 2.5]), torch.int64),
+        (torch.tensor([1.0, 2.0, torch.nan]), torch.int64),
+        (torch.tensor([1, 2, 5000]), torch.int8),
+        (torch.tensor([1, 2, 255], dtype=torch.uint8), torch.int8),
+        (torch.tensor([0, 1, 2]), torch.bool),
+        (torch.ones(3).to(torch.float8_e4m3fn), torch.int64),
+    ],
+    ids=lambda each: str(each.dtype if isinstance(each, torch.Tensor) else each),
+)
+def test_whole_numbers_that_would_change_are_refused(tmp_path, values, dtype):
+    torch.save({"index": values}, tmp_path / "a.pth")
+    model = Indexed(dtype)
+    kinds = " for ".join(str(each).removeprefix("torch.") for each in (values.dtype, dtype))
+    with pytest.raises(nl.CheckpointError, match=f"where the network has whole numbers: index {kinds};"):
+        nl.load_checkpoint(tmp_path / "a.pth", model)
+    assert not model.index.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int8, torch.uint8, torch.int64])
+def test_whole_numbers_of_any_type_that_holds_them(tmp_path, dtype):
+    values = torch.tensor([0, 1, 100])
+    torch.save({"index": values.to(dtype)}, tmp_path / "a.pth")
+    assert torch.equal(nl.load_checkpoint(tmp_path / "a.pth", Indexed()).index, values)
+    torch.save({"index": torch.tensor([0, 1, 1]).to(dtype)}, tmp_path / "a.pth")
+    found = nl.load_checkpoint(tmp_path / "a.pth", Indexed(torch.bool)).index
+    assert found.tolist() == [False, True, True]
+
+
+def test_counters_may_be_rounded(tmp_path):
+    state = network().state_dict() | {"1.num_batches_tracked": torch.tensor(1e4).bfloat16()}
+    torch.save(state, tmp_path / "a.pth")
+    nl.load_checkpoint(tmp_path / "a.pth", network())

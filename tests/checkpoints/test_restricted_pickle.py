@@ -19,10 +19,11 @@ ARRAYS = [
     np.array([True, False]),
     np.zeros((0, 3), dtype=np.int32),
     np.array([255], dtype=np.uint8),
+    np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
 ]
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}-{array.shape}")
 def test_arrays(array, protocol):
     found = loads(pickle.dumps({"a": [array, array, np.float32(2.5)]}, protocol=protocol))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import nonlocalnn as nl
@@ -69,6 +69,7 @@ def test_a_missing_shard(tmp_path):
         "c:w",
         "model.bin.index.json",
         "x" * 300,
+        "\U0001d4b3" * 150,
     ],
 )
 def test_an_index_names_files_beside_it_only(tmp_path, name):
@@ -110,3 +111,92 @@ def test_weights_that_the_index_leaves_out_are_not_lost(tmp_path):
     del content["weight_map"]["1.bias"]
     index.write_text(json.dumps(content))
     nl.load_checkpoint(index, network())
+
+
+def entries(folder, suffix="bin"):
+    """Write two shards whose names begin with `model.`, or as entries of a training; return the averages."""
+    model, averages = network(), network()
+    places = {}
+    for number in (0, 1):
+        name = f"{number}.{suffix}"
+        own, mean = (
+            {key: value for key, value in each.state_dict().items() if key.startswith(str(number))}
+            for each in (model, averages)
+        )
+        torch.save({"model": own, "ema": mean}, folder / name)
+        places |= dict.fromkeys(own, name)
+    (folder / "a.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    return model, averages
+
+
+def test_the_entry_that_a_warning_names_is_taken(tmp_path):
+    model, averages = entries(tmp_path)
+    index = tmp_path / "a.bin.index.json"
+    with pytest.warns(UserWarning, match="give entry='ema' for the averages"):
+        assert torch.equal(nl.load_checkpoint(index, network())[1].bias, model[1].bias)
+    again = nl.load_checkpoint(index, network(), entry="ema")
+    assert all(torch.equal(again.state_dict()[key], value) for key, value in averages.state_dict().items())
+
+
+@pytest.mark.parametrize("save", [save_file, torch.save])
+def test_one_of_several_networks_in_shards(tmp_path, save):
+    torch.manual_seed(0)
+    student, teacher = network(), network()
+    places = {}
+    for name, model in (("student", student), ("teacher", teacher)):
+        state = {f"{name}.{key}": value for key, value in model.state_dict().items()}
+        save(state, tmp_path / name)
+        places |= dict.fromkeys(state, name)
+    index = tmp_path / "a.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    for entry in ("teacher", "teacher."):
+        assert torch.equal(nl.load_checkpoint(index, network(), entry=entry)[0].weight, teacher[0].weight)
+    with pytest.raises(nl.CheckpointError, match=r"without names that begin with 'zzz'|no entry 'zzz'"):
+        nl.load_checkpoint(index, network(), entry="zzz")
+
+
+def test_a_weight_in_two_shards(tmp_path):
+    _, index = sharded(tmp_path)
+    content = json.loads(index.read_text())
+    del content["weight_map"]["1.bias"]
+    index.write_text(json.dumps(content))
+    first = tmp_path / "model-00001-of-00002.safetensors"
+    save_file(load_file(first) | {"1.bias": torch.zeros(5)}, first)
+    with pytest.raises(
+        nl.CheckpointError, match=r"^1\.bias lies in model-00002-of-00002\.safetensors and in another shard"
+    ):
+        nl.load_checkpoint(index, network())
+
+
+def test_an_index_that_names_a_weight_twice(tmp_path):
+    _, index = sharded(tmp_path)
+    index.write_text(index.read_text()[:-2] + ', "1.bias": "model-00001-of-00002.safetensors"}}')
+    with pytest.raises(nl.CheckpointError, match=r"or is damaged: it names 1\.bias twice"):
+        nl.load_checkpoint(index, network())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("version https://git-lfs.github.com/spec/v1", "it begins like a pointer of Git LFS"),
+        ("<!DOCTYPE html>", "it begins like a web page"),
+        ('{"weight_map": ', "or is damaged: "),
+    ],
+)
+def test_what_was_saved_as_an_index(tmp_path, text, says):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(text)
+    with pytest.raises(nl.CheckpointError, match=f"is no index of shards.*{says}"):
+        nl.load_checkpoint(path, network())
+
+
+def test_the_index_of_a_variant(tmp_path):
+    model, index = sharded(tmp_path)
+    index = index.rename(tmp_path / "model.safetensors.index.fp16.json")
+    assert torch.equal(nl.load_checkpoint(index, network())[0].weight, model[0].weight)
+
+
+def test_what_a_shard_lacks_is_sorted(tmp_path):
+    _, index = sharded(tmp_path, **{f"z{number}": "model-00001-of-00002.safetensors" for number in range(6)})
+    with pytest.raises(nl.CheckpointError, match="holds z0, z1, z2, z3, z4, z5, and it does not"):
+        nl.load_checkpoint(index, network())

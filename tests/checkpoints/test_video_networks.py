@@ -239,10 +239,10 @@ def test_weights_of_images_are_inflated(tmp_path):
         nl.load_checkpoint(path)
     model = nl.create_model("nl1_i3d_r50_8x8", width=4, num_classes=5, pads_pool1=False)
     found = import_checkpoint(path, model)
-    (gap,) = found.gaps
-    assert "layer3.4.nl.theta.weight" in gap
-    assert "fc.weight" in gap
-    assert "conv1.weight" not in gap
+    layers, blocks = found.gaps
+    assert layers.endswith("stay as they were: fc.weight, fc.bias")
+    assert "stay as they were: layer3.4.nl.theta.weight" in blocks
+    assert "conv1.weight" not in blocks
     expected = network.state["conv1_w"].expand(-1, -1, 5, -1, -1) / 5
     assert_near(model.conv1.weight.detach(), expected)
     with pytest.raises(nl.CheckpointError, match="is no image network that fits the model"):

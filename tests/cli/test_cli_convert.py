@@ -123,7 +123,7 @@ def test_weights_of_images(tmp_path, capsys, monkeypatch):
     narrow = functools.partial(nl.create_model, width=4)
     monkeypatch.setattr("nonlocalnn.cli.convert.create_model", narrow)
     assert convert(tmp_path / "r50.pkl", tmp_path / "i3d.safetensors", "--model", "i3d_r50_32x2") == 0
-    assert "left as they were: fc.weight, fc.bias" in capsys.readouterr().out
+    assert "stay as they were: fc.weight, fc.bias" in capsys.readouterr().out
     assert nl.load_checkpoint(tmp_path / "i3d.safetensors").config["name"] == "i3d_r50_32x2"
     assert read_metadata(tmp_path / "i3d.safetensors")["sample_shape"] == [3, 32, 224, 224]
 

@@ -23,7 +23,8 @@ def weights_in(content: object, path: object, entry: str | None) -> object:
 
     A mapping of tensors is taken as it is, and of a module that was saved whole its parameters and buffers.
     Otherwise the entry is taken whose name says that it holds a model's weights, and in it the same again.
-    Averaged weights are taken where there are no others; where there are both, a warning says so.
+    Averaged weights are taken where there are no others; where there are both, a warning says so. Files of
+    mmengine have the averages under ``state_dict``, which are taken.
 
     Args:
         content: What the file holds.
@@ -53,7 +54,7 @@ def weights_in(content: object, path: object, entry: str | None) -> object:
             raise ValueError(
                 f"{path} holds weights under {_quoted(taken)}: give entry={taken[0]!r}, or another of them"
             )
-        if own and averaged:
+        if own and averaged and not _is_of_mmengine(content):
             warnings.warn(
                 f"{path} holds the weights {own[0]!r} and averages of them, {_quoted(averaged)}: {own[0]!r} "
                 f"is taken; give entry={averaged[0]!r} for the averages",
@@ -72,8 +73,16 @@ def under_prefix(state: object, prefix: str) -> dict[str, Any]:
         {'weight': 2}
     """
     items = state.items() if isinstance(state, Mapping) else ()
-    begin = f"{prefix}."
+    begin = f"{prefix}".removesuffix(".") + "."
     return {str(key).removeprefix(begin): value for key, value in items if str(key).startswith(begin)}
+
+
+def _is_of_mmengine(content: object) -> bool:
+    """Return whether mmengine wrote a file: its hook swaps both, and ``state_dict`` holds the averages."""
+    if not isinstance(content, Mapping):
+        return False
+    meta = content.get("meta")
+    return "message_hub" in content or (isinstance(meta, Mapping) and "mmengine_version" in meta)
 
 
 def entries_of(content: object) -> list[str]:

@@ -89,10 +89,11 @@ def check_fit(
 
 
 def check_types(own: Mapping[str, Tensor], given: Mapping[str, Tensor], file: str) -> None:
-    """Check that what the network has in floating point is so in a file.
+    """Check that what the network has in floating point is so in a file, and that whole numbers stay.
 
     Raises:
-        CheckpointError: A tensor has whole numbers or float8 there; the message names it.
+        CheckpointError: A tensor has whole numbers or float8 there, or numbers that the network's type of
+            whole numbers does not hold; the message names it.
     """
     # Copied as they are, they would be another network's weights: their scales lie elsewhere.
     wrong = [
@@ -105,6 +106,33 @@ def check_types(own: Mapping[str, Tensor], given: Mapping[str, Tensor], file: st
             f"{file} holds quantised weights or whole numbers where the network has floating point: "
             f"{listed(wrong)}; dequantise them first, each by its scale, and save the result as float32"
         )
+    changed = [
+        f"{key} {str(value.dtype).removeprefix('torch.')} for {str(own[key].dtype).removeprefix('torch.')}"
+        for key, value in given.items()
+        if key in own and not key.endswith(_COUNTER) and not _stays_whole(value, own[key].dtype)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{file} holds rounded numbers, fractions or too large ones where the network has whole numbers: "
+            f"{listed(changed)}; save these in the network's type"
+        )
+
+
+def _stays_whole(value: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether a type of whole numbers holds a tensor as it is; True for other types."""
+    if value.dtype == dtype or dtype.is_floating_point or dtype.is_complex:
+        return True
+    # From there on a type cannot tell a number from the next: an index may have been rounded.
+    if value.dtype.is_floating_point and (
+        value.dtype not in FLOATS or not bool((value.abs() < 2 / torch.finfo(value.dtype).eps).all())
+    ):
+        return False
+    try:
+        held = value.to(dtype)
+        # As fractions too: 255 becomes -1 in a signed byte, and 255 again on the way back.
+        return torch.equal(held.to(value.dtype), value) and torch.equal(held.double(), value.double())
+    except RuntimeError:  # types for storing only
+        return False
 
 
 def fitted(model: nn.Module, state: Mapping[str, Tensor]) -> State:

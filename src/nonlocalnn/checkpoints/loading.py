@@ -15,8 +15,8 @@ from nonlocalnn._errors import check_choice, one_line
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
 from nonlocalnn.checkpoints.description import Description
-from nonlocalnn.checkpoints.entries import under_prefix
-from nonlocalnn.checkpoints.fitting import check_fit, check_types, fitted, load_state
+from nonlocalnn.checkpoints.fitting import check_fit, fitted, load_state
+from nonlocalnn.checkpoints.images import STAYED, fill_, images_for, is_of_images
 from nonlocalnn.checkpoints.kinds import ALIKE, are_alike, check_said, kind_named, kind_written
 from nonlocalnn.checkpoints.native import read_native
 from nonlocalnn.checkpoints.sources import alexhex7, caffe2, mmaction2, slowfast
@@ -24,7 +24,6 @@ from nonlocalnn.checkpoints.sources.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError, State, check_numbers, read_weights
 from nonlocalnn.checkpoints.wrapped import plain_names, unwrapped, variants
 from nonlocalnn.functional import INSTANTIATIONS
-from nonlocalnn.models import inflate_
 
 SOURCES = (caffe2.SOURCE, slowfast.SOURCE, mmaction2.SOURCE)
 OURS, _ALEXHEX7 = "nonlocalnn", "AlexHex7/Non-local_pytorch"
@@ -105,7 +104,8 @@ def load_checkpoint(
 
     Warns:
         UserWarning: The file holds weights and averages of them, or is of another kind than ``model``, as its
-            name says.
+            name says; or it is an image network's, and a layer of the video network stays as it was, such as
+            a last layer of another number of classes.
 
     Example:
         >>> import tempfile
@@ -116,7 +116,11 @@ def load_checkpoint(
         >>> load_checkpoint(path).nl_1.instantiation
         'gaussian'
     """
-    return import_checkpoint(path, model, clip=clip, entry=entry, instantiation=instantiation).model
+    found = import_checkpoint(path, model, clip=clip, entry=entry, instantiation=instantiation)
+    for gap in found.gaps:
+        if gap.startswith(STAYED):
+            warnings.warn(f"{path}: {gap}", stacklevel=2)
+    return found.model
 
 
 def import_checkpoint(
@@ -166,10 +170,11 @@ def import_checkpoint(
         model = _build(content, path, instantiation, allow_partial=allow_partial)
     else:
         _warn_of_kind(model, content, path)
-    if _is_of_images(content.state) and any(value.dim() == 5 for value in model.state_dict().values()):
-        gaps = _inflate_(unwrapped(model), content.state, path)
-    else:
+    images = images_for(model, content.state)
+    if images is None:
         gaps = load_state(model, content.state, str(path), allow_partial=allow_partial)
+    else:
+        gaps = fill_(model, images, path)
     config = getattr(unwrapped(model), "config", None)
     if content.source is None or config is None:
         metadata = content.metadata
@@ -212,15 +217,11 @@ def _read_file(
     path: Path, entry: str | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any], State, str | None]:
     """Return configuration, metadata, state dict, and what the file says of the kind of its blocks."""
-    native = read_native(path)
+    native = read_native(path, entry)
     if isinstance(native, str):
         state, content = read_weights(path, entry, refusal=native)
         return None, {}, state, kind_named(path.name) or kind_written(content)
     config, metadata, state = native
-    if entry is not None:
-        state = under_prefix(state, entry)
-        if not state:
-            raise ValueError(f"{path} is a safetensors file, which has no entries: leave entry out")
     return config, metadata, state, kind_named(path.name) if config is None else None
 
 
@@ -248,7 +249,7 @@ def _read_network(
         renamed, told = source.to_ours(state)
         if not needs_config:
             return _Content(source.name, renamed, None, len(state), source, said=said)
-        if _is_of_images(renamed):
+        if is_of_images(renamed):
             raise CheckpointError(
                 "they are of an image network: name the video network that takes them over, as model"
             )
@@ -262,25 +263,6 @@ def _read_network(
     except CheckpointError as error:
         raise CheckpointError(f"{path} has the keys of {source.name}, but {error}") from None
     return _Content(source.name, renamed, config, len(state), source, said=said)
-
-
-def _is_of_images(state: State) -> bool:
-    stem = state.get("conv1.weight")
-    return stem is not None and stem.dim() == 4
-
-
-def _inflate_(model: nn.Module, state: State, path: Path) -> list[str]:
-    if any(value.is_meta for value in model.state_dict().values()):
-        raise CheckpointError(
-            f"{path} is of an image network, which fills a part of the model: make the model in memory, not "
-            "on the meta device"
-        )
-    check_types(model.state_dict(), state, str(path))
-    try:
-        kept = inflate_(model, state)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no image network that fits the model: {error}") from None
-    return [f"not in the image network, and left as they were: {', '.join(kept)}"] if kept else []
 
 
 def _build(content: _Content, path: Path, instantiation: str | None, *, allow_partial: bool) -> nn.Module:

@@ -15,8 +15,9 @@ from torch import nn
 from nonlocalnn._errors import one_line
 from nonlocalnn._files import atomic_path
 from nonlocalnn.checkpoints.description import Description, config_of
+from nonlocalnn.checkpoints.entries import under_prefix
 from nonlocalnn.checkpoints.fitting import check_fit, fitted
-from nonlocalnn.checkpoints.other_files import INDEX, check_is_file
+from nonlocalnn.checkpoints.other_files import check_is_file, is_index
 from nonlocalnn.checkpoints.shards import read_shards
 from nonlocalnn.checkpoints.state import CheckpointError, State, begins_as_safetensors, read_weights
 from nonlocalnn.checkpoints.wrapped import plain_model, plain_state
@@ -122,28 +123,42 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _from_header(header, "metadata", path) or {}
 
 
-def read_native(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any], State] | str:
+def read_native(
+    path: Path, entry: str | None = None
+) -> tuple[dict[str, Any] | None, dict[str, Any], State] | str:
     """Return the configuration (None where the header has none), the metadata and the state dict of a file.
 
     The file is opened once, so that all of it is of one file even where another takes its place meanwhile.
     Of an index of shards the state dict is that of all of them.
+
+    Args:
+        path: The file.
+        entry: What stands before the names of the weights to take; of shards of ``torch.save`` an entry too.
 
     Returns:
         The reason, one line, where it cannot be read as safetensors: it is another file, or damaged.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: Its header is damaged, or a shard is missing or cannot be read.
+        CheckpointError: Its header is damaged, a shard is missing or cannot be read, or nothing lies under
+            ``entry``.
     """
     check_is_file(path)
-    if path.name.endswith(INDEX):
-        return None, {}, read_shards(path, _weights_of)
+    if is_index(path):
+        return None, {}, read_shards(path, entry, _weights_of)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         return one_line(error)
+    if entry is not None:
+        state = under_prefix(state, entry)
+        if not state:
+            raise CheckpointError(
+                f"{path} is a safetensors file without names that begin with {entry!r}, and has no entries: "
+                "leave entry out"
+            )
     return _from_header(header, "config", path), _from_header(header, "metadata", path) or {}, state
 
 
@@ -158,9 +173,9 @@ def is_safetensors(path: Path) -> bool:
         return begins_as_safetensors(file.read(9))
 
 
-def _weights_of(shard: Path) -> State:
-    found = read_native(shard)
-    return read_weights(shard, refusal=found)[0] if isinstance(found, str) else found[2]
+def _weights_of(shard: Path, entry: str | None) -> State:
+    found = read_native(shard, entry)
+    return read_weights(shard, entry, refusal=found)[0] if isinstance(found, str) else found[2]
 
 
 def _from_header(header: dict[str, str], field: str, path: str | os.PathLike[str]) -> dict[str, Any] | None:

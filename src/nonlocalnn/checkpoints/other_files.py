@@ -10,6 +10,8 @@ from nonlocalnn.models import list_models
 from nonlocalnn.models.libraries import LIBRARIES, import_library, listed_names
 
 INDEX = ".index.json"
+# Of a variant too, as model.safetensors.index.fp16.json.
+_INDEX_NAME = re.compile(r".*\.index(\.\w+)?\.json")
 # Files of weights that a folder of Hugging Face's has, the whole ones first.
 _OF_HUGGING_FACE = (
     "model.safetensors",
@@ -71,6 +73,16 @@ def folder_in_words(path: Path) -> str:
     if found is not None:
         return f"a folder as Hugging Face's: give the file of weights in it, {found}"
     return "a folder, and no file of weights: give the file"
+
+
+def is_index(path: Path) -> bool:
+    """Return whether a path is that of an index of shards, by its name.
+
+    Example:
+        >>> is_index(Path("model.safetensors.index.fp16.json")), is_index(Path("config.json"))
+        (True, False)
+    """
+    return _INDEX_NAME.fullmatch(path.name) is not None
 
 
 def is_distributed(path: Path) -> bool:

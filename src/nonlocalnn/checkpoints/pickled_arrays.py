@@ -42,15 +42,17 @@ class DType:
 class Array:
     """An array whose numbers are still bytes, of which there are as many as its shape says."""
 
-    __slots__ = ("_dtype", "_is_fortran", "_raw", "_shape", "_tensor")
+    __slots__ = ("_axes", "_dtype", "_is_fortran", "_raw", "_shape", "_tensor")
 
     def __init__(self, *_: object) -> None:
-        self._raw: str | bytes | None = None
+        self._raw: str | bytes | bytearray | None = None
+        self._axes: tuple[int, ...] | None = None
         self._tensor: Tensor | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, raw = state
-        if not isinstance(dtype, DType) or dtype.torch_dtype is None or not isinstance(raw, str | bytes):
+        is_raw = isinstance(raw, str | bytes | bytearray)
+        if not isinstance(dtype, DType) or dtype.torch_dtype is None or not is_raw:
             raise pickle.UnpicklingError("it has an array of objects")
         self._shape, self._dtype, self._is_fortran = tuple(map(int, shape)), dtype.torch_dtype, is_fortran
         if min(self._shape, default=0) < 0 or math.prod(self._shape) * self._dtype.itemsize != len(raw):
@@ -74,7 +76,13 @@ class Array:
                 self._tensor = flat.reshape(self._shape[::-1]).permute(*range(len(self._shape))[::-1])
             else:
                 self._tensor = flat.reshape(self._shape)
+            if self._axes is not None:
+                self._tensor = self._tensor.permute(self._axes)
         return self._tensor
+
+    def turn(self, axes: tuple[int, ...] | None) -> None:
+        """Take the axes in another order than the numbers have."""
+        self._axes = axes
 
 
 def functions_of(array_kind: type[Array], dtype_kind: type[DType]) -> dict[tuple[str, str], Any]:
@@ -85,14 +93,27 @@ def functions_of(array_kind: type[Array], dtype_kind: type[DType]) -> dict[tuple
         array.__setstate__((1, (), dtype, False, raw))
         return array
 
+    def from_buffer(
+        raw: object, dtype: DType, shape: tuple[int, ...], order: str, axes: tuple[int, ...] | None = None
+    ) -> Array:
+        """Return an array as protocol 5 has it."""
+        array = array_kind()
+        array.__setstate__((1, shape, dtype, order == "F", raw))
+        array.turn(axes)
+        return array
+
     functions: dict[tuple[str, str], Any] = {
         ("numpy", "ndarray"): _ndarray,
         ("numpy", "dtype"): dtype_kind,
         ("_codecs", "encode"): _encode,
         ("__builtin__", "bytes"): _no_bytes,
     }
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        functions |= {(module, "_reconstruct"): array_kind, (module, "scalar"): scalar}
+    for core in ("numpy.core", "numpy._core"):
+        functions |= {
+            (f"{core}.multiarray", "_reconstruct"): array_kind,
+            (f"{core}.multiarray", "scalar"): scalar,
+            (f"{core}.numeric", "_frombuffer"): from_buffer,
+        }
     return functions
 
 

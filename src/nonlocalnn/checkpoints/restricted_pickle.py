@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -32,9 +33,15 @@ _MODULES_OF_THE_SYSTEM = frozenset(
         "webbrowser",
         "ctypes",
         "importlib",
+        "timeit",
+        "marshal",
     )
 )
-_FUNCTIONS_OF_PYTHON = frozenset({"eval", "exec", "execfile", "compile", "__import__", "open", "breakpoint"})
+_FUNCTIONS_OF_PYTHON = frozenset(
+    {"eval", "exec", "execfile", "compile", "__import__", "open", "open_code", "breakpoint"}
+)
+# `open` is at home in the last one.
+_MODULES_OF_PYTHON = ("builtins", "io", "_io")
 
 _FUNCTIONS = functions_of(Array, DType)
 
@@ -147,9 +154,11 @@ class _WithPlaceholders(pickle.Unpickler):
         self._known, self._persistent = known, persistent
 
     def find_class(self, module: str, name: str) -> object:
-        is_of_python = module in ("builtins", "__builtin__") and name in _FUNCTIONS_OF_PYTHON
-        if is_of_python or module.partition(".")[0] in _MODULES_OF_THE_SYSTEM:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        # Up to protocol 2 a pickle says where Python 2 had it: commands.getoutput is one of subprocess.
+        now = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        is_of_python = now[0] in _MODULES_OF_PYTHON and now[1] in _FUNCTIONS_OF_PYTHON
+        if is_of_python or now[0].partition(".")[0] in _MODULES_OF_THE_SYSTEM:
+            raise pickle.UnpicklingError(f"it asks for {'.'.join(now)}")
         found = self._known.get((module, name), Placeholder)
         return found if found is Placeholder else Known(found)
 

@@ -28,8 +28,11 @@ from nonlocalnn.checkpoints.torch_files import read_with_placeholders
 
 State = dict[str, Tensor]
 
+_ZIP_BEGINS = b"PK\x03\x04"
 # A zip file, and what torch.save wrote before it wrote those: a number of its own, pickled.
-_TORCH_BEGINS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+_TORCH_BEGINS = re.compile(
+    re.escape(_ZIP_BEGINS) + rb"|\x80[\x02-\x05](?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL
+)
 # Caffe2's momentum and counters.
 _OF_TRAINING = re.compile(r"_momentum$|^(lr|model_iter|epoch)$")
 
@@ -67,7 +70,7 @@ def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> 
         _check_beginning(beginning, path)
         if begins_as_safetensors(beginning):
             raise CheckpointError(f"{path} is damaged: {refusal}")
-        is_of_torch = beginning.startswith(_TORCH_BEGINS)
+        is_of_torch = _TORCH_BEGINS.match(beginning) is not None
         if path.suffix == ".safetensors" and not is_of_torch:
             raise CheckpointError(
                 f"{path} is not a safetensors file, though it is named so, or is cut: save or fetch it again"
@@ -78,8 +81,15 @@ def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> 
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds a {_kind(content)}, not a state dict: names and tensors")
-    strangers = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+        raise CheckpointError(
+            f"{path} holds {_kind(content)}, not a state dict, names and tensors: load it where you trust "
+            "it, and torch.save(model.state_dict(), path)"
+        )
+    strangers = [
+        f"{key} (empty)" if value == {} else str(key)
+        for key, value in content.items()
+        if not isinstance(value, Tensor)
+    ]
     if strangers:
         lying = entries_of(content)
         where = f"tensors lie under {listed(lying)}, give one of these as entry; or " if lying else ""
@@ -100,8 +110,9 @@ def _check_beginning(beginning: bytes, path: Path) -> None:
 
 
 def _kind(content: object) -> str:
-    is_left_out = isinstance(content, restricted_pickle.Placeholder)
-    return "single object" if is_left_out else type(content).__name__
+    if isinstance(content, restricted_pickle.Placeholder):
+        return "a single object"
+    return f"{'an empty' if content == {} else 'a'} {type(content).__name__}"
 
 
 def begins_as_safetensors(beginning: bytes) -> bool:
@@ -110,6 +121,8 @@ def begins_as_safetensors(beginning: bytes) -> bool:
 
 
 def _read_torch(file: BinaryIO, path: Path) -> object:
+    if file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS and not zipfile.is_zipfile(file):
+        raise CheckpointError(f"{path} is cut or damaged, its end is missing: save or fetch it again")
     check_zip(path, file)
     file.seek(0)
     try:

@@ -40,10 +40,17 @@ _STORAGES = {
     "QInt8Storage": torch.int8,
     "QUInt8Storage": torch.uint8,
     "QInt32Storage": torch.int32,
+    "QUInt4x2Storage": torch.uint8,
+    "QUInt2x4Storage": torch.uint8,
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-_DTYPES = ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")
+# Some are only for storing: what the network makes of them is said where they are among the weights.
+_DTYPES = {
+    name: value
+    for name, value in vars(torch).items()
+    if isinstance(value, torch.dtype) and not name.startswith("q")  # quantised: with scales elsewhere
+}
 
 
 class _Storage:
@@ -64,9 +71,9 @@ class _Storage:
         """
         if math.prod(size) * dtype.itemsize > len(self.raw):
             return Placeholder()
-        # frombuffer refuses to make a tensor of no numbers.
-        flat = torch.frombuffer(self.raw, dtype=dtype) if self.raw else torch.empty(0, dtype=dtype)
-        return flat.as_strided(size, stride, offset)
+        # frombuffer refuses to make a tensor of no numbers, and takes not all types.
+        raw = torch.frombuffer(self.raw, dtype=torch.uint8) if self.raw else torch.empty(0, dtype=torch.uint8)
+        return raw.view(dtype).as_strided(size, stride, offset)
 
 
 def read_with_placeholders(file: BinaryIO) -> object:
@@ -215,10 +222,13 @@ def _tensor_of_type(
     stride: Any,
     grad: bool,
     hooks: object,
-    dtype: Known,
+    dtype: object,
     *more: Any,
 ) -> object:
-    return Placeholder() if any(more) else storage.tensor(dtype.value, offset, size, stride)
+    # A type of a newer PyTorch's is not known.
+    if any(more) or not isinstance(dtype, Known):
+        return Placeholder()
+    return storage.tensor(dtype.value, offset, size, stride)
 
 
 def _parameter(data: object, *_: object) -> object:
@@ -236,9 +246,7 @@ def _ordered(pairs: Iterable[Any] = ()) -> Placeholder:
 
 
 _KNOWN: dict[tuple[str, str], object] = {
-    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
-    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in set(_STORAGES.values())},
-    **{("torch", name): getattr(torch, name) for name in _DTYPES},
+    **{("torch", name): dtype for name, dtype in {**_STORAGES, **_DTYPES}.items()},
     ("torch.storage", "UntypedStorage"): torch.uint8,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,

@@ -72,7 +72,9 @@ def write_onnx(
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no other class in common
-        raise ValueError(f"onnxruntime cannot run opset {opset}: {first_line(error)}") from error
+        wide = any(value.dtype == torch.float64 for value in program.state_dict.values())
+        advice = "; it lacks operators of float64: export copy.deepcopy(model).float()" if wide else ""
+        raise ValueError(f"onnxruntime cannot run opset {opset}: {first_line(error)}{advice}") from error
 
     def run(x: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"input": x.cpu().numpy()})[0])

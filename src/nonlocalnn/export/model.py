@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn._errors import check_choice, first_line, missing_extra
+from nonlocalnn._errors import check_choice, check_tensor, first_line, missing_extra
 from nonlocalnn._files import atomic_path
 from nonlocalnn._names import EXPORT_FORMATS
-from nonlocalnn.checkpoints.wrapped import plain_model
 from nonlocalnn.export.formats import Run, computed_by, trace, write_aoti, write_onnx, write_pt2
+from nonlocalnn.export.preparing import prepared, with_one_answer
 from nonlocalnn.export.sizes import SIDES, dimension_names, other_shapes
 from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.surgery.fusion import fuse_
@@ -83,9 +83,10 @@ def export_model(
     """Write a model in eval mode to a file that needs nothing of this package to run.
 
     Wrappers such as ``torch.compile`` are taken off, pruned and normalised weights computed once, and norms
-    folded into convolutions, as :func:`nonlocalnn.fuse_` does; ``model`` itself stays as it is. The file is
-    run, by onnxruntime or by PyTorch, on the example and on inputs of two other sizes, and kept only where it
-    equals the model on all of them up to ``TOLERANCE``. An older file of that name stays until then.
+    folded into convolutions, as :func:`nonlocalnn.fuse_` does, unless outputs would change. The model and the
+    example stay as they are. The file is run, by onnxruntime or by PyTorch, on the example and on
+    inputs of two other sizes, and kept only where it equals the model on all of them up to ``TOLERANCE``.
+    An older file of that name stays until then.
 
     Args:
         model: Takes one tensor (B, C, *sides) and returns one; weights of 32 or 64 bits.
@@ -99,8 +100,10 @@ def export_model(
         dynamic: Leave batch and sides open, as far as the model takes other sizes; False fixes the example's.
 
     Raises:
-        ValueError: A setting is unknown or has no effect, PyTorch cannot export the model, or the file
-            does not take other sizes, as where the example is so small that a map inside has sides of 1.
+        ValueError: A setting is unknown or has no effect, PyTorch cannot export the model, it returns
+            something else than one tensor of numbers, or the file does not take other sizes, as where the
+            example is so small that a map inside has sides of 1.
+        TypeError: ``model`` is no module, or ``example_input`` no tensor.
         ArithmeticError: The file's outputs are not the model's; nothing was written.
         ImportError: A library for ONNX is not installed.
         FileNotFoundError: There is no C++ compiler, and the format is "aoti".
@@ -121,18 +124,9 @@ def export_model(
     path = Path(path)
     opset = _checked_opset(path, format, opset)
     facts = _as_json(metadata)
-    model = copy.deepcopy(plain_model(model)).eval()
-    for name, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.itemsize < 4:
-            raise ValueError(
-                f"{name} is {weight.dtype}, whose rounding is larger than what a file may differ by: export "
-                "a copy of the model in float32, copy.deepcopy(model).float()"
-            )
-        # With channels last PyTorch would take for granted that a batch holds more than one sample.
-        weight.data = weight.data.contiguous()
+    model = prepared(model)
     example, answer = _example(model, example_input, sample_shape)
-    if isinstance(answer, Mapping) and "out" in answer:
-        model = _Scores(model)
+    model = with_one_answer(model, answer)
     others = other_shapes(model, example) if dynamic else ()
     axes = [
         axis for axis in range(example.dim()) if any(each[axis] != example.shape[axis] for each in others)
@@ -141,13 +135,13 @@ def export_model(
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's exporters warn of their own inner workings
         built = Path(folder) / f"model{_SUFFIXES[format]}"
-        program = trace(fuse_(copy.deepcopy(model)), example, axes)
+        inputs = [example, *(_random(shape, example) for shape in others)]
+        program = trace(_fused(model, inputs), example, axes)
         if format == "onnx":
             assert opset is not None
             operators, run = write_onnx(program, built, facts, opset, axes)
         else:
             operators, run = (write_pt2 if format == "pt2" else write_aoti)(program, built, facts)
-        inputs = [example, *(_random(shape, example) for shape in others)]
         parity = {tuple(x.shape): _difference(run, model, x) for x in inputs}
         with atomic_path(path) as temporary:
             shutil.copyfile(built, temporary)
@@ -196,15 +190,18 @@ def _as_json(metadata: dict[str, Any] | None) -> str:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
 
 
-class _Scores(nn.Module):
-    """A segmentation network of torchvision, whose answer is a dictionary, with its scores for an answer."""
+def _fused(model: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
+    """Return a copy whose norms are folded into convolutions, or not where it would compute something else.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Any:
-        return self.network(x)["out"]
+    So it does where a Sequential's layers are called one by one, and what lies between them is used.
+    """
+    fused = fuse_(copy.deepcopy(model))
+    try:
+        for x in inputs:
+            _difference(fused, model, x)
+    except (ArithmeticError, ValueError):
+        return copy.deepcopy(model)
+    return fused
 
 
 def _example(
@@ -220,6 +217,7 @@ def _example(
         assert sample_shape is not None
         weight = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
         given = _random((2, *sample_shape), weight)
+    check_tensor("example_input", given)
     if given.dim() - 2 not in SIDES:
         raise ValueError(
             f"an input is (B, C, *sides) with one to three sides; got shape {tuple(given.shape)}"
@@ -227,7 +225,8 @@ def _example(
     example = torch.cat([given, given]) if given.shape[0] == 1 else given
     try:
         with torch.no_grad():
-            answer = model(example)
+            # Copies here and below: some models write into their input.
+            answer = model(example.clone())
     except RuntimeError as error:
         shape = tuple(example.shape)
         raise ValueError(f"the model does not take an input of shape {shape}: {first_line(error)}") from error
@@ -246,9 +245,9 @@ def _difference(run: Run, model: nn.Module, x: Tensor) -> float:
         ValueError: The program does not take the input, and the model does.
         ArithmeticError: It is more than ``TOLERANCE``.
     """
-    expected = model(x)
+    expected = model(x.clone())
     try:
-        found = run(x).to(expected)
+        found = run(x.clone()).to(expected)
     except Exception as error:  # an AssertionError of PyTorch's, or one of onnxruntime's many
         raise ValueError(
             f"the exported program does not take an input of shape {tuple(x.shape)}, nothing was written: "

@@ -11,10 +11,10 @@ from torch import nn
 
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional.layers import Convolution
-from nonlocalnn.surgery.conversion.attentions import looks_like_attention
+from nonlocalnn.surgery.conversion.attentions import is_called_attention
 from nonlocalnn.surgery.conversion.building import Built, build_block
 from nonlocalnn.surgery.conversion.layers import NotConvertibleError
-from nonlocalnn.surgery.conversion.layouts import is_candidate, unknown_layers
+from nonlocalnn.surgery.conversion.layouts import is_candidate, unknown_layers, was_candidate
 
 __all__ = ["ConversionReport", "Converted", "convert_nonlocal_"]
 
@@ -114,10 +114,9 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the model's forward pass is fixed: convert before tracing or scripting")
     # A module that is in two places has two names, and becomes one block in both.
+    everything = dict(model.named_modules(remove_duplicate=False))
     modules = {
-        name: module
-        for name, module in model.named_modules(remove_duplicate=False)
-        if not isinstance(module, torch.jit.ScriptModule)
+        name: module for name, module in everything.items() if not isinstance(module, torch.jit.ScriptModule)
     }
     candidates = {name: module for name, module in modules.items() if is_candidate(module)}
     ranks = _ranks(model, candidates.values())
@@ -137,7 +136,7 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
     gone = {part for module in built for part in module.modules()}
     for module in modules.values():
         parts = list(module.modules())
-        if looks_like_attention(module) and not any(
+        if is_called_attention(type(module).__name__) and not any(
             is_candidate(part) or isinstance(part, NonLocalNd) for part in parts
         ):
             reasons[module] = unknown_layers(module)
@@ -149,7 +148,10 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
             setattr(model.get_submodule(owner), last, each.module)
             block = type(each.block).__name__
             converted[name] = Converted(each.source, type(module).__name__, block, each.settings)
-    left = {name: reasons[each] for name, each in modules.items() if each in reasons and each not in gone}
+    for module in everything.values():
+        if isinstance(module, torch.jit.ScriptModule) and was_candidate(module):
+            reasons[module] = "TorchScript has fixed its forward pass: convert before tracing or scripting"
+    left = {name: reasons[each] for name, each in everything.items() if each in reasons and each not in gone}
     return ConversionReport(converted, left)
 
 

@@ -83,9 +83,9 @@ def is_attention(module: nn.Module) -> bool:
     return bool(_orders(module))
 
 
-def looks_like_attention(module: nn.Module) -> bool:
-    """Return whether a module's class is called attention, whatever it holds."""
-    return _CALLED_ATTENTION.search(type(module).__name__) is not None
+def is_called_attention(class_name: str) -> bool:
+    """Return whether a class of this name is meant for attention, whatever it holds."""
+    return _CALLED_ATTENTION.search(class_name) is not None
 
 
 def read_attention(module: nn.Module, ranks: Sequence[int]) -> Iterator[Parts]:
@@ -127,7 +127,7 @@ def _orders(module: nn.Module) -> list[tuple[str, tuple[str, ...], str | None]]:
             width = widths(module.get_submodule(projections[0]))[0]
             rest = [name for name in rest if widths(module.get_submodule(name))[1] == width] or rest
             return [(source, projections, rest[-1] if rest else None)]
-    if not looks_like_attention(module):
+    if not is_called_attention(type(module).__name__):
         return []
     if len(names) in (1, 2) and widths(module.get_submodule(names[0]))[1] % 3 == 0:
         return [(_UNKNOWN, (names[0],), names[1] if len(names) == 2 else None)]

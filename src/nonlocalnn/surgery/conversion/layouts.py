@@ -25,11 +25,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional import INSTANTIATIONS, Instantiation
-from nonlocalnn.surgery.conversion.attentions import is_attention, read_attention
+from nonlocalnn.surgery.conversion.attentions import is_attention, is_called_attention, read_attention
 from nonlocalnn.surgery.conversion.layers import (
     NotConvertibleError,
     convolution,
@@ -63,6 +64,15 @@ def is_candidate(module: nn.Module) -> bool:
         return False
     names = {base.__name__ for base in type(module).__mro__}
     return not names.isdisjoint(_CLASS_NAMES) or _layout(module) is not None or is_attention(module)
+
+
+def was_candidate(compiled: torch.jit.ScriptModule) -> bool:
+    """Return whether TorchScript made this of a non-local or attention module that is not ours."""
+    name = compiled.original_name
+    is_ours = "W_z" in dict(compiled.named_children())
+    return not is_ours and (
+        name in _CLASS_NAMES or is_called_attention(name) or _layout(compiled) is not None
+    )
 
 
 def read(module: nn.Module, ranks: Sequence[int]) -> tuple[Parts, ...]:
