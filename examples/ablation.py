@@ -1,12 +1,16 @@
 """Train and measure again what docs/guides/choosing.md says, page by page of docs/results.
 
+Of the cue task it makes the tables of the recipe as it is now, and those that were never run; the first
+recipe's are of earlier commits.
+
     python examples/ablation.py --list
     python examples/ablation.py --only cue maps
     python examples/ablation.py --mnist data --sequences UEA --volumes ICBM152
 
 Runs one command after the other, from the root of a clone, each into a folder of ``--output``. Called again
 it goes on: finished trainings and measured cells are not repeated. Whatever needs data that no flag names is
-left out, and told at the end. ``--list`` prints the commands and the minutes that each took on two cores.
+left out, and told at the end. ``--list`` prints the commands and the minutes that each takes on two cores,
+or would take.
 """
 
 import argparse
@@ -32,7 +36,7 @@ class Step:
 
     Args:
         page: The page of docs/results that has its figures, without ``.md``.
-        minutes: What it took.
+        minutes: What it takes.
         words: What follows ``python``; ``{output}`` and what a flag of this program names are filled in.
     """
 

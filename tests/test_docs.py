@@ -313,7 +313,7 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
         f"[{between(forms['dot_product'])} %]",
         f"embedded Gaussian has {between(forms['embedded_gaussian'])};",
         f"[{percent(far['dot_product'])}]",
-        f"where that has {percent(far['embedded_gaussian'])} |",
+        f"where that has {percent(far['embedded_gaussian'])}.",
         f"[{percent(start['gamma 1'])} %]",
         f"gamma 1, {percent(start['gamma 0'])} from gamma 0",
         *(

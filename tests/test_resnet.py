@@ -434,3 +434,43 @@ def test_from_scratch_phi_starts_as_theta():
     # Blocks that start as the identity keep weights of their own, as the paper has them.
     for block in nl.nonlocal_blocks(nl.create_model("nl2_c2d_tiny", num_classes=2, zero_init=True)).values():
         assert not torch.equal(block.theta.weight, block.phi.weight)
+
+
+@pytest.mark.parametrize("kind", ["3x1x1", "3x3x3"])
+def test_video_networks_from_scratch_begin_with_their_middle_frames(kind):
+    for zero_init in (False, True):
+        torch.manual_seed(5)
+        video = nl.create_model("nl2_c2d_tiny", inflation=kind, zero_init=zero_init)
+        over_time = [
+            layer for layer in video.modules() if isinstance(layer, nn.Conv3d) and layer.kernel_size[0] > 1
+        ]
+        assert len(over_time) == 4
+        for layer in over_time:
+            frames = layer.kernel_size[0]
+            sizes = layer.weight.detach().square().mean((0, 1, 3, 4))
+            assert (sizes == 0).tolist() == [
+                not zero_init and frame != frames // 2 for frame in range(frames)
+            ]
+            # As an image kernel of as many outputs is drawn.
+            expected = 2 / (layer.out_channels * layer.kernel_size[1] ** 2)
+            if not zero_init:
+                assert sizes[frames // 2].item() == pytest.approx(expected, rel=0.3)
+    # What is alike in each frame is seen as by the network of single frames.
+    image = nl.create_model("nl2_c2d_tiny", zero_init=False).eval()
+    video = nl.create_model("nl2_c2d_tiny", inflation=kind, zero_init=False).eval()
+    state = image.state_dict()
+    for name, value in video.state_dict().items():
+        if value.shape != state[name].shape:
+            value.zero_()[:, :, value.shape[2] // 2] = state[name].squeeze(2)
+        else:
+            value.copy_(state[name])
+    clip = torch.rand(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        assert_near(video(clip), image(clip))
+
+
+def test_kernels_of_volumes_begin_whole():
+    volume = ResidualNetwork(
+        is_volume=True, depth=(1, 1, 1, 1), width=8, zero_init=False, blocks={"layer2": [0]}
+    )
+    assert all((layer.weight != 0).all() for layer in volume.modules() if isinstance(layer, nn.Conv3d))

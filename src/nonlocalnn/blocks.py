@@ -61,8 +61,6 @@ for _leaf in (
 ):
     torch.fx.wrap(_leaf)
 
-# Of w_f at the start from scratch: a_i + b_j of inputs of variance 1 then vary by 1.
-_LENGTH = math.sqrt(3)
 # What blocks that were pickled before these settings existed lack.
 _ADDED_SETTINGS = {"context_channels": None, "num_heads": 1, "pool_size": None}
 
@@ -466,63 +464,3 @@ BLOCKS: tuple[type[NonLocalNd], ...] = (NonLocal1d, NonLocal2d, NonLocal3d)
 def nonlocal_blocks(model: nn.Module) -> dict[str, NonLocalNd]:
     """Return all non-local blocks of a network by their names, inserted or not, in the network's order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}
-
-
-def start_from_scratch(model: nn.Module) -> None:
-    """Give all blocks of a network the start from which training from scratch learns best.
-
-    - Embedded Gaussian: phi has the weights of theta. Each position then begins by attending to those that
-      resemble it, as in the Gaussian form, and not to random ones; docs/results/dense.md says what that
-      changes. Training moves the two apart.
-    - Concatenation: the sums a_i + b_j begin around 0, so that f lets about half of the pairs through, by
-      theta and phi without biases and with weights that add up to 0 over a norm's channels, which are alike
-      in the mean; and they vary by 1, by w_f of length sqrt(3). Where f lets all pairs through it chooses
-      nothing, and where none, no gradient either. As they are made, blocks begin anywhere between the two,
-      and go to one of them in a few steps: docs/results/cue.md.
-
-    Blocks of the other forms stay as they are: the Gaussian has no embeddings, and the dot product, whose
-    weights add up to no 1, learnt nothing of the cue task with phi like theta with one seed of two
-    (docs/results/cue.md). So do embedded Gaussian blocks whose keys are of a context with other channels.
-    ``reset_parameters`` draws all anew, without this start.
-
-    Raises:
-        ValueError: theta and phi of a block are unlike, or lack weights or biases of their own, as in a
-            network that is sharded or has adapters.
-
-    Example:
-        >>> block = NonLocal2d(8)
-        >>> start_from_scratch(block)
-        >>> torch.equal(block.theta.weight, block.phi.weight)
-        True
-    """
-    for name, block in nonlocal_blocks(model).items():
-        if block.theta is None or block.phi is None or block.instantiation == "dot_product":
-            continue
-        if block.instantiation == "embedded_gaussian":
-            theta, phi = block.theta.state_dict(), block.phi.state_dict()
-            if next(block.theta.parameters(), None) is None or theta.keys() != phi.keys():
-                raise _cannot_start(name, block)
-            if all(theta[key].shape == phi[key].shape for key in theta):
-                block.phi.load_state_dict(theta)
-            continue
-        assert block.w_f is not None
-        for layer in (block.theta, block.phi):
-            weight, bias = (layer._parameters.get(each) for each in ("weight", "bias"))
-            if weight is None or bias is None:
-                raise _cannot_start(name, block)
-            with torch.no_grad():
-                bias.zero_()
-                # Of a single channel nothing would be left.
-                weight.sub_(weight.mean(1, keepdim=True) if weight.shape[1] > 1 else 0)
-        heads = block.w_f.detach().double().unflatten(0, (2, block.num_heads, -1))
-        lengths = heads.norm(dim=(0, 2), keepdim=True).clamp(min=1e-12)
-        with torch.no_grad():
-            block.w_f.copy_((_LENGTH * (heads / lengths)).flatten())
-
-
-def _cannot_start(name: str, block: NonLocalNd) -> ValueError:
-    kinds = " and ".join(type(layer).__name__ for layer in (block.theta, block.phi))
-    return ValueError(
-        f"theta and phi of block {name!r}, {kinds}, must be alike and have weights and biases of their own: "
-        "start the network before what changes or shards its layers"
-    )

@@ -67,3 +67,26 @@ def inflate_(model3d: nn.Module, state_dict2d: Mapping[str, Tensor]) -> list[str
     for name, value in filled.items():
         own[name].copy_(value)
     return kept
+
+
+@torch.no_grad()
+def start_with_middle_frames_(model3d: nn.Module) -> None:
+    """Let each kernel over time begin with its middle frame alone, in place.
+
+    That frame is as large as an image kernel is drawn, so that a video network begins as the same one over
+    single frames does, and learns from training what to mix (docs/results/cue.md).
+
+    Args:
+        model3d: The video network, just made; its kernels were drawn for their number of outputs.
+
+    Example:
+        >>> from nonlocalnn.models import create_model
+        >>> stem = create_model("c2d_tiny", inflation="3x1x1").conv1
+        >>> stem.weight.abs().sum((0, 1, 3, 4)).gt(0).tolist()
+        [False, False, True, False, False]
+    """
+    for layer in model3d.modules():
+        if isinstance(layer, nn.Conv3d) and layer.kernel_size[0] > 1:
+            frames = layer.kernel_size[0]
+            middle = layer.weight[:, :, frames // 2] * frames**0.5
+            layer.weight.zero_()[:, :, frames // 2] = middle

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole
-from nonlocalnn.blocks import BLOCKS, SubSample, start_from_scratch
+from nonlocalnn.blocks import BLOCKS, SubSample
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.functional.layers import BatchNorm, is_traced
@@ -24,8 +24,10 @@ from nonlocalnn.models.bottleneck import (
     halves,
     rectified,
 )
+from nonlocalnn.models.inflation import start_with_middle_frames_
 from nonlocalnn.models.padding import mean_of_real, normalised, without_padding
 from nonlocalnn.models.placement import STAGES, Placement, block_places, stage_lengths
+from nonlocalnn.start import start_from_scratch
 
 # torch.fx then records each as one node: whether anything is padded is known only when the graph runs.
 torch.fx.wrap("mean_of_real")
@@ -82,7 +84,8 @@ class ResidualNetwork(nn.Module):
         instantiation: The pairwise function of the blocks.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.blocks.start_from_scratch` says.
+        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.start.start_from_scratch` says, and
+            kernels over time with their middle frame alone.
         zero_init_residual: So do bottlenecks, but for their shortcuts, as in the released code; for hundreds
             of thousands of steps, not for some hundreds.
         extent: Video only: which positions see each other.
@@ -252,6 +255,8 @@ class ResidualNetwork(nn.Module):
         self._reset_parameters(zero_init_residual)
         if not zero_init:
             start_from_scratch(self)
+            if inflation is not None:
+                start_with_middle_frames_(self)
 
     def _reset_parameters(self, zero_init_residual: bool) -> None:
         """Draw the weights of the released code, whose last layer starts near zero."""
