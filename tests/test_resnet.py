@@ -455,6 +455,8 @@ def test_video_networks_from_scratch_begin_with_their_middle_frames(kind):
             expected = 2 / (layer.out_channels * layer.kernel_size[1] ** 2)
             if not zero_init:
                 assert sizes[frames // 2].item() == pytest.approx(expected, rel=0.3)
+    plain = nl.create_model("c2d_tiny", inflation=kind)
+    assert (plain.conv1.weight != 0).all()
     # What is alike in each frame is seen as by the network of single frames.
     image = nl.create_model("nl2_c2d_tiny", zero_init=False).eval()
     video = nl.create_model("nl2_c2d_tiny", inflation=kind, zero_init=False).eval()

@@ -81,7 +81,7 @@ def start_with_middle_frames_(model3d: nn.Module) -> None:
 
     Example:
         >>> from nonlocalnn.models import create_model
-        >>> stem = create_model("c2d_tiny", inflation="3x1x1").conv1
+        >>> stem = create_model("nl2_c2d_tiny", inflation="3x1x1").conv1
         >>> stem.weight.abs().sum((0, 1, 3, 4)).gt(0).tolist()
         [False, False, True, False, False]
     """

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice, check_whole
-from nonlocalnn.blocks import BLOCKS, SubSample
+from nonlocalnn.blocks import BLOCKS, SubSample, nonlocal_blocks
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.functional.layers import BatchNorm, is_traced
@@ -85,7 +85,7 @@ class ResidualNetwork(nn.Module):
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
         zero_init: Blocks start as the identity; else as :func:`nonlocalnn.start.start_from_scratch` says, and
-            kernels over time with their middle frame alone.
+            kernels over time with their middle frame alone where there are blocks.
         zero_init_residual: So do bottlenecks, but for their shortcuts, as in the released code; for hundreds
             of thousands of steps, not for some hundreds.
         extent: Video only: which positions see each other.
@@ -255,7 +255,8 @@ class ResidualNetwork(nn.Module):
         self._reset_parameters(zero_init_residual)
         if not zero_init:
             start_from_scratch(self)
-            if inflation is not None:
+            # Without blocks these kernels are all that sees other frames, and must from the start.
+            if inflation is not None and nonlocal_blocks(self):
                 start_with_middle_frames_(self)
 
     def _reset_parameters(self, zero_init_residual: bool) -> None:
