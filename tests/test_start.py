@@ -9,7 +9,7 @@ from torch import nn
 import nonlocalnn as nl
 from helpers import SUB_SAMPLES
 from nonlocalnn import NonLocal1d, NonLocal2d, create_model, nonlocal_blocks
-from nonlocalnn.start import start_from_scratch
+from nonlocalnn.models.start import start_from_scratch
 
 
 @pytest.mark.parametrize(

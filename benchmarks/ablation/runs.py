@@ -289,7 +289,7 @@ def markdown(rows: list[AblationRow]) -> str:
         >>> print(markdown([AblationRow("no block", [0.98, 0.99], [10.0, 12.0], parameters=1234)]))
         | variant | parameters | test accuracy, % | 95 % interval | each seed | training, s |
         | --- | --- | --- | --- | --- | --- |
-        | no block | 1,234 | 98.50 ± 0.71 | 91.52 to 100.00 | 98.00, 99.00 | 11 |
+        | no block | 1,234 | 98.50 ± 0.71 | 92.15 to 100.00 | 98.00, 99.00 | 11 |
     """
     columns = {
         "variant": [row.variant for row in rows],

@@ -25,7 +25,7 @@ def num_parameters(table, name):
 def test_names_of_tables_and_of_their_rows():
     assert list(CUE) == [
         "instantiations", "controls", "stage", "depth", "extent", "vs-3d-conv", "init", "embeddings", "forms",
-        "on-3d-conv",
+        "concatenation", "on-3d-conv",
     ]  # fmt: skip
     for table in CUE.values():
         assert len({variant.name for variant in table}) == len(table)

@@ -19,7 +19,7 @@ def rows_of(name):
 def test_rows_are_the_numbers_of_the_pages():
     assert rows_of("digits")["gaussian"] == pytest.approx([99.43, 99.43, 98.87], abs=0.005)
     assert rows_of("finetune")["before"] == pytest.approx([98.58, 99.15, 98.58], abs=0.005)
-    assert rows_of("attended-cue")["dot_product, layer2"] == pytest.approx([30.6, 28.5, 31.0], abs=0.05)
+    assert rows_of("attended-cue")["dot_product, layer2"] == pytest.approx([31.5, 34.4, 42.5], abs=0.05)
     assert list(rows_of("attended-cue"))[-2:] == ["even attention, layer2", "even attention, layer3"]
     assert rows_of("models")["nl5_i3d_r50_8x8, inference, 1 clip"] == pytest.approx([1.43], abs=0.005)
     assert rows_of("models")["long clip, concatenation"] == pytest.approx([2.06], abs=0.005)

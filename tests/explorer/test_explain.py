@@ -37,6 +37,11 @@ def clips_classifier(**settings):
     for name, parameter in model.named_parameters():
         if ".nl.norm" in name:
             nn.init.normal_(parameter)
+    for block in nl.nonlocal_blocks(model).values():
+        if block.w_f is not None:
+            # Sums that begin higher: no query is without any weight.
+            w = block.w_f.detach().chunk(2)[0]
+            block.theta.bias.data.copy_(3 * w / w.norm() ** 2)
     return Classifier(model, classes=CLASSES, sample_shape=(3, 8, 32, 32), recipe={})
 
 

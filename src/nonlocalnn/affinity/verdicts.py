@@ -217,7 +217,7 @@ _SETTLED = (
 _CLOSED = (
     "all its weights are 0, and a rectifier that is closed lets no gradient through: train again with a "
     "lower rate for it (nl.param_groups, new_lr), and from scratch with rectifiers that start half open "
-    "(nonlocalnn.start.start_from_scratch)"
+    "(nonlocalnn.models.start.start_from_scratch)"
 )
 _OF_NO_USE = ("even attention", "hurts", "makes no difference", "unclear")
 _ADVICE = {

@@ -121,9 +121,10 @@ def begins_as_safetensors(beginning: bytes) -> bool:
 
 
 def _read_torch(file: BinaryIO, path: Path) -> object:
+    check_zip(path, file)
+    file.seek(0)
     if file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS and not zipfile.is_zipfile(file):
         raise CheckpointError(f"{path} is cut or damaged, its end is missing: save or fetch it again")
-    check_zip(path, file)
     file.seek(0)
     try:
         # weights_only refuses every class but tensors and plain containers: reading runs no code.

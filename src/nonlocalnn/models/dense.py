@@ -15,7 +15,7 @@ from nonlocalnn.functional import Instantiation
 from nonlocalnn.models.bottleneck import EXPANSION, Bottleneck, rectified
 from nonlocalnn.models.placement import STAGES
 from nonlocalnn.models.resnet import ResidualNetwork
-from nonlocalnn.start import start_from_scratch
+from nonlocalnn.models.start import start_from_scratch
 
 Context = Literal["non_local"] | None
 OutputStride = Literal[8, 16, 32]
@@ -58,7 +58,7 @@ class SegmentationNetwork(nn.Module):
         instantiation: The pairwise function of the block.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: Start as the identity; else as :func:`nonlocalnn.start.start_from_scratch` says.
+        zero_init: Start as the identity; else as :func:`.start_from_scratch` says.
 
     Raises:
         ValueError: A setting is unknown or has no meaning here.

@@ -20,7 +20,7 @@ from nonlocalnn.models.keypoint_head import check_head_blocks, keypoint_parts
 from nonlocalnn.models.padding import normalised, without_padding
 from nonlocalnn.models.placement import STAGES, Placement
 from nonlocalnn.models.resnet import ResidualNetwork
-from nonlocalnn.start import start_from_scratch
+from nonlocalnn.models.start import start_from_scratch
 
 # A box, its class and a score; with masks or keypoints where the network has such a head.
 Found = dict[str, Tensor]
@@ -95,7 +95,7 @@ class DetectionNetwork(nn.Module):
         instantiation: The pairwise function of the blocks.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.start.start_from_scratch` says.
+        zero_init: Blocks start as the identity; else as :func:`.start_from_scratch` says.
 
     Raises:
         ValueError: A setting is unknown or has no meaning here.

@@ -27,7 +27,7 @@ from nonlocalnn.models.bottleneck import (
 from nonlocalnn.models.inflation import start_with_middle_frames_
 from nonlocalnn.models.padding import mean_of_real, normalised, without_padding
 from nonlocalnn.models.placement import STAGES, Placement, block_places, stage_lengths
-from nonlocalnn.start import start_from_scratch
+from nonlocalnn.models.start import start_from_scratch
 
 # torch.fx then records each as one node: whether anything is padded is known only when the graph runs.
 torch.fx.wrap("mean_of_real")
@@ -84,7 +84,7 @@ class ResidualNetwork(nn.Module):
         instantiation: The pairwise function of the blocks.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: Blocks start as the identity; else as :func:`nonlocalnn.start.start_from_scratch` says, and
+        zero_init: Blocks start as the identity; else as :func:`.start_from_scratch` says, and
             kernels over time with their middle frame alone where there are blocks.
         zero_init_residual: So do bottlenecks, but for their shortcuts, as in the released code; for hundreds
             of thousands of steps, not for some hundreds.

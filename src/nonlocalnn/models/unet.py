@@ -14,7 +14,7 @@ from nonlocalnn.blocks import BLOCKS
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.models.bottleneck import rectified
 from nonlocalnn.models.padding import normalised, without_padding
-from nonlocalnn.start import start_from_scratch
+from nonlocalnn.models.start import start_from_scratch
 
 Context = Literal["non_local"] | None
 # Steps of a sequence that a convolution sees.
@@ -39,7 +39,7 @@ class UNet(nn.Module):
         instantiation: The pairwise function of the block.
         sub_sample: See :class:`nonlocalnn.blocks.NonLocalNd`.
         use_scale: Scale the logits of the two Gaussian forms; the others have none.
-        zero_init: Start as the identity; else as :func:`nonlocalnn.start.start_from_scratch` says.
+        zero_init: Start as the identity; else as :func:`.start_from_scratch` says.
 
     Raises:
         ValueError: A setting is unknown.

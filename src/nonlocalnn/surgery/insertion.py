@@ -18,7 +18,7 @@ from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
 from nonlocalnn.functional.norms import name_of
 from nonlocalnn.models.bottleneck import Bottleneck
-from nonlocalnn.start import start_from_scratch
+from nonlocalnn.models.start import start_from_scratch
 from nonlocalnn.surgery.detectors import follow_padding_
 from nonlocalnn.surgery.insertion_report import InsertedBlock, InsertionReport, describe, summarize
 from nonlocalnn.surgery.insertion_sites import CHILD, certain_map, find_sites, observe_maps, sites
@@ -93,7 +93,7 @@ def insert_nonlocal_(
         norm: What follows W_z. "auto" is what goes with the network's own norms: "group" where most are
             group normalisations, None where most are frozen, and else "batch". The report says which.
         pre_norm: What theta, phi and g read the map through.
-        zero_init: Start as the identity; else as :func:`nonlocalnn.start.start_from_scratch` says.
+        zero_init: Start as the identity; else as :func:`.start_from_scratch` says.
         extent: Which positions of a video see each other.
 
     Returns:
