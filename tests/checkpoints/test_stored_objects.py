@@ -9,19 +9,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from saved_layers import layer, loaded
 from torch import nn
 
 import nonlocalnn as nl
-
-
-def layer():
-    torch.manual_seed(0)
-    return nn.Linear(3, 2)
-
-
-def loaded(content, tmp_path, entry=None, **settings):
-    torch.save(content, tmp_path / "m.pth", **settings)
-    return nl.load_checkpoint(tmp_path / "m.pth", nn.Linear(3, 2), entry=entry)
 
 
 class Asks:

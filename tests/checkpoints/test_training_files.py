@@ -12,22 +12,13 @@ import types
 import numpy as np
 import pytest
 import torch
+from saved_layers import layer, loaded
 from torch import nn
 
 import nonlocalnn as nl
 from nonlocalnn.checkpoints import entries, restricted_pickle
 
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
-
-
-def layer():
-    torch.manual_seed(0)
-    return nn.Linear(3, 2)
-
-
-def loaded(content, tmp_path, entry=None, **settings):
-    torch.save(content, tmp_path / "m.pth", **settings)
-    return nl.load_checkpoint(tmp_path / "m.pth", nn.Linear(3, 2), entry=entry)
 
 
 def assert_loads(content, tmp_path, **settings):
