@@ -150,7 +150,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "--form", nargs="+", choices=INSTANTIATIONS, help="ops: instantiations to measure (default: all)"
     )
     parser.add_argument(
-        "--core", action="store_true", help="ops: five shapes only, neither memory nor growth with N"
+        "--core", action="store_true", help="ops: six shapes only, neither memory nor growth with N"
     )
     parser.add_argument("--device", help="ops: cpu, cuda or cuda:N (default: cpu); gpu: cuda")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="ops: default float32")

@@ -29,11 +29,14 @@ _GRID: tuple[tuple[tuple[int, ...], SubSample], ...] = (
     ((1, 512, 7, 7), None),
     ((1, 1024, 14, 14), None),
     ((1, 64, 28, 28), None),
+    # A batch of training: many small maps.
+    ((64, 32, 14, 14), None),
 )
-# One block at five sizes, from a small map to a long clip: enough to say who is ahead on a processor.
+# One block at six sizes, from a small map to a long clip: enough to say who is ahead on a processor.
 _CORE: tuple[tuple[tuple[int, ...], SubSample], ...] = (
     ((1, 512, 7, 7), None),
     ((1, 64, 28, 28), None),
+    ((64, 32, 14, 14), None),
     ((1, 1024, 4, 14, 14), None),
     ((1, 512, 4, 28, 28), None),
     ((1, 512, 16, 28, 28), None),

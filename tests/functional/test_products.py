@@ -67,9 +67,10 @@ def test_products_of_all_layouts(fast, left_layout, right_layout, sizes, large, 
     near = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(products.multiply(left, right), expected, **near)
     torch.testing.assert_close(products.multiply(left, right, bias), expected + bias, **near)
-    free = torch.full_like(expected, float("nan"))
-    torch.testing.assert_close(products.multiply_into(free, left, right, 0.5), expected / 2, **near)
-    torch.testing.assert_close(products.add_product_(base.clone(), left, right), base + expected, **near)
+    batch = left[None], right[None]
+    free = torch.full_like(expected[None], float("nan"))
+    torch.testing.assert_close(products.multiply_into(free, *batch, 0.5)[0], expected / 2, **near)
+    torch.testing.assert_close(products.add_product_(base[None].clone(), *batch)[0], base + expected, **near)
     assert len(fast) >= 4
 
 

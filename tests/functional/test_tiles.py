@@ -11,12 +11,12 @@ N, M, D, E = 53, 47, 8, 5
 LOGITS = (0.0, 0.1, 1.0, 8.0, 30.0, 300.0)
 
 
-def operands(logits, *, symmetric=False, num_values=E, seed=0):
+def operands(logits, *, symmetric=False, num_values=E, seed=0, batch=2):
     generator = torch.Generator().manual_seed(seed)
     size = (logits / D**0.5) ** 0.5
-    theta = torch.randn(2, N, D, generator=generator) * size
-    phi = theta if symmetric else torch.randn(2, M, D, generator=generator) * size
-    return theta, phi, torch.randn(2, phi.shape[1], num_values, generator=generator)
+    theta = torch.randn(batch, N, D, generator=generator) * size
+    phi = theta if symmetric else torch.randn(batch, M, D, generator=generator) * size
+    return theta, phi, torch.randn(batch, phi.shape[1], num_values, generator=generator)
 
 
 def outcome(theta, phi, g, mask, engine):
@@ -29,11 +29,16 @@ def outcome(theta, phi, g, mask, engine):
 
 @pytest.mark.parametrize("logits", LOGITS)
 @pytest.mark.parametrize("case", ["itself", "two maps", "one width", "mask", "one width, mask"])
-def test_logits_of_any_scale_equal_the_reference(case, logits, monkeypatch):
-    monkeypatch.setattr(tiles, "_TILE_BYTES", 4 * 16**2)
-    width = D if "one width" in case else E
-    theta, phi, g = operands(logits, symmetric=case == "itself", num_values=width)
-    mask = torch.arange(M) < torch.tensor([[M - 9], [0]]) if "mask" in case else None
+@pytest.mark.parametrize("entries_share", [False, True], ids=["", "shared tiles"])
+def test_logits_of_any_scale_equal_the_reference(case, logits, entries_share, monkeypatch):
+    monkeypatch.setattr(tiles, "_TILE_BYTES", 4 * (2 * N * N if entries_share else 16**2))
+    width, batch = D if "one width" in case else E, 33 if entries_share else 2
+    theta, phi, g = operands(logits, symmetric=case == "itself", num_values=width, batch=batch)
+    counts = [share.stop - share.start for share, _ in tiles.shares(theta, phi)]
+    assert counts == ([2] * 16 + [1] if entries_share else [1, 1])
+    mask = None
+    if "mask" in case:
+        mask = torch.arange(M) < torch.tensor([M - 9, 0, M, 1, 3, 0, 5] * 5)[:batch, None]
     found = outcome(theta, phi, g, mask, "fused")
     wide = theta.double()
     expected = outcome(wide, wide if phi is theta else phi.double(), g.double(), mask, "reference")
@@ -42,6 +47,21 @@ def test_logits_of_any_scale_equal_the_reference(case, logits, monkeypatch):
     for mine, theirs in zip(found, expected, strict=True):
         largest = max(1.0, float(theirs.abs().max())) * on_the_way
         assert_near(mine.double(), theirs, dtype=torch.float32, largest=largest)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3, 64])
+@pytest.mark.parametrize("num_keys", [1, 9, 196, 785])
+@pytest.mark.parametrize("num_queries", [1, 196, 784, 3136])
+def test_shares_hold_all_entries_and_no_more_pairs_than_a_tile(batch, num_queries, num_keys):
+    found = list(tiles.shares(torch.empty(batch, num_queries, 1), torch.empty(batch, num_keys, 1)))
+    assert [entry for share, _ in found for entry in range(batch)[share]] == list(range(batch))
+    for share, side in found:
+        num_entries, sides = share.stop - share.start, (min(side, num_queries), min(side, num_keys))
+        assert min(sides) >= 1
+        assert num_entries == 1 or sides == (num_queries, num_keys)
+        num_pairs = num_entries * sides[0] * sides[1]
+        assert num_pairs <= max(1, batch * num_queries * num_keys // 16)
+        assert 4 * num_pairs <= tiles._TILE_BYTES * torch.get_num_threads()
 
 
 @pytest.mark.parametrize("order", ["rising", "falling"])
@@ -60,7 +80,7 @@ class SmallestWeight(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.exp2_.default and result.dim() == 2:
+        if func is torch.ops.aten.exp2_.default and result.dim() == 3:
             self.smallest = min(self.smallest, float(result.min()))
         return result
 
@@ -69,14 +89,14 @@ class SmallestWeight(TorchDispatchMode):
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_no_weight_is_zero_or_subnormal(symmetric, dtype):
     """Exponentials that underflow, and products of subnormal numbers, take many times as long."""
-    theta, phi, g = (part[0].to(dtype) for part in operands(3000.0, symmetric=symmetric))
+    theta, phi, g = (part[:1].to(dtype) for part in operands(3000.0, symmetric=symmetric))
     phi = theta if symmetric else phi
-    y, lse = torch.empty(N, E, dtype=dtype), torch.empty(N, dtype=dtype)
+    y, lse = torch.empty(1, N, E, dtype=dtype), torch.empty(1, N, dtype=dtype)
     gradients = torch.zeros_like(theta), torch.zeros_like(phi), torch.zeros_like(g)
     with SmallestWeight() as seen:
-        tiles.average(y, lse, theta, phi, g, scale=1.0, symmetric=symmetric)
+        tiles.average(y, lse, theta, phi, g, scale=1.0, side=16, symmetric=symmetric)
         tiles.add_gradients(
-            gradients, torch.ones_like(y), theta, phi, g, y, lse, scale=1.0, symmetric=symmetric
+            gradients, torch.ones_like(y), theta, phi, g, y, lse, scale=1.0, side=16, symmetric=symmetric
         )
     assert torch.finfo(dtype).tiny < seen.smallest < torch.finfo(dtype).tiny ** 0.7
 

@@ -39,9 +39,7 @@ def matmul(left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
     if is_compiled_fast(left_BNK, right_BKM):
         compiled: Tensor = compiled_product(left_BNK, right_BKM)
         return compiled
-    # Sizes last: a program that is exported for any size would be bound to those that it looked at.
-    is_fast = has_fast_products(left_BNK, right_BKM) and is_long(left_BNK, right_BKM)
-    if not is_fast or left_BNK.shape[0] != right_BKM.shape[0]:
+    if not _is_fast(left_BNK, right_BKM) or left_BNK.shape[0] != right_BKM.shape[0]:
         return left_BNK @ right_BKM
     if _is_recorded(left_BNK, right_BKM):
         found: Tensor = _Product.apply(left_BNK, right_BKM)
@@ -74,11 +72,13 @@ def multiply_rows(rows_BPK: Tensor, *layers: tuple[Tensor, Tensor | None]) -> tu
     None is for what is not served or too short for oneDNN, and for large rows that lie in columns: it would
     put these in order first, for each product, and a copy of them would be noticed in memory.
     """
-    if not is_served(rows_BPK, *(weight_MK for weight_MK, _ in layers)):
+    if not _may_look():
         return None
     num_numbers, widths = rows_BPK.numel(), [weight_MK.shape[0] for weight_MK, _ in layers]
     is_spread = num_numbers > _LARGE and not rows_BPK.is_contiguous()
     if is_spread or num_numbers * min(widths) < _LEAST_WORK:
+        return None
+    if not is_served(rows_BPK, *(weight_MK for weight_MK, _ in layers)):
         return None
     if any(
         bias is not None and bias.shape[0] != width for width, (_, bias) in zip(widths, layers, strict=True)
@@ -96,24 +96,32 @@ def multiply(left_NK: Tensor, right_KM: Tensor, bias_M: Tensor | None = None) ->
     return left_NK @ right_KM if bias_M is None else torch.addmm(bias_M, left_NK, right_KM)
 
 
-def multiply_into(free_NM: Tensor, left_NK: Tensor, right_KM: Tensor, factor: float = 1.0) -> Tensor:
-    """Return factor * left @ right, in ``free_NM`` where that saves memory; what is there does not count."""
-    if takes(left_NK, right_KM):
-        found = _one_dnn(left_NK, right_KM)
+def multiply_into(free_BNM: Tensor, left_BNK: Tensor, right_BKM: Tensor, factor: float = 1.0) -> Tensor:
+    """Return factor * left @ right, in ``free`` where that saves memory; what is there does not count."""
+    if takes(left_BNK, right_BKM):
+        found = multiply_entries(left_BNK, right_BKM)
         return found if factor == 1.0 else found.mul_(factor)
-    return free_NM.addmm_(left_NK, right_KM, beta=0, alpha=factor)
+    return _add_into(free_BNM, left_BNK, right_BKM, 0, factor)
 
 
-def add_product_(sum_NM: Tensor, left_NK: Tensor, right_KM: Tensor) -> Tensor:
+def add_product_(sum_BNM: Tensor, left_BNK: Tensor, right_BKM: Tensor) -> Tensor:
     """Add left @ right in place, and return the sum."""
-    if takes(left_NK, right_KM):
-        return sum_NM.add_(_one_dnn(left_NK, right_KM))
-    return sum_NM.addmm_(left_NK, right_KM)
+    if takes(left_BNK, right_BKM):
+        return sum_BNM.add_(multiply_entries(left_BNK, right_BKM))
+    return _add_into(sum_BNM, left_BNK, right_BKM, 1, 1.0)
+
+
+def _add_into(sum_BNM: Tensor, left_BNK: Tensor, right_BKM: Tensor, beta: int, alpha: float) -> Tensor:
+    """Write beta * sum + alpha * left @ right to the sum, and return it."""
+    if sum_BNM.shape[0] == 1:
+        sum_BNM[0].addmm_(left_BNK[0], right_BKM[0], beta=beta, alpha=alpha)
+        return sum_BNM
+    return sum_BNM.baddbmm_(left_BNK, right_BKM, beta=beta, alpha=alpha)
 
 
 def takes(left: Tensor, right: Tensor) -> bool:
     """Return whether products of these, or of a batch's entries, are oneDNN's; they have no derivatives."""
-    return is_served(left, right) and is_long(left, right)
+    return _is_fast(left, right) and not _is_recorded(left, right)
 
 
 def in_rows(*parts: Tensor) -> tuple[Tensor, ...]:
@@ -137,24 +145,36 @@ def _is_recorded(*parts: Tensor) -> bool:
 
 def has_fast_products(*parts: Tensor) -> bool:
     """Return whether oneDNN multiplies such matrices faster, with derivatives by :func:`matmul`."""
-    # Compilers trace what is looked at below; transforms, counters of FLOPs and tensors without numbers do
-    # not know the operator.
-    if torch.compiler.is_compiling() or is_transformed() or _is_watched():
-        return False
-    return (
-        _is_faster()
-        and bool(torch.backends.mkldnn.enabled)
-        and all(
-            part.dtype == torch.float32
-            and part.device.type == "cpu"
-            and part.numel() > 0
-            # Those that are shared out, quantised or wrapped have products of their own, and what is mapped
-            # by the older vmap, of torch.autograd, does not say that it wants a gradient.
-            and type(part) in _PLAIN
-            and not torch._C._functorch.is_legacy_batchedtensor(part)
-            for part in parts
-        )
+    return _may_look() and all(
+        part.dtype == torch.float32
+        and part.device.type == "cpu"
+        and part.numel() > 0
+        # Those that are shared out, quantised or wrapped have products of their own, and what is mapped
+        # by the older vmap, of torch.autograd, does not say that it wants a gradient.
+        and type(part) in _PLAIN
+        and not torch._C._functorch.is_legacy_batchedtensor(part)
+        for part in parts
     )
+
+
+def _may_look() -> bool:
+    """Return whether oneDNN is the faster one here, and what matrices are may be asked."""
+    # Compilers trace what is asked; transforms, counters of FLOPs and tensors without numbers do not know the
+    # operator.
+    return (
+        not torch.compiler.is_compiling()
+        and _is_faster()
+        and bool(torch.backends.mkldnn.enabled)
+        and not is_transformed()
+        and not _is_watched()
+    )
+
+
+def _is_fast(left: Tensor, right: Tensor) -> bool:
+    """Return whether a product is long enough for oneDNN, and one that it multiplies faster."""
+    # Sizes after the first question: a program that is exported for any size would be bound to those that it
+    # looked at. And before the last, whose answer takes most time.
+    return _may_look() and is_long(left, right) and has_fast_products(left, right)
 
 
 def is_compiled_fast(left_BNK: Tensor, right_BKM: Tensor) -> bool:

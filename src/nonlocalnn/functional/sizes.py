@@ -15,7 +15,7 @@ _LEAST_FOR_KERNEL = 2**19
 # the C library maps fresh memory for each such tensor, and clearing its pages takes longer than the products.
 MOST_WEIGHTS = 2**23
 # Where products are faster than PyTorch's own, computing weights again costs less, and tiles, whose products
-# these are, pass its kernel: measured on one thread for 784 to 6,272 positions of 32 to 512 channels.
+# these are, pass its kernel: measured for 400 to 6,272 positions of 32 to 512 channels, batches of 1 to 16.
 _TIMES_FEWER_FOR_FAST_PRODUCTS = 4
 _LEAST_FOR_TILES = 2**20
 
@@ -27,8 +27,10 @@ def materialises(theta: Tensor, phi: Tensor, g: Tensor, instantiation: str) -> b
         return False
     (batch, num_queries, width), num_keys, num_values = theta.shape, phi.shape[1], g.shape[2]
     num_weights = batch * num_queries * num_keys
-    is_fast = has_fast_products(theta, phi, g) or will_be_fast(theta, phi, g)
     is_softmax = instantiation in SOFTMAX_INSTANTIATIONS
+    if is_softmax and num_weights < min(_LEAST_FOR_KERNEL, MOST_WEIGHTS // _TIMES_FEWER_FOR_FAST_PRODUCTS):
+        return True  # whatever the rest says, which takes longer to ask than such products
+    is_fast = has_fast_products(theta, phi, g) or will_be_fast(theta, phi, g)
     most = MOST_WEIGHTS // _TIMES_FEWER_FOR_FAST_PRODUCTS if is_fast and is_softmax else MOST_WEIGHTS
     if num_weights > most:
         return False

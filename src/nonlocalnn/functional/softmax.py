@@ -10,6 +10,8 @@ Shapes: B batch, N queries, M keys, D embedding channels, E value channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -130,14 +132,33 @@ def _softmax_sum(
     if has_kernel and key_mask_BM is None:
         return _flash(theta_BND, phi_BMD, g_BME, scale)
     y_BNE, lse_BN = _softmax_sum_shapes(theta_BND, phi_BMD, g_BME, key_mask_BM, scale)
-    for entry, theta in enumerate(theta_BND):
-        kept = _kept(key_mask_BM, entry)
-        phi, g = phi_BMD[entry][kept], g_BME[entry][kept]
-        if has_kernel:
-            y_BNE[entry], lse_BN[entry] = (part[0] for part in _flash(theta[None], phi[None], g[None], scale))
+    for share, side, kept, mask in _shares(theta_BND, phi_BMD, key_mask_BM):
+        theta, phi, g = theta_BND[share], phi_BMD[share][:, kept], g_BME[share][:, kept]
+        if has_kernel and mask is None:
+            y_BNE[share], lse_BN[share] = _flash(theta, phi, g, scale)
         else:
-            tiles.average(y_BNE[entry], lse_BN[entry], theta, phi, g, scale=scale)
+            tiles.average(
+                y_BNE[share], lse_BN[share], theta, phi, g, scale=scale, side=side, key_mask_BM=mask
+            )
     return y_BNE, lse_BN
+
+
+def _shares(
+    theta_BND: Tensor, phi_BMD: Tensor, key_mask_BM: Tensor | None
+) -> Iterator[tuple[slice, int, Tensor | slice, Tensor | None]]:
+    """Yield which entries are computed together, their tiles' side, the keys looked at, and a mask of these.
+
+    Of a single entry those are the keys that take part. One without any is computed as if it had no mask, so
+    that no NaN arises in either pass; its values are zero, and so is their average.
+    """
+    for share, side in tiles.shares(theta_BND, phi_BMD):
+        if key_mask_BM is None:
+            yield share, side, slice(None), None
+        elif share.stop - share.start == 1:
+            yield share, side, _kept(key_mask_BM, share.start), None
+        else:
+            mask = key_mask_BM[share]
+            yield share, side, slice(None), mask | ~mask.any(1, keepdim=True)
 
 
 def _flash(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -169,14 +190,8 @@ def _parts_for_threads(theta_BND: Tensor) -> int:
     return num_threads if most * num_threads > 1.1 * num_queries else 1
 
 
-def _kept(key_mask_BM: Tensor | None, entry: int) -> Tensor | slice:
-    """Return which keys of a batch entry are summed over: those that take part.
-
-    An entry without any key is computed as if it had no mask, so that no NaN arises in either pass; its
-    values are zero, and so is their average.
-    """
-    if key_mask_BM is None:
-        return slice(None)
+def _kept(key_mask_BM: Tensor, entry: int) -> Tensor | slice:
+    """Return which keys of a batch entry are summed over: those that take part, or all where none does."""
     found = key_mask_BM[entry].nonzero().squeeze(1)
     return found if len(found) else slice(None)
 
@@ -206,13 +221,12 @@ def _softmax_sum_backward(
     # As their inputs lie, so that whatever else is added to them meets no other layout.
     dtheta_BND = torch.zeros_like(theta_BND)
     dphi_BMD, dg_BME = torch.zeros_like(phi_BMD), torch.zeros_like(g_BME)
-    for entry, dtheta in enumerate(dtheta_BND):
-        kept = _kept(key_mask_BM, entry)
-        phi, g, dphi, dg = (part[entry][kept] for part in (phi_BMD, g_BME, dphi_BMD, dg_BME))
-        given = dy_BNE[entry], theta_BND[entry], phi, g, y_BNE[entry], lse_BN[entry]
-        tiles.add_gradients((dtheta, dphi, dg), *given, scale=scale)
+    for share, side, kept, mask in _shares(theta_BND, phi_BMD, key_mask_BM):
+        phi, g, dphi, dg = (part[share][:, kept] for part in (phi_BMD, g_BME, dphi_BMD, dg_BME))
+        given = dy_BNE[share], theta_BND[share], phi, g, y_BNE[share], lse_BN[share]
+        tiles.add_gradients((dtheta_BND[share], dphi, dg), *given, scale=scale, side=side, key_mask_BM=mask)
         if isinstance(kept, Tensor):
-            dphi_BMD[entry][kept], dg_BME[entry][kept] = dphi, dg
+            dphi_BMD[share][:, kept], dg_BME[share][:, kept] = dphi, dg
     return dtheta_BND.mul_(scale), dphi_BMD.mul_(scale), dg_BME
 
 
