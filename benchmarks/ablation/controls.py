@@ -12,12 +12,15 @@ from torch.nn import functional as F
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn.blocks import NonLocalNd, nonlocal_blocks
+from nonlocalnn.functional.masks import masks_of
+from nonlocalnn.functional.norms import normalise
 
 
 class MeanContext(nn.Module):
     r"""A block that weighs all positions alike: z_i = x_i + norm(W_z mean_j g(x_j)).
 
-    It takes over the g, W_z and norm of the block, and so has as many parameters as the Gaussian form.
+    It takes over the g, W_z and norm of the block, and so starts as the block does and has as many parameters
+    as the Gaussian form. Inside :func:`nonlocalnn.real_positions` the mean is of the real positions.
 
     Shape:
         - Input and output: (B, C, \*sides).
@@ -36,8 +39,9 @@ class MeanContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return z."""
         # g is affine, so that the mean of g(x) is g of the mean.
-        z = self.W_z(self.g(_mean(x))).expand_as(x)
-        return x + (z if self.norm is None else self.norm(z))
+        real, _ = masks_of(x, None, None, None)
+        z = self.W_z(self.g(_mean(x, real))).expand_as(x)
+        return x + (z if self.norm is None else normalise(self.norm, z, real))
 
 
 class SqueezeExcitation(nn.Module):
@@ -106,12 +110,12 @@ def replace_blocks_(model: nn.Module, control: str) -> None:
     What the network says of how it is made again goes, as nothing makes a control again.
 
     Args:
-        model: A network that is trained from scratch.
+        model: A network with blocks.
         control: One of ``CONTROLS``.
 
     Raises:
         ValueError: There is no such control; the network has no block; or its blocks start as the identity,
-            which not every control can.
+            which only the mean can.
 
     Example:
         >>> from nonlocalnn import create_model
@@ -124,11 +128,10 @@ def replace_blocks_(model: nn.Module, control: str) -> None:
     blocks = nonlocal_blocks(model)
     if not blocks:
         raise ValueError("the network has no non-local block to replace: choose one with blocks")
-    identities = [name for name, block in blocks.items() if block.zero_init]
+    identities = [name for name, block in blocks.items() if block.zero_init and control != "mean"]
     if identities:
         raise ValueError(
-            f"controls are for training from scratch, and {', '.join(identities)} start as the identity: "
-            "set zero_init=False"
+            f"only the mean can start as the identity, and {', '.join(identities)} do: set zero_init=False"
         )
     for name, block in blocks.items():
         owner, _, child = name.rpartition(".")
@@ -137,9 +140,13 @@ def replace_blocks_(model: nn.Module, control: str) -> None:
         del model.config
 
 
-def _mean(x: Tensor) -> Tensor:
-    """Return the mean over the positions, as a map of one."""
-    return x.mean(tuple(range(2, x.dim())), keepdim=True)
+def _mean(x: Tensor, real: Tensor | None = None) -> Tensor:
+    """Return the mean over the positions that are real, (B, *sides), as a map of one; None is all."""
+    sides = tuple(range(2, x.dim()))
+    if real is None:
+        return x.mean(sides, keepdim=True)
+    real = real.unsqueeze(1)
+    return x.masked_fill(~real, 0).sum(sides, keepdim=True) / real.sum(sides, keepdim=True).clamp(min=1)
 
 
 def _width(block: NonLocalNd, *, each: int, rest: int) -> int:

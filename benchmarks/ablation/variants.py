@@ -207,7 +207,14 @@ _INSERTED_TABLES: dict[str, Table] = {
     "instantiations": (
         Variant("no block", inserted="none"),
         *(Variant(name, inserted=name) for name in INSTANTIATIONS),
-    )
+    ),
+    # Of controls the mean alone starts as a block does, as the identity in a trained network.
+    "controls": (
+        Variant("no block", inserted="none"),
+        Variant("mean over positions", inserted="gaussian", control="mean"),
+        Variant("dot_product", inserted="dot_product"),
+        Variant("embedded_gaussian", inserted="embedded_gaussian"),
+    ),
 }
 # By data set; others have one table, of the recipe's network.
 _OF_SCENES = {

@@ -115,10 +115,13 @@ def test_blocks_are_inserted_into_weights_that_all_rows_begin_with(tmp_path, few
     growing = ablate(base, num_seeds=1, progress=False)
     plain, gaussian = [next(growing) for _ in range(2)][-1]
     assert (plain.variant, gaussian.variant) == ("no block", "gaussian")
+    growing = ablate(base, table="controls", num_seeds=1, progress=False)
+    mean = [next(growing) for _ in range(2)][-1][1]
+    assert mean.variant == "mean over positions"
     # What is inserted starts as the identity, and so small a rate leaves it so.
-    assert plain.test_accuracy == gaussian.test_accuracy
-    assert plain.parameters < gaussian.parameters
-    assert plain.flops < gaussian.flops
+    assert plain.test_accuracy == gaussian.test_accuracy == mean.test_accuracy
+    assert plain.parameters < gaussian.parameters == mean.parameters
+    assert plain.flops < mean.flops < gaussian.flops
     folder = "c2d_tiny-inserted-gaussian"
     weights = load_file(tmp_path / "out" / folder / "seed-0/last.safetensors")
     assert [key for key in weights if key.startswith("layer2.nl.g")]

@@ -17,7 +17,7 @@ from benchmarks.ablation.controls import (
 from benchmarks.ablation.runs import ChangedTask, ablate
 from benchmarks.ablation.variants import tables
 from helpers import randomize_
-from nonlocalnn import NonLocal2d, NonLocal3d, nonlocal_blocks
+from nonlocalnn import NonLocal2d, NonLocal3d, nonlocal_blocks, real_positions
 from nonlocalnn.data import cue
 from nonlocalnn.models import create_model
 from nonlocalnn.models.cost import cost
@@ -41,6 +41,21 @@ def test_the_mean_is_a_block_that_weighs_all_positions_alike(norm, training):
     expected = block(x)
     assert_near(MeanContext(block)(x), expected)
     assert (expected - x).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_the_mean_of_a_padded_map_is_that_of_its_real_positions(norm, training):
+    block = block_of(norm, sub_sample=None).train(training)
+    nn.init.zeros_(block.theta.weight)
+    nn.init.zeros_(block.theta.bias)
+    x = torch.randn(2, 12, 3, 5, 4, dtype=torch.float64)
+    with real_positions([(3, 5, 4), (2, 4, 1)], canvas=(3, 5, 4)):
+        expected, found = block(x), MeanContext(block)(x)
+    real = torch.zeros(2, 3, 5, 4, dtype=torch.bool)
+    real[0], real[1, :2, :4, :1] = True, True
+    assert_near(found.movedim(1, -1)[real], expected.movedim(1, -1)[real])
+    assert (found - MeanContext(block)(x))[1].abs().max() > 0.01
 
 
 def test_squeeze_and_excitation_by_loops():
@@ -98,9 +113,12 @@ def test_what_cannot_be_replaced():
     with pytest.raises(ValueError, match="no non-local block to replace"):
         replace_blocks_(create_model("c2d_tiny"), "mean")
     model = nn.Sequential(NonLocal2d(8))
-    with pytest.raises(ValueError, match="0 start as the identity: set zero_init=False"):
-        replace_blocks_(model, "mean")
+    with pytest.raises(ValueError, match="only the mean can start as the identity, and 0 do: set zero_init"):
+        replace_blocks_(model, "squeeze-excitation")
     assert nonlocal_blocks(model)
+    replace_blocks_(model, "mean")
+    x = torch.randn(2, 8, 4, 4)
+    assert torch.equal(model(x), x)
 
 
 @pytest.fixture
