@@ -292,10 +292,12 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
     def between(values):
         return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
 
-    far, forms, start, near = (
+    far, scenes, forms, start, near = (
         {row["variant"]: row["test_accuracy"] for row in read(name)["rows"]}
-        for name in ("cue/instantiations.json", "cue/forms.json", "cue/init.json", "digits.json")
-    )
+        for name in (
+            "cue/controls.json", "dense/controls.json", "cue/forms.json", "cue/init.json", "digits.json"
+        )
+    )  # fmt: skip
     with_block = sorted(mean(values) for name, values in near.items() if not name.startswith("no block"))
     ops = read("ops.json")
     steps = {
@@ -311,9 +313,11 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
         f"{mean(far['no block'])} % without, {mean(far['dot_product'])} % with]",
         f"{mean(near['no block'])} % without, {with_block[0]} to {with_block[-1]} % with]",
         f"[{between(forms['dot_product'])} %]",
-        f"embedded Gaussian has {between(forms['embedded_gaussian'])};",
-        f"[{percent(far['dot_product'])}]",
-        f"where that has {percent(far['embedded_gaussian'])}.",
+        f"embedded Gaussian has {between(forms['embedded_gaussian'])}. On",
+        f"[{percent(far['mean over positions'])} %]",
+        f"dot product has {percent(far['dot_product'])};",
+        f"[{percent(scenes['mean over positions'])}]",
+        f"where one has {percent(scenes['embedded_gaussian'])} |",
         f"[{percent(start['gamma 1'])} %]",
         f"gamma 1, {percent(start['gamma 0'])} from gamma 0",
         *(
