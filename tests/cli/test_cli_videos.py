@@ -207,10 +207,11 @@ def test_a_checkpoint_of_before_names_archives_as_they_were_called(place, tmp_pa
 def test_a_list_beside_folders_is_named(place, tmp_path):
     write_video(tmp_path / "train/run/0.mp4", grey_frames(2, 36, 36))
     (tmp_path / "train.txt").write_text("train/run/0.mp4 0\n")
-    with pytest.warns(UserWarning, match=r"train\.txt is passed over: the classes are those of the folder"):
+    with pytest.warns(UserWarning, match=r"train\.txt is passed over: the videos of its split"):
         assert load_dataset("videos", "train", data_dir=tmp_path).classes == ("run",)
     # Of another split nothing is said: it has no folder, so its list is read.
-    (tmp_path / "test.txt").write_text("train/run/0.mp4 run\n")
+    write_video(tmp_path / "1.mp4", grey_frames(2, 36, 36))
+    (tmp_path / "test.txt").write_text("1.mp4 run\n")
     (tmp_path / "train.txt").unlink()
     assert len(load_dataset("videos", "test", data_dir=tmp_path)) == 1
 

@@ -3,11 +3,14 @@
 import os
 import re
 import sys
+import unicodedata
+import warnings
 
 import pytest
 from PIL import Image
 
-from nonlocalnn.data.image_folders import load_image_folder
+from nonlocalnn.data.folder_files import split_of
+from nonlocalnn.data.image_folders import find_images, load_image_folder
 from nonlocalnn.data.recognition import recognised_data
 from nonlocalnn.data.video.lists import load_video_folder
 
@@ -64,3 +67,48 @@ def test_images_that_lie_a_folder_too_deep(tmp_path, names, folder):
 def test_splits_in_capitals_are_images(tmp_path):
     save(tmp_path, "Train/cat/1.png", "Val/cat/2.png", "Test/cat/3.png")
     assert recognised_data(tmp_path) == "images"
+
+
+def test_links_to_folders_are_followed_and_lead_in_no_circle(tmp_path):
+    save(tmp_path / "far", "cat/1.png", "cat/deep/2.png", "dog/3.png")
+    near = tmp_path / "near"
+    near.mkdir()
+    for name in ("cat", "dog"):
+        (near / name).symlink_to(tmp_path / "far" / name)
+    (tmp_path / "far/cat/back").symlink_to(near)
+    (tmp_path / "far/dog/up").symlink_to(tmp_path)
+    (near / ".hidden").symlink_to(tmp_path / "far")
+    assert recognised_data(near) == "images"
+    found = [str(path.relative_to(near)) for path in find_images([near])]
+    assert found == ["cat/1.png", "cat/deep/2.png", "dog/3.png"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Cat", "cat"), ("cat ", "cat"), tuple(unicodedata.normalize(form, "Käse") for form in ("NFC", "NFD"))],
+)
+def test_classes_that_are_spelt_alike_are_told(tmp_path, names):
+    save(tmp_path, *(f"{name}/{number}.png" for name in names for number in range(4)))
+    with pytest.warns(UserWarning, match=f"classes '{names[0]}' and '{names[1]}'|classes '{names[1]}' and"):
+        load_image_folder(tmp_path, "train")
+
+
+def test_letters_are_classes(tmp_path):
+    save(tmp_path, *(f"{name}/{number}.png" for name in "aA" for number in range(4)))
+    with warnings.catch_warnings(action="error"):
+        assert load_image_folder(tmp_path, "train").classes == ("A", "a")
+
+
+def test_accents_in_one_and_in_two_between_splits(tmp_path):
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        save(tmp_path, f"{split}/{unicodedata.normalize(form, 'Käse')}/1.png")
+    with pytest.raises(
+        ValueError, match=r"only in 'test': .*: names differ by case, spaces or how accents are"
+    ):
+        load_image_folder(tmp_path, "train")
+
+
+def test_a_file_keeps_its_split_however_its_accents_are_stored():
+    names = [f"Käse/{number}.png" for number in range(40)]
+    apart = [unicodedata.normalize("NFD", name) for name in names]
+    assert [split_of(name) for name in names] == [split_of(name) for name in apart]

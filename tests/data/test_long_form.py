@@ -258,3 +258,9 @@ def test_a_clock_in_files_of_one_sequence_is_told_once(tmp_path):
             read_sequence(tmp_path / f"{number}.csv")
     assert len(caught) == 1
     assert f"column 'seconds' of files in {tmp_path} rises evenly" in str(caught[0].message)
+
+
+def test_rows_without_an_id(tmp_path):
+    path = csv(tmp_path / "a.csv", [*rows([0]), (" ", 9, 1, 2, "up")])
+    with pytest.raises(ValueError, match=r"a\.csv, line 5 must have an id, by which rows are one sequence"):
+        read_steps(path)

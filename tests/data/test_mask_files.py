@@ -367,3 +367,55 @@ def test_settings_without_effect_on_what_is_generated():
         load_masks("segment-cue", "train", data_dir="x")
     with pytest.raises(ValueError, match="name must be one of"):
         load_masks("segmentcue", "train")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("# id a line\nbackground\nsquare\n", "take the line '# id a line' out"),
+        ("1 background\n2 square\n", "'1 background' would be that of id 0: put the lines in order"),
+        ("1: square\n0: background\n", "'1: square' would be that of id 0"),
+    ],
+    ids=["comment", "from 1 on", "turned round"],
+)
+def test_lines_that_would_give_classes_other_ids(tmp_path, lines, says):
+    root = write_folder(tmp_path)
+    (root / "classes.txt").write_text(lines)
+    with pytest.raises(ValueError, match=says):
+        load_masks("masks", "train", data_dir=root)
+
+
+def test_classes_that_begin_with_numbers(tmp_path):
+    root = write_folder(tmp_path, classes=("0 background", "1 square"))
+    assert load_masks("masks", "train", data_dir=root).classes == ("0 background", "1 square")
+    (root / "classes.txt").write_text("background\n2 euro\n")
+    assert load_masks("masks", "train", data_dir=root).classes == ("background", "2 euro")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_mask_is_turned_as_its_image_is(tmp_path, orientation):
+    pixels, ids = draw(0)
+    note = Image.Exif()
+    note[274] = orientation
+    for folder, content in (("images", pixels), ("masks", ids)):
+        (tmp_path / folder / "train").mkdir(parents=True)
+        Image.fromarray(content).save(tmp_path / folder / "train/a.png", exif=note)
+    (tmp_path / "classes.txt").write_text("background\nsquare\n")
+    image, mask = load_masks("masks", "train", data_dir=tmp_path).read(0)
+    assert bool(((image[0] > 0.5) == (mask == 1)).all())
+
+
+def test_two_folders_of_one_split(tmp_path):
+    root = write_folder(tmp_path)
+    write_pair(root / "images/train", root / "masks/train", "a", 0)
+    with pytest.raises(ValueError, match=r"one folder of 'train'; it has .*train/images and .*images/train"):
+        load_masks("masks", "train", data_dir=root)
+
+
+def test_images_beside_folders_of_splits_are_told(tmp_path):
+    for split in ("train", "test"):
+        write_pair(tmp_path / "images" / split, tmp_path / "masks" / split, "a", 0)
+    write_pair(tmp_path / "images", tmp_path / "masks", "b", 1)
+    (tmp_path / "classes.txt").write_text("background\nsquare\n")
+    with pytest.warns(UserWarning, match=r"1 entry of .* is passed over, .*: \.png \(1\); first .*images/b"):
+        assert len(load_masks("masks", "train", data_dir=tmp_path)) == 1

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from contextlib import nullcontext
 
 import pytest
 from PIL import Image
@@ -104,7 +105,13 @@ def test_a_dot_in_a_name_is_no_ending(tmp_path, lies_at):
     draw(tmp_path / "images", ["photo.jpg"])
     draw(tmp_path / lies_at, ["photo.1.png", "photo.2.png"])
     write_json(tmp_path / "train.json", coco(["photo.1", "photo.2.heic"]))
-    assert images_of(tmp_path) == [f"{lies_at}/photo.1.png", f"{lies_at}/photo.2.png"]
+    told = (
+        pytest.warns(UserWarning, match=r"images beside .*photo\.jpg")
+        if lies_at == "images"
+        else nullcontext()
+    )
+    with told:
+        assert images_of(tmp_path) == [f"{lies_at}/photo.1.png", f"{lies_at}/photo.2.png"]
     (tmp_path / lies_at / "photo.1.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"photo\.1 is missing"):
         images_of(tmp_path)
@@ -228,3 +235,59 @@ def test_a_renamed_image_is_that_of_its_xml(tmp_path):
     path = tmp_path / "train/1.xml"
     path.write_text(path.read_text().replace("1.png", "2.png"))
     assert images_of(tmp_path, "train", "voc-xml") == ["train/1.png", "train/2.png"]
+
+
+@pytest.mark.parametrize(
+    "names", [("far/a.png", "near/a.png"), ("a.jpg", "a.bmp")], ids=["folders", "endings"]
+)
+def test_one_image_is_not_that_of_two(tmp_path, names):
+    draw(tmp_path / "images", ["a.png"])
+    write_json(tmp_path / "train.json", coco(names))
+    with pytest.raises(
+        ValueError, match=rf"speaks of {names[0]} and of {names[1]}, and .*a\.png alone is there"
+    ):
+        load_objects("coco", "train", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("called", ["b.png", "C:/pictures/b.png"])
+def test_an_image_of_two_splits(tmp_path, called):
+    draw(tmp_path / "images", ["a.png", "b.png"])
+    write_json(tmp_path / "train.json", coco(["a.png", called]))
+    write_json(tmp_path / "test.json", coco(["b.png"]))
+    assert images_of(tmp_path) == ["images/a.png", "images/b.png"]
+    with pytest.raises(
+        ValueError, match=r"test\.json must list nothing that training has; .*b\.png is of both"
+    ):
+        load_objects("coco", "test", data_dir=tmp_path)
+
+
+def test_images_of_one_name_in_folders_of_splits(tmp_path):
+    for split in ("train", "test"):
+        draw(tmp_path / split, ["a.png"])
+        write_json(tmp_path / split / "_annotations.coco.json", coco(["a.png"]))
+    assert images_of(tmp_path, "test") == ["test/a.png"]
+
+
+def test_images_that_no_file_lists_are_told(tmp_path):
+    draw(tmp_path / "images", ["a.png", "b.png", "c.png", "ä.png"])
+    write_json(tmp_path / "train.json", coco(["a.png", "ä.png"]))
+    write_json(tmp_path / "test.json", coco(["b.png"]))
+    with pytest.warns(
+        UserWarning, match=r"train\.json: images beside .* left out, 1 in all, such as .*c\.png"
+    ):
+        assert images_of(tmp_path) == ["images/a.png", "images/ä.png"]
+
+
+def test_classes_are_in_the_order_of_their_numbers(tmp_path):
+    draw(tmp_path / "images", ["a.png"])
+    content = coco(["a.png"])
+    write_json(tmp_path / "train.json", content | {"categories": content["categories"][::-1]})
+    data = load_objects("coco", "train", data_dir=tmp_path)
+    assert (data.classes, data.class_ids) == (("red", "blue"), (3, 90))
+
+
+def test_a_link_to_a_folder_is_no_second_image(tmp_path):
+    draw(tmp_path / "images/deeper", ["a.png"])
+    (tmp_path / "newest").symlink_to(tmp_path / "images")
+    write_json(tmp_path / "train.json", coco(["a.png"]))
+    assert images_of(tmp_path) == ["images/deeper/a.png"]

@@ -1,5 +1,6 @@
 """Which data set a folder is."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -73,4 +74,51 @@ def test_refusals(tmp_path):
         ValueError,
         match="holds no image, no video, no sequence and no volume: it must hold a folder for each class",
     ):
+        recognised_data(tmp_path)
+
+
+def write_stray(folder, kind):
+    if kind == "array":
+        np.save(folder / "features.npy", np.zeros((3, 4, 5)))
+    else:
+        page = Image.new("L", (4, 4))
+        page.save(folder / "scan.tif", save_all=True, append_images=[page])
+
+
+@pytest.mark.parametrize("kind", ["array", "pages"])
+def test_a_stray_volume_among_photographs(tmp_path, kind):
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/3.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    write_stray(tmp_path / "cat", kind)
+    assert recognised_data(tmp_path) == "images"
+
+
+@pytest.mark.parametrize("with_pictures", [False, True])
+def test_volumes_with_pictures_and_tables(tmp_path, with_pictures):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_stray(tmp_path / name, "array")
+        if with_pictures:
+            (tmp_path / name / "preview.png").touch()
+        for number in range(3):
+            (tmp_path / name / f"{number}.csv").touch()
+    assert recognised_data(tmp_path) == "volumes"
+
+
+@pytest.mark.parametrize("images", ["images/train", "train/images"])
+def test_yolo_is_named(tmp_path, images):
+    for number in range(3):
+        for path in (f"{images}/{number}.jpg", f"{images.replace('images', 'labels')}/{number}.txt"):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).touch()
+    with pytest.raises(ValueError, match=r"marks as YOLO writes them, such as .*0.txt, which are not read"):
+        recognised_data(tmp_path)
+
+
+def test_endings_that_are_not_read_are_named(tmp_path):
+    for name in ("a/1.tsv", "a/2.TSV", "b/3.arff"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"endings that are there are not read: \.tsv \(2\), \.arff \(1\)"):
         recognised_data(tmp_path)

@@ -472,3 +472,35 @@ def test_views_are_padded_too():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pad_batch([torch.ones(2, 5)])[1] is None
+
+
+@pytest.mark.parametrize("rows", ["0,1\n0.5,2.25\n", "0\n1e-1\n", " 0, 1, 2\n1.0,2.0,3.0\n"])
+def test_a_row_of_the_numbers_of_columns_is_no_step(tmp_path, rows):
+    (tmp_path / "a.csv").write_text(rows)
+    with pytest.raises(ValueError, match=r"a\.csv begins with the row .*0.*, as pandas numbers columns"):
+        read_sequence(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("rows", ["0,1\n2,0.5\n", "0.0,1.0\n0.5,0.5\n", "1,2\n0.5,0.5\n", "0,1\n"])
+def test_a_first_row_of_values_is_a_step(tmp_path, rows):
+    (tmp_path / "a.csv").write_text(rows)
+    assert read_sequence(tmp_path / "a.csv").shape == (2, rows.count("\n"))
+
+
+def test_a_class_without_a_name(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.ones((2, 1, 4)), y=np.array(["up", " "]))
+    with pytest.raises(ValueError, match=r"a\.npz#1 has no class: y is empty there"):
+        read_table(tmp_path / "a.npz")
+
+
+def test_a_table_of_one_sequence_is_no_data_set(tmp_path):
+    (tmp_path / "a.csv").write_text("subject,x\n1,2\n")
+    with pytest.raises(ValueError, match=r"one folder per class, or files of many .* columns id and label"):
+        load_sequences(tmp_path, "train")
+
+
+def test_what_lies_beside_files_of_splits_is_told(tmp_path):
+    for name in ("A_TRAIN.ts", "A_TEST.ts", "more.ts"):
+        ts(tmp_path / name)
+    with pytest.warns(UserWarning, match=r"1 entry of .* is passed over, .*: \.ts \(1\); first .*more\.ts"):
+        load_sequences(tmp_path, "test")

@@ -72,6 +72,8 @@ def test_splits(tmp_path, kind):
     sizes = {"folders": [8, 2, 1], "names": [14, 2, 2], "few": [2, 1, 2]}
     if kind in sizes:
         assert list(map(len, splits)) == sizes[kind]
+    if kind == "few":
+        assert splits[1].sample_id(0).endswith("gait_TRAIN.npz#2")
     if kind == "names":
         # The fifth of every ten.
         assert [splits[1].sample_id(index).rpartition("#")[2] for index in (0, 1)] == ["4", "14"]
@@ -229,3 +231,12 @@ def test_what_is_not_there(tmp_path):
     write_npz(tmp_path / "a_TEST.npz", range(3))
     with pytest.raises(ValueError, match="train by --data sequence-labels"):
         load_sequences(tmp_path, "train")
+
+
+def test_files_beside_folders_of_splits_are_told(tmp_path):
+    for split in SPLITS:
+        (tmp_path / split).mkdir()
+        write_npz(tmp_path / split / "a.npz", [3, 8])
+    write_npz(tmp_path / "b.npz", [3])
+    with pytest.warns(UserWarning, match=r"1 entry of .* is passed over, .*: \.npz \(1\); first .*b\.npz"):
+        assert len(load_steps(tmp_path, "train")) == 2

@@ -234,8 +234,10 @@ def test_what_is_not_written(loose, packed, tmp_path):
         ValueError, rf"files of their own; {packed}/train-000000\.tar/00000000\.mp4 lies in", source=packed
     )
     (tmp_path / "train.txt").write_text("a.mp4 run\n")
-    refused(FileNotFoundError, rf"no such video: {tmp_path}/a\.mp4; take it off its list")
+    with pytest.warns(UserWarning, match=r"1 of the 1 videos of .*train\.txt are not there"):
+        refused(FileNotFoundError, rf"no such video: {tmp_path}/a\.mp4; take it off its list")
     (tmp_path / "train.txt").write_text("a.clip run\n")
+    (tmp_path / "a.clip").touch()
     refused(ValueError, r"videos must end in \.mp4, .*; got .*a\.clip: rename it")
     (tmp_path / "train.txt").unlink()
     frames_of(tmp_path / "train" / "run" / "1")

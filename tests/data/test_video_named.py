@@ -70,7 +70,8 @@ def test_class_folders_alone_are_divided_as_those_of_images_are(tmp_path):
 def test_classes_that_training_lacks_are_told(tmp_path, form):
     if form == "list":
         write(tmp_path, "train.txt", "1.mp4 0\n2.mp4 2\n")
-        write(tmp_path, "test.txt", "1.mp4 1\n")
+        write(tmp_path, "test.txt", "3.mp4 1\n")
+        touch(tmp_path, "1.mp4", "2.mp4", "3.mp4")
         name = "1"
     else:
         names = [f"run/{number}.mp4" for number in range(40)]
@@ -108,6 +109,7 @@ def test_a_folder_of_one_split_is_no_class(tmp_path):
 def test_lists_share_the_classes_of_training(tmp_path):
     write(tmp_path, "train.txt", "clips/1.mp4 run\nclips/2.mp4 walk\n")
     write(tmp_path, "validation.csv", "clips/3.mp4,walk\n")
+    touch(tmp_path, *(f"clips/{number}.mp4" for number in (1, 2, 3)))
     assert listed(tmp_path, "videos", "validation") == (["clips/3.mp4"], (1,), ("run", "walk"))
 
 
@@ -183,3 +185,34 @@ def test_bad_arguments(tmp_path):
     touch(tmp_path, "ucfTrainTestlist/nothing")
     with pytest.raises(FileNotFoundError, match=r"classInd.txt"):
         load_video_set("ucf101", "train", data_dir=tmp_path)
+
+
+def test_a_video_of_two_lists(tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4")
+    write(tmp_path, "train.txt", "1.mp4 run\n2.mp4 walk\n")
+    write(tmp_path, "val.txt", "./2.mp4 walk\n")
+    with pytest.raises(
+        ValueError, match=r"val\.txt must list nothing that training has; .*2\.mp4 is of both"
+    ):
+        load_video_set("videos", "validation", data_dir=tmp_path)
+
+
+def test_videos_of_a_list_that_are_not_there_are_told(tmp_path):
+    touch(tmp_path, "1.mp4")
+    write(tmp_path, "train.txt", "1.mp4 run\n2.mp4 walk\n3.mp4 walk\n")
+    with pytest.warns(
+        UserWarning, match=r"2 of the 3 videos of .*train\.txt are not there, such as .*2\.mp4"
+    ):
+        assert len(load_video_set("videos", "train", data_dir=tmp_path)) == 3
+
+
+@pytest.mark.parametrize("second", ["train.csv", "train.txt"])
+def test_a_second_place_of_a_split_is_named(tmp_path, second):
+    touch(tmp_path, "1.mp4", "2.mp4")
+    write(tmp_path, "train.txt", "1.mp4 run\n2.mp4 walk\n")
+    if second == "train.csv":
+        write(tmp_path, "train.csv", "2.mp4,run\n")
+    else:
+        touch(tmp_path, "train/run/1.mp4", "train/walk/2.mp4")
+    with pytest.warns(UserWarning, match=rf"{second} is passed over: the videos of its split are those of"):
+        assert load_video_set("videos", "train", data_dir=tmp_path).targets == (0, 1)

@@ -130,3 +130,29 @@ def test_a_damaged_list_is_not_taken_for_classes(tmp_path):
     assert recognised_data(tmp_path) == "volume-masks"
     with pytest.raises(ValueError, match=r"dataset\.json is no JSON"):
         load_volume_masks(tmp_path, "train")
+
+
+def test_a_volume_of_two_splits(tmp_path):
+    found = items(tmp_path, ["a", "b"])
+    other = {name: path.removeprefix("./") for name, path in found[1].items()}
+    write(tmp_path, training=found, validation=[other])
+    with pytest.raises(
+        ValueError, match=r"dataset\.json must list nothing that training has; .*b\.nii\.gz is of"
+    ):
+        read_datalist(tmp_path, "train")
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+@pytest.mark.parametrize("split", ["training", "test"])
+def test_a_file_of_two_volumes(tmp_path, key, split):
+    first, second, third = items(tmp_path, ["a", "b", "c"])
+    lists = {"training": [first, second], "test": [third]}
+    lists[split] = [*lists[split], second | {key: first[key]}]
+    with pytest.raises(ValueError, match=r"a label of its own; .* is listed with several"):
+        read_datalist(write(tmp_path, **lists), "train")
+
+
+def test_a_volume_that_is_listed_twice_alike(tmp_path):
+    first, second, third = items(tmp_path, ["a", "b", "c"])
+    folder = write(tmp_path, training=[first, first, second], validation=[third], test=[third])
+    assert names_of(folder, "train") == ["a.nii.gz", "a.nii.gz", "b.nii.gz"]

@@ -2,6 +2,7 @@
 
 import gzip
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -311,6 +312,10 @@ def twice(number, slice_):
         slice_.ImagePositionPatient = [-10, 20, 5 + 2.0]
 
 
+def in_place(number, slice_):
+    slice_.ImagePositionPatient = [-10, 20, 5]
+
+
 def larger(number, slice_):
     if number == 2:
         slice_.Rows, slice_.Columns = slice_.Columns, slice_.Rows
@@ -347,6 +352,7 @@ def several(number, slice_):
         (other_series, "must hold the slices of one series; IM001.dcm and IM002.dcm are of two"),
         (moved, "must be evenly spaced; they are 2 mm apart"),
         (twice, "a slice is missing or is there twice"),
+        (in_place, "must be evenly spaced; they are 0 mm apart"),
         (larger, "must have the same Rows; IM001.dcm has 5 and IM002.dcm has 6"),
         (turned, "must have the same ImageOrientationPatient"),
         (beside, "must lie on one line; IM002.dcm lies 30 mm beside it"),
@@ -390,6 +396,18 @@ def test_a_file_in_a_series_that_is_none(tmp_path):
     (folder / "notes.txt").write_text("of the scan")
     with pytest.raises(ValueError, match=r"notes.txt is no DICOM file, .*: take it out of the folder"):
         read_volume(folder)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_series_is_told_in_any_order_of_the_files(tmp_path, monkeypatch, backwards):
+    folder = write_series(tmp_path / "scan", np.zeros((2, 5, 6), dtype=int))
+    for path in folder.iterdir():
+        path.rename(path.with_suffix(""))
+    for name in ("A", "B", "C", "X", "Y", "Z"):
+        (folder / name).write_text("of the scan")
+    own = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(own(self), reverse=backwards)))
+    assert find_volumes([tmp_path]) == [folder]
 
 
 @pytest.fixture
@@ -631,3 +649,14 @@ def test_nothing_is_warned_of(classes):
         warnings.simplefilter("error")
         for split in ("train", "validation", "test"):
             load_dataset("volumes", split, data_dir=classes, image_size=4)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 1.0, 1.0), None])
+def test_an_array_as_mask_need_not_say_the_spacing(tmp_path, spacing):
+    for folder in ("images", "masks"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+    facts = {} if spacing is None else {"spacing": np.array(spacing)}
+    np.savez(tmp_path / "train/images/a.npz", volume=ARRAY, **facts)
+    np.save(tmp_path / "train/masks/a.npy", (ARRAY > 0).astype(np.uint8))
+    (tmp_path / "classes.txt").write_text("background\nball\n")
+    assert load_volume_masks(tmp_path, "train", image_size=4).num_volumes == 1

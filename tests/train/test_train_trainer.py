@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_task import (
     LENGTHS,
+    Points,
     TinyTask,
     assert_identical,
     final_state,
@@ -287,6 +288,18 @@ def test_refuses_other_data(tmp_path, monkeypatch):
     train(tiny_recipe(tmp_path), task=TinyTask(stop_at=2))
     monkeypatch.setitem(LENGTHS, "train", 30)
     with pytest.raises(ValueError, match="began with 27 training samples and the data now has 30"):
+        train(tiny_recipe(tmp_path), task=TinyTask(), resume=True)
+
+
+def test_refuses_other_classes(tmp_path, monkeypatch):
+    class Renamed(Points):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            self.classes = ("a", "c", "d")
+
+    train(tiny_recipe(tmp_path), task=TinyTask(stop_at=2))
+    monkeypatch.setattr("tiny_task.Points", Renamed)
+    with pytest.raises(ValueError, match=r"classes \['a', 'b', 'c'\] and the data now has \['a', 'c', 'd'\]"):
         train(tiny_recipe(tmp_path), task=TinyTask(), resume=True)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -44,12 +45,22 @@ def is_ignored(entry: Path) -> bool:
 
 
 def walk(folder: Path) -> list[Path]:
-    """Return all files and folders in a folder, at any depth, but for those that are ignored, sorted."""
-    return sorted(
-        entry
-        for entry in folder.rglob("*")
-        if not any(is_ignored(Path(part)) for part in entry.relative_to(folder).parts)
-    )
+    """Return all files and folders in a folder, at any depth, but for those that are ignored, sorted.
+
+    Links to folders are followed, but for those that lead back to where they lie.
+    """
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        inside = [Path(place, name) for name in (*folders, *files)]
+        found += (entry for entry in inside if not is_ignored(entry))
+        folders[:] = [entry.name for entry in inside[: len(folders)] if not _is_left_out(entry)]
+    return sorted(found)
+
+
+def _is_left_out(folder: Path) -> bool:
+    """Return whether a folder is ignored, or a link to one that it lies in."""
+    above = folder.absolute().parents
+    return is_ignored(folder) or (folder.is_symlink() and folder.resolve() in {up.resolve() for up in above})
 
 
 def split_names(root: Path, split: str) -> tuple[str, ...]:
@@ -109,9 +120,21 @@ def check_same_classes(root: Path, splits: Sequence[str]) -> None:
                 for owner, extra in ((first, expected - found), (other, found - expected))
                 if extra
             ]
+            alike = sorted(map(spelt_alike, found)) == sorted(map(spelt_alike, expected))
             raise ValueError(
                 f"the splits of {root} must have the same class folders; {'; '.join(differences)}"
+                + (": names differ by case, spaces or how accents are stored alone" if alike else "")
             )
+
+
+def spelt_alike(name: str) -> str:
+    """Return what names that look nearly alike have in common: macOS stores letters and accents apart.
+
+    Example:
+        >>> spelt_alike("Cat ") == spelt_alike("cat")
+        True
+    """
+    return unicodedata.normalize("NFC", name.strip().casefold())
 
 
 def files_by_class(
@@ -197,18 +220,27 @@ def warn_of_passed_over(folder: Path, entries: Iterable[Path], *, kind: str) -> 
     left = [entry for entry in entries if not is_ignored(entry)]
     if not left:
         return
-    counts = Counter(
-        "folders" if entry.is_dir() else entry.suffix.lower() or "no ending" for entry in left
-    ).most_common()
-    named = ", ".join(f"{ending} ({number})" for ending, number in counts[:_MOST_NAMED])
-    more = f" and {len(counts) - _MOST_NAMED} other endings" if len(counts) > _MOST_NAMED else ""
     several = "1 entry" if len(left) == 1 else f"{len(left)} entries"
     warnings.warn(
         f"{several} of {folder} {'is' if len(left) == 1 else 'are'} passed over, not being {kind} by ending "
-        f"and place: {named}{more}; first {left[0]}",
+        f"and place: {counted_endings(left)}; first {left[0]}",
         UserWarning,
         stacklevel=3,
     )
+
+
+def counted_endings(entries: Iterable[Path]) -> str:
+    """Return how many files have which ending, the most frequent first.
+
+    Example:
+        >>> counted_endings([Path("a.TXT"), Path("b.txt"), Path("README")])
+        '.txt (2), no ending (1)'
+    """
+    counts = Counter(
+        "folders" if entry.is_dir() else entry.suffix.lower() or "no ending" for entry in entries
+    ).most_common()
+    named = ", ".join(f"{ending} ({number})" for ending, number in counts[:_MOST_NAMED])
+    return named + (f" and {len(counts) - _MOST_NAMED} other endings" if len(counts) > _MOST_NAMED else "")
 
 
 def warn_of_unlearnt(root: Path, classes: Iterable[str], taught: Container[str], *, what: str) -> None:
@@ -242,7 +274,8 @@ def split_of(relative_path: str) -> str:
 
 def _number_of(relative_path: str) -> int:
     # A file name need not be valid UTF-8; its bytes are taken as they are then.
-    digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).digest()
+    name = unicodedata.normalize("NFC", relative_path)
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest, "big")
 
 

@@ -6,10 +6,10 @@ Either the splits are folders, and files are used as they lie::
 
 where ``val`` and ``valid`` are taken for ``validation``; or there are only classes
 (``data_dir/cat/1.png``), and each file's place below ``data_dir`` decides its split: the SHA-256 of that
-path, in UTF-8 with forward slashes, modulo 10, gives train for 0 to 7, validation for 8 and test for 9. So a
-file keeps its split on every machine and when others are added. Only where a class of three files or more
-would have none in a split, one is moved there, until others of it come. A folder named after a split makes
-``data_dir`` the first kind.
+path, in UTF-8 (NFC) with forward slashes, modulo 10, gives train for 0 to 7, validation for 8 and test for 9.
+So a file keeps its split on every machine and when others are added. Only where a class of three files or
+more would have none in a split, one is moved there, until others of it come. A folder named after a split
+makes ``data_dir`` the first kind.
 
 Classes are the names of the folders, sorted. Other files and folders further down are passed over with one
 warning that counts them; hidden files and leftovers of systems, such as ``Thumbs.db``, without.
@@ -35,13 +35,13 @@ from nonlocalnn.data.folder_files import (
 from nonlocalnn.data.stored_images import StoredImages, check_reading
 
 
-def _is_image(entry: Path) -> bool:
+def is_image(entry: Path) -> bool:
     """Return whether a file has an image's ending; a link that leads nowhere has it too."""
     return entry.suffix.lower() in IMAGE_SUFFIXES and not is_ignored(entry) and not entry.is_dir()
 
 
 def _is_readable(entry: Path) -> bool:
-    return _is_image(entry) and entry.is_file()
+    return is_image(entry) and entry.is_file()
 
 
 def _class_names(root: Path) -> list[str]:
@@ -138,4 +138,4 @@ def load_image_folder(
 
 def find_images(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the images that are named, and those in the folders that are named; see ``find_files``."""
-    return find_files(inputs, _is_image, kind="images")
+    return find_files(inputs, is_image, kind="images")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from nonlocalnn._errors import check_choice, needs
+from nonlocalnn.data.class_names import warn_of_alike
 from nonlocalnn.data.normalization import ChannelValues, check_normalization, normalize_image, pixels_of
 
 # Samples and targets, as a training step or an evaluation takes them; of samples of different lengths the
@@ -148,6 +149,7 @@ class LabelledSamples(Dataset[tuple[Tensor, int | Tensor]], ABC):
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.classes = tuple(classes)
+        warn_of_alike(classes)
         self.sample_shape = tuple(sample_shape)
         self.targets = list(targets)
         self._transform = transform

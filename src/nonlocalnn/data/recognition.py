@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from nonlocalnn.data.archives.index import find_archives, read_index
-from nonlocalnn.data.folder_files import ALL_SPLIT_NAMES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
+from nonlocalnn.data.folder_files import (
+    ALL_SPLIT_NAMES,
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    counted_endings,
+    walk,
+)
 from nonlocalnn.data.masks.pairs import MASK_FOLDERS
 from nonlocalnn.data.objects.places import coco_file
 from nonlocalnn.data.sequences.files import ONE_SUFFIXES
@@ -62,9 +68,8 @@ def recognised_data(folder: Path) -> str:
     if archives:
         return _of_archive(archives[0])
     entries = walk(folder)
-    if any(map(holds_volume, entries)):
-        return "volumes"
-    files = [path.relative_to(folder) for path in entries]
+    volumes = set(filter(holds_volume, entries))
+    files = [path.relative_to(folder) for path in entries if path not in volumes]
     # GIFs are both; among photographs they are photographs.
     texts = {path for path in files if path.suffix.lower() == ".ts" and is_text(folder / path)}
     videos = [path for path in files if path.suffix.lower() in _ONLY_VIDEOS and path not in texts]
@@ -73,14 +78,24 @@ def recognised_data(folder: Path) -> str:
     # One an image: a stray file of settings makes no data set.
     if images and 2 * len(marks) > len(images):
         return "voc-xml"
+    boxes = [path for path in files if path.suffix.lower() == ".txt" and "labels" in path.parts[:-1]]
+    if images and 2 * len(boxes) > len(images):
+        raise ValueError(
+            f"{folder} has marks as YOLO writes them, such as {boxes[0]}, which are not read: write them as "
+            "JSON of COCO or as XML of VOC"
+        )
     sequences = [path for path in files if path.suffix.lower() in ONE_SUFFIXES or path in texts]
-    if videos or images:
+    if videos or images or volumes:
         sequences = [path for path in sequences if path.suffix.lower() != ".csv"]
     elif not sequences:
+        there = [path for path in entries if not path.is_dir()]
         raise ValueError(
             f"{folder} holds no image, no video, no sequence and no volume: it must hold a "
             "folder for each class, with the files of the class"
+            + (f"; endings that are there are not read: {counted_endings(there)}" if there else "")
         )
+    if len(volumes) >= max(len(videos), len(images), len(sequences)):
+        return "volumes"
     if len(sequences) > max(len(videos), len(images)):
         # A class folder's files say no classes of their own.
         first = sequences[0]

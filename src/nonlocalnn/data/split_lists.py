@@ -1,6 +1,6 @@
 """Lists of the images of each split, as VOC has them and CVAT writes them: ``train.txt``, a name a line."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from nonlocalnn._files import read_lines
@@ -66,3 +66,21 @@ def no_list(folder: Path, split: str, lists: Mapping[str, Path], instead: str) -
         f"{folder} must have a list of {split!r}, {names}, the name of an image a line{has}: add it, or "
         f"{instead}"
     )
+
+
+def check_apart(train: Container[object], others: Iterable[object], source: Path) -> None:
+    """Check that nothing of another split is of training: a network would be tested on what it learnt.
+
+    Args:
+        train: What training has.
+        others: What the other split has.
+        source: The list of the other split, for errors.
+
+    Raises:
+        ValueError: Something is of both.
+    """
+    common = next((each for each in others if each in train), None)
+    if common is not None:
+        raise ValueError(
+            f"{source} must list nothing that training has; {common} is of both: take it out of one of them"
+        )

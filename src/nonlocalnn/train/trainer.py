@@ -153,6 +153,12 @@ class _Run:
                 f"the run began with {state.num_samples} training samples and the data now has "
                 f"{len(self.train_data)}: resume with the data it began with"
             )
+        classes = task.metadata(self.train_data).get("classes")
+        if state is not None and state.classes not in (None, classes):
+            raise ValueError(
+                f"the run began with the classes {str(state.classes)[:80]} and the data now has "
+                f"{str(classes)[:80]}: resume with the data it began with"
+            )
         self.notes: list[str] = []
         torch.manual_seed(mix(recipe.seed, "weights"))
         model = task.model(self.train_data)

@@ -69,11 +69,12 @@ def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Tensor
         ImportError: Pillow is missing.
     """
     with needs("pillow", "data", "reading masks"):
-        from PIL import Image
+        from PIL import Image, ImageOps
     try:
         with Image.open(path, formats=_FORMATS) as opened:
             step = _STEPS.get(_raw_mode(opened), 1)
-            opened.load()
+            # As that of the image: programs that make one of the other copy the note.
+            ImageOps.exif_transpose(opened, in_place=True)
             mode, (width, height) = opened.mode, opened.size
             values = None
             if colours is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nonlocalnn.data.class_names import warn_of_alike
 from nonlocalnn.data.labelled import resize_image
 from nonlocalnn.data.masks.crops import RandomCrops
 from nonlocalnn.data.normalization import ChannelValues, normalize_image
@@ -87,6 +88,7 @@ def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """
     if not 1 <= len(classes) <= IGNORED:
         raise ValueError(f"there must be 1 to {IGNORED} classes; got {len(classes)}")
+    warn_of_alike(classes)
     return tuple(classes)
 
 

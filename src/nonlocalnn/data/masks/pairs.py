@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[P
 
     Raises:
         FileNotFoundError: A folder, or ``classes.txt``, is missing.
-        ValueError: A class is named twice, files do not belong together, or the split has none.
+        ValueError: A class is named twice, or not in the place of its number; files do not belong together;
+            or the split has none, or two folders.
     """
     names = root / "classes.txt"
     if not names.is_file():
@@ -60,20 +62,45 @@ def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[P
             f"{root} must hold classes.txt, the name of a class a line, that of id 0 first; it is missing"
         )
     classes = read_class_names(names)
-    by_folders = [pair for each in SPLIT_NAMES for pair in _folders_of(root, each) if pair[0].is_dir()]
-    if not by_folders:
+    _check_numbers(classes, names)
+    by_folders = {
+        each: [pair for pair in _folders_of(root, each) if pair[0].is_dir()] for each in SPLIT_NAMES
+    }
+    if not any(by_folders.values()):
         masks = dict(_pairs(root / "images", _mask_folder(root), files))
         # One class for all: what matters is that each split has some.
         pairs = [(image, masks[image]) for image, _ in divide([(image, 0) for image in masks], root)[split]]
     else:
-        there = [pair for pair in _folders_of(root, split) if pair[0].is_dir()]
+        there = by_folders[split]
+        if len(there) > 1:
+            raise ValueError(
+                f"{root} must have one folder of {split!r}; it has {there[0][0]} and {there[1][0]}: join them"
+            )
         pairs = _pairs(*there[0], files) if there else []
+        of_splits = {pair[0] for pairs_there in by_folders.values() for pair in pairs_there}
+        beside = sorted((root / "images").iterdir()) if (root / "images").is_dir() else []
+        warn_of_passed_over(root, (path for path in beside if path not in of_splits), kind=files.kind)
     if not pairs:
         raise ValueError(
             f"none of the {files.kind} in {root} falls to {split!r}: add {files.kind}, or make the folders "
             "train/images, train/masks, validation/images and so on, and divide them yourself"
         )
     return pairs, classes
+
+
+def _check_numbers(classes: Sequence[str], path: Path) -> None:
+    """Check that lines of classes that all begin with a number begin with their ids: their places count.
+
+    Raises:
+        ValueError: They do not.
+    """
+    numbers = [re.match(r"(\d+)[\s:;,.=)-]+\D", name) for name in classes]
+    wrong = next((place for place, each in enumerate(numbers) if each and int(each[1]) != place), None)
+    if wrong is not None and all(numbers):
+        raise ValueError(
+            f"{path} must name the class of id 0 first, then those of 1, 2 and so on; {classes[wrong]!r} "
+            f"would be that of id {wrong}: put the lines in order, and leave the numbers out"
+        )
 
 
 def _mask_folder(base: Path) -> Path:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nonlocalnn.data.class_names import warn_of_alike
 from nonlocalnn.data.normalization import ChannelValues
 from nonlocalnn.data.objects.points import Point, PointNames
 from nonlocalnn.data.objects.runs import decoded
@@ -108,6 +109,7 @@ class AnnotatedImages(Dataset[tuple[Tensor, Target]], ABC):
     ) -> None:
         if not classes:
             raise ValueError("there must be a class at least; got none")
+        warn_of_alike(classes)
         self.classes = tuple(classes)
         self.class_ids = tuple(range(1, len(classes) + 1)) if class_ids is None else tuple(class_ids)
         self.sample_shape = tuple(sample_shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
@@ -13,12 +14,13 @@ from torch import Tensor
 from nonlocalnn._files import read_lines
 from nonlocalnn.data.class_names import read_class_names
 from nonlocalnn.data.folder_files import IMAGE_SUFFIXES, divided, walk
+from nonlocalnn.data.image_folders import is_image
 from nonlocalnn.data.images import read_image
 from nonlocalnn.data.objects.annotated import AnnotatedImages, Sheet
 from nonlocalnn.data.objects.coco import Annotations, read_coco
-from nonlocalnn.data.objects.places import SPLIT_FOLDERS, Found, find_coco, key_of, located
+from nonlocalnn.data.objects.places import SPLIT_FOLDERS, Found, find_coco, key_of, located, names_in
 from nonlocalnn.data.objects.voc_xml import class_names, image_name, read_voc
-from nonlocalnn.data.split_lists import lists_of_splits, no_list
+from nonlocalnn.data.split_lists import check_apart, lists_of_splits, no_list
 
 # Where the archives of VOC unpack to.
 _VOC_FOLDERS = (".", "VOC2012", "VOCdevkit/VOC2012", "VOC2007", "VOCdevkit/VOC2007")
@@ -88,7 +90,8 @@ def load_coco(
     root: Path, split: str, *, max_broken: int = 0, mirror: bool = False, with_points: bool = False
 ) -> ObjectFiles:
     """Load a split of a folder with JSON of COCO's format; see :func:`.load_objects`."""
-    found = find_coco(root, split, "person_keypoints" if with_points else "instances")
+    official = "person_keypoints" if with_points else "instances"
+    found = find_coco(root, split, official)
     annotations = read_coco(found.source, max_broken=max_broken, with_points=with_points)
     sheets = list(annotations.sheets)
     if found.own_part:
@@ -100,8 +103,41 @@ def load_coco(
     else:
         _tell_of_empty(sheets, found.source, split)
     paths = located([(sheet.name,) for sheet in sheets], found)
+    if split == "train":
+        _tell_of_unlisted(root, official, found, paths)
+    else:
+        check_apart(set(paths), _also_of_training(root, official, found, paths), found.source)
     chosen = replace(annotations, sheets=sheets)
     return ObjectFiles(chosen, paths, is_training=split == "train", mirror=mirror)
+
+
+def _also_of_training(root: Path, official: str, found: Found, paths: Sequence[Path]) -> list[Path]:
+    """Return the images of training that are called as some of another split."""
+    names = {key_of(path.name) for path in paths}
+    # What is wrong with the marks of training is said where they are read.
+    with suppress(FileNotFoundError, ValueError):
+        train = find_coco(root, "train", official)
+        if train.source != found.source:
+            alike = [name for name in names_in(train.source) if key_of(PureWindowsPath(name).name) in names]
+            return located([(name,) for name in alike], train)
+    return []
+
+
+def _tell_of_unlisted(root: Path, official: str, found: Found, paths: Sequence[Path]) -> None:
+    """Warn of images beside those of training that are in no list: nobody can tell why."""
+    listed = set(names_in(found.source))
+    for split in ("validation", "test"):
+        with suppress(FileNotFoundError, ValueError):
+            listed |= set(names_in(find_coco(root, split, official).source))
+    keys = {key_of(PureWindowsPath(name).name) for name in listed}
+    beside = (path for folder in sorted({path.parent for path in paths}) for path in sorted(folder.iterdir()))
+    left = [path for path in beside if is_image(path) and key_of(path.name) not in keys]
+    if left:
+        warnings.warn(
+            f"{found.source}: images beside those that it lists are left out, {len(left)} in all, such as "
+            f"{left[0]}; an image without objects must be listed too",
+            stacklevel=3,
+        )
 
 
 def _check_any(found: Sequence[object], source: Path, split: str) -> None:

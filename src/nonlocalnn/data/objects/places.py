@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ _COCO_YEARS = ("2017", "2014", "")
 _ROBOFLOW = "_annotations.coco.json"
 _OWN = ("annotations.json", _ROBOFLOW)
 # Other JSON may lie beside COCO's: what it holds tells, and not its name.
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _COCO_KEYS = (b'"images"', b'"annotations"', b'"categories"')
 # What stands after the last dot of a name is an ending if it is one of these, the last of which cameras write
 # and people convert; "photo.1" has none.
@@ -85,6 +87,11 @@ def find_coco(root: Path, split: str, official: str = "instances") -> Found:
         f"annotations/{official}_{_official(split)}2017.json, nor {split}.json or annotations.json{there}: "
         "add them, or join all splits in one annotations.json, which is divided by the names of the images"
     )
+
+
+def names_in(source: Path) -> list[str]:
+    """Return the names of images in a JSON file of COCO's format, without reading all of it."""
+    return [json.loads(name) for name in _FILE_NAME.findall(source.read_bytes())]
 
 
 def coco_file(root: Path) -> Path | None:
@@ -160,6 +167,7 @@ def located(
 
     Raises:
         FileNotFoundError: One is missing, or two images have its name.
+        ValueError: One file would be the image of two.
     """
     paths, missing = [], []
     by_stem: dict[str, list[Path]] | None = None
@@ -172,7 +180,7 @@ def located(
         if path is None:
             by_stem = _images_by_stem(folders[-1]) if by_stem is None else by_stem
             deeper = by_stem.get(key_of(_parts(called[-1])[-1]), [])
-            if len(deeper) > 1:
+            if len({each.resolve() for each in deeper}) > 1:
                 raise FileNotFoundError(
                     f"{folders[0] / called[-1]} is missing, of which {found.source} speaks, and "
                     f"{len(deeper)} images have its name, such as {deeper[0]} and {deeper[1]}: write its "
@@ -186,6 +194,14 @@ def located(
     if missing:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FileNotFoundError(f"{missing[0]} is missing, of which {found.source} speaks{more}")
+    named: dict[Path, str] = {}
+    for path, (name, *_) in zip(paths, names, strict=True):
+        if path in named:
+            raise ValueError(
+                f"{found.source} speaks of {named[path]} and of {name}, and {path} alone is there for both: "
+                "each must have an image of its own; fetch the other, or take its marks out"
+            )
+        named[path] = name
     return paths
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nonlocalnn._errors import check_choice
 from nonlocalnn._names import SPLITS
-from nonlocalnn.data.folder_files import is_ignored, warn_of_unlearnt
+from nonlocalnn.data.folder_files import is_ignored, warn_of_passed_over, warn_of_unlearnt
 from nonlocalnn.data.image_folders import labelled_files
 from nonlocalnn.data.labelled import Batch, LabelledSamples
 from nonlocalnn.data.normalization import ChannelValues
@@ -225,6 +225,11 @@ def load_sequences(
         raise FileNotFoundError(f"data_dir must be a folder of sequences; there is no folder {root}")
     files = _files_of_splits(root)
     if not files:
+        if not any(entry.is_dir() for entry in root.iterdir()):
+            raise ValueError(
+                f"{root} must hold one folder per class, or files of many sequences, one or one a split: "
+                ".ts, .npz with X and y, or tables with the columns id and label"
+            )
         what = f"no sequence ({', '.join(ONE_SUFFIXES)})"
         paths, numbers, names = labelled_files(root, split, is_one, kind="sequences", what=what)
         return LabelledSequences(
@@ -272,7 +277,10 @@ def _files_of_splits(root: Path) -> dict[str, Path]:
                 f"{path.name}"
             )
         found[split] = path
-    if not found and len(there) == 1 and not any(entry.is_dir() for entry in root.iterdir()):
+    if found:
+        left = [path for path in there if path not in found.values()]
+        warn_of_passed_over(root, left, kind="files of a split")
+    elif len(there) == 1 and not any(entry.is_dir() for entry in root.iterdir()):
         return {"": there[0]}
     return found
 

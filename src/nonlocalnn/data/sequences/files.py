@@ -42,6 +42,7 @@ ONE_SUFFIXES = (".npy", ".npz", *LONG_SUFFIXES)
 _MANY_SUFFIXES = (".ts", ".npz", *LONG_SUFFIXES)
 SEQUENCE_SUFFIXES = (".ts", *ONE_SUFFIXES)
 _PART = re.compile(r"(.+)#(\d+)")
+_WHOLE = re.compile(r"\s*[-+]?\d+\s*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +229,7 @@ def parts_of(path: Path) -> list[Path]:
 def _rows(path: Path) -> Tensor:
     """Return the columns of a CSV file without names as channels."""
     rows: list[list[float]] = []
+    first: list[str] = []
     for number, cells in rows_of(path):
         try:
             rows.append([number_in(cell) for cell in cells])
@@ -241,9 +243,27 @@ def _rows(path: Path) -> Tensor:
                 f"{path}, line {number} must have {len(rows[0])} columns, as the lines before it; got "
                 f"{len(rows[-1])}"
             )
+        if len(rows) == 1:
+            first = cells
+        elif len(rows) == 2:
+            _check_values(first, cells, path)
     if not rows:
         raise ValueError(f"{path} holds no row of numbers")
     return torch.tensor(rows, dtype=torch.float64).T
+
+
+def _check_values(first: Sequence[str], second: Sequence[str], path: Path) -> None:
+    """Check that the first row of a table is of values, and does not count the columns.
+
+    Raises:
+        ValueError: It does: it has whole numbers from 0 on, and the row after it has none.
+    """
+    are_counted = [cell.strip() for cell in first] == list(map(str, range(len(first))))
+    if are_counted and not any(map(_WHOLE.fullmatch, second)):
+        raise ValueError(
+            f"{path} begins with the row {','.join(first)[:40]}, as pandas numbers columns: write it with "
+            "header=False; or where these are values, name the columns in a row before them"
+        )
 
 
 def _array(path: Path) -> Any:
@@ -320,6 +340,8 @@ def table_of_arrays(arrays: dict[str, Any], path: Path) -> Table:
     if arrays["y"].dtype.kind not in "iuUb":
         raise ValueError(f"y of {path} must hold whole numbers or names; got {arrays['y'].dtype}")
     values = [each.strip() if isinstance(each, str) else each for each in arrays["y"].tolist()]
+    if "" in values:
+        raise ValueError(f"{path}#{values.index('')} has no class: y is empty there")
     # Numbers in their own order: 10 comes after 9.
     return Table(
         sequences, [str(value) for value in values], tuple(str(each) for each in sorted(set(values)))

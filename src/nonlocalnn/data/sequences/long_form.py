@@ -154,7 +154,10 @@ def read_long(path: Path) -> tuple[Labelled, ...]:
         where = f"{path}, {place} {number}"
         if len(cells) != len(names):
             raise ValueError(f"{where} must have {len(names)} columns, as the first row; got {len(cells)}")
-        own = found.setdefault(cells[columns[ID]].strip() if ID in columns else "", _Growing())
+        name = cells[columns[ID]].strip() if ID in columns else ""
+        if ID in columns and not name:
+            raise ValueError(f"{where} must have an id, by which rows are one sequence; it has none")
+        own = found.setdefault(name, _Growing())
         own.values.append([_number(cells[each], where, names[each]) for each in others])
         own.labels.append(_label(cells[columns[LABEL]]) if LABEL in columns else "")
         if time is not None:

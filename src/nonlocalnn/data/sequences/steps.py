@@ -190,6 +190,7 @@ def _by_split(root: Path) -> dict[str, list[Labelled]]:
     """Return the sequences of each split."""
     folders = {split: folder for split in SPLITS if (folder := split_folder(root, split)) is not None}
     if folders:
+        warn_of_passed_over(root, _files(root), kind="in the folder of a split")
         return {split: _sequences_in(folder) for split, folder in folders.items()}
     files = _files(root)
     named = {path: match for path in files if (match := NAME_OF_SPLIT.fullmatch(path.stem)) is not None}

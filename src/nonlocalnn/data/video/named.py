@@ -15,6 +15,7 @@ from nonlocalnn.data.folder_files import (
     split_names,
     warn_of_unlearnt,
 )
+from nonlocalnn.data.split_lists import check_apart
 from nonlocalnn.data.video.lists import VideoList, load_video_folder, read_video_list
 from nonlocalnn.data.video.public_lists import (
     read_charades_csv,
@@ -167,19 +168,36 @@ def _first_of(folder: Path, names: tuple[str, ...]) -> VideoList | None:
             return load_video_folder(folder / name)
         for suffix in _LIST_SUFFIXES:
             if (folder / f"{name}{suffix}").is_file():
-                classes = None if name == "train" else _own(folder, "train").classes
-                return read_video_list(folder / f"{name}{suffix}", root=folder, classes=classes)
+                return _listed(folder / f"{name}{suffix}", None if name == "train" else _own(folder, "train"))
         if find_archives(folder, name):
             return _archived(folder, name)
     return None
+
+
+def _listed(path: Path, train: VideoList | None) -> VideoList:
+    """Return the videos of a list, and warn of those that are not there.
+
+    Args:
+        path: The list; the videos are in its folder.
+        train: Those of training; None where the list is that of training.
+
+    Raises:
+        ValueError: The list cannot be understood, or has a video of training.
+    """
+    found = read_video_list(path, root=path.parent, classes=None if train is None else train.classes)
+    check_apart(frozenset() if train is None else set(train.paths), found.paths, path)
+    lost = [video for video in found.paths if not video.exists()]
+    if lost:
+        _warn(f"{len(lost)} of the {len(found)} videos of {path} are not there, such as {lost[0]}")
+    return found
 
 
 def _check_one_form(folder: Path, own_names: tuple[str, ...]) -> None:
     """Check that videos come in one form: folders, lists or archives.
 
     Archives beside another form are refused, whichever split is asked for: which of the two was read would be
-    a guess, and moving one is quick. A list beside the folder of its split is warned of: sets are often
-    handed out with both.
+    a guess, and moving one is quick. A list beside the folder of its split, or a second list, is warned of:
+    sets are often handed out with both.
 
     Args:
         folder: What holds the splits.
@@ -189,15 +207,10 @@ def _check_one_form(folder: Path, own_names: tuple[str, ...]) -> None:
     Raises:
         ValueError: There are archives and another form.
     """
-    for name in own_names:
-        for listed in (folder / f"{name}{suffix}" for suffix in _LIST_SUFFIXES):
-            if (folder / name).is_dir() and listed.is_file():
-                warnings.warn(
-                    f"{listed} is passed over: the classes are those of the folder {folder / name}; move one "
-                    "of the two",
-                    UserWarning,
-                    stacklevel=5,
-                )
+    forms = [folder / f"{name}{suffix}" for name in own_names for suffix in ("", *_LIST_SUFFIXES)]
+    first, *more = [each for each in forms if each.exists()] or [folder]
+    for other in more:
+        _warn(f"{other} is passed over: the videos of its split are those of {first}; move one of the two")
     names = [name for split in SPLITS for name in split_names(folder, split)]
     archives = [path for name in names for path in find_archives(folder, name).values()]
     others = [folder / f"{name}{suffix}" for name in names for suffix in ("", *_LIST_SUFFIXES)]

@@ -14,12 +14,14 @@ folders of splits are. Images without labels are in no split.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nonlocalnn._errors import one_line
 from nonlocalnn.data.folder_files import divided
+from nonlocalnn.data.split_lists import check_apart
 
 DATALIST = "dataset.json"
 _LISTS = {"train": ("training",), "validation": ("validation",), "test": ("test", "testing")}
@@ -44,7 +46,8 @@ def read_datalist(folder: Path, split: str) -> tuple[list[tuple[Path, Path]], li
 
     Raises:
         FileNotFoundError: A file that it names is missing.
-        ValueError: It is no such list, or the split has none.
+        ValueError: It is no such list, the split has none, a volume of another split is of training too, or
+            one has two labels.
     """
     path = folder / DATALIST
     found = _read(path)
@@ -58,11 +61,13 @@ def read_datalist(folder: Path, split: str) -> tuple[list[tuple[Path, Path]], li
         raise ValueError(f"each item of 'training' in {path} must have an image and its label")
     labelled = {each: [item for item in items if "label" in item] for each, items in lists.items()}
     names = [Path(item["image"]).as_posix() for item in train]
+    _check_one_label(labelled.values(), path)
     places = divided(names, [0] * len(names))
     labelled["train"] = [
         item for item, place in zip(train, places, strict=True) if place == "train" or labelled[place]
     ]
     for each in ("validation", "test"):
+        check_apart(set(names), [Path(item["image"]).as_posix() for item in labelled[each]], path)
         if not labelled[each]:
             labelled[each] = [item for item, place in zip(train, places, strict=True) if place == each]
     if not labelled[split]:
@@ -71,6 +76,19 @@ def read_datalist(folder: Path, split: str) -> tuple[list[tuple[Path, Path]], li
             f"under {_LISTS[split][0]!r}, with their labels"
         )
     return pairs_of(labelled[split], folder), classes
+
+
+def _check_one_label(lists: Iterable[Sequence[Mapping[str, str]]], path: Path) -> None:
+    """Check that no image has two labels, and no label two images; what is listed twice alike is one.
+
+    Raises:
+        ValueError: One has.
+    """
+    pairs = {(Path(item["image"]), Path(item["label"])): None for items in lists for item in items}
+    times = Counter(each for pair in pairs for each in pair)
+    twice = next((each for each in times if times[each] > 1), None)
+    if twice is not None:
+        raise ValueError(f"each image in {path} must have a label of its own; {twice} is listed with several")
 
 
 def pairs_of(items: Sequence[Mapping[str, str]], folder: Path) -> list[tuple[Path, Path]]:

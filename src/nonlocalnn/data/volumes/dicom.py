@@ -25,7 +25,7 @@ def is_series(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     files = [entry for entry in folder.iterdir() if not is_ignored(entry) and entry.is_file()]
-    return any(entry.suffix.lower() in _SUFFIXES for entry in files) or any(map(_is_dicom, files[:3]))
+    return any(entry.suffix.lower() in _SUFFIXES for entry in files) or any(map(_is_dicom, files))
 
 
 def _is_dicom(path: Path) -> bool:

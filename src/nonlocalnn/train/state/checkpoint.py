@@ -63,6 +63,7 @@ class TrainingState:
         world_size: Processes that trained.
         position: How far the run has come.
         learner: The scaler; of a state in an old file also the weights and the optimiser.
+        classes: Names of the classes; None of states that do not say.
         path: Where it was read.
     """
 
@@ -71,12 +72,13 @@ class TrainingState:
     world_size: int
     position: Position
     learner: dict[str, Any]
+    classes: list[str] | None = None
     path: Path = Path()
 
     def to_values(self) -> dict[str, Any]:
         """Return what is saved, in plain containers; :meth:`from_values` is the way back."""
         values = dataclasses.asdict(self)
-        return {name: values[name] for name in _SAVED}
+        return {name: values[name] for name in (*_SAVED, "classes")}
 
     @classmethod
     def from_values(cls, values: dict[str, Any], path: Path) -> Self:
@@ -86,7 +88,7 @@ class TrainingState:
             CheckpointError: One is missing.
         """
         try:
-            given = {name: values[name] for name in _SAVED}
+            given = {name: values[name] for name in _SAVED} | {"classes": values.get("classes")}
             return cls(**{**given, "position": Position(**given["position"])}, path=path)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} lacks a part of a training state: {one_line(error)}") from error

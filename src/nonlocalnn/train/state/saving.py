@@ -210,6 +210,7 @@ class RunSaver:
             world_size=self._group.world_size,
             position=position,
             learner={"scaler": self._learner.scaler_state()},
+            classes=self._task.metadata(self._samples).get("classes"),
         )
         self.writer.start(state, self._learner.tensors(), lambda: self._write(position, weights))
 
