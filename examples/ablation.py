@@ -1,7 +1,7 @@
 """Train and measure again what docs/guides/choosing.md says, page by page of docs/results.
 
-Of the cue task it makes the tables of the recipe as it is now, and those that were never run; the first
-recipe's are of earlier commits.
+Of the cue task it makes the tables that were never run, too; that of the blocks' start is of an earlier
+recipe there.
 
     python examples/ablation.py --list
     python examples/ablation.py --only cue maps
