@@ -1,5 +1,7 @@
 """The slow block, written from the paper's figure, and what several test files need of it."""
 
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -21,6 +23,19 @@ def randomize_(module: nn.Module) -> nn.Module:
         elif value.is_floating_point():
             value.normal_(0, 0.5)
     return module
+
+
+@contextmanager
+def no_larger_files_than(num_bytes):
+    """Let writes beyond a size fail, as on a full disk."""
+    import resource  # not on Windows
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def left(module):

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import no_larger_files_than
 from nonlocalnn.export import export_model
 from nonlocalnn.export import model as export_code
+from nonlocalnn.export.formats import write_pt2
 from nonlocalnn.export.sizes import other_shapes
 
 
@@ -49,7 +51,7 @@ def test_each_side_gets_the_first_sizes_that_the_network_takes(sides, example, l
     assert other_shapes(Takes(*sides), torch.zeros(example)) == (larger, smaller)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, AssertionError, KeyError])
 @pytest.mark.parametrize("taken", [(8,), (8, 12), (6, 8)], ids=["neither", "no_smaller", "no_larger"])
 def test_a_side_without_a_larger_and_a_smaller_size_stays(taken, error):
     network = Takes(taken, ANY, error=error)
@@ -61,9 +63,15 @@ def test_no_side_becomes_empty():
     assert other_shapes(Takes(ANY, ANY), torch.zeros(1, 3, 2, 16)) == ((2, 3, 3, 20), (1, 3, 1, 14))
 
 
-def test_what_the_network_does_wrong_is_not_hidden():
-    with pytest.raises(AssertionError):
-        other_shapes(Takes(ANY), torch.zeros(1, 3, 8, 16))
+class Pairs(nn.Module):
+    """A module that takes pairs of samples."""
+
+    def forward(self, x):
+        return x.unflatten(0, (-1, 2)).mean(1)
+
+
+def test_the_batch_stays_where_the_network_does_not_take_any():
+    assert other_shapes(Pairs(), torch.zeros(4, 3, 8, 16)) == ((4, 3, 12, 20), (4, 3, 6, 14))
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
@@ -197,3 +205,87 @@ def test_what_onnxruntime_lacks_in_float64(tmp_path):
         ValueError, match=r"lacks operators of float64: export copy\.deepcopy\(model\)\.float"
     ):
         export_model(convolution().double(), tmp_path / "a.onnx", sample_shape=(3, 8, 8))
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x, y):
+        return (x + y).mean((2, 3))
+
+
+def test_a_model_of_two_inputs(tmp_path):
+    with pytest.raises(ValueError, match=r"does not take an input of shape \(2, 3, 8, 8\): .*argument: 'y'"):
+        export_model(TwoInputs(), tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
+
+
+def test_a_batch_of_pairs_is_kept(tmp_path):
+    report = export_model(Pairs(), tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
+    assert report.dynamic == ("height", "width")
+
+
+@pytest.mark.parametrize("shape", [(3, -1, 8), (3, 8.0, 8), (3, 0, 8), "388"])
+def test_a_shape_of_other_than_whole_numbers(tmp_path, shape):
+    with pytest.raises(
+        ValueError, match="each size in sample_shape must be a whole number of at least 1; got "
+    ):
+        export_model(convolution(), tmp_path / "a.pt2", format="pt2", sample_shape=shape)
+
+
+def test_an_example_without_samples(tmp_path):
+    with pytest.raises(ValueError, match=r"none of them 0, .*; got shape \(0, 3, 8, 8\)"):
+        export_model(convolution(), tmp_path / "a.pt2", format="pt2", example_input=torch.zeros(0, 3, 8, 8))
+
+
+@pytest.mark.parametrize("opset", [17, 99, 18.5, "18"])
+def test_operator_sets_that_there_are_not(opset):
+    with pytest.raises(ValueError, match="opset must be a whole number from 18 to "):
+        export_code._checked_opset(Path("a.onnx"), "onnx", opset)
+
+
+class Eigenvalues(nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvalsh(x @ x.mT)
+
+
+def test_the_operator_that_onnx_lacks_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"to ONNX: No ONNX function found for .*aten\._linalg_eigh"):
+        export_model(Eigenvalues(), tmp_path / "a.onnx", sample_shape=(3, 8, 8), dynamic=False)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x.mT)[0]
+
+
+def test_a_model_whose_size_pytorch_must_fix(tmp_path):
+    with pytest.raises(ValueError, match=r"; dynamic=False \(--static\) fixes all sizes"):
+        export_model(Recurrent(), tmp_path / "a.pt2", format="pt2", sample_shape=(3, 16))
+
+
+def test_a_program_for_a_full_disk(tmp_path):
+    program = torch.export.export(nn.Linear(100, 100), (torch.ones(2, 100),))
+    with no_larger_files_than(20_000), pytest.raises(OSError, match="File too large"):
+        write_pt2(program, tmp_path / "a.pt2", "{}")
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) + 1e-3 * torch.randn(x.shape[0], x.shape[1])
+
+
+def test_a_model_that_draws_random_numbers_is_refused(tmp_path):
+    with pytest.raises(ArithmeticError, match=r"differs from the model by .*, more than 1e-04"):
+        export_model(
+            Noisy(), tmp_path / "a.pt2", format="pt2", example_input=torch.ones(2, 3, 8, 8), dynamic=False
+        )
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_batch_is_open_however_kernels_lie(tmp_path, format):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3)).to(memory_format=format)
+    report = export_model(model, tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
+    assert report.dynamic == ("batch", "height", "width")
+    assert model[0].weight.is_contiguous(memory_format=format)

@@ -1,5 +1,6 @@
 """Files that are damaged, claim too much, or hold what they should not: a clear error, and nothing is run."""
 
+import argparse
 import json
 import os
 import pickle
@@ -10,6 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from saved_layers import layer, loaded
+from torch import nn
+from torch.utils.serialization import config
 
 import nonlocalnn as nl
 from foreign_video_networks import MMAction2, Official, SlowFast
@@ -219,3 +223,48 @@ def test_the_containers_of_others_around_our_own_weights(tmp_path):
     torch.save({"meta": {"epoch": 1}, "state_dict": model.state_dict()}, tmp_path / "x.pth")
     again = nl.load_checkpoint(tmp_path / "x.pth", nl.create_model("c2d_tiny"))
     assert torch.equal(again.fc.weight, model.fc.weight)
+
+
+def test_a_hole_in_a_zip_is_no_zeros(tmp_path):
+    path = zipped(tmp_path)
+    data = path.read_bytes()
+    weights = torch.load(path)["model_state"]["head.projection.weight"].numpy().tobytes()
+    path.write_bytes(data.replace(weights, bytes(len(weights))))
+    with pytest.raises(
+        nl.CheckpointError, match=r"is damaged: the checksum of x/data/\d+ is wrong; save or fetch it again"
+    ):
+        nl.load_checkpoint(path)
+
+
+@pytest.mark.parametrize("beside", [{}, {"args": argparse.Namespace(lr=0.1)}], ids=["weights", "objects"])
+def test_a_zip_without_checksums_is_read(tmp_path, beside):
+    config.save.compute_crc32 = False
+    try:
+        torch.save({"state_dict": layer().state_dict(), **beside}, tmp_path / "m.pth")
+    finally:
+        config.save.compute_crc32 = True
+    assert torch.equal(nl.load_checkpoint(tmp_path / "m.pth", nn.Linear(3, 2)).weight, layer().weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_one_number_that_stands_for_more_than_the_file_has(tmp_path, dtype):
+    torch.save({"index": torch.zeros(1, dtype=dtype).expand(10**6, 10**6)}, tmp_path / "m.pth")
+    model = nn.Module()
+    model.register_buffer("index", torch.zeros(3, dtype=torch.int32))
+    with pytest.raises(nl.CheckpointError, match="bytes, and claims larger tensors, index: "):
+        nl.load_checkpoint(tmp_path / "m.pth", model)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor(tmp_path):
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(nl.CheckpointError, match="plain tensors of real numbers; weight is nested, "):
+        loaded({"weight": nested}, tmp_path)
+
+
+def test_what_unpacks_to_more_than_it_has_is_not_unpacked(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "m.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(10_000))
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    with pytest.raises(nl.CheckpointError, match="claim to unpack to 10000"):
+        nl.load_checkpoint(tmp_path / "m.pth")

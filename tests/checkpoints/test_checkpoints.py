@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import nonlocalnn as nl
-from helpers import randomize_
-from nonlocalnn.checkpoints import read_metadata
+from helpers import no_larger_files_than, randomize_
+from nonlocalnn.checkpoints import export_checkpoint, read_metadata
 
 
 @pytest.fixture
@@ -168,3 +168,88 @@ def test_metadata_of_other_files_is_empty(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     assert read_metadata(tmp_path / "a.pth") == read_metadata(tmp_path / "a.safetensors") == {}
+
+
+@pytest.mark.parametrize("metadata", [["a"], "a", 3])
+def test_metadata_are_facts_by_name(tmp_path, model, metadata):
+    with pytest.raises(ValueError, match="metadata must be a dictionary of facts; got a "):
+        nl.save_checkpoint(model, tmp_path / "m.safetensors", metadata=metadata)
+
+
+def test_metadata_that_hold_themselves(tmp_path, model):
+    metadata = {}
+    metadata["again"] = metadata
+    with pytest.raises(ValueError, match="metadata must be JSON-ready: Circular"):
+        nl.save_checkpoint(model, tmp_path / "m.safetensors", metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet18", nn.Linear, {"a": torch.zeros(1)}], ids=["name", "class", "state"]
+)
+def test_what_is_no_model(tmp_path, model):
+    path = tmp_path / "m.safetensors"
+    nl.save_checkpoint(nn.Linear(2, 2), path)
+    for use in (
+        lambda: nl.load_checkpoint(path, model),
+        lambda: nl.save_checkpoint(model, path),
+        lambda: export_checkpoint(model, path, to="slowfast"),
+    ):
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module; got a "):
+            use()
+    nl.load_checkpoint(path, nn.Linear(2, 2))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        self.b.weight = self.a.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tied_weights_that_differ_in_a_file(tmp_path, dtype):
+    state = {"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2, dtype=dtype)}
+    torch.save(state, tmp_path / "m.pth")
+    assert nl.load_checkpoint(tmp_path / "m.pth", Tied()).a.weight.eq(1).all()
+    state["b.weight"][0, 1] = 2
+    torch.save(state, tmp_path / "m.pth")
+    model = Tied()
+    before = model.a.weight.clone()
+    with pytest.raises(
+        nl.CheckpointError, match=r"^a\.weight and b\.weight are one tensor of the model, and differ"
+    ):
+        nl.load_checkpoint(tmp_path / "m.pth", model)
+    assert torch.equal(model.a.weight, before)
+
+
+def _expanded():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].bias = nn.Parameter(torch.zeros(1).expand(2))
+    return model
+
+
+def _for_inference():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with torch.inference_mode():
+        model[1].bias = nn.Parameter(torch.zeros(2))
+    return model
+
+
+@pytest.mark.parametrize("make", [_expanded, _for_inference])
+def test_a_model_that_takes_a_part_of_the_weights_is_left_as_it_is(tmp_path, make):
+    model = make()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.save({key: torch.ones(value.shape) for key, value in before.items()}, tmp_path / "m.pth")
+    with pytest.raises(nl.CheckpointError, match=r"^1\.bias of the model cannot be written to: ") as raised:
+        nl.load_checkpoint(tmp_path / "m.pth", model)
+    assert "\n" not in str(raised.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_full_disk_is_told_in_the_words_of_the_system(tmp_path):
+    path = tmp_path / "m.pyth"
+    path.write_bytes(b"before")
+    with no_larger_files_than(20_000), pytest.raises(OSError, match="File too large"):
+        export_checkpoint(nl.create_model("i3d_r50_8x8", width=4), path, to="slowfast")
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]

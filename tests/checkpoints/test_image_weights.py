@@ -77,3 +77,20 @@ def test_a_last_layer_that_stays_random_is_said(tmp_path):
     with pytest.warns(UserWarning, match=r"a\.pth: .* stay as they were: fc\.weight, fc\.bias$"):
         nl.load_checkpoint(tmp_path / "a.pth", video)
     assert torch.equal(video.fc.weight, before)
+
+
+@pytest.mark.parametrize("problem", ["whole numbers", "too large", "cannot be written to"])
+def test_images_fill_a_video_network_or_leave_it_as_it_is(tmp_path, problem):
+    state = nl.create_model("resnet50", width=4, num_classes=7).state_dict()
+    video = nl.create_model("i3d_r50_8x8", width=4, num_classes=7)
+    if problem == "whole numbers":
+        state["fc.bias"] = state["fc.bias"].to(torch.int8)
+    elif problem == "too large":
+        state["fc.bias"] = state["fc.bias"].double() + 1e300
+    else:
+        video.fc.bias = nn.Parameter(torch.zeros(1).expand(7))
+    torch.save(state, tmp_path / "a.pth")
+    before = {key: value.clone() for key, value in video.state_dict().items()}
+    with pytest.raises(nl.CheckpointError, match=problem):
+        nl.load_checkpoint(tmp_path / "a.pth", video)
+    assert all(torch.equal(value, before[key]) for key, value in video.state_dict().items())

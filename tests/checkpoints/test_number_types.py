@@ -136,7 +136,7 @@ def test_whole_numbers_that_would_change_are_refused(tmp_path, values, dtype):
     torch.save({"index": values}, tmp_path / "a.pth")
     model = Indexed(dtype)
     kinds = " for ".join(str(each).removeprefix("torch.") for each in (values.dtype, dtype))
-    with pytest.raises(nl.CheckpointError, match=f"where the network has whole numbers: index {kinds};"):
+    with pytest.raises(nl.CheckpointError, match=f"where it has whole numbers: index {kinds};"):
         nl.load_checkpoint(tmp_path / "a.pth", model)
     assert not model.index.any()
 
@@ -155,3 +155,32 @@ def test_counters_may_be_rounded(tmp_path):
     state = network().state_dict() | {"1.num_batches_tracked": torch.tensor(1e4).bfloat16()}
     torch.save(state, tmp_path / "a.pth")
     nl.load_checkpoint(tmp_path / "a.pth", network())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "of_model", "largest"),
+    [
+        (torch.float32, torch.float16, 65504.0),
+        (torch.float64, torch.float32, torch.finfo(torch.float32).max),
+        (torch.float32, torch.float8_e4m3fn, 448.0),
+    ],
+    ids=str,
+)
+def test_numbers_that_are_too_large_for_the_network(tmp_path, dtype, of_model, largest):
+    model = Indexed(of_model)
+    for value, fits in (
+        (largest, True),
+        (-largest, True),
+        (torch.inf, True),
+        (1.1 * largest, False),
+        (-1.1 * largest, False),
+    ):
+        torch.save({"index": torch.tensor([0.0, torch.nan, value], dtype=dtype)}, tmp_path / "a.pth")
+        if fits:
+            nl.load_checkpoint(tmp_path / "a.pth", model)
+        else:
+            kinds = " for ".join(str(each).removeprefix("torch.") for each in (dtype, of_model))
+            with pytest.raises(
+                nl.CheckpointError, match=f"too large for the network's type, .*: index {kinds};"
+            ):
+                nl.load_checkpoint(tmp_path / "a.pth", model)

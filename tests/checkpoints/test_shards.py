@@ -168,6 +168,15 @@ def test_a_weight_in_two_shards(tmp_path):
         nl.load_checkpoint(index, network())
 
 
+@pytest.mark.parametrize("place", [1, 2])
+def test_of_a_weight_in_two_shards_that_of_the_index_counts(tmp_path, place):
+    model, index = sharded(tmp_path, **{"1.bias": f"model-0000{place}-of-00002.safetensors"})
+    first = tmp_path / "model-00001-of-00002.safetensors"
+    save_file(load_file(first) | {"1.bias": torch.zeros(5)}, first)
+    expected = torch.zeros(5) if place == 1 else model[1].bias
+    assert torch.equal(nl.load_checkpoint(index, network())[1].bias, expected)
+
+
 def test_an_index_that_names_a_weight_twice(tmp_path):
     _, index = sharded(tmp_path)
     index.write_text(index.read_text()[:-2] + ', "1.bias": "model-00001-of-00002.safetensors"}}')

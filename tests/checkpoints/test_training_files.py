@@ -290,11 +290,14 @@ def test_what_is_endless_or_nothing_ends(tmp_path, make, says):
         loaded(make(), tmp_path)
 
 
-def test_a_tensor_that_repeats_its_bytes_is_not_made_larger(tmp_path):
+@pytest.mark.parametrize("beside", [{}, {"meta": History()}], ids=["weights", "objects"])
+def test_a_tensor_that_repeats_its_bytes_is_not_made_larger(tmp_path, beside):
     many = torch.zeros(1).expand(2**40)
-    assert_loads({"meta": [History(), many], "state_dict": layer().state_dict()}, tmp_path)
-    with pytest.raises(nl.CheckpointError, match="not tensors are weight"):
-        loaded({"meta": History(), "state_dict": {**layer().state_dict(), "weight": many}}, tmp_path)
+    assert_loads({**beside, "more": [many], "state_dict": layer().state_dict()}, tmp_path)
+    state = {**layer().state_dict(), "weight": torch.ones(1).expand(2, 3)}
+    assert loaded({**beside, "state_dict": state}, tmp_path).weight.eq(1).all()
+    with pytest.raises(nl.CheckpointError, match="bytes, and claims larger tensors, weight: "):
+        loaded({**beside, "state_dict": {**state, "weight": many}}, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -302,3 +305,15 @@ def test_a_torchscript_program_is_named(tmp_path):
     torch.jit.save(torch.jit.trace(layer(), torch.ones(1, 3)), tmp_path / "m.pt")
     with pytest.raises(nl.CheckpointError, match=r"is a TorchScript program, .* its state_dict\(\) instead"):
         nl.load_checkpoint(tmp_path / "m.pt", nn.Linear(3, 2))
+
+
+def test_the_counter_of_mmengines_averages_is_left_out(tmp_path):
+    averages = {f"module.{key}": value for key, value in layer().state_dict().items()}
+    content = {
+        "state_dict": nn.Linear(3, 2).state_dict(),
+        "ema_state_dict": {**averages, "steps": torch.tensor(3)},
+    }
+    assert torch.equal(loaded(content, tmp_path, entry="ema_state_dict").weight, layer().weight)
+    content["ema_state_dict"]["steps"] = torch.zeros(2)
+    with pytest.raises(nl.CheckpointError, match="unexpected keys: steps"):
+        loaded(content, tmp_path, entry="ema_state_dict")

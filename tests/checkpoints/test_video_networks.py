@@ -392,3 +392,16 @@ def test_a_name_is_translated_by_the_numbers_of_its_own_side():
         assert names.ours(key) is None
     for key in ("layer5.0.conv1", "layer1.0.conva"):
         assert names.theirs(key) is None
+
+
+def test_what_the_other_code_computes_otherwise_is_all_said(tmp_path):
+    network = nl.create_model("nl5_i3d_r50_32x2", width=4)
+    assert export_checkpoint(network, tmp_path / "x", to="slowfast") == [
+        "halves_time_early is True, theirs False"
+    ]
+    assert export_checkpoint(network, tmp_path / "x", to="mmaction2") == [
+        "pool1_skips_frames is False, theirs True",
+        "window is 7, theirs None",
+        "sub_sample is 'before', theirs 'after'",
+        "use_scale is True, theirs False",
+    ]

@@ -174,5 +174,18 @@ def test_a_source_is_not_overwritten(tmp_path, capsys):
     before = path.read_bytes()
     (tmp_path / "link").symlink_to(path)
     for target in (path, tmp_path / "link"):
-        refuses(capsys, path, target, says="target must be another file than source")
+        refuses(capsys, path, target, says=f"target {target} would overwrite {path}, which is read")
     assert path.read_bytes() == before
+
+
+def test_what_is_read_beside_the_source_is_not_overwritten(tmp_path, capsys):
+    index = tmp_path / "model.safetensors.index.json"
+    shard = tmp_path / "model-00001-of-00001.safetensors"
+    nl.save_checkpoint(nl.create_model("nl_digits"), shard)
+    index.write_text(json.dumps({"weight_map": {"conv_1.0.weight": shard.name}}))
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join("abcdefghij"))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    refuses(capsys, index, shard, says=f"would overwrite {shard}, which is read")
+    refuses(capsys, shard, classes, "--classes", classes, says=f"would overwrite {classes}, which is read")
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any
 
@@ -64,8 +65,11 @@ def export_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, to: str
     except CheckpointError as error:
         raise CheckpointError(f"these weights are none for {target.name}: {error}") from None
     # Their own format, which their code loads: a pickle, but of tensors alone.
+    # By way of memory: of a full disk PyTorch's own writer says "unexpected pos".
+    written = io.BytesIO()
+    torch.save({**target.beside, target.container: theirs}, written)
     with atomic_path(path) as temporary:
-        torch.save({**target.beside, target.container: theirs}, temporary)
+        temporary.write_bytes(written.getbuffer())
     return _differences(model, blocks, target)
 
 

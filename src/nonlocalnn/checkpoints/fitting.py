@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from nonlocalnn._errors import first_line
 from nonlocalnn.checkpoints.advice import advice
 from nonlocalnn.checkpoints.state import CheckpointError, State, listed
 from nonlocalnn.checkpoints.wrapped import is_sharded, nearest, plain_names, unwrapped
@@ -40,8 +41,9 @@ def load_state(
     """
     gaps = check_fit(model, state, file, allow_partial=allow_partial)
     fitting = fitted(model, state)
-    # Nothing of the model has changed up to here: it is loaded whole or not at all.
     _check_filled(model, fitting, file)
+    check_writable(model, fitting)
+    # Nothing of the model has changed up to here: it is loaded whole or not at all.
     _give_memory_(model)
     # With the versions of the model's own layers, which some of torchvision's ask for.
     whole = model.state_dict()
@@ -65,6 +67,7 @@ def check_fit(
             raise CheckpointError(f"{key} of the model has no shape yet: run the model once, then load")
     # Before the keys: files of quantised weights have scales beside them, which are unexpected.
     check_types(own, given, file)
+    _check_tied(tensors, given, file)
     # A counter of batches changes nothing in eval mode, and older files lack it.
     missing = [
         name
@@ -89,11 +92,11 @@ def check_fit(
 
 
 def check_types(own: Mapping[str, Tensor], given: Mapping[str, Tensor], file: str) -> None:
-    """Check that what the network has in floating point is so in a file, and that whole numbers stay.
+    """Check that what the network has in floating point is so in a file, and that its types hold the numbers.
 
     Raises:
-        CheckpointError: A tensor has whole numbers or float8 there, or numbers that the network's type of
-            whole numbers does not hold; the message names it.
+        CheckpointError: A tensor has whole numbers or float8 there, or numbers that the network's type does
+            not hold: too large ones, or fractions where it has whole numbers; the message names it.
     """
     # Copied as they are, they would be another network's weights: their scales lie elsewhere.
     wrong = [
@@ -109,19 +112,24 @@ def check_types(own: Mapping[str, Tensor], given: Mapping[str, Tensor], file: st
     changed = [
         f"{key} {str(value.dtype).removeprefix('torch.')} for {str(own[key].dtype).removeprefix('torch.')}"
         for key, value in given.items()
-        if key in own and not key.endswith(_COUNTER) and not _stays_whole(value, own[key].dtype)
+        if key in own and not key.endswith(_COUNTER) and not _holds(own[key].dtype, value)
     ]
     if changed:
         raise CheckpointError(
-            f"{file} holds rounded numbers, fractions or too large ones where the network has whole numbers: "
-            f"{listed(changed)}; save these in the network's type"
+            f"{file} holds numbers that are too large for the network's type, or rounded ones or fractions "
+            f"where it has whole numbers: {listed(changed)}; save these in the network's type, or load into "
+            "a model of the file's"
         )
 
 
-def _stays_whole(value: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether a type of whole numbers holds a tensor as it is; True for other types."""
-    if value.dtype == dtype or dtype.is_floating_point or dtype.is_complex:
+def _holds(dtype: torch.dtype, value: Tensor) -> bool:
+    """Return whether a type has room for a tensor's numbers; one of whole numbers, for these as they are."""
+    if value.dtype == dtype or dtype.is_complex:
         return True
+    if dtype.is_floating_point:
+        most = torch.finfo(dtype).max
+        is_wider = torch.finfo(value.dtype).max > most
+        return not (is_wider and bool((value.isfinite() & (value.abs() > most)).any()))
     # From there on a type cannot tell a number from the next: an index may have been rounded.
     if value.dtype.is_floating_point and (
         value.dtype not in FLOATS or not bool((value.abs() < 2 / torch.finfo(value.dtype).eps).all())
@@ -133,6 +141,32 @@ def _stays_whole(value: Tensor, dtype: torch.dtype) -> bool:
         return torch.equal(held.to(value.dtype), value) and torch.equal(held.double(), value.double())
     except RuntimeError:  # types for storing only
         return False
+
+
+def _check_tied(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor], file: str) -> None:
+    """Check that names of one tensor of the model have the same numbers in a file: the last would count."""
+    firsts: dict[int, str] = {}
+    for key, value in given.items():
+        first = key if key not in tensors else firsts.setdefault(id(tensors[key]), key)
+        if key != first and not torch.equal(value.double(), given[first].double()):
+            raise CheckpointError(
+                f"{first} and {key} are one tensor of the model, and differ in {file}: untie them, then load"
+            )
+
+
+def check_writable(model: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Check that numbers can be copied into what of a model is given, by copying its own.
+
+    Raises:
+        CheckpointError: Something cannot take them, as what was made in inference mode or expanded.
+    """
+    for key, value in _tensors(model).items():
+        try:
+            if key in given:
+                with torch.no_grad():
+                    value.copy_(value.clone())
+        except RuntimeError as error:
+            raise CheckpointError(f"{key} of the model cannot be written to: {first_line(error)}") from None
 
 
 def fitted(model: nn.Module, state: Mapping[str, Tensor]) -> State:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from nonlocalnn.checkpoints.fitting import check_types, fitted
+from nonlocalnn.checkpoints.fitting import check_types, check_writable, fitted
 from nonlocalnn.checkpoints.state import CheckpointError, State
 from nonlocalnn.checkpoints.wrapped import unwrapped
 from nonlocalnn.models import inflate_
@@ -45,6 +45,7 @@ def fill_(model: nn.Module, state: State, path: Path) -> list[str]:
             "on the meta device"
         )
     check_types(model.state_dict(), state, str(path))
+    check_writable(model, state)
     try:
         kept = inflate_(model, state)
     except ValueError as error:

@@ -22,7 +22,7 @@ from nonlocalnn.checkpoints.native import read_native
 from nonlocalnn.checkpoints.sources import alexhex7, caffe2, mmaction2, slowfast
 from nonlocalnn.checkpoints.sources.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError, State, check_numbers, read_weights
-from nonlocalnn.checkpoints.wrapped import plain_names, unwrapped, variants
+from nonlocalnn.checkpoints.wrapped import check_module, plain_names, unwrapped, variants
 from nonlocalnn.functional import INSTANTIATIONS
 
 SOURCES = (caffe2.SOURCE, slowfast.SOURCE, mmaction2.SOURCE)
@@ -101,6 +101,7 @@ def load_checkpoint(
         CheckpointError: The file is damaged, holds no weights, does not say what builds its model, does not
             fit ``model``, or may be of two kinds; missing, unexpected and mis-shaped keys are named.
         ValueError: A setting is unknown, or has no effect.
+        TypeError: ``model`` is no module.
 
     Warns:
         UserWarning: The file holds weights and averages of them, or is of another kind than ``model``, as its
@@ -148,6 +149,7 @@ def import_checkpoint(
         FileNotFoundError: There is no such file.
         CheckpointError: As :func:`load_checkpoint` says.
         ValueError: A setting has no effect.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> import tempfile
@@ -165,6 +167,8 @@ def import_checkpoint(
         raise ValueError("clip and instantiation choose a model: leave them out where one is given")
     if instantiation is not None:
         check_choice("instantiation", instantiation, INSTANTIATIONS)
+    if model is not None:
+        check_module(model)
     content = _read(path, clip, entry, model)
     if model is None:
         model = _build(content, path, instantiation, allow_partial=allow_partial)

@@ -47,6 +47,7 @@ def save_checkpoint(
     Raises:
         ValueError: ``metadata`` is not JSON-ready, or a tensor has no numbers here: it is sharded over ranks,
             or on the meta device.
+        TypeError: ``model`` is no module.
 
     Warns:
         UserWarning: The model was changed since it was made by name, as by a head of two layers: loading will
@@ -61,10 +62,7 @@ def save_checkpoint(
         >>> read_metadata(path)
         {'classes': ['0', '1']}
     """
-    try:
-        facts = json.dumps(metadata or {})
-    except TypeError as error:
-        raise ValueError(f"metadata must be JSON-ready: {error}") from None
+    facts = as_json(metadata)
     plain = plain_model(model)
     # Sequences have units of their own: only pixels are known to go to 255.
     of_pixels = any(isinstance(layer, nn.Conv2d | nn.Conv3d) for layer in plain.modules())
@@ -97,6 +95,20 @@ def save_checkpoint(
             save_file(state, temporary, metadata=header)
         except SafetensorError as error:
             raise OSError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def as_json(metadata: dict[str, Any] | None) -> str:
+    """Return facts as they are kept in a file.
+
+    Raises:
+        ValueError: They are none that JSON has.
+    """
+    if not isinstance(metadata, dict | None):
+        raise ValueError(f"metadata must be a dictionary of facts; got a {type(metadata).__name__}")
+    try:
+        return json.dumps(metadata or {})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be JSON-ready: {error}") from None
 
 
 def _as_made(config: dict[str, Any], state: State) -> State:

@@ -64,6 +64,16 @@ def read_shards(path: Path, entry: str | None, read: Callable[[Path, str | None]
     return state
 
 
+def files_read(path: Path) -> list[Path]:
+    """Return the files that loading a checkpoint reads: itself, and the shards that it names as an index.
+
+    Raises:
+        CheckpointError: It is called an index, and is none.
+    """
+    shards = set(_weight_map(path).values()) if is_index(path) and path.is_file() else set()
+    return [path, *(path.parent / name for name in sorted(shards) if not _is_elsewhere(name))]
+
+
 def _is_elsewhere(name: str) -> bool:
     """Return whether a name is not that of a file of weights beside the index."""
     return (

@@ -24,7 +24,7 @@ from nonlocalnn.checkpoints.other_files import (
     is_distributed,
     kind_of_zip,
 )
-from nonlocalnn.checkpoints.torch_files import read_with_placeholders
+from nonlocalnn.checkpoints.torch_files import read_with_placeholders, with_checksums
 
 State = dict[str, Tensor]
 
@@ -76,6 +76,7 @@ def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> 
                 f"{path} is not a safetensors file, though it is named so, or is cut: save or fetch it again"
             )
         whole = _read_torch(file, path) if is_of_torch else _read_arrays(file.read(), path)
+        num_bytes = file.seek(0, io.SEEK_END)
     try:
         content = weights_in(whole, path, entry)
     except ValueError as error:
@@ -97,7 +98,19 @@ def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> 
             f"{path} is not a plain state dict: not tensors are {listed(strangers)}; "
             f"{where}save the model's state_dict() alone"
         )
-    return {str(key): value for key, value in content.items()}, whole
+    state: State = {str(key): value for key, value in content.items()}
+    # One number may stand for any number of them, of which a copy has any size.
+    claiming = [
+        key
+        for key, value in state.items()
+        if not value.is_meta and value.numel() * value.itemsize > num_bytes
+    ]
+    if claiming:
+        raise CheckpointError(
+            f"{path} has {num_bytes} bytes, and claims larger tensors, {listed(claiming)}: where they are "
+            "expanded, save clones of them"
+        )
+    return state, whole
 
 
 def _check_beginning(beginning: bytes, path: Path) -> None:
@@ -149,30 +162,37 @@ def _read_objects(file: BinaryIO, path: Path) -> object:
 
 
 def check_zip(path: Path, part: BinaryIO | None = None) -> None:
-    """Refuse a zip file that unpacks to more than it has: ``torch.save`` does not compress.
+    """Refuse a zip file that unpacks to more than it has, which ``torch.save`` does not, or is damaged.
 
     Args:
         path: The file.
         part: The file, open, or the bytes in it that ``torch.save`` wrote; None opens the file.
 
     Raises:
-        CheckpointError: It does, or its list of parts is damaged, or it is another kind of zip file.
+        CheckpointError: It does, or bytes of it are not those that were written, or it is another kind of
+            zip file.
     """
     try:
         if not zipfile.is_zipfile(path if part is None else part):
             return  # an older file, or a cut one, which torch.load refuses
+        size = path.stat().st_size if part is None else part.seek(0, io.SEEK_END)
         with zipfile.ZipFile(path if part is None else part) as file:
             unpacked = sum(entry.file_size for entry in file.infolist())
             kind = kind_of_zip(file.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            # PyTorch does not compare checksums, and would take a hole that a download left for zeros.
+            damaged = with_checksums(file).testzip() if kind is None and unpacked <= size else None
+    except Exception as error:  # what a damaged file raises is anybody's guess
         raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
     if kind is not None:
         raise CheckpointError(f"{path} is {kind}")
-    size = path.stat().st_size if part is None else part.seek(0, io.SEEK_END)
     if unpacked > size:
         raise CheckpointError(
             f"{path} is no checkpoint that torch.save wrote, or is damaged: its {size} bytes "
             f"claim to unpack to {unpacked}"
+        )
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is damaged: the checksum of {damaged:.100} is wrong; save or fetch it again"
         )
 
 
@@ -202,11 +222,12 @@ def check_numbers(state: Mapping[str, Tensor], file: str) -> None:
         CheckpointError: One is not; the message names it.
     """
     for key, value in state.items():
+        is_plain = value.layout == torch.strided and not value.is_nested
         # Copying a complex tensor into a real one drops half of it, with no more than a warning.
-        if value.is_meta or value.is_complex() or value.is_quantized or value.layout != torch.strided:
+        if value.is_meta or value.is_complex() or value.is_quantized or not is_plain:
             raise CheckpointError(
-                f"{file} must hold plain tensors of real numbers; {key} is {value.layout}, "
-                f"{value.dtype}, on {value.device}"
+                f"{file} must hold plain tensors of real numbers; {key} is "
+                f"{'nested' if value.is_nested else value.layout}, {value.dtype}, on {value.device}"
             )
 
 

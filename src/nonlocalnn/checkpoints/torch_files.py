@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import sys
 import zipfile
 from collections.abc import Iterable
@@ -65,12 +64,7 @@ class _Storage:
         raise UnpicklingError("it sets the state of a tensor's bytes")
 
     def tensor(self, dtype: torch.dtype, offset: int, size: Any, stride: Any) -> object:
-        """Return a tensor in these bytes; PyTorch checks that it lies within them.
-
-        One that has its bytes many times, whose copy could have any size, is left out.
-        """
-        if math.prod(size) * dtype.itemsize > len(self.raw):
-            return Placeholder()
+        """Return a tensor in these bytes; PyTorch checks that it lies within them."""
         # frombuffer refuses to make a tensor of no numbers, and takes not all types.
         raw = torch.frombuffer(self.raw, dtype=torch.uint8) if self.raw else torch.empty(0, dtype=torch.uint8)
         return raw.view(dtype).as_strided(size, stride, offset)
@@ -88,7 +82,7 @@ def read_with_placeholders(file: BinaryIO) -> object:
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                return _read_zip(archive)
+                return _read_zip(with_checksums(archive))
         num_bytes = file.seek(0, io.SEEK_END)
         file.seek(0)
         return _read_before_zip(file, num_bytes)
@@ -96,6 +90,14 @@ def read_with_placeholders(file: BinaryIO) -> object:
         raise
     except Exception as error:  # what a damaged file raises is anybody's guess
         raise UnpicklingError(f"{type(error).__name__}: {error}") from None
+
+
+def with_checksums(archive: zipfile.ZipFile) -> zipfile.ZipFile:
+    """Return a zip file whose parts are compared with their checksums, where it has any."""
+    # torch.save may leave them out, as 0.
+    for part in archive.infolist():
+        part.CRC = part.CRC or None  # type: ignore[assignment]  # what zipfile does not compare
+    return archive
 
 
 def _read_zip(archive: zipfile.ZipFile) -> object:

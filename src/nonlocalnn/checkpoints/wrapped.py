@@ -25,8 +25,22 @@ _BY_CLASS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
 # Of libraries that need not be there: timm, mmengine, DeepSpeed.
 _BY_NAME = {"ModelEmaV2", "ModelEmaV3", "ModelEMA", "BaseAveragedModel", "DeepSpeedEngine"}
 _COMPUTING_HOOKS = (SpectralNorm, WeightNorm, BasePruningMethod)
-_COUNTER = "n_averaged"
+# How often AveragedModel averaged, and mmengine's models of averages.
+_COUNTERS = ("n_averaged", "steps")
 _MOST_WORDS = 4
+
+
+def check_module(model: object) -> None:
+    """Check that a model is a module, and not its name, its class or its state dict.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module; got a {type(model).__name__}: make a network by its name or "
+            "class, load a state dict into one, or call a function in the forward of one"
+        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -59,7 +73,11 @@ def plain_model(model: nn.Module) -> nn.Module:
         >>> normed = nn.Sequential(nn.DataParallel(parametrizations.weight_norm(nn.Linear(2, 2))))
         >>> list(plain_model(normed).state_dict())
         ['0.bias', '0.weight']
+
+    Raises:
+        TypeError: It is no module.
     """
+    check_module(model)
     return _plain_module(model, {})
 
 
@@ -102,8 +120,9 @@ def nearest(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Te
     # The model's names decide how many words to drop: a model may have a child `module` of its own.
     # max keeps the first of equals.
     best = max(variants(state), key=lambda variant: len(wanted & variant.keys()))
-    if _COUNTER not in wanted:
-        best.pop(_COUNTER, None)  # how many states an AveragedModel has averaged
+    for counter in _COUNTERS:
+        if counter in best and counter not in wanted and best[counter].numel() == 1:
+            del best[counter]
     return best
 
 

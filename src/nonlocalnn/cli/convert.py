@@ -11,6 +11,7 @@ from torch import nn
 from nonlocalnn._files import read_lines
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints import Imported, export_checkpoint, import_checkpoint, save_checkpoint
+from nonlocalnn.checkpoints.shards import files_read
 from nonlocalnn.cli.flags.convert import parser
 from nonlocalnn.cli.outputs import check_file
 from nonlocalnn.inference.model_facts import implied_facts
@@ -20,9 +21,8 @@ from nonlocalnn.models import ResidualNetwork, create_model
 def run(words: Sequence[str]) -> int:
     """Read a checkpoint of any known kind and write it as ours, or ours as another's."""
     args = parser().parse_args(words)
-    if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
-        raise ValueError(f"target must be another file than source, {args.source}: it would be overwritten")
-    check_file(args.target, flag="target")
+    read = (*files_read(args.source), *([] if args.classes is None else [args.classes]))
+    check_file(args.target, flag="target", read=read)
     # Every setting that has no effect is an error.
     if args.to is not None and args.classes is not None:
         raise ValueError("--classes is written into our files only: leave it out with --to")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def trace(model: nn.Module, example: Tensor, axes: Sequence[int]) -> torch.expor
         with fx_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # made at run time
             return torch.export.export(model, (example,), dynamic_shapes=(sizes,))
     except RuntimeError as error:
-        raise ValueError(f"PyTorch cannot export the model: {first_line(error)}") from error
+        advice = "; dynamic=False (--static) fixes all sizes" if axes else ""
+        raise ValueError(f"PyTorch cannot export the model: {first_line(error)}{advice}") from error
 
 
 def write_onnx(
@@ -58,7 +60,11 @@ def write_onnx(
             verbose=False,
         )
     except RuntimeError as error:
-        raise ValueError(f"PyTorch cannot export the model to ONNX: {first_line(error)}") from error
+        # It speaks of PyTorch's steps; what it comes of names the operator.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(f"PyTorch cannot export the model to ONNX: {first_line(cause)}") from error
     assert written is not None
     shape = written.model.graph.inputs[0].shape
     assert shape is not None
@@ -84,7 +90,10 @@ def write_onnx(
 
 def write_pt2(program: torch.export.ExportedProgram, path: Path, facts: str) -> tuple[set[str], Run]:
     """Write the file; see :func:`write_onnx`."""
-    torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": facts})
+    # By way of memory: on a full disk PyTorch's own writer ends the whole process.
+    written = io.BytesIO()
+    torch.export.save(program, written, extra_files={f"{METADATA_KEY}.json": facts})
+    path.write_bytes(written.getbuffer())
     return _operators_of(program), torch.export.load(path).module()
 
 

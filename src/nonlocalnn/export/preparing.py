@@ -9,24 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn.checkpoints.wrapped import plain_model
+from nonlocalnn.checkpoints.wrapped import check_module, plain_model
 
 # Of torch.export's programs, which are modules too.
 _PROGRAM = "_StatefulGraphModule"
 _QUANTISED = "torch.ao.nn.quantized"
 
 
-def prepared(model: object) -> nn.Module:
+def prepared(model: nn.Module) -> nn.Module:
     """Return a copy of a model without wrappers and computed weights, in eval mode.
 
     Raises:
         TypeError: It is no module.
         ValueError: It is a program already, is quantised, has no numbers, or its weights are narrow.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module; got a {type(model).__name__}: call it in the forward of one"
-        )
+    check_module(model)
     is_program = any(each.__name__ == _PROGRAM for each in type(model).__mro__)
     if is_program or isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the model is a traced or exported program: export the module that it was made from")

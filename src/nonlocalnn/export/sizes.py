@@ -22,29 +22,28 @@ def dimension_names(num_dimensions: int) -> tuple[str, ...]:
 def other_shapes(model: nn.Module, example: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return a larger shape and a smaller one, of a single sample.
 
-    A side is that of the example unless the model takes a larger and a smaller one.
+    Batch and sides are those of the example unless the model takes a larger and a smaller one.
     """
     shape = tuple(example.shape)
 
-    def first(axis: int, factors: Iterable[float]) -> int | None:
-        """Return the first size that the model takes on a side."""
-        for size in (int(shape[axis] * factor) for factor in factors):
-            if size not in (0, shape[axis]):
-                try:
-                    _run_without_numbers(model, (*shape[:axis], size, *shape[axis + 1 :]), example)
-                except (RuntimeError, ValueError):
-                    continue
-                return size
+    def first(axis: int, sizes: Iterable[int]) -> int | None:
+        """Return the first size that the model takes along an axis."""
+        for size in sizes:
+            try:
+                _run_without_numbers(model, (*shape[:axis], size, *shape[axis + 1 :]), example)
+            except Exception:  # some assert, and what else a model raises is its own affair
+                continue
+            return size
         return None
 
-    larger, smaller = [shape[0] + 1, shape[1]], [1, shape[1]]
-    for axis in range(2, len(shape)):
-        is_last = axis == len(shape) - 1
-        more = first(axis, _LAST_LARGER if is_last else _LARGER)
-        less = first(axis, _LAST_SMALLER if is_last else _SMALLER)
-        both = (shape[axis], shape[axis]) if more is None or less is None else (more, less)
-        larger.append(both[0])
-        smaller.append(both[1])
+    larger, smaller = list(shape), list(shape)
+    for axis in (0, *range(2, len(shape))):
+        factors = (_LAST_LARGER, _LAST_SMALLER) if axis == len(shape) - 1 else (_LARGER, _SMALLER)
+        sizes = [[int(shape[axis] * factor) for factor in each] for each in factors]
+        tried = [[size for size in each if size not in (0, shape[axis])] for each in sizes]
+        more, less = (first(axis, each) for each in (tried if axis > 0 else [[shape[0] + 1], [1]]))
+        if more is not None and less is not None:
+            larger[axis], smaller[axis] = more, less
     return tuple(larger), tuple(smaller)
 
 
