@@ -310,7 +310,8 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
     for row in read("sequences.json")["sets"][0]["rows"]:
         alone.setdefault(row["variant"], []).append(row["alone"])
     for figure in (
-        f"{mean(far['no block'])} % without, {mean(far['dot_product'])} % with]",
+        f"{mean(far['no block'])} % without, {mean(far['mean over positions'])} % with a mean, "
+        f"{mean(far['dot_product'])} % with dot product blocks]",
         f"{mean(near['no block'])} % without, {with_block[0]} to {with_block[-1]} % with]",
         f"[{between(forms['dot_product'])} %]",
         f"embedded Gaussian has {between(forms['embedded_gaussian'])}. On",

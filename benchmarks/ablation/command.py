@@ -33,7 +33,8 @@ def run(words: Sequence[str]) -> int:
         "--table",
         default="instantiations",
         help="; ".join(f"for {name} {', '.join(tables(name))}" for name in WITH_TABLES)
-        + "; for other data instantiations, of the blocks that --insert names where it is given; or all",
+        + "; for other data instantiations; where --insert names places, those of the blocks there, and "
+        "controls; or all",
     )
     # The data set is this command's subject and stands first, without a flag; moved to the end, it also wins
     # over the data set in a file.

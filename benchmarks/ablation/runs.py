@@ -299,7 +299,9 @@ def markdown(rows: list[AblationRow]) -> str:
     for place, name in enumerate((rows[0].score, *rows[0].more)):
         values = [row.more[name] if place else row.test_accuracy for row in rows]
         columns[f"test {name}, %"] = [
-            f"{100 * statistics.fmean(each):.2f} ± {100 * _deviation(each):.2f}" for each in values
+            f"{100 * statistics.fmean(each):.2f}"
+            + (f" ± {100 * _deviation(each):.2f}" if len(each) > 1 else "")
+            for each in values
         ]
         columns["95 % interval" if place == 0 else f"{name}, 95 % interval"] = [
             "{:.2f} to {:.2f}".format(*interval([100 * value for value in each]))
