@@ -1,7 +1,6 @@
 """Train and measure again what docs/guides/choosing.md says, page by page of docs/results.
 
-Of the cue task it makes the tables that were never run, too; that of the blocks' start is of an earlier
-recipe there.
+Of the cue task it makes the tables that were never run, too.
 
     python examples/ablation.py --list
     python examples/ablation.py --only cue maps
