@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import nonlocalnn as nl
 from helpers import no_larger_files_than
 from nonlocalnn.export import export_model
 from nonlocalnn.export import model as export_code
@@ -285,7 +286,7 @@ def test_a_model_that_draws_random_numbers_is_refused(tmp_path):
 
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_a_batch_is_open_however_kernels_lie(tmp_path, format):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3)).to(memory_format=format)
-    report = export_model(model, tmp_path / "a.pt2", format="pt2", sample_shape=(3, 8, 8))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nl.NonLocal2d(4), nn.Conv2d(4, 2, 3)).to(memory_format=format)
+    report = export_model(model, tmp_path / "a.pt2", format="pt2", sample_shape=(3, 16, 20))
     assert report.dynamic == ("batch", "height", "width")
     assert model[0].weight.is_contiguous(memory_format=format)
