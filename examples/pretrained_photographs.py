@@ -23,7 +23,7 @@ VALIDATION = 10
 COMMAND = """python -m benchmarks ablation images --data-dir {output}/photographs \\
     --model timm/{network} --start-from {output}/weights.pth --insert blocks.2,blocks.4 \\
     --image-size 96 --optimizer adamw --lr 5e-4 --weight-decay 0.01 --schedule cosine --warmup-epochs 0.5 \\
-    --epochs 4 --batch-size 32 --output {output}/ablation"""
+    --epochs 4 --batch-size 32 --table controls --output {output}/ablation"""
 
 
 def under_names_of(model: torch.nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

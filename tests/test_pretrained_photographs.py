@@ -70,8 +70,10 @@ def test_files_and_a_command(tmp_path, example, files, capsys):
     program, *words = shlex.split(capsys.readouterr().out.replace("\\\n", " "))[3:]
     assert (program, words[0]) == ("ablation", "images")
     parser = RecipeParser(program="ablation", description="", example="")
-    recipe, _ = parser.parse_words([*words[1:], "--data", words[0], "--model", "torchvision/resnet18"])
-    assert [variant.name for variant, _ in plan(recipe, num_seeds=1)][:2] == ["no block", "gaussian"]
+    parser.add_argument("--table")
+    recipe, own = parser.parse_words([*words[1:], "--data", words[0], "--model", "torchvision/resnet18"])
+    rows = [variant.name for variant, _ in plan(recipe, table=own.table, num_seeds=1)]
+    assert rows[:2] == ["no block", "mean over positions"]
 
 
 def test_other_weights_are_refused(example):
