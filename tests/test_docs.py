@@ -189,15 +189,21 @@ def test_the_tables_of_how_the_recipe_was_chosen_are_those_of_their_json(monkeyp
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "docs/results/dense").glob("*.json")), ids=lambda path: path.stem
+    "path",
+    [
+        path
+        for page in ("dense", "photographs")
+        for path in sorted((ROOT / "docs/results" / page).glob("*.json"))
+    ],
+    ids=lambda path: path.stem,
 )
-def test_the_tables_of_the_dense_tasks_are_those_of_their_json(path):
+def test_the_tables_of_scenes_and_photographs_are_those_of_their_json(path):
     report = json.loads(path.read_text())
     known = AblationRow.__dataclass_fields__
     rows = [AblationRow(**{name: row[name] for name in row if name in known}) for row in report["rows"]]
     assert len(rows) == len(report["variants"])
     assert all(len(row.test_accuracy) == report["seeds"] for row in rows)
-    assert markdown(rows) in (ROOT / "docs/results/dense.md").read_text()
+    assert markdown(rows) in path.parent.with_suffix(".md").read_text()
 
 
 def test_the_table_of_fine_tuning_is_that_of_its_json():
