@@ -4,7 +4,7 @@ Of the cue task it makes the tables that were never run, too.
 
     python examples/ablation.py --list
     python examples/ablation.py --only cue maps
-    python examples/ablation.py --mnist data --sequences UEA --volumes ICBM152
+    python examples/ablation.py --mnist data --photographs runs/pretrained --sequences UEA --volumes ICBM152
 
 Runs one command after the other, from the root of a clone, each into a folder of ``--output``. Called again
 it goes on: finished trainings and measured cells are not repeated. Whatever needs data that no flag names is
@@ -56,11 +56,19 @@ STEPS = (
     Step("dense", 18, f"{_SCENES} context"),
     Step("dense", 18, f"{_SCENES} controls"),
     Step("dense", 35, f"{_SCENES} embeddings --seeds 6"),
+    Step(
+        "photographs",
+        50,
+        f"{_ABLATION}/photographs --data images --data-dir {{photographs}}/photographs "
+        "--model timm/tf_efficientnet_lite0 --start-from {photographs}/weights.pth "
+        "--insert blocks.2,blocks.4 --image-size 96 --optimizer adamw --lr 5e-4 --weight-decay 0.01 --schedule cosine "
+        "--warmup-epochs 0.5 --epochs 4 --batch-size 32 --table controls",
+    ),
     Step("sequences", 53, "-m benchmarks sequences --data-dir {sequences} --output {output}/sequences"),
     Step("volumes", 35, "-m benchmarks volumes --data-dir {volumes} --output {output}/volumes"),
     Step("ops", 240, "-m benchmarks ops --output {output}/ops"),
 )
-_DATA = ("mnist", "sequences", "volumes")
+_DATA = ("mnist", "photographs", "sequences", "volumes")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -81,7 +89,7 @@ def main(words: list[str] | None = None) -> int:
             continue
         lacking = [name for name in _DATA if f"{{{name}}}" in step.words and getattr(args, name) is None]
         if args.list:
-            print(f"{step.minutes:4} min  {step.page:9}  python {step.words}")
+            print(f"{step.minutes:4} min  {step.page:11}  python {step.words}")
         elif lacking:
             left_out.append(f"{step.page}: python {step.words} (--{lacking[0]} names no folder)")
         elif _run([each for word in step.words.split() for each in _filled(word, args)]):
