@@ -61,8 +61,8 @@ STEPS = (
         50,
         f"{_ABLATION}/photographs --data images --data-dir {{photographs}}/photographs "
         "--model timm/tf_efficientnet_lite0 --start-from {photographs}/weights.pth "
-        "--insert blocks.2,blocks.4 --image-size 96 --optimizer adamw --lr 5e-4 --weight-decay 0.01 --schedule cosine "
-        "--warmup-epochs 0.5 --epochs 4 --batch-size 32 --table controls",
+        "--insert blocks.2,blocks.4 --image-size 96 --optimizer adamw --lr 5e-4 --weight-decay 0.01 "
+        "--schedule cosine --warmup-epochs 0.5 --epochs 4 --batch-size 32 --table controls",
     ),
     Step("sequences", 53, "-m benchmarks sequences --data-dir {sequences} --output {output}/sequences"),
     Step("volumes", 35, "-m benchmarks volumes --data-dir {volumes} --output {output}/volumes"),
