@@ -30,14 +30,18 @@ def block_of(norm, **settings):
     return randomize_(NonLocal3d(12, zero_init=False, norm=norm, **settings)).double()
 
 
+def even_block(norm, training):
+    """Return a block whose logits are equal everywhere, as theta is 0, and a map."""
+    block = block_of(norm, sub_sample=None).train(training)
+    nn.init.zeros_(block.theta.weight)
+    nn.init.zeros_(block.theta.bias)
+    return block, torch.randn(2, 12, 3, 5, 4, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("norm", ["batch", "layer", None])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_the_mean_is_a_block_that_weighs_all_positions_alike(norm, training):
-    block = block_of(norm, sub_sample=None).train(training)
-    # Equal logits everywhere: theta is 0.
-    nn.init.zeros_(block.theta.weight)
-    nn.init.zeros_(block.theta.bias)
-    x = torch.randn(2, 12, 3, 5, 4, dtype=torch.float64)
+    block, x = even_block(norm, training)
     expected = block(x)
     assert_near(MeanContext(block)(x), expected)
     assert (expected - x).abs().max() > 0.1
@@ -46,10 +50,7 @@ def test_the_mean_is_a_block_that_weighs_all_positions_alike(norm, training):
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_the_mean_of_a_padded_map_is_that_of_its_real_positions(norm, training):
-    block = block_of(norm, sub_sample=None).train(training)
-    nn.init.zeros_(block.theta.weight)
-    nn.init.zeros_(block.theta.bias)
-    x = torch.randn(2, 12, 3, 5, 4, dtype=torch.float64)
+    block, x = even_block(norm, training)
     with real_positions([(3, 5, 4), (2, 4, 1)], canvas=(3, 5, 4)):
         expected, found = block(x), MeanContext(block)(x)
     real = torch.zeros(2, 3, 5, 4, dtype=torch.bool)

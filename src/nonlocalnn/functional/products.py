@@ -78,7 +78,8 @@ def multiply_rows(rows_BPK: Tensor, *layers: tuple[Tensor, Tensor | None]) -> tu
     is_spread = num_numbers > _LARGE and not rows_BPK.is_contiguous()
     if is_spread or num_numbers * min(widths) < _LEAST_WORK:
         return None
-    if not is_served(rows_BPK, *(weight_MK for weight_MK, _ in layers)):
+    parts = rows_BPK, *(weight_MK for weight_MK, _ in layers)
+    if not _are_plain(*parts) or _is_recorded(*parts):
         return None
     if any(
         bias is not None and bias.shape[0] != width for width, (_, bias) in zip(widths, layers, strict=True)
@@ -145,16 +146,7 @@ def _is_recorded(*parts: Tensor) -> bool:
 
 def has_fast_products(*parts: Tensor) -> bool:
     """Return whether oneDNN multiplies such matrices faster, with derivatives by :func:`matmul`."""
-    return _may_look() and all(
-        part.dtype == torch.float32
-        and part.device.type == "cpu"
-        and part.numel() > 0
-        # Those that are shared out, quantised or wrapped have products of their own, and what is mapped
-        # by the older vmap, of torch.autograd, does not say that it wants a gradient.
-        and type(part) in _PLAIN
-        and not torch._C._functorch.is_legacy_batchedtensor(part)
-        for part in parts
-    )
+    return _may_look() and _are_plain(*parts)
 
 
 def _may_look() -> bool:
@@ -170,11 +162,25 @@ def _may_look() -> bool:
     )
 
 
+def _are_plain(*parts: Tensor) -> bool:
+    """Return whether these are matrices of numbers that oneDNN multiplies."""
+    return all(
+        part.dtype == torch.float32
+        and part.device.type == "cpu"
+        and part.numel() > 0
+        # Those that are shared out, quantised or wrapped have products of their own, and what is mapped
+        # by the older vmap, of torch.autograd, does not say that it wants a gradient.
+        and type(part) in _PLAIN
+        and not torch._C._functorch.is_legacy_batchedtensor(part)
+        for part in parts
+    )
+
+
 def _is_fast(left: Tensor, right: Tensor) -> bool:
     """Return whether a product is long enough for oneDNN, and one that it multiplies faster."""
     # Sizes after the first question: a program that is exported for any size would be bound to those that it
     # looked at. And before the last, whose answer takes most time.
-    return _may_look() and is_long(left, right) and has_fast_products(left, right)
+    return _may_look() and is_long(left, right) and _are_plain(left, right)
 
 
 def is_compiled_fast(left_BNK: Tensor, right_BKM: Tensor) -> bool:

@@ -90,7 +90,7 @@ def find_coco(root: Path, split: str, official: str = "instances") -> Found:
 
 
 def names_in(source: Path) -> list[str]:
-    """Return the names of images in a JSON file of COCO's format, without reading all of it."""
+    """Return the names of images in a JSON file of COCO's format, without parsing all of it."""
     return [json.loads(name) for name in _FILE_NAME.findall(source.read_bytes())]
 
 
