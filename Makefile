@@ -29,11 +29,12 @@ test: lint ## run the linters and the tests, without those that take long
 test-all: lint ## run the linters and all tests, also those of other libraries where they are installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Compiled code that was kept for one instruction set does not fit another.
 test-elsewhere: $(READY) ## the numeric tests with 1 and 2 threads, and as on processors without wide instructions
 	TEST_THREADS=1 $(ELSEWHERE)
 	TEST_THREADS=2 $(ELSEWHERE)
-	ATEN_CPU_CAPABILITY=avx2 $(ELSEWHERE)
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(ELSEWHERE)
+	TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/.cache/avx2 ATEN_CPU_CAPABILITY=avx2 $(ELSEWHERE)
+	TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/.cache/sse ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(ELSEWHERE)
 
 # Some 3 GB of downloads each. uv alone can ask for the lowest versions.
 test-oldest: $(UV) ## the tests with the lowest version of every dependency that pyproject.toml allows

@@ -125,8 +125,9 @@ def check_equal(block, x, run):
         slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
         results.append((z, *torch.autograd.grad(z, (leaf, *module.parameters()), slope)))
     for ours, expected in zip(*results, strict=True):
-        # The bias of phi has no gradient but rounding.
-        assert (ours - expected).norm() <= 1e-4 * expected.norm() + 1e-3
+        # The bias of phi has no gradient but rounding. PyTorch sums the statistics of channels that lie last in
+        # single precision, and those of others in double.
+        assert (ours - expected).norm() <= 1e-4 * expected.norm() + 2e-3
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

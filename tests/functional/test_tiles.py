@@ -34,7 +34,7 @@ def test_logits_of_any_scale_equal_the_reference(case, logits, entries_share, mo
     monkeypatch.setattr(tiles, "_TILE_BYTES", 4 * (2 * N * N if entries_share else 16**2))
     width, batch = D if "one width" in case else E, 33 if entries_share else 2
     theta, phi, g = operands(logits, symmetric=case == "itself", num_values=width, batch=batch)
-    counts = [share.stop - share.start for share, _ in tiles.shares(theta, phi)]
+    counts = [bundle.stop - bundle.start for bundle, _ in tiles.bundles(theta, phi)]
     assert counts == ([2] * 16 + [1] if entries_share else [1, 1])
     mask = None
     if "mask" in case:
@@ -53,7 +53,7 @@ def test_logits_of_any_scale_equal_the_reference(case, logits, entries_share, mo
 @pytest.mark.parametrize("num_keys", [1, 9, 196, 785])
 @pytest.mark.parametrize("num_queries", [1, 196, 784, 3136])
 def test_shares_hold_all_entries_and_no_more_pairs_than_a_tile(batch, num_queries, num_keys):
-    found = list(tiles.shares(torch.empty(batch, num_queries, 1), torch.empty(batch, num_keys, 1)))
+    found = list(tiles.bundles(torch.empty(batch, num_queries, 1), torch.empty(batch, num_keys, 1)))
     assert [entry for share, _ in found for entry in range(batch)[share]] == list(range(batch))
     for share, side in found:
         num_entries, sides = share.stop - share.start, (min(side, num_queries), min(side, num_keys))

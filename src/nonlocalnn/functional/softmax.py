@@ -132,18 +132,18 @@ def _softmax_sum(
     if has_kernel and key_mask_BM is None:
         return _flash(theta_BND, phi_BMD, g_BME, scale)
     y_BNE, lse_BN = _softmax_sum_shapes(theta_BND, phi_BMD, g_BME, key_mask_BM, scale)
-    for share, side, kept, mask in _shares(theta_BND, phi_BMD, key_mask_BM):
-        theta, phi, g = theta_BND[share], phi_BMD[share][:, kept], g_BME[share][:, kept]
+    for bundle, side, kept, mask in _bundles(theta_BND, phi_BMD, key_mask_BM):
+        theta, phi, g = theta_BND[bundle], phi_BMD[bundle][:, kept], g_BME[bundle][:, kept]
         if has_kernel and mask is None:
-            y_BNE[share], lse_BN[share] = _flash(theta, phi, g, scale)
+            y_BNE[bundle], lse_BN[bundle] = _flash(theta, phi, g, scale)
         else:
             tiles.average(
-                y_BNE[share], lse_BN[share], theta, phi, g, scale=scale, side=side, key_mask_BM=mask
+                y_BNE[bundle], lse_BN[bundle], theta, phi, g, scale=scale, side=side, key_mask_BM=mask
             )
     return y_BNE, lse_BN
 
 
-def _shares(
+def _bundles(
     theta_BND: Tensor, phi_BMD: Tensor, key_mask_BM: Tensor | None
 ) -> Iterator[tuple[slice, int, Tensor | slice, Tensor | None]]:
     """Yield which entries are computed together, their tiles' side, the keys looked at, and a mask of these.
@@ -151,14 +151,14 @@ def _shares(
     Of a single entry those are the keys that take part. One without any is computed as if it had no mask, so
     that no NaN arises in either pass; its values are zero, and so is their average.
     """
-    for share, side in tiles.shares(theta_BND, phi_BMD):
+    for bundle, side in tiles.bundles(theta_BND, phi_BMD):
         if key_mask_BM is None:
-            yield share, side, slice(None), None
-        elif share.stop - share.start == 1:
-            yield share, side, _kept(key_mask_BM, share.start), None
+            yield bundle, side, slice(None), None
+        elif bundle.stop - bundle.start == 1:
+            yield bundle, side, _kept(key_mask_BM, bundle.start), None
         else:
-            mask = key_mask_BM[share]
-            yield share, side, slice(None), mask | ~mask.any(1, keepdim=True)
+            mask = key_mask_BM[bundle]
+            yield bundle, side, slice(None), mask | ~mask.any(1, keepdim=True)
 
 
 def _flash(theta_BND: Tensor, phi_BMD: Tensor, g_BME: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -221,12 +221,12 @@ def _softmax_sum_backward(
     # As their inputs lie, so that whatever else is added to them meets no other layout.
     dtheta_BND = torch.zeros_like(theta_BND)
     dphi_BMD, dg_BME = torch.zeros_like(phi_BMD), torch.zeros_like(g_BME)
-    for share, side, kept, mask in _shares(theta_BND, phi_BMD, key_mask_BM):
-        phi, g, dphi, dg = (part[share][:, kept] for part in (phi_BMD, g_BME, dphi_BMD, dg_BME))
-        given = dy_BNE[share], theta_BND[share], phi, g, y_BNE[share], lse_BN[share]
-        tiles.add_gradients((dtheta_BND[share], dphi, dg), *given, scale=scale, side=side, key_mask_BM=mask)
+    for bundle, side, kept, mask in _bundles(theta_BND, phi_BMD, key_mask_BM):
+        phi, g, dphi, dg = (part[bundle][:, kept] for part in (phi_BMD, g_BME, dphi_BMD, dg_BME))
+        given = dy_BNE[bundle], theta_BND[bundle], phi, g, y_BNE[bundle], lse_BN[bundle]
+        tiles.add_gradients((dtheta_BND[bundle], dphi, dg), *given, scale=scale, side=side, key_mask_BM=mask)
         if isinstance(kept, Tensor):
-            dphi_BMD[share][:, kept], dg_BME[share][:, kept] = dphi, dg
+            dphi_BMD[bundle][:, kept], dg_BME[bundle][:, kept] = dphi, dg
     return dtheta_BND.mul_(scale), dphi_BMD.mul_(scale), dg_BME
 
 

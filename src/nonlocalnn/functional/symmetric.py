@@ -31,8 +31,8 @@ def non_local(x_BND: Tensor, g_BNE: Tensor, *, scale: float) -> Tensor:
 def _symmetric_softmax_sum(x_BND: Tensor, g_BNE: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Return softmax(scale x x^T) g and the log-sum-exp of each query, (B, N)."""
     y_BNE, lse_BN = _symmetric_softmax_sum_shapes(x_BND, g_BNE, scale)
-    for share, side in tiles.shares(x_BND, x_BND):
-        y, lse, x, g = (part[share] for part in (y_BNE, lse_BN, x_BND, g_BNE))
+    for bundle, side in tiles.bundles(x_BND, x_BND):
+        y, lse, x, g = (part[bundle] for part in (y_BNE, lse_BN, x_BND, g_BNE))
         tiles.average(y, lse, x, x, g, scale=scale, side=side, symmetric=True)
     return y_BNE, lse_BN
 
@@ -54,8 +54,8 @@ def _symmetric_softmax_sum_backward(
     # As x lies, so that whatever else is added to it meets no other layout.
     dx_BND, dg_BNE = torch.zeros_like(x_BND), torch.zeros_like(g_BNE)
     given = dx_BND, dg_BNE, dy_BNE, x_BND, g_BNE, y_BNE, lse_BN
-    for share, side in tiles.shares(x_BND, x_BND):
-        dx, dg, dy, x, g, y, lse = (part[share] for part in given)
+    for bundle, side in tiles.bundles(x_BND, x_BND):
+        dx, dg, dy, x, g, y, lse = (part[bundle] for part in given)
         tiles.add_gradients((dx, dx, dg), dy, x, x, g, y, lse, scale=scale, side=side, symmetric=True)
     return dx_BND.mul_(scale), dg_BNE
 

@@ -37,7 +37,7 @@ _LOG2_E = 1 / math.log(2)
 _HEADROOM = 16.0
 
 
-def shares(theta_BND: Tensor, phi_BMD: Tensor) -> Iterator[tuple[slice, int]]:
+def bundles(theta_BND: Tensor, phi_BMD: Tensor) -> Iterator[tuple[slice, int]]:
     """Yield which entries are computed together, and how many queries, or keys, a tile of theirs has at most.
 
     Several share a tile where it holds all pairs of each. Never all pairs of the batch, however few they are:
@@ -74,11 +74,11 @@ def average(
     Args:
         y_BNE: As the next, where the result goes.
         lse_BN: Natural logarithms.
-        theta_BND: Queries of one of the :func:`shares`.
+        theta_BND: Queries of one of the :func:`bundles`.
         phi_BMD: Keys, at least one.
         g_BME: Values; those of masked keys are zero.
         scale: Factor on the logits.
-        side: Of the tiles, as :func:`shares` says.
+        side: Of the tiles, as :func:`bundles` says.
         key_mask_BM: Which keys take part, at least one of each entry. The others weigh 2^-100 of the largest.
         symmetric: theta and phi are one tensor.
     """
@@ -141,7 +141,7 @@ def add_gradients(
         y_BNE: Averages.
         lse_BN: Log-sum-exp.
         scale: Factor on the logits.
-        side: Of the tiles, as :func:`shares` says.
+        side: Of the tiles, as :func:`bundles` says.
         key_mask_BM: Which keys take part.
         symmetric: theta and phi are one tensor.
     """
