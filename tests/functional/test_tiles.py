@@ -52,11 +52,11 @@ def test_logits_of_any_scale_equal_the_reference(case, logits, entries_share, mo
 @pytest.mark.parametrize("batch", [0, 1, 3, 64])
 @pytest.mark.parametrize("num_keys", [1, 9, 196, 785])
 @pytest.mark.parametrize("num_queries", [1, 196, 784, 3136])
-def test_shares_hold_all_entries_and_no_more_pairs_than_a_tile(batch, num_queries, num_keys):
+def test_bundles_hold_all_entries_and_no_more_pairs_than_a_tile(batch, num_queries, num_keys):
     found = list(tiles.bundles(torch.empty(batch, num_queries, 1), torch.empty(batch, num_keys, 1)))
-    assert [entry for share, _ in found for entry in range(batch)[share]] == list(range(batch))
-    for share, side in found:
-        num_entries, sides = share.stop - share.start, (min(side, num_queries), min(side, num_keys))
+    assert [entry for bundle, _ in found for entry in range(batch)[bundle]] == list(range(batch))
+    for bundle, side in found:
+        num_entries, sides = bundle.stop - bundle.start, (min(side, num_queries), min(side, num_keys))
         assert min(sides) >= 1
         assert num_entries == 1 or sides == (num_queries, num_keys)
         num_pairs = num_entries * sides[0] * sides[1]
