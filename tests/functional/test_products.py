@@ -125,8 +125,8 @@ def check_equal(block, x, run):
         slope = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view(z.shape)
         results.append((z, *torch.autograd.grad(z, (leaf, *module.parameters()), slope)))
     for ours, expected in zip(*results, strict=True):
-        # The bias of phi has no gradient but rounding. Where channels lie last PyTorch sums the statistics of a
-        # norm in single precision, elsewhere in double.
+        # The bias of phi has no gradient but rounding. PyTorch sums a norm's statistics in single precision
+        # where channels lie last, elsewhere in double.
         assert (ours - expected).norm() <= 1e-4 * expected.norm() + 2e-3
 
 
