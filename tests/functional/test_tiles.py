@@ -60,7 +60,7 @@ def test_bundles_hold_all_entries_and_no_more_pairs_than_a_tile(batch, num_queri
         assert min(sides) >= 1
         assert num_entries == 1 or sides == (num_queries, num_keys)
         num_pairs = num_entries * sides[0] * sides[1]
-        assert num_pairs <= max(1, batch * num_queries * num_keys // 16)
+        assert num_pairs <= max(1, batch * num_queries * num_keys // 8)
         assert 4 * num_pairs <= tiles._TILE_BYTES * torch.get_num_threads()
 
 

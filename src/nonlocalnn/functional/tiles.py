@@ -47,7 +47,7 @@ def bundles(theta_BND: Tensor, phi_BMD: Tensor) -> Iterator[tuple[slice, int]]:
     num_pairs = num_queries * num_keys
     shortest, longest = sorted((num_queries, num_keys))
     most = min(_TILE_BYTES * torch.get_num_threads(), _MOST_TILE_BYTES) // theta_BND.element_size()
-    most = max(1, min(most, batch * num_pairs // 16))
+    most = max(1, min(most, batch * num_pairs // 8))
     step = max(1, most // max(1, num_pairs))
     side = longest if step > 1 else max(math.isqrt(most), most // max(1, shortest))
     if _ROW < side < longest:
