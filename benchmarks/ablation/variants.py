@@ -181,6 +181,15 @@ _SCENE_TABLES: dict[str, Table] = {
         Variant("phi as theta", "nl_fcn_tiny"),
     ),
 }
+# Where each digit needs another place.
+_LEGEND_TABLES: dict[str, Table] = {
+    "controls": (
+        Variant("no block", "fcn_tiny"),
+        Variant("mean over positions", control="mean"),
+        Variant("global context block", control="global-context"),
+        *(Variant(name, overrides={"instantiation": name}) for name in ("dot_product", "embedded_gaussian")),
+    ),
+}
 # Objects on the same scenes. From scratch a detector learns what its regions hold before it looks elsewhere.
 _OBJECT_TABLES: dict[str, Table] = {
     "context": (
@@ -222,6 +231,7 @@ _OF_SCENES = {
     "segment-cue": _SCENE_TABLES,
     "detect-cue": _OBJECT_TABLES,
     "keypoint-cue": _POINT_TABLES,
+    "segment-legend": _LEGEND_TABLES,
 }
 WITH_TABLES = tuple(_OF_SCENES)
 

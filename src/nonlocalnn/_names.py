@@ -14,7 +14,8 @@ DATASETS = (
     *("digits", "mnist", "fashion-mnist", *IMAGE_SETS, *GENERATED_SETS, "sequences", "volumes", *VIDEO_SETS),
 )
 # Those of images with masks, the class of each pixel, and of volumes with masks.
-MASK_SETS = ("masks", "voc", "cityscapes", "ade20k", "segment-cue")
+GENERATED_MASK_SETS = ("segment-cue", "segment-legend")
+MASK_SETS = ("masks", "voc", "cityscapes", "ade20k", *GENERATED_MASK_SETS)
 VOLUME_MASK_SETS = ("volume-masks",)
 # That of sequences with the class of each step.
 STEP_SETS = ("sequence-labels",)

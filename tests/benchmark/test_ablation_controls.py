@@ -14,10 +14,11 @@ from benchmarks.ablation.controls import (
     SqueezeExcitation,
     replace_blocks_,
 )
-from benchmarks.ablation.runs import ChangedTask, ablate
+from benchmarks.ablation.runs import ChangedTask, ablate, plan
 from benchmarks.ablation.variants import tables
 from helpers import randomize_
 from nonlocalnn import NonLocal2d, NonLocal3d, nonlocal_blocks, real_positions
+from nonlocalnn.cli.recipe_parser import RecipeParser
 from nonlocalnn.data import cue
 from nonlocalnn.models import create_model
 from nonlocalnn.models.cost import cost
@@ -106,6 +107,19 @@ def test_controls_stand_where_the_blocks_did(control, table, num_blocks):
     else:
         assert mine == pytest.approx(theirs, rel=0.003)
     assert cost(network, shape).flops < cost(plain, shape).flops
+
+
+def test_networks_of_the_legend_are_those_of_the_other_scenes(tmp_path):
+    words = ["--config", "segment-legend", "--output", str(tmp_path)]
+    recipe, _ = RecipeParser(program="train", description="", example="").parse_words(words)
+    rows = {variant.name: each for variant, each in plan(recipe, table="controls", num_seeds=1)}
+    networks = [(each.model, each.model_overrides) for each in rows.values()]
+    assert networks == [
+        ("fcn_tiny", {}),
+        *[("nl_fcn_tiny", {})] * 2,
+        *(("nl_fcn_tiny", {"instantiation": form}) for form in ("dot_product", "embedded_gaussian")),
+    ]
+    assert len({each.output for each in rows.values()}) == len(rows)
 
 
 def test_what_cannot_be_replaced():

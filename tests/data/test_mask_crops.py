@@ -1,8 +1,11 @@
 """What training does to an image, it does to its mask."""
 
+import colorsys
+
 import pytest
 import torch
 
+from nonlocalnn._names import GENERATED_MASK_SETS
 from nonlocalnn.data.masks import IGNORED, load_masks, palette, resize_short
 from nonlocalnn.data.masks.crops import RandomCrops
 from nonlocalnn.data.masks.scenes import NUM_SCENES
@@ -81,8 +84,49 @@ def test_scenes():
     assert set(mask.unique().tolist()) <= {0, 1, 2}
 
 
-def test_training_scenes_are_drawn_anew():
-    data = load_masks("segment-cue", "train", augment=True)
+def test_scenes_with_a_legend():
+    data = load_masks("segment-legend", "test")
+    assert len(data) == NUM_SCENES["test"]
+    assert data.classes == ("background", "marked", "plain")
+    assert data.sample_id(3) == "segment-legend/test/3"
+    counts = {1: 0, 2: 0}
+    for index in range(30):
+        pixels, mask = data.read(index)
+        colours, is_marked = [], []
+        # The squares lie one below the other, each in a quarter of the height.
+        for quarter in pixels[:, :, :34].split(24, 1):
+            is_coloured = quarter.amax(0) - quarter.amin(0) > 0.5
+            colours.append(quarter[:, is_coloured].mean(1))
+            rows, columns = (is_coloured.any(axis).nonzero().flatten() for axis in (1, 0))
+            assert len(rows) == len(columns) == 13
+            is_marked.append(not bool(is_coloured[rows[6], columns[6]]))
+        for label in counts:
+            ink = pixels[:, (mask == label) & (pixels.amax(0) > 0.9)]
+            counts[label] += ink.shape[1]
+            nearest = torch.cdist(ink.T, torch.stack(colours)).argmin(1)
+            # No digit's class is told by its own colour, and each by that of one square.
+            assert all(is_marked[square] is (label == 1) for square in nearest.unique().tolist())
+    assert min(counts.values()) > 500
+
+
+def test_hues_of_a_legend_are_apart_and_drawn_anew():
+    data, hues = load_masks("segment-legend", "train"), []
+    for index in range(50):
+        pixels, _ = data.read(index)
+        found = []
+        for quarter in pixels[:, :, :34].split(24, 1):
+            colour = quarter[:, quarter.amax(0) - quarter.amin(0) > 0.5][:, 0]
+            found.append(colorsys.rgb_to_hsv(*colour.tolist())[0])
+        turns = sorted(found)
+        assert min((b - a) % 1 for a, b in zip(turns, [*turns[1:], turns[0]], strict=True)) > 0.14
+        hues += found
+    # Every twelfth of the circle has some.
+    assert {int(12 * hue) for hue in hues} == set(range(12))
+
+
+@pytest.mark.parametrize("name", GENERATED_MASK_SETS)
+def test_training_scenes_are_drawn_anew(name):
+    data = load_masks(name, "train", augment=True)
     torch.manual_seed(0)
     first = data.read(0)
     assert not torch.equal(data.read(0)[0], first[0])

@@ -363,8 +363,9 @@ def test_a_task_that_is_not_the_datas(settings, says):
 
 
 def test_settings_without_effect_on_what_is_generated():
-    with pytest.raises(ValueError, match="data_dir has no effect on 'segment-cue'"):
-        load_masks("segment-cue", "train", data_dir="x")
+    for name in ("segment-cue", "segment-legend"):
+        with pytest.raises(ValueError, match=f"data_dir has no effect on '{name}'"):
+            load_masks(name, "train", data_dir="x")
     with pytest.raises(ValueError, match="name must be one of"):
         load_masks("segmentcue", "train")
 

@@ -248,6 +248,7 @@ def test_labels_of_many_classes_are_found_in_parts():
         ({"model": "nl_digits"}, "'nl_digits' is for classification and gives one answer a sample"),
         ({"channels": 1}, "channels has no effect on images with masks"),
         ({"image_size": 32}, "image_size has no effect on 'segment-cue'"),
+        ({"data": "segment-legend", "window": 32}, "window has no effect on 'segment-legend'"),
         ({"class_weights": (1.0, 0.0, 1.0)}, "class_weights must be greater than zero"),
         ({"max_broken": 3}, "max_broken has an effect only with files"),
         ({"test_views": 1}, "test_views has an effect only with videos"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nonlocalnn._device import Precision
 from nonlocalnn._errors import check_whole
-from nonlocalnn._names import MASK_SETS
+from nonlocalnn._names import GENERATED_MASK_SETS, MASK_SETS
 from nonlocalnn.data import read_image
 from nonlocalnn.data.masks import MaskedImages, load_masks, resize_short
 from nonlocalnn.data.normalization import ChannelValues, normalize_image, pixels_of
@@ -96,7 +96,7 @@ class Segmenter(Trained):
                 f"the model was trained for segmentation, and {name!r} has no masks: choose one of "
                 f"{', '.join(MASK_SETS)}"
             )
-        resize = self.resize if name != "segment-cue" else None
+        resize = self.resize if name not in GENERATED_MASK_SETS else None
         data = load_masks(name, split, data_dir=self.folder(name, data_dir), resize=resize)
         data.mean, data.standard_deviation = self.mean, self.standard_deviation
         return data

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nonlocalnn._names import GENERATED_MASK_SETS
 from nonlocalnn.data.masks import IGNORED, MaskedImages, load_masks
 from nonlocalnn.tasks.masks import evaluate_masks
 from nonlocalnn.tasks.networks import build_network, check_task, check_unset, named_network
@@ -19,7 +20,6 @@ from nonlocalnn.tasks.recipe import Recipe
 _AUXILIARY_WEIGHT = 0.4
 # Where the network is chosen for one's own files: what a CPU trains in minutes.
 _SMALL_CROP, _SMALL_SIDE = 128, 160
-_GENERATED = "segment-cue"
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class SegmentationTask(PlacesTask):
         recipe = self.recipe
         if recipe.channels is not None:
             raise ValueError("channels has no effect on images with masks, which have 3: leave it out")
-        if recipe.data == _GENERATED:
+        if recipe.data in GENERATED_MASK_SETS:
             given = ("data_dir", "image_size", "scales", "resize", "window")
-            check_unset(recipe, given, f"{_GENERATED!r}, which is generated")
+            check_unset(recipe, given, f"{recipe.data!r}, which is generated")
         if recipe.scales is not None and not recipe.augment:
             raise ValueError("scales has an effect only with augment=True: leave it out")
         object.__setattr__(self, "recipe", _completed(recipe))
@@ -95,8 +95,8 @@ class SegmentationTask(PlacesTask):
     def data(self, split: str) -> MaskedImages:
         """Return a split of the recipe's data set; only "train" is cut into squares and varied."""
         recipe, is_train = self.recipe, split == "train"
-        if recipe.data == _GENERATED:
-            return load_masks(_GENERATED, split, augment=recipe.augment and is_train)
+        if recipe.data in GENERATED_MASK_SETS:
+            return load_masks(recipe.data, split, augment=recipe.augment and is_train)
         return load_masks(
             recipe.data,
             split,
@@ -186,7 +186,7 @@ def pixel_loss(scores: Tensor, masks: Tensor, weights: Sequence[float] | None = 
 
 def _completed(recipe: Recipe) -> Recipe:
     """Return a recipe with a network and sizes where it leaves them open."""
-    if recipe.data == _GENERATED:
+    if recipe.data in GENERATED_MASK_SETS:
         return replace(recipe, model="nl_fcn_tiny") if recipe.model is None else recipe
     if recipe.model is None:
         crop = _SMALL_CROP if recipe.image_size is None else recipe.image_size

@@ -1,18 +1,22 @@
-"""Generated scenes in which a pixel's class depends on a colour far away.
+"""Generated scenes in which a pixel's class depends on a square far away.
 
 Nothing here was photographed. Each scene is drawn by this module, and only the digits in it are real:
-scikit-learn's. Train, validation and test draw theirs from that split of ``digits``.
+scikit-learn's. Train, validation and test draw theirs from that split of ``digits``. On grey noise lie
+squares near the left side and two to four digits elsewhere. A digit alone does not tell its class: a network
+has to look from each digit to a square, up to 120 pixels away.
 
-On grey noise lie, near the left side, a square of one of four colours, the cue, and elsewhere two to four
-digits, each in the cue's colour or in one other. The class of a digit's pixels is whether it has the cue's
-colour. A digit alone does not tell: every colour is the cue's in some scenes. A network has to look from each
-digit to the square, up to 120 pixels away.
+``segment-cue``     One square, the cue, of one of four colours. Each digit has its colour or that of one
+                    other, and is of the class ``cue`` or ``other``. All digits need the same square.
+``segment-legend``  Four squares of four hues, drawn anew for each scene. A legend: some have a dark middle.
+                    Each digit has the hue of one square, and is ``marked`` where that one has a dark
+                    middle, else ``plain``. Digits of different hues need different squares.
 """
 
 from __future__ import annotations
 
+import colorsys
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,15 +31,19 @@ from nonlocalnn.data.masks.masked import MaskedImages
 NUM_SCENES = {"train": 800, "validation": 100, "test": 200}
 SIDES = (96, 128)
 
-# Of a digit: whether it has the cue's colour.
-DIGIT_CLASSES = ("cue", "other")
-_CLASSES = ("background", *DIGIT_CLASSES)
+# What a digit may be.
+DIGIT_CLASSES = {"segment-cue": ("cue", "other"), "segment-legend": ("marked", "plain")}
 _RGB = torch.tensor([[1.0, 0.15, 0.15], [0.15, 1.0, 0.15], [0.25, 0.35, 1.0], [1.0, 1.0, 0.15]])
 # Grey noise stays below this, so that no noise is as bright as a colour.
 _NOISE_LIMIT = 0.25
 _CUE_SIDE = 9
-# Columns that are the cue's alone.
-_CUE_COLUMNS = 34
+# Squares of a legend, their side, and where the dark middle of one begins.
+_ENTRIES, _ENTRY_SIDE, _RIM = 4, 13, 4
+# Of the distance between two hues of a legend that were evenly spread, the part by which one is moved.
+_HUE_MOVED = 0.4
+_SATURATION = 0.85
+# Columns that are the squares' alone.
+_SQUARE_COLUMNS = 34
 _DIGIT_SIDES = (16, 25)
 _FEWEST, _MOST = 2, 4
 # Ink above this is the digit's; what is fainter is its edge.
@@ -51,13 +59,13 @@ class Digit:
         top: Row of the uppermost pixel of its square.
         left: Column of the leftmost one.
         ink: Which pixels of its square are its own, bool (side, side).
-        has_cue: Whether it has the cue's colour.
+        label: Which of the classes of digits it is of, 0 or 1.
     """
 
     top: int
     left: int
     ink: Tensor
-    has_cue: bool
+    label: int
 
     @property
     def place(self) -> tuple[slice, slice]:
@@ -87,15 +95,18 @@ class Scenes:
     """Draws scenes with the digits of a split.
 
     Args:
+        name: ``"segment-cue"`` or ``"segment-legend"``.
         split: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
-        ValueError: ``split`` is unknown.
+        ValueError: ``name`` or ``split`` is unknown.
         ImportError: scikit-learn is missing.
     """
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, name: str, split: str) -> None:
+        check_choice("name", name, tuple(DIGIT_CLASSES))
         check_choice("split", split, SPLITS)
+        self._draw_squares = _draw_cue if name == "segment-cue" else _draw_legend
         digits = load_digits(split, image_size=8)
         self._digits = [digits.read(index) for index in range(len(digits))]
 
@@ -111,48 +122,87 @@ class Scenes:
         height, width = SIDES
         noise = torch.rand(1, height, width, generator=generator) * _NOISE_LIMIT
         image = noise.repeat(3, 1, 1)
-        cue, other = torch.randperm(len(_RGB), generator=generator)[:2].tolist()
-        top = _between(2, height - _CUE_SIDE - 2, generator)
-        left = _between(2, 14, generator)
-        image[:, top : top + _CUE_SIDE, left : left + _CUE_SIDE] = _RGB[cue][:, None, None]
+        choose = self._draw_squares(image, generator)
         free = torch.ones(height, width, dtype=torch.bool)
-        free[:, :_CUE_COLUMNS] = False
+        free[:, :_SQUARE_COLUMNS] = False
         wanted = _between(_FEWEST, _MOST + 1, generator)
         digits: list[Digit] = []
         for _ in range(_TRIES):
             if len(digits) == wanted:
                 break
             side = _between(*_DIGIT_SIDES, generator)
-            top, left = _between(0, height - side, generator), _between(_CUE_COLUMNS, width - side, generator)
+            top = _between(0, height - side, generator)
+            left = _between(_SQUARE_COLUMNS, width - side, generator)
             digit = self._digits[_between(0, len(self._digits), generator)]
-            has_cue = bool(torch.rand((), generator=generator) < 0.5)
+            colour, label = choose()
             place = (slice(top, top + side), slice(left, left + side))
             if not bool(free[place].all()):
                 continue
             free[place] = False
             ink = resize_image(digit, (side, side))
-            colour = _RGB[cue if has_cue else other][:, None, None]
-            image[:, *place] = image[:, *place] * (1 - ink) + colour * ink
-            digits.append(Digit(top, left, ink[0] > _INK, has_cue))
+            image[:, *place] = image[:, *place] * (1 - ink) + colour[:, None, None] * ink
+            digits.append(Digit(top, left, ink[0] > _INK, label))
         return Scene(image, digits)
 
 
-class CueScenes(MaskedImages):
-    """Scenes of digits and a cue; the module says more.
+# What draws the colour of the next digit, (3,), and its class.
+_Choose = Callable[[], tuple[Tensor, int]]
+
+
+def _draw_cue(image: Tensor, generator: Generator) -> _Choose:
+    """Draw the square of ``segment-cue`` into an image (3, H, W)."""
+    cue, other = torch.randperm(len(_RGB), generator=generator)[:2].tolist()
+    top = _between(2, image.shape[1] - _CUE_SIDE - 2, generator)
+    left = _between(2, 14, generator)
+    image[:, top : top + _CUE_SIDE, left : left + _CUE_SIDE] = _RGB[cue][:, None, None]
+
+    def choose() -> tuple[Tensor, int]:
+        has_cue = bool(torch.rand((), generator=generator) < 0.5)
+        return (_RGB[cue], 0) if has_cue else (_RGB[other], 1)
+
+    return choose
+
+
+def _draw_legend(image: Tensor, generator: Generator) -> _Choose:
+    """Draw the squares of ``segment-legend``, from the top down."""
+    moved = (torch.rand(_ENTRIES, generator=generator) - 0.5) * _HUE_MOVED
+    hues = (torch.rand((), generator=generator) + (torch.arange(_ENTRIES) + moved) / _ENTRIES) % 1
+    order = torch.randperm(_ENTRIES, generator=generator).tolist()
+    colours = [torch.tensor(colorsys.hsv_to_rgb(float(hues[each]), _SATURATION, 1.0)) for each in order]
+    is_marked = (torch.rand(_ENTRIES, generator=generator) < 0.5).tolist()
+    room = image.shape[1] // _ENTRIES
+    for entry, colour in enumerate(colours):
+        top = entry * room + _between(1, room - _ENTRY_SIDE - 1, generator)
+        left = _between(2, _SQUARE_COLUMNS - _ENTRY_SIDE - 2, generator)
+        square = image[:, top : top + _ENTRY_SIDE, left : left + _ENTRY_SIDE]
+        square[:] = colour[:, None, None]
+        if is_marked[entry]:
+            square[:, _RIM:-_RIM, _RIM:-_RIM] = 0
+
+    def choose() -> tuple[Tensor, int]:
+        entry = _between(0, _ENTRIES, generator)
+        return colours[entry], 0 if is_marked[entry] else 1
+
+    return choose
+
+
+class MaskedScenes(MaskedImages):
+    """Scenes of digits and squares; the module says more.
 
     Args:
+        name: ``"segment-cue"`` or ``"segment-legend"``.
         split: ``"train"``, ``"validation"`` or ``"test"``: 800, 100 and 200 scenes.
         augment: Draw another scene each time one is read, by torch's global random numbers.
 
     Raises:
-        ValueError: ``split`` is unknown.
+        ValueError: ``name`` or ``split`` is unknown.
         ImportError: scikit-learn is missing.
     """
 
-    def __init__(self, split: str, *, augment: bool = False) -> None:
-        super().__init__(classes=_CLASSES, sample_shape=(3, *SIDES))
-        self._scenes = Scenes(split)
-        self._split = split
+    def __init__(self, name: str, split: str, *, augment: bool = False) -> None:
+        self._scenes = Scenes(name, split)
+        super().__init__(classes=("background", *DIGIT_CLASSES[name]), sample_shape=(3, *SIDES))
+        self._name, self._split = name, split
         self._augment = augment
 
     def __len__(self) -> int:
@@ -160,14 +210,14 @@ class CueScenes(MaskedImages):
 
     def sample_id(self, index: int) -> str:
         """Return such as ``"segment-cue/train/17"``."""
-        return f"segment-cue/{self._split}/{index}"
+        return f"{self._name}/{self._split}/{index}"
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """See :meth:`MaskedImages.read`: (3, 96, 128) and (96, 128)."""
         scene = self._scenes.another() if self._augment else self._scenes.of_name(self.sample_id(index))
         mask = torch.zeros(SIDES, dtype=torch.uint8)
         for digit in scene.digits:
-            mask[digit.place][digit.ink] = _CLASSES.index(DIGIT_CLASSES[0 if digit.has_cue else 1])
+            mask[digit.place][digit.ink] = 1 + digit.label
         return scene.image, mask
 
 

@@ -29,9 +29,12 @@ class CueObjects(AnnotatedImages):
 
     def __init__(self, split: str, *, augment: bool = False) -> None:
         super().__init__(
-            classes=DIGIT_CLASSES, sample_shape=(3, *SIDES), has_masks=True, is_training=split == "train"
+            classes=DIGIT_CLASSES["segment-cue"],
+            sample_shape=(3, *SIDES),
+            has_masks=True,
+            is_training=split == "train",
         )
-        self._scenes = Scenes(split)
+        self._scenes = Scenes("segment-cue", split)
         self._split = split
         self._augment = augment
 
@@ -69,6 +72,6 @@ class CueObjects(AnnotatedImages):
             mask[digit.place] = digit.ink.to(torch.uint8)
             rows, columns = (mask.amax(axis).nonzero().flatten().tolist() for axis in (1, 0))
             box = (columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
-            label = 1 if digit.has_cue else 2
+            label = 1 + digit.label
             objects.append(Marked(label, tuple(map(float, box)), encoded(mask), False, float(mask.sum())))  # type: ignore[arg-type]
         return Sheet(index + 1, f"{index}.png", height, width, tuple(objects))
