@@ -125,7 +125,9 @@ def _rectified_average_backward(
     count = b_BM.shape[1] if count_B11 is None else count_B11
     if holds_pairs:
         f_BNM, dy_BNE = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu_(), dy_BNE / count
-        df_BNM = matmul(dy_BNE, g_BME.transpose(1, 2)).mul_(f_BNM > 0)
+        df_BNM = matmul(dy_BNE, g_BME.transpose(1, 2))
+        # What autograd calls for a ReLU. With a mask that is multiplied the whole took twice as long.
+        torch.ops.aten.threshold_backward.grad_input(df_BNM, f_BNM, 0, grad_input=df_BNM)
         return df_BNM.sum(2), df_BNM.sum(1), matmul(f_BNM.transpose(1, 2), dy_BNE)
     if engine := _gpu_engine(g_BME):
         return engine.gradients(dy_BNE, a_BN, b_BM, g_BME, count)
@@ -179,7 +181,8 @@ def _has_triton() -> bool:
 def _plain_rectified_average(
     a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None, holds_pairs: bool = True
 ) -> Tensor:
-    f_BNM = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu()
+    # In place: fresh memory for as many pairs takes longer than the product.
+    f_BNM = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu_()
     return matmul(f_BNM, g_BME) / (b_BM.shape[1] if count_B11 is None else count_B11)
 
 
