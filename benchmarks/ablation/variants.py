@@ -186,7 +186,6 @@ _LEGEND_TABLES: dict[str, Table] = {
     "controls": (
         Variant("no block", "fcn_tiny"),
         Variant("mean over positions", control="mean"),
-        Variant("global context block", control="global-context"),
         *(Variant(name, overrides={"instantiation": name}) for name in ("dot_product", "embedded_gaussian")),
     ),
 }

@@ -116,7 +116,7 @@ def test_networks_of_the_legend_are_those_of_the_other_scenes(tmp_path):
     networks = [(each.model, each.model_overrides) for each in rows.values()]
     assert networks == [
         ("fcn_tiny", {}),
-        *[("nl_fcn_tiny", {})] * 2,
+        ("nl_fcn_tiny", {}),
         *(("nl_fcn_tiny", {"instantiation": form}) for form in ("dot_product", "embedded_gaussian")),
     ]
     assert len({each.output for each in rows.values()}) == len(rows)

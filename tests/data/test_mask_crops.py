@@ -84,6 +84,11 @@ def test_scenes():
     assert set(mask.unique().tolist()) <= {0, 1, 2}
 
 
+def places_of_squares(pixels):
+    """The parts of a scene that hold one square of its legend each: four rows of two."""
+    return [part for row in pixels[:, :, :34].split(24, 1) for part in row.split(17, 2)]
+
+
 def test_scenes_with_a_legend():
     data = load_masks("segment-legend", "test")
     assert len(data) == NUM_SCENES["test"]
@@ -93,10 +98,9 @@ def test_scenes_with_a_legend():
     for index in range(30):
         pixels, mask = data.read(index)
         colours, is_marked = [], []
-        # The squares lie one below the other, each in a quarter of the height.
-        for quarter in pixels[:, :, :34].split(24, 1):
-            is_coloured = quarter.amax(0) - quarter.amin(0) > 0.5
-            colours.append(quarter[:, is_coloured].mean(1))
+        for place in places_of_squares(pixels):
+            is_coloured = place.amax(0) - place.amin(0) > 0.5
+            colours.append(place[:, is_coloured].mean(1))
             rows, columns = (is_coloured.any(axis).nonzero().flatten() for axis in (1, 0))
             assert len(rows) == len(columns) == 13
             is_marked.append(not bool(is_coloured[rows[6], columns[6]]))
@@ -114,11 +118,11 @@ def test_hues_of_a_legend_are_apart_and_drawn_anew():
     for index in range(50):
         pixels, _ = data.read(index)
         found = []
-        for quarter in pixels[:, :, :34].split(24, 1):
-            colour = quarter[:, quarter.amax(0) - quarter.amin(0) > 0.5][:, 0]
+        for place in places_of_squares(pixels):
+            colour = place[:, place.amax(0) - place.amin(0) > 0.5][:, 0]
             found.append(colorsys.rgb_to_hsv(*colour.tolist())[0])
         turns = sorted(found)
-        assert min((b - a) % 1 for a, b in zip(turns, [*turns[1:], turns[0]], strict=True)) > 0.14
+        assert min((b - a) % 1 for a, b in zip(turns, [*turns[1:], turns[0]], strict=True)) > 0.07
         hues += found
     # Every twelfth of the circle has some.
     assert {int(12 * hue) for hue in hues} == set(range(12))

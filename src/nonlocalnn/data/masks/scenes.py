@@ -7,9 +7,9 @@ has to look from each digit to a square, up to 120 pixels away.
 
 ``segment-cue``     One square, the cue, of one of four colours. Each digit has its colour or that of one
                     other, and is of the class ``cue`` or ``other``. All digits need the same square.
-``segment-legend``  Four squares of four hues, drawn anew for each scene. A legend: some have a dark middle.
-                    Each digit has the hue of one square, and is ``marked`` where that one has a dark
-                    middle, else ``plain``. Digits of different hues need different squares.
+``segment-legend``  Eight squares of as many hues, drawn anew for each scene, a legend: some have a dark
+                    middle. Each digit has the hue of one square, and is ``marked`` where that one has a
+                    dark middle, else ``plain``. Digits of different hues need different squares.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _RGB = torch.tensor([[1.0, 0.15, 0.15], [0.15, 1.0, 0.15], [0.25, 0.35, 1.0], [1
 # Grey noise stays below this, so that no noise is as bright as a colour.
 _NOISE_LIMIT = 0.25
 _CUE_SIDE = 9
-# Squares of a legend, their side, and where the dark middle of one begins.
-_ENTRIES, _ENTRY_SIDE, _RIM = 4, 13, 4
+# Squares of a legend, two in a row; their side, and where the dark middle of one begins.
+_ENTRIES, _ENTRY_SIDE, _RIM = 8, 13, 4
 # Of the distance between two hues of a legend that were evenly spread, the part by which one is moved.
 _HUE_MOVED = 0.4
 _SATURATION = 0.85
@@ -164,16 +164,17 @@ def _draw_cue(image: Tensor, generator: Generator) -> _Choose:
 
 
 def _draw_legend(image: Tensor, generator: Generator) -> _Choose:
-    """Draw the squares of ``segment-legend``, from the top down."""
+    """Draw the squares of ``segment-legend``, row by row."""
     moved = (torch.rand(_ENTRIES, generator=generator) - 0.5) * _HUE_MOVED
     hues = (torch.rand((), generator=generator) + (torch.arange(_ENTRIES) + moved) / _ENTRIES) % 1
     order = torch.randperm(_ENTRIES, generator=generator).tolist()
     colours = [torch.tensor(colorsys.hsv_to_rgb(float(hues[each]), _SATURATION, 1.0)) for each in order]
     is_marked = (torch.rand(_ENTRIES, generator=generator) < 0.5).tolist()
-    room = image.shape[1] // _ENTRIES
+    room, width = image.shape[1] // (_ENTRIES // 2), _SQUARE_COLUMNS // 2
     for entry, colour in enumerate(colours):
-        top = entry * room + _between(1, room - _ENTRY_SIDE - 1, generator)
-        left = _between(2, _SQUARE_COLUMNS - _ENTRY_SIDE - 2, generator)
+        row, column = divmod(entry, 2)
+        top = row * room + _between(1, room - _ENTRY_SIDE - 1, generator)
+        left = column * width + _between(1, width - _ENTRY_SIDE, generator)
         square = image[:, top : top + _ENTRY_SIDE, left : left + _ENTRY_SIDE]
         square[:] = colour[:, None, None]
         if is_marked[entry]:
