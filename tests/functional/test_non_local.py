@@ -496,12 +496,27 @@ def test_auto_takes_the_pairs_of_the_concatenation_form_where_they_are_few(monke
         a, g = torch.zeros(batch, num_positions), torch.zeros(batch, num_positions, width)
         return sizes.pairs_are_faster(a, g)
 
-    assert [holds_pairs(count, 64) for count in (49, 400, 500, 1568)] == [True, True, False, False]
+    assert [holds_pairs(count, 64) for count in (49, 400, 784, 1568)] == [True, True, False, False]
     # What sorting costs before it sums anything is shared by the batch.
     assert [holds_pairs(count, 64, batch=8) for count in (49, 150, 400)] == [True, True, False]
     assert not holds_pairs(2000, 1)
     monkeypatch.setattr(sizes, "MOST_WEIGHTS", 49**2 - 1)
     assert not holds_pairs(49, 64)
+
+
+@pytest.mark.parametrize("pairs", [1, 3 * 7 * 5, 2**19])
+def test_pairs_of_some_entries_at_a_time_equal_the_reference(pairs, monkeypatch):
+    monkeypatch.setattr(concatenation, "_PAIRS", pairs)
+    parts = [torch.randn(4, *shape, dtype=torch.float64) for shape in ((7, 3), (5, 3), (5, 2))]
+    w_f, mask = torch.randn(6, dtype=torch.float64), torch.rand(4, 5) < 0.7
+    found = []
+    for engine in ("auto", "reference"):
+        leaves = [part.clone().requires_grad_() for part in (*parts, w_f)]
+        y = non_local(*leaves[:3], instantiation="concatenation", w_f=leaves[3], key_mask=mask, engine=engine)
+        slope = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        found.append((y, *torch.autograd.grad(y, leaves, slope)))
+    for ours, expected in zip(*found, strict=True):
+        assert_near(ours, expected)
 
 
 def test_auto_takes_the_dot_products_of_less_arithmetic():

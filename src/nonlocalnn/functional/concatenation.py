@@ -19,6 +19,7 @@ are whatever is summed over: in the backward pass that is the queries, too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,6 +33,9 @@ from nonlocalnn.functional.operators import register
 from nonlocalnn.functional.products import matmul
 from nonlocalnn.functional.sizes import pairs_are_faster
 
+# Pairs of small maps are computed for as many entries at a time as have this many: their memory is used again
+# by the next ones, where fresh memory took longer than the products.
+_PAIRS = 2**19
 # Longer runs mean longer sums for each query, shorter ones more prefix sums. Runs of one key took twice as
 # long, and lost digits where a and b are large and opposite.
 _RUN_LENGTH = 16
@@ -89,9 +93,12 @@ def _rectified_average(
     """Return sum_j ReLU(a_i + b_j) g_j / C(x)."""
     if a_BN.numel() == 0 or g_BME.numel() == 0:
         return g_BME.new_zeros(a_BN.shape[0], a_BN.shape[1], g_BME.shape[2])
-    if holds_pairs:
-        return _plain_rectified_average(a_BN, b_BM, g_BME, count_B11)
     count = b_BM.shape[1] if count_B11 is None else count_B11
+    if holds_pairs:
+        y_BNE = g_BME.new_empty(*a_BN.shape, g_BME.shape[2])
+        for some in _entries(a_BN, b_BM):
+            y_BNE[some] = matmul(_pairs(a_BN[some], b_BM[some]), g_BME[some])
+        return y_BNE.div_(count)
     if engine := _gpu_engine(g_BME):
         return engine.average(a_BN, b_BM, g_BME, count)
     queries, keys = _Side.of(a_BN), _Side.of(b_BM)
@@ -124,11 +131,16 @@ def _rectified_average_backward(
         return torch.zeros_like(a_BN), torch.zeros_like(b_BM), torch.zeros_like(g_BME)
     count = b_BM.shape[1] if count_B11 is None else count_B11
     if holds_pairs:
-        f_BNM, dy_BNE = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu_(), dy_BNE / count
-        df_BNM = matmul(dy_BNE, g_BME.transpose(1, 2))
-        # What autograd calls for a ReLU. With a mask that is multiplied the whole took twice as long.
-        torch.ops.aten.threshold_backward.grad_input(df_BNM, f_BNM, 0, grad_input=df_BNM)
-        return df_BNM.sum(2), df_BNM.sum(1), matmul(f_BNM.transpose(1, 2), dy_BNE)
+        dy_BNE, da_BN, db_BM = dy_BNE / count, torch.empty_like(a_BN), torch.empty_like(b_BM)
+        dg_BME = g_BME.new_empty(g_BME.shape)
+        for some in _entries(a_BN, b_BM):
+            f_BNM, dy = _pairs(a_BN[some], b_BM[some]), dy_BNE[some]
+            df_BNM = matmul(dy, g_BME[some].transpose(1, 2))
+            # What autograd calls for a ReLU. To multiply by a mask took twice as long.
+            torch.ops.aten.threshold_backward.grad_input(df_BNM, f_BNM, 0, grad_input=df_BNM)
+            da_BN[some], db_BM[some] = df_BNM.sum(2), df_BNM.sum(1)
+            dg_BME[some] = matmul(f_BNM.transpose(1, 2), dy)
+        return da_BN, db_BM, dg_BME
     if engine := _gpu_engine(g_BME):
         return engine.gradients(dy_BNE, a_BN, b_BM, g_BME, count)
     queries, keys = _Side.of(a_BN), _Side.of(b_BM)
@@ -181,9 +193,18 @@ def _has_triton() -> bool:
 def _plain_rectified_average(
     a_BN: Tensor, b_BM: Tensor, g_BME: Tensor, count_B11: Tensor | None, holds_pairs: bool = True
 ) -> Tensor:
-    # In place: fresh memory for as many pairs takes longer than the product.
-    f_BNM = (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu_()
-    return matmul(f_BNM, g_BME) / (b_BM.shape[1] if count_B11 is None else count_B11)
+    return matmul(_pairs(a_BN, b_BM), g_BME) / (b_BM.shape[1] if count_B11 is None else count_B11)
+
+
+def _pairs(a_BN: Tensor, b_BM: Tensor) -> Tensor:
+    """Return ReLU(a_i + b_j), shape (B, N, M)."""
+    return (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu_()
+
+
+def _entries(a_BN: Tensor, b_BM: Tensor) -> Iterator[slice]:
+    """Yield which entries are computed together."""
+    step = max(1, _PAIRS // (a_BN.shape[1] * b_BM.shape[1]))
+    return (slice(first, first + step) for first in range(0, a_BN.shape[0], step))
 
 
 _average = register(

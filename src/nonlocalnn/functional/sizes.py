@@ -53,12 +53,10 @@ def kernel_is_faster(theta: Tensor, phi: Tensor, g: Tensor) -> bool:
 def pairs_are_faster(a_BN: Tensor, g_BME: Tensor) -> bool:
     """Return whether the N x M tensor is the faster way, and small.
 
-    Its work is a product and some passes over the pairs. Sorting costs as much as 9 million such steps before
-    it sees a row, 3,000 for each row that it sorts, and 60 for each number of a row: measured with one thread
-    and two, forward alone and with backward, for 49 to 1,568 positions of 16 to 256 channels in batches of 1
-    to 256.
+    Its work is a product and some passes over the pairs. Sorting costs as much as 15 million such steps
+    before it sums anything, and a row that it sums as much as 150 keys: measured with one thread and two,
+    forward alone and with backward, for 49 to 1,568 positions of 16 to 256 channels in batches of 1 to 256.
     """
     (batch, num_queries), (_, num_keys, width) = a_BN.shape, g_BME.shape
     num_pairs, num_rows = batch * num_queries * num_keys, batch * (num_queries + num_keys)
-    sorting = 9_000_000 + num_rows * (3_000 + 60 * width)
-    return num_pairs <= MOST_WEIGHTS and num_pairs * (width + 10) < sorting
+    return num_pairs <= MOST_WEIGHTS and num_pairs * (width + 10) < 15_000_000 + 150 * num_rows * width
