@@ -268,6 +268,16 @@ def test_images_of_one_name_in_folders_of_splits(tmp_path):
     assert images_of(tmp_path, "test") == ["test/a.png"]
 
 
+def test_an_image_that_two_splits_link_to(tmp_path):
+    draw(tmp_path / "pool", ["a.png"])
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.png").symlink_to(tmp_path / "pool/a.png")
+        write_json(tmp_path / f"{split}.json", coco(["a.png"]))
+    with pytest.raises(ValueError, match=r"must list nothing that training has; .*a\.png is of both"):
+        load_objects("coco", "test", data_dir=tmp_path)
+
+
 def test_images_that_no_file_lists_are_told(tmp_path):
     draw(tmp_path / "images", ["a.png", "b.png", "c.png", "ä.png"])
     write_json(tmp_path / "train.json", coco(["a.png", "ä.png"]))

@@ -187,10 +187,12 @@ def test_bad_arguments(tmp_path):
         load_video_set("ucf101", "train", data_dir=tmp_path)
 
 
-def test_a_video_of_two_lists(tmp_path):
+@pytest.mark.parametrize("called", ["./2.mp4", "{root}/2.mp4", "../{name}/2.mp4", "linked/2.mp4"])
+def test_a_video_of_two_lists(tmp_path, called):
     touch(tmp_path, "1.mp4", "2.mp4")
+    (tmp_path / "linked").symlink_to(tmp_path)
     write(tmp_path, "train.txt", "1.mp4 run\n2.mp4 walk\n")
-    write(tmp_path, "val.txt", "./2.mp4 walk\n")
+    write(tmp_path, "val.txt", f"{called.format(root=tmp_path, name=tmp_path.name)} walk\n")
     with pytest.raises(
         ValueError, match=r"val\.txt must list nothing that training has; .*2\.mp4 is of both"
     ):

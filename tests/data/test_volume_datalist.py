@@ -132,9 +132,11 @@ def test_a_damaged_list_is_not_taken_for_classes(tmp_path):
         load_volume_masks(tmp_path, "train")
 
 
-def test_a_volume_of_two_splits(tmp_path):
+@pytest.mark.parametrize("folder", ["", "{root}/", "imagesTr/../"])
+def test_a_volume_of_two_splits(tmp_path, folder):
     found = items(tmp_path, ["a", "b"])
-    other = {name: path.removeprefix("./") for name, path in found[1].items()}
+    folder = folder.format(root=tmp_path)
+    other = {name: folder + path.removeprefix("./") for name, path in found[1].items()}
     write(tmp_path, training=found, validation=[other])
     with pytest.raises(
         ValueError, match=r"dataset\.json must list nothing that training has; .*b\.nii\.gz is of"

@@ -1,6 +1,6 @@
 """Lists of the images of each split, as VOC has them and CVAT writes them: ``train.txt``, a name a line."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from nonlocalnn._files import read_lines
@@ -68,8 +68,10 @@ def no_list(folder: Path, split: str, lists: Mapping[str, Path], instead: str) -
     )
 
 
-def check_apart(train: Container[object], others: Iterable[object], source: Path) -> None:
+def check_apart(train: Iterable[object], others: Iterable[object], source: Path) -> None:
     """Check that nothing of another split is of training: a network would be tested on what it learnt.
+
+    Files are told apart by where they lie, whichever path or link leads there.
 
     Args:
         train: What training has.
@@ -79,8 +81,13 @@ def check_apart(train: Container[object], others: Iterable[object], source: Path
     Raises:
         ValueError: Something is of both.
     """
-    common = next((each for each in others if each in train), None)
+    learnt = set(map(_place, train))
+    common = next((each for each in others if _place(each) in learnt), None)
     if common is not None:
         raise ValueError(
             f"{source} must list nothing that training has; {common} is of both: take it out of one of them"
         )
+
+
+def _place(each: object) -> object:
+    return each.resolve() if isinstance(each, Path) else each

@@ -106,7 +106,7 @@ def load_coco(
     if split == "train":
         _tell_of_unlisted(root, official, found, paths)
     else:
-        check_apart(set(paths), _also_of_training(root, official, found, paths), found.source)
+        check_apart(paths, _also_of_training(root, official, found, paths), found.source)
     chosen = replace(annotations, sheets=sheets)
     return ObjectFiles(chosen, paths, is_training=split == "train", mirror=mirror)
 

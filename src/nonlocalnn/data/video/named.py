@@ -185,7 +185,7 @@ def _listed(path: Path, train: VideoList | None) -> VideoList:
         ValueError: The list cannot be understood, or has a video of training.
     """
     found = read_video_list(path, root=path.parent, classes=None if train is None else train.classes)
-    check_apart(frozenset() if train is None else set(train.paths), found.paths, path)
+    check_apart(() if train is None else train.paths, found.paths, path)
     lost = [video for video in found.paths if not video.exists()]
     if lost:
         _warn(f"{len(lost)} of the {len(found)} videos of {path} are not there, such as {lost[0]}")

@@ -67,7 +67,8 @@ def read_datalist(folder: Path, split: str) -> tuple[list[tuple[Path, Path]], li
         item for item, place in zip(train, places, strict=True) if place == "train" or labelled[place]
     ]
     for each in ("validation", "test"):
-        check_apart(set(names), [Path(item["image"]).as_posix() for item in labelled[each]], path)
+        learnt, others = ([folder / item["image"] for item in items] for items in (train, labelled[each]))
+        check_apart(learnt, others, path)
         if not labelled[each]:
             labelled[each] = [item for item, place in zip(train, places, strict=True) if place == each]
     if not labelled[split]:
