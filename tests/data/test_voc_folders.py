@@ -63,6 +63,7 @@ def test_a_list_that_is_missing(tmp_path):
     ("lists", "says"),
     [
         ({"train": ["a", "b"], "val": ["b"]}, r"'b' is in train\.txt and in val\.txt: leave it in one"),
+        ({"test": ["b"], "train": ["a", "b"]}, r"'b' is in test\.txt and in train\.txt: leave it in one"),
         ({"train": ["a", "b", "a"]}, r"train\.txt must list each image once; 'a' is there twice"),
         ({"val": ["a"], "valid": ["b"]}, r"one list of 'validation'; it has val\.txt and valid\.txt"),
     ],
@@ -70,6 +71,12 @@ def test_a_list_that_is_missing(tmp_path):
 def test_lists_that_contradict_themselves(tmp_path, lists, says):
     with pytest.raises(ValueError, match=says):
         images_of(voc(tmp_path, ["a", "b"], **lists))
+
+
+def test_validation_and_test_may_be_the_same_images(tmp_path):
+    root = voc(tmp_path, ["a", "b", "c"], train=["a"], val=["b", "c"], test=["c", "b"])
+    assert images_of(root, "validation") == ["JPEGImages/b.png", "JPEGImages/c.png"]
+    assert images_of(root, "test") == ["JPEGImages/c.png", "JPEGImages/b.png"]
 
 
 def test_folders_in_folders(tmp_path):

@@ -23,12 +23,13 @@ def lists_of_splits(folder: Path) -> dict[str, Path]:
     """Return the list of each split in a folder that has one, under any of its names and in any case.
 
     Raises:
-        ValueError: Two lists are of one split, or an image is listed twice: a network would be tested on what
-            it was trained on.
+        ValueError: Two lists are of one split, one names an image twice, or an image is of training and of
+            another split: a network would be tested on what it was trained on. Sets without a test of their
+            own have one list for validation and test.
     """
     splits = {name: split for split, names in SPLIT_NAMES.items() for name in names}
     found: dict[str, Path] = {}
-    listed: dict[str, Path] = {}
+    listed: dict[str, list[Path]] = {}
     for path in lists_in(folder):
         split = splits.get(path.stem.lower())
         if split is None:
@@ -40,14 +41,17 @@ def lists_of_splits(folder: Path) -> dict[str, Path]:
             )
         found[split] = path
         for name in read_lines(path):
-            if name in listed:
-                raise ValueError(
-                    f"{folder} must list each image once; {name!r} is in {listed[name].name} and in "
-                    f"{path.name}: leave it in one of them"
-                    if listed[name] != path
-                    else f"{path} must list each image once; {name!r} is there twice"
-                )
-            listed[name] = path
+            before = listed.setdefault(name, [])
+            if path in before:
+                raise ValueError(f"{path} must list each image once; {name!r} is there twice")
+            before.append(path)
+    train = found.get("train")
+    for name, of_name in listed.items():
+        if train in of_name and len(of_name) > 1:
+            raise ValueError(
+                f"{folder} must list nothing of training for another split; {name!r} is in "
+                f"{' and in '.join(path.name for path in of_name)}: leave it in one of them"
+            )
     return found
 
 
