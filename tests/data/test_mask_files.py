@@ -391,6 +391,8 @@ def test_classes_that_begin_with_numbers(tmp_path):
     assert load_masks("masks", "train", data_dir=root).classes == ("0 background", "1 square")
     (root / "classes.txt").write_text("background\n2 euro\n")
     assert load_masks("masks", "train", data_dir=root).classes == ("background", "2 euro")
+    (root / "classes.txt").write_text("1 cent\n2 cent\n")
+    assert load_masks("masks", "train", data_dir=root).classes == ("1 cent", "2 cent")
 
 
 @pytest.mark.parametrize("orientation", [3, 6])

@@ -91,12 +91,15 @@ def find_pairs(root: Path, split: str, files: PairedFiles) -> tuple[list[tuple[P
 def _check_numbers(classes: Sequence[str], path: Path) -> None:
     """Check that lines of classes that all begin with a number begin with their ids: their places count.
 
+    Where names without the numbers would not differ, as of 1 cent and 2 cent, these are no ids.
+
     Raises:
         ValueError: They do not.
     """
-    numbers = [re.match(r"(\d+)[\s:;,.=)-]+\D", name) for name in classes]
+    numbers = [re.match(r"(\d+)[\s:;,.=)-]+(\D[^:]*)", name) for name in classes]
+    are_ids = all(numbers) and len({each[2] for each in numbers if each}) == len(classes)
     wrong = next((place for place, each in enumerate(numbers) if each and int(each[1]) != place), None)
-    if wrong is not None and all(numbers):
+    if wrong is not None and are_ids:
         raise ValueError(
             f"{path} must name the class of id 0 first, then those of 1, 2 and so on; {classes[wrong]!r} "
             f"would be that of id {wrong}: put the lines in order, and leave the numbers out"
