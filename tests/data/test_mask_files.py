@@ -92,10 +92,11 @@ def test_there_is_no_such_folder(tmp_path):
             Image.new("L", (40, 23)),
             r"train-3.png must be as large as its image: it is 40 x 23 pixels and .* 40 x 24",
         ),
+        (Image.new("L", (24, 40)), "24 x 40 pixels and .* 40 x 24 .*one of both is turned, as by a camera's"),
         (Image.new("L", (40, 24), 2), "has the ids 2, and there are 2 classes, 0 to 1; 255 is ignored"),
         (Image.new("RGB", (40, 24), (1, 2, 3)), "has colours.*, as road:128,64,128"),
     ],
-    ids=["size", "id", "colours"],
+    ids=["size", "turned", "id", "colours"],
 )
 def test_masks_that_do_not_fit(tmp_path, mask, says):
     root = write_folder(tmp_path)

@@ -78,9 +78,12 @@ class MaskFiles(MaskedImages):
         ids = read_mask(mask_path, self._colours)
         if ids.shape != image.shape[1:]:
             of_mask, of_image = (f"{size[1]} x {size[0]}" for size in (ids.shape, image.shape[1:]))
+            # Upright both, by the notes in their own files.
+            turned = ids.shape == image.shape[:0:-1]
             raise ValueError(
                 f"{mask_path} must be as large as its image: it is {of_mask} pixels and {image_path} is "
                 f"{of_image} (width x height)"
+                + ("; one of both is turned, as by a camera's note: save it upright" if turned else "")
             )
         # Of 32 bits ids may be below 0, which is no class of any set.
         known = ids >= 0
