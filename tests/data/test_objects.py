@@ -175,7 +175,7 @@ def test_json_that_is_cut(tmp_path):
     with pytest.raises(ValueError, match="is no whole JSON, it may be cut"):
         read_coco(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is no text"):
+    with pytest.raises(ValueError, match="is no text in UTF-8"):
         read_coco(path)
 
 

@@ -126,7 +126,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text: it must be JSON as COCO's") from None
+        raise ValueError(f"{path} is no text in UTF-8: it must be JSON as COCO's, written so") from None
     # Of a number of thousands of digits Python refuses to make one, with an error of its own.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no whole JSON, it may be cut: {error}") from None
