@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from nonlocalnn._device import resolve_device
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.checkpoints.run_folder import weights_file
+from nonlocalnn.data.class_names import first_difference
 from nonlocalnn.inference import Classifier, Segmenter
 from nonlocalnn.inference.loading import Loaded, load_trained
 from nonlocalnn.tasks.choice import trained_task
@@ -123,12 +123,12 @@ def check_classes(known: Sequence[str], classes: Sequence[str], name: str) -> st
         return f"the model has numbers for classes: 0 to {numbers[-1]} are those of {name} in its order, " + (
             ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         )
-    for number, (mine, found) in enumerate(zip_longest(own, classes)):
-        if mine != found:
-            raise ValueError(
-                f"the model knows {len(own)} classes, {name} has {len(classes)}, and they must be "
-                f"the same; the first that differ, number {number}, are {mine!r} and {found!r}"
-            )
+    difference = first_difference(own, classes)
+    if difference is not None:
+        raise ValueError(
+            f"the model knows {len(own)} classes, {name} has {len(classes)}, and they must be the same; "
+            f"{difference}"
+        )
     return ""
 
 

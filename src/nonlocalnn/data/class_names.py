@@ -1,7 +1,9 @@
 """Names of the classes of a data set, and files of them, one a line."""
 
+import unicodedata
 import warnings
 from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 from nonlocalnn._files import read_lines
@@ -47,3 +49,18 @@ def warn_of_alike(names: Iterable[str]) -> None:
                 "join them, if one is meant",
                 stacklevel=4,
             )
+
+
+def first_difference(known: Iterable[str], found: Iterable[str]) -> str | None:
+    """Return in words where the names of two data sets differ first; None where they are the same.
+
+    Letters and their accents may be stored apart in one and together in the other, as macOS does.
+
+    Example:
+        >>> first_difference(["cat", "dog"], ["cat", "cow"])
+        "the first that differ, number 1, are 'dog' and 'cow'"
+    """
+    for number, (mine, other) in enumerate(zip_longest(known, found)):
+        if None in (mine, other) or unicodedata.normalize("NFC", mine) != unicodedata.normalize("NFC", other):
+            return f"the first that differ, number {number}, are {mine!r} and {other!r}"
+    return None

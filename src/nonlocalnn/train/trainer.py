@@ -18,6 +18,7 @@ from nonlocalnn._files import remove_parts, write_text
 from nonlocalnn._progress import Lines
 from nonlocalnn._workers import Batches, leave_signals_to_parent
 from nonlocalnn.checkpoints import load_checkpoint
+from nonlocalnn.data.class_names import first_difference
 from nonlocalnn.tasks.choice import task_of
 from nonlocalnn.tasks.contract import Task
 from nonlocalnn.tasks.recipe import Recipe
@@ -153,12 +154,14 @@ class _Run:
                 f"the run began with {state.num_samples} training samples and the data now has "
                 f"{len(self.train_data)}: resume with the data it began with"
             )
-        classes = task.metadata(self.train_data).get("classes")
-        if state is not None and state.classes not in (None, classes):
-            raise ValueError(
-                f"the run began with the classes {str(state.classes)[:80]} and the data now has "
-                f"{str(classes)[:80]}: resume with the data it began with"
-            )
+        if state is not None and state.classes is not None:
+            classes = task.metadata(self.train_data).get("classes") or ()
+            difference = first_difference(state.classes, classes)
+            if difference is not None:
+                raise ValueError(
+                    f"the run began with {len(state.classes)} classes, the data now has {len(classes)}, and "
+                    f"they must be the same; {difference}: resume with the data it began with"
+                )
         self.notes: list[str] = []
         torch.manual_seed(mix(recipe.seed, "weights"))
         model = task.model(self.train_data)
