@@ -263,6 +263,7 @@ def test_csv(tmp_path, text):
         ("1;2\n3,5;4\n", "a.csv, line 2: each cell .*: write decimal points in place of commas"),
         ("a;b\n3;-4,5e-3\n", "line 2: b must be a number; got '-4,5e-3': write decimal points in place of"),
         (",x,y\n0,1,2\n1,3,4\n", "name each column; column 1 is '', as pandas .*: write it with index=False"),
+        ("1 2\n3 4\n", r"a\.csv, line 1: columns must be divided by commas, .*NumPy .*delimiter"),
         ("x,Unnamed: 0\n0,1\n1,3\n", "name each column; column 2 is 'unnamed: 0', as pandas"),
     ],
 )
@@ -481,7 +482,9 @@ def test_a_row_of_the_numbers_of_columns_is_no_step(tmp_path, rows):
         read_sequence(tmp_path / "a.csv")
 
 
-@pytest.mark.parametrize("rows", ["0,1\n2,0.5\n", "0.0,1.0\n0.5,0.5\n", "1,2\n0.5,0.5\n", "0,1\n"])
+@pytest.mark.parametrize(
+    "rows", ["0,1\n2,0.5\n", "0,1\n.5,.5\n0.25,1\n", "0.0,1.0\n0.5,0.5\n", "1,2\n0.5,0.5\n", "0,1\n"]
+)
 def test_a_first_row_of_values_is_a_step(tmp_path, rows):
     (tmp_path / "a.csv").write_text(rows)
     assert read_sequence(tmp_path / "a.csv").shape == (2, rows.count("\n"))

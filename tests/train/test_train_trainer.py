@@ -302,9 +302,7 @@ class Renamed(Points):
 def test_refuses_other_classes(tmp_path, monkeypatch):
     train(tiny_recipe(tmp_path), task=TinyTask(stop_at=2))
     monkeypatch.setattr("tiny_task.Points", Renamed)
-    with pytest.raises(
-        ValueError, match=r"3 classes.* differ, number 1, are 'b' and 'c': resume with"
-    ):
+    with pytest.raises(ValueError, match=r"3 classes.* differ, number 1, are 'b' and 'c': resume with"):
         train(tiny_recipe(tmp_path), task=TinyTask(), resume=True)
 
 

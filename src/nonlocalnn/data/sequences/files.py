@@ -229,7 +229,7 @@ def parts_of(path: Path) -> list[Path]:
 def _rows(path: Path) -> Tensor:
     """Return the columns of a CSV file without names as channels."""
     rows: list[list[float]] = []
-    first: list[str] = []
+    counts = ""
     for number, cells in rows_of(path):
         try:
             rows.append([number_in(cell) for cell in cells])
@@ -243,27 +243,19 @@ def _rows(path: Path) -> Tensor:
                 f"{path}, line {number} must have {len(rows[0])} columns, as the lines before it; got "
                 f"{len(rows[-1])}"
             )
-        if len(rows) == 1:
-            first = cells
-        elif len(rows) == 2:
-            _check_values(first, cells, path)
+        # Of values one is whole again, sooner or later; what pandas writes below its numbers never is.
+        if len(rows) == 1 and [cell.strip() for cell in cells] == list(map(str, range(len(cells)))):
+            counts = ",".join(cells)
+        elif counts and any(map(_WHOLE.fullmatch, cells)):
+            counts = ""
     if not rows:
         raise ValueError(f"{path} holds no row of numbers")
-    return torch.tensor(rows, dtype=torch.float64).T
-
-
-def _check_values(first: Sequence[str], second: Sequence[str], path: Path) -> None:
-    """Check that the first row of a table is of values, and does not count the columns.
-
-    Raises:
-        ValueError: It does: it has whole numbers from 0 on, and the row after it has none.
-    """
-    are_counted = [cell.strip() for cell in first] == list(map(str, range(len(first))))
-    if are_counted and not any(map(_WHOLE.fullmatch, second)):
+    if counts and len(rows) > 1:
         raise ValueError(
-            f"{path} begins with the row {','.join(first)[:40]}, as pandas numbers columns: write it with "
+            f"{path} begins with the row {counts[:40]}, as pandas numbers columns: write it with "
             "header=False; or where these are values, name the columns in a row before them"
         )
+    return torch.tensor(rows, dtype=torch.float64).T
 
 
 def _array(path: Path) -> Any:

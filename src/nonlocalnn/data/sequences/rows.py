@@ -37,8 +37,14 @@ def check_header(cells: Sequence[str], where: str) -> None:
     A row of numbers alone is not looked at: who asks for names says what lacks.
 
     Raises:
-        ValueError: It looks like values, some of which are missing or no numbers.
+        ValueError: It looks like values, some of which are missing or no numbers, or which spaces divide.
     """
+    words = " ".join(cells).split()
+    if len(words) > len(cells) and all(map(is_number, words)):
+        raise ValueError(
+            f"{where}: columns must be divided by commas, semicolons or tabs; got {str(cells)[:60]}: "
+            "NumPy saves them so by delimiter=','"
+        )
     commas = of_commas(cells)
     numbers = sum(map(is_number, cells))
     if commas or 0 < numbers < len(cells) or all(cell.strip().lower() in _MISSING for cell in cells):
