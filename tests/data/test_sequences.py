@@ -198,6 +198,13 @@ def test_damaged_arrays_are_one_line_and_nothing_is_unpickled(tmp_path, monkeypa
         read_sequence(tmp_path / f"missing-{name}")
 
 
+def test_objects_are_told_without_the_advice_to_unpickle_them(tmp_path):
+    """As a column of names in pandas is one."""
+    np.savez(tmp_path / "a.npz", X=np.ones((2, 1, 4)), y=np.array(["up", "down"], dtype=object))
+    with pytest.raises(ValueError, match=r"a\.npz holds no arrays .* Python's objects: save names by astype"):
+        read_table(tmp_path / "a.npz")
+
+
 def test_a_header_that_claims_more_than_there_is(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3)))
     content = (tmp_path / "a.npy").read_bytes()

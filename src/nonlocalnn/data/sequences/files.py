@@ -288,7 +288,10 @@ def _reading_arrays(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} cannot be read as arrays: {one_line(error)}") from None
     # What is no archive of arrays at all comes out of NumPy as something else, without what is asked of it.
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} holds no arrays that can be read: {one_line(error)}") from None
+        # NumPy advises to unpickle them, which could run any code.
+        why = "it has Python's objects: save names by astype(str), and numbers by astype(float)"
+        reason = why if "Object arrays" in str(error) else one_line(error)
+        raise ValueError(f"{path} holds no arrays that can be read: {reason}") from None
 
 
 def real_numbers(array: Any, name: str) -> Any:
