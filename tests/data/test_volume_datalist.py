@@ -104,6 +104,11 @@ def test_dictionaries_in_memory(tmp_path):
         ({"training": [{"image": "a.nii", "label": "b.nii"}]}, FileNotFoundError, "there is no file .*a.nii"),
         ({"training": ["a.nii"]}, ValueError, "each item of 'training' .* must have an image and its label"),
         ({"training": [{"image": ["a", "b"], "label": "c"}]}, ValueError, "volumes of several files are not"),
+        (
+            {"file_ending": ".nii"},
+            ValueError,
+            "must have a list 'training' .* nnU-Net's second version",
+        ),
         ({"training": {}}, ValueError, "'training' of .* must be a list"),
         (
             {"training": []},
@@ -130,6 +135,22 @@ def test_a_damaged_list_is_not_taken_for_classes(tmp_path):
     assert recognised_data(tmp_path) == "volume-masks"
     with pytest.raises(ValueError, match=r"dataset\.json is no JSON"):
         load_volume_masks(tmp_path, "train")
+    # As nnU-Net writes it now.
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}')
+    assert recognised_data(tmp_path) == "volume-masks"
+    (tmp_path / "dataset.json").unlink()
+    assert recognised_data(tmp_path) == "volume-masks"
+    with pytest.raises(FileNotFoundError, match=r"must hold dataset\.json, .* it is missing"):
+        load_volume_masks(tmp_path, "train")
+
+
+def test_a_list_from_windows(tmp_path):
+    training = [
+        {key: path.replace("/", "\\") for key, path in item.items()} for item in items(tmp_path, "abc")
+    ]
+    folder = write(tmp_path, training=training)
+    names = [name for split in ("train", "validation", "test") for name in names_of(folder, split)]
+    assert sorted(names) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
 
 
 @pytest.mark.parametrize("folder", ["", "{root}/", "imagesTr/../"])

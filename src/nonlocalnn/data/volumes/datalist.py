@@ -28,13 +28,18 @@ _LISTS = {"train": ("training",), "validation": ("validation",), "test": ("test"
 
 
 def is_datalist(folder: Path) -> bool:
-    """Return whether a folder has a ``dataset.json`` that lists volumes for training."""
+    """Return whether a folder has a ``dataset.json`` that lists volumes for training, or the folders of one.
+
+    The Decathlon's folders are no classes: that their list is missing, damaged or of another kind, as nnU-Net
+    writes it, is said where it is read.
+    """
     path = folder / DATALIST
+    if (folder / "imagesTr").is_dir() and (path.is_file() or (folder / "labelsTr").is_dir()):
+        return True
     try:
         return path.is_file() and isinstance(_read(path).get("training"), list)
     except ValueError:
-        # Beside the Decathlon's folder it is one that is damaged, which is said where it is read.
-        return (folder / "imagesTr").is_dir()
+        return False
 
 
 def read_datalist(folder: Path, split: str) -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -51,6 +56,11 @@ def read_datalist(folder: Path, split: str) -> tuple[list[tuple[Path, Path]], li
     """
     path = folder / DATALIST
     found = _read(path)
+    if "training" not in found:
+        raise ValueError(
+            f"{path} must have a list 'training' with an image and its label each, which nnU-Net's second "
+            "version leaves out: add it"
+        )
     classes = _classes(found.get("labels"), path)
     lists = {
         each: [item for name in names for item in _items(found.get(name, []), name, path)]
@@ -110,6 +120,11 @@ def pairs_of(items: Sequence[Mapping[str, str]], folder: Path) -> list[tuple[Pat
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} must hold {path.name}, which names each image, its label and the classes; it is "
+            "missing"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -131,7 +146,15 @@ def _items(found: Any, name: str, path: Path) -> list[Mapping[str, str]]:
                 f"{name!r} of {path} must name one file for each image and label; got {str(each)[:80]}: "
                 "volumes of several files are not read"
             )
-    return items
+    return [
+        {**each, **{key: _here(each[key], path.parent) for key in ("image", "label") if key in each}}
+        for each in items
+    ]
+
+
+def _here(name: str, folder: Path) -> str:
+    """Return a path as this system has it: lists from Windows have backslashes."""
+    return name if (folder / name).exists() else name.replace("\\", "/")
 
 
 def _classes(labels: Any, path: Path) -> list[str]:
