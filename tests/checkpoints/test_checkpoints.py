@@ -1,5 +1,6 @@
 """Our own checkpoints, and files that must not be trusted."""
 
+import math
 import os
 import pickle
 
@@ -211,6 +212,9 @@ def test_tied_weights_that_differ_in_a_file(tmp_path, dtype):
     state = {"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2, dtype=dtype)}
     torch.save(state, tmp_path / "m.pth")
     assert nl.load_checkpoint(tmp_path / "m.pth", Tied()).a.weight.eq(1).all()
+    state["a.weight"][1], state["b.weight"][1] = math.nan, math.nan
+    torch.save(state, tmp_path / "m.pth")
+    assert nl.load_checkpoint(tmp_path / "m.pth", Tied()).a.weight[1].isnan().all()
     state["b.weight"][0, 1] = 2
     torch.save(state, tmp_path / "m.pth")
     model = Tied()

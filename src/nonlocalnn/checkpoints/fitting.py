@@ -148,10 +148,17 @@ def _check_tied(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor], file
     firsts: dict[int, str] = {}
     for key, value in given.items():
         first = key if key not in tensors else firsts.setdefault(id(tensors[key]), key)
-        if key != first and not torch.equal(value.double(), given[first].double()):
+        if key != first and not _are_same(value, given[first]):
             raise CheckpointError(
                 f"{first} and {key} are one tensor of the model, and differ in {file}: untie them, then load"
             )
+
+
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors have the same numbers, of whatever types; weights that diverged are NaN."""
+    return one.shape == other.shape and torch.allclose(
+        one.double(), other.double(), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def check_writable(model: nn.Module, given: Mapping[str, Tensor]) -> None:
