@@ -342,6 +342,8 @@ def test_train_takes_a_folder(tmp_path, capsys):
     assert f"data_dir: {folder}" in said
     assert main(["train", folder, "--data=archives", "--print-config"]) == 0
     assert "data: archives" in capsys.readouterr().out.splitlines()
+    says = f"before all flags: nonlocalnn train {folder}"
+    fails(capsys, "train", "--epochs", "1", folder, status=2, says=says)
     assert main(["train", folder, "--data-dir", "x"]) == 1
     assert "the folder is named twice" in capsys.readouterr().err
     assert main(["train", "no-such-folder"]) == 1

@@ -153,12 +153,16 @@ def _say_plainly(action: Action) -> None:
 def _refusal(message: str, words: Sequence[str]) -> str | None:
     """Return what a field must be, where the parser says that a value is of another type; None elsewhere.
 
-    The parser's own text names classes of Python, and each part of a union by itself.
+    The parser's own text names classes of Python, and each part of a union by itself. A folder behind flags
+    may be the value of the last one, so that it stands before them.
 
     Args:
         message: What the parser says.
         words: What was typed; a field that is not among them came from a file, where it has no dashes.
     """
+    left = message.partition("nrecognized arguments: ")[2]
+    if left and any(left == word and os.path.isdir(word) for word in words):
+        return f"the folder of the files must stand before all flags: nonlocalnn train {left} ..."
     found = re.match(r'Parser key "(\w+)":.*(?:Got value|Given value): (.*)$', message, re.DOTALL)
     hints = get_type_hints(Recipe)
     if found is None or found[1] not in hints:
