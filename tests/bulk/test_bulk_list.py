@@ -14,8 +14,9 @@ from nonlocalnn.inference.bulk.path_list import read_list
         (b"", "must list a path on each line; it lists none"),
         (b"\n \r\n", "must list a path on each line; it lists none"),
         (b"a.png\n" + bytes(1 << 16), "one has 65536 bytes or more"),
+        ("a.png\n".encode("utf-16"), "must be text in UTF-8, and is in UTF-16: convert it"),
     ],
-    ids=["empty", "blank", "no text"],
+    ids=["empty", "blank", "no text", "UTF-16"],
 )
 def test_what_is_no_list(tmp_path, text, says):
     (tmp_path / "list.txt").write_bytes(text)

@@ -38,7 +38,7 @@ def read_list(path: str | os.PathLike[str]) -> PathList:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It lists no path, or a line is longer than any path.
+        ValueError: It lists no path, a line is longer than any path, or it is text in UTF-16.
 
     Example:
         >>> import tempfile
@@ -61,6 +61,8 @@ def read_list(path: str | os.PathLike[str]) -> PathList:
                     "more"
                 )
             is_first = not names and not blank
+            if is_first and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise ValueError(f"{path} must be text in UTF-8, and is in UTF-16: convert it")
             digest.update(line)
             name = (line.removeprefix(codecs.BOM_UTF8) if is_first else line).rstrip(b"\r\n")
             if name.strip():
