@@ -169,6 +169,9 @@ class Evil:
         ("a.pth", b"\xff\xd8\xff\xe0 and more", "is no checkpoint: it begins like a JPEG image"),
         ("a.safetensors", b"\n<!DOCTYPE html><title>404", "is no checkpoint: it begins like a web page"),
         ("a.pth", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("a.yaml", b"data: images\nepochs: 3\n", "a.yaml is no checkpoint: it is a text"),
+        ("a.txt", b"\xef\xbb\xbfK\xc3\xa4se/1.png\r\n" * 60, "a.txt is no checkpoint: it is a text"),
+        ("a.pkl", b"cbuiltins\nprint\n.", "a.pkl holds more than tensors.* asks for"),
     ],
 )
 def test_other_files_are_named_for_what_they_are(tmp_path, name, content, says):

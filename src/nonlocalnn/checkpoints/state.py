@@ -206,6 +206,9 @@ def _read_arrays(data: bytes, path: Path) -> object:
                 f"{path} holds tensors that pickle.dump wrote, which are not read: load it where you trust "
                 "it, and torch.save(model.state_dict(), path)"
             ) from None
+        # Old pickles are of letters too, and end with a point.
+        if not data.endswith(b".") and _is_text(data[:512]):
+            raise CheckpointError(f"{path} is no checkpoint: it is a text") from None
         raise CheckpointError(
             f"{path} holds more than tensors, or is damaged, and was not read: {one_line(error)}"
         ) from None
@@ -213,6 +216,14 @@ def _read_arrays(data: bytes, path: Path) -> object:
     if not isinstance(blobs, dict):
         return blobs
     return {key: value for key, value in blobs.items() if not _OF_TRAINING.search(str(key))}
+
+
+def _is_text(beginning: bytes) -> bool:
+    # A letter of several bytes may be cut at the end.
+    text = beginning.decode("utf-8", errors="ignore")
+    return len(text.encode()) > len(beginning) - 4 and all(
+        letter.isprintable() or letter in "\r\n\t\ufeff" for letter in text
+    )
 
 
 def check_numbers(state: Mapping[str, Tensor], file: str) -> None:
