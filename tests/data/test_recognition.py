@@ -22,6 +22,7 @@ from nonlocalnn.data.recognition import recognised_data
         (["train.txt", "1.avi", "2.avi"], "videos"),
         (["wave/a/1.jpg", "wave/a/2.jpg", "clap/b/1.jpg"], "videos"),
         (["train/wave/a/1.jpg", "train/wave/a/2.jpg"], "videos"),
+        (["training/cat/1.jpg", "testing/cat/2.jpg"], "images"),
         (["cat/1.jpg", "cat/2.jpg", "cat/cover.mp4"], "images"),
         (["cat/1.jpg", "cat/more/2.jpg", "dog/3.jpg"], "images"),
         # As many of one as of the other, and fewer than half of the images further down.
@@ -46,6 +47,9 @@ def test_files(tmp_path, names, data):
         ({"wave/1.ts": b"G\x40\x00\x10"}, "videos"),
         ({"train.csv": b"a.mp4,wave", "val.csv": b"", "a.mp4": b""}, "videos"),
         ({"cat/1.jpg": b"", "labels.csv": b"", "more.csv": b""}, "images"),
+        # Only its name is that of COCO's.
+        ({"cat/1.jpg": b"", "train.json": b'["cat/1.jpg"]', "annotations.json": b"{}"}, "images"),
+        ({"cat/1.jpg": b"", "train.json": b'{"images": [{"id"'}, "coco"),
         ({"cat/1.jpg": b"", "features/1.npy": b"", "features/2.npy": b""}, "sequences"),
         ({"cat/1.jpg": b"", "cat/1.npy": b""}, "images"),
     ],

@@ -19,6 +19,7 @@ from nonlocalnn.data.volumes.datalist import is_datalist
 from nonlocalnn.data.volumes.recognising import holds_volume
 
 _ONLY_VIDEOS = frozenset(VIDEO_SUFFIXES) - frozenset(IMAGE_SUFFIXES)
+_LIKE_SPLITS = (*ALL_SPLIT_NAMES, "training", "testing")
 # By which folders known sets of images with masks are recognised.
 _MASK_FOLDERS = (
     ("voc", ("JPEGImages", "SegmentationClass")),
@@ -104,9 +105,9 @@ def recognised_data(folder: Path) -> str:
         return "sequence-labels" if of_steps and not above else "sequences"
     if len(videos) >= len(images):
         return "videos"
-    # class/image, or train/class/image; the folders of frames are one further down. Of Train, whoever reads
-    # the images says how it must be spelt.
-    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0].lower() in ALL_SPLIT_NAMES)]
+    # class/image, or train/class/image; the folders of frames are one further down. Of Train and training,
+    # whoever reads the images says how it must be called.
+    deep = [path for path in images if len(path.parts) > 2 + (path.parts[0].lower() in _LIKE_SPLITS)]
     return "videos" if 2 * len(deep) > len(images) else "images"
 
 

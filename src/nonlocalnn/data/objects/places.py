@@ -99,9 +99,21 @@ def coco_file(root: Path) -> Path | None:
     for official in _OFFICIAL:
         for split in SPLIT_FOLDERS:
             found = _by_known_names(root, split, official)
-            if found is not None:
+            if found is not None and _speaks_of_coco(found.source):
                 return found.source
     return next(iter(_coco_files(root)), None)
+
+
+def _speaks_of_coco(source: Path) -> bool:
+    """Return whether a file has a part of what COCO's JSON has.
+
+    Names such as train.json are not COCO's alone. A part is enough: that a file is cut is said where it is
+    read.
+    """
+    if source.name == _ROBOFLOW or source.name.startswith(_OFFICIAL):
+        return True
+    content = source.read_bytes()
+    return any(key in content for key in _COCO_KEYS)
 
 
 def _official(split: str) -> str:
