@@ -93,7 +93,10 @@ def class_folders(root: Path) -> list[Path]:
     """
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_ignored(entry))
     if not folders:
-        raise ValueError(f"{root} must hold one folder per class; it holds no folder")
+        raise ValueError(
+            f"{root} must hold one folder per class; it holds no folder: make them, or move away what has no "
+            "classes, such as an unlabelled test"
+        )
     for name in (folder.name for folder in folders):
         if any("\udc80" <= letter <= "\udcff" for letter in name):
             raw = os.fsencode(name)

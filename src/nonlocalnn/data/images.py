@@ -167,7 +167,9 @@ def _to_tensor(image: "Image.Image", deep_white: int | None, channels: int) -> T
         values[values == image.info.get("transparency", -1)] = deep_white
         return (values / deep_white).reshape(1, height, width).repeat(channels, 1, 1)
     if image.mode in ("I", "F"):
-        raise ValueError(f"the range of its pixels is not known (Pillow's mode {image.mode!r})")
+        raise ValueError(
+            f"the range of its pixels is not known (Pillow's mode {image.mode!r}): save it with 8 or 16 bits"
+        )
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
