@@ -333,6 +333,12 @@ def test_the_model_stays_as_it_is(training):
     assert seen == ["after"]
 
 
+def test_what_a_forward_pass_left_in_a_model_is_no_hindrance():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    model.kept, model.more = model(torch.rand(1, 3, 4, 4)), {"map": model(torch.rand(1, 3, 4, 4))}
+    assert nl.cost(model, (1, 3, 4, 4)).flops == 2 * 3 * 4 * 16
+
+
 def test_a_name_draws_no_random_number():
     random = torch.get_rng_state()
     nl.cost("nl_digits", (1, 1, 28, 28))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnn.checkpoints.wrapped import check_module, plain_model
+from nonlocalnn.surgery.conversion.folding import private_copy
 
 # Of torch.export's programs, which are modules too.
 _PROGRAM = "_StatefulGraphModule"
@@ -33,7 +33,7 @@ def prepared(model: nn.Module) -> nn.Module:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
             raise ValueError(f"{name} has no numbers: it is on the meta device; load the weights first")
-    copied = copy.deepcopy(plain_model(model)).eval()
+    copied = private_copy(plain_model(model)).eval()
     for name, weight in copied.named_parameters():
         if weight.is_floating_point() and weight.itemsize < 4:
             raise ValueError(

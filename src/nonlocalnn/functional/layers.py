@@ -117,6 +117,16 @@ def is_batch_norm(norm: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]
     return isinstance(norm, nn.modules.batchnorm._BatchNorm) and type(norm).forward in _BATCH_NORM_FORWARDS
 
 
+def held_tensors(module: nn.Module) -> list[Tensor]:
+    """Return the tensors of a module itself: parameters, buffers, and what else it keeps, in lists too."""
+    held: list[Any] = []
+    # Parameters and buffers are in dictionaries.
+    for value in vars(module).values():
+        several = value.values() if isinstance(value, dict) else value
+        held += several if isinstance(value, dict | list | tuple) else [value]
+    return [each for each in held if isinstance(each, Tensor)]
+
+
 def is_constant(norm: nn.Module) -> bool:
     """Return whether a norm is a batch normalisation by running statistics: one factor and term a channel."""
     if not is_batch_norm(norm):

@@ -15,6 +15,7 @@ from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional import SOFTMAX_INSTANTIATIONS
 from nonlocalnn.functional.concatenation import _RUN_LENGTH
 from nonlocalnn.functional.geometry import geometry_of, key_geometry
+from nonlocalnn.functional.layers import held_tensors
 from nonlocalnn.functional.positions import flatten
 from nonlocalnn.models import create_model
 
@@ -210,8 +211,8 @@ def _run_without_data(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[l
     from torch.utils.flop_counter import FlopCounterMode
 
     # Whatever deepcopy finds in the memo it takes for the copy: no data is copied, shared weights stay so.
-    memo: dict[int, Tensor] = {id(each): _without_data(each) for each in model.parameters()}
-    memo |= {id(each): _without_data(each) for each in model.buffers()}
+    # What a forward pass left in a module is not copied either: it belongs to an autograd graph.
+    memo = {id(each): _without_data(each) for module in model.modules() for each in held_tensors(module)}
     copied = copy.deepcopy(model, memo).eval()
     blocks: list[BlockCost] = []
     for name, module in copied.named_modules():

@@ -11,7 +11,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from nonlocalnn.functional.layers import Convolution
+from nonlocalnn.functional.layers import Convolution, held_tensors
 from nonlocalnn.surgery.conversion.layers import NotConvertibleError, is_pointwise
 
 # PyTorch's older ways: hooks that set the weight before each call.
@@ -39,7 +39,7 @@ def folded(module: nn.Module) -> nn.Module:
             )
     if not computing:
         return module
-    tensors = (tensor for part in module.modules() for tensor in _tensors(part))
+    tensors = (tensor for part in module.modules() for tensor in held_tensors(part))
     try:
         made = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
     except Exception as error:
@@ -51,14 +51,9 @@ def folded(module: nn.Module) -> nn.Module:
 
 
 def private_copy(module: nn.Module) -> nn.Module:
-    """Return a copy, also of a module whose computed weights still belong to an autograd graph."""
-    graphs = (tensor for part in module.modules() for tensor in _tensors(part) if not tensor.is_leaf)
+    """Return a copy, also of a module that keeps tensors of an autograd graph, such as computed weights."""
+    graphs = (tensor for part in module.modules() for tensor in held_tensors(part) if not tensor.is_leaf)
     return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in graphs})
-
-
-def _tensors(part: nn.Module) -> list[Tensor]:
-    held = (*vars(part).values(), *part._parameters.values(), *part._buffers.values())
-    return [value for value in held if isinstance(value, Tensor)]
 
 
 def _is_computing(layer: nn.Module) -> bool:
