@@ -13,6 +13,7 @@ from PIL import Image
 import nonlocalnn as nl
 from nonlocalnn.checkpoints import read_metadata
 from nonlocalnn.cli import COMMANDS, main
+from nonlocalnn.cli.flags.train import parser
 from nonlocalnn.data import cue
 from nonlocalnn.train import Recipe
 
@@ -140,6 +141,24 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_has_it(tmp_path, monkeypatc
     assert "lr: 0.25" in capsys.readouterr().out
     assert main(["train", "--config", "{lr: 0.5}", "--print-config"]) == 0
     assert "lr: 0.5" in capsys.readouterr().out
+
+
+def test_the_home_folder_where_no_shell_puts_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text("data: images\ndata_dir: ~/pets\noutput: ~/run\n")
+    recipe, _ = parser().parse_words(["--config", str(tmp_path / "recipe.yaml")])
+    assert (recipe.data_dir, recipe.output) == (tmp_path / "pets", tmp_path / "run")
+    fails(capsys, "predict", "a.png", "--model=~/none", status=1, says=f"no checkpoint {tmp_path}/none")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "got nothing"), ("# none\n", "got '# none'"), ("- a", "- a")]
+)
+def test_a_file_without_fields(tmp_path, text, says, capsys):
+    (tmp_path / "recipe.yaml").write_text(text)
+    config = str(tmp_path / "recipe.yaml")
+    fails(capsys, "train", "--config", config, status=2, says="must be a file of fields and their values")
+    fails(capsys, "train", "--config", config, status=2, says=says)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Every command takes it, before or after its own flags, so that no parser has to know it.
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    words = [_at_home(word) for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0 if words else _USAGE_ERROR
@@ -73,6 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The library says max_broken; who typed --max-broken looks for that.
         say=lambda text: spelled_as_typed(text, parser()),
     )
+
+
+def _at_home(word: str) -> str:
+    """Return a word with the home folder for the ~ behind ``--flag=``, where shells leave it as it is."""
+    flag, equals, value = word.partition("=")
+    is_flag = flag.startswith("--") and value.startswith("~")
+    return f"{flag}{equals}{os.path.expanduser(value)}" if is_flag else word
 
 
 def call(

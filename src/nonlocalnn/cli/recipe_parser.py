@@ -37,6 +37,8 @@ set_loader("recipe", _load_without_aliases, exceptions=(yaml.YAMLError,))
 _RECIPES = {path.stem: path for path in sorted((Path(nonlocalnn.__file__).parent / "recipes").glob("*.yaml"))}
 
 
+_PATHS = ("data_dir", "start_from", "output")
+
 # What the flags' help says beyond the meaning of their field, which is the same in a file.
 _MORE_HELP = {
     "data": ", ".join((*DATASETS, *MASK_SETS, *VOLUME_MASK_SETS, *STEP_SETS)),
@@ -117,6 +119,9 @@ class RecipeParser(ArgumentParser):
             ) from error
         names = {field.name for field in dataclasses.fields(Recipe)}
         given: dict[str, Any] = {key: value for key, value in parsed.as_dict().items() if key in names}
+        for name in _PATHS:
+            # In a file no shell has done so.
+            given[name] = given[name] and Path(os.path.expanduser(given[name]))
         return Recipe.from_dict(given), parsed
 
 
@@ -160,6 +165,10 @@ def _refusal(message: str, words: Sequence[str]) -> str | None:
         message: What the parser says.
         words: What was typed; a field that is not among them came from a file, where it has no dashes.
     """
+    no_fields = re.search(r"Unexpected config: ?(.*)", message, re.DOTALL)
+    if no_fields is not None:
+        got = repr(no_fields[1].strip()[:60]) if no_fields[1].strip() else "nothing"
+        return f"--config must be a file of fields and their values, such as epochs: 3; got {got}"
     left = message.partition("nrecognized arguments: ")[2]
     if left and any(left == word and os.path.isdir(word) for word in words):
         return f"the folder of the files must stand before all flags: nonlocalnn train {left} ..."
