@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -316,6 +317,15 @@ def test_an_archive_of_videos(root):
     pack(root / "test-0.tar", [("a.mp4", b"x"), ("a.cls", b"0")])
     with pytest.raises(ValueError, match=r"must hold images; it holds videos: load it as 'videos'"):
         load_archives(root, "test")
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_what_archives_of_validation_may_be_called(folders, tmp_path, name):
+    shutil.copytree(folders[1], tmp_path / "shards")
+    for path in (tmp_path / "shards").glob("validation-*.tar"):
+        path.rename(path.with_name(path.name.replace("validation", name)))
+    data = load_dataset("archives", "validation", data_dir=tmp_path / "shards", image_size=4)
+    assert len(data) == 4
 
 
 def test_classes_that_training_lacks_are_told(root):

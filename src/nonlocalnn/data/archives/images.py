@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nonlocalnn.data.archives.index import read_split
-from nonlocalnn.data.folder_files import warn_of_unlearnt
+from nonlocalnn.data.archives.index import find_archives, read_split
+from nonlocalnn.data.folder_files import split_names, warn_of_unlearnt
 from nonlocalnn.data.stored_images import StoredImages, check_reading
 
 
@@ -26,6 +26,8 @@ def load_archives(
 ) -> StoredImages:
     """Load a split of a folder of archives, see :mod:`nonlocalnn.data.archives.index`.
 
+    ``val`` and, beside a ``train``, ``valid`` are taken for ``validation``.
+
     Args: See :func:`nonlocalnn.data.load_dataset`.
 
     Raises:
@@ -36,10 +38,12 @@ def load_archives(
         ImportError: torchvision is missing, which ``augment`` needs.
     """
     size = check_reading(split, channels=channels, image_size=image_size)
-    classes, samples = read_split(Path(data_dir), split, kind="images")
+    root = Path(data_dir)
+    name = next((each for each in split_names(root, split) if find_archives(root, each)), split)
+    classes, samples = read_split(root, name, kind="images")
     if split == "train":
         taught = {classes[target] for _, _, target in samples}
-        warn_of_unlearnt(Path(data_dir), classes, taught, what="images")
+        warn_of_unlearnt(root, classes, taught, what="images")
     return StoredImages(
         [member.within(path) for path, member, _ in samples],
         ids=[f"{path}/{member.key}" for path, member, _ in samples],
