@@ -126,3 +126,9 @@ def test_endings_that_are_not_read_are_named(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=r"endings that are there are not read: \.tsv \(2\), \.arff \(1\)"):
         recognised_data(tmp_path)
+
+
+def test_how_archives_are_called_is_told(tmp_path):
+    (tmp_path / "train.tar").touch()
+    with pytest.raises(ValueError, match=r"\.tar \(1\); archives must be called train-000000\.tar"):
+        recognised_data(tmp_path)

@@ -94,6 +94,11 @@ def recognised_data(folder: Path) -> str:
             f"{folder} holds no image, no video, no sequence and no volume: it must hold a "
             "folder for each class, with the files of the class"
             + (f"; endings that are there are not read: {counted_endings(there)}" if there else "")
+            + (
+                "; archives must be called train-000000.tar, validation-000000.tar and so on"
+                if any(path.suffix.lower() == ".tar" for path in there)
+                else ""
+            )
         )
     if len(volumes) >= max(len(videos), len(images), len(sequences)):
         return "volumes"
