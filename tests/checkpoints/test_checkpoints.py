@@ -119,6 +119,7 @@ def test_a_cut_file_is_one_clear_error(tmp_path, model, kind):
     [
         ([1, 2], "holds a list, not a state dict"),
         ({}, "holds an empty dict, not a state dict"),
+        ({"a": torch.zeros(1), "b._extra_state": None}, r"not tensors are b\._extra_state; leave these out"),
         ({"a": torch.zeros(1), "epoch": 3}, "not a plain state dict: not tensors are epoch"),
     ],
 )

@@ -94,9 +94,11 @@ def read_weights(path: Path, entry: str | None = None, *, refusal: str = "") -> 
     if strangers:
         lying = entries_of(content)
         where = f"tensors lie under {listed(lying)}, give one of these as entry; or " if lying else ""
+        # That is in the state dict itself: what modules return by get_extra_state.
+        extra = all(name.removesuffix(" (empty)").endswith("_extra_state") for name in strangers)
+        rest = "leave these out and save the others" if extra else "save the model's state_dict() alone"
         raise CheckpointError(
-            f"{path} is not a plain state dict: not tensors are {listed(strangers)}; "
-            f"{where}save the model's state_dict() alone"
+            f"{path} is not a plain state dict: not tensors are {listed(strangers)}; {where}{rest}"
         )
     state: State = {str(key): value for key, value in content.items()}
     # One number may stand for any number of them, of which a copy has any size.
