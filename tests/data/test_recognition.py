@@ -45,6 +45,7 @@ def test_files(tmp_path, names, data):
         ({"train/up/1.csv": b"1,2"}, "sequences"),
         ({"A_TRAIN.ts": b"# About\n@data", "A_TEST.ts": b"\xef\xbb\xbf@data"}, "sequences"),
         ({"wave/1.ts": b"G\x40\x00\x10"}, "videos"),
+        ({"about.csv": b"a,b\n1,2\n", "train/1.csv": b"time,x,label\n0,1,a\n"}, "sequence-labels"),
         ({"train.csv": b"a.mp4,wave", "val.csv": b"", "a.mp4": b""}, "videos"),
         ({"cat/1.jpg": b"", "labels.csv": b"", "more.csv": b""}, "images"),
         # Only its name is that of COCO's.

@@ -104,7 +104,8 @@ def recognised_data(folder: Path) -> str:
         return "volumes"
     if len(sequences) > max(len(videos), len(images)):
         # A class folder's files say no classes of their own.
-        first = sequences[0]
+        # Where splits are folders, what lies beside them is of none.
+        first = next((each for each in sequences if each.parts[0] in ALL_SPLIT_NAMES), sequences[0])
         above = [each for each in first.parts[:-1] if each not in ALL_SPLIT_NAMES]
         of_steps = is_step_file(folder / first) and not has_class_of_sequences(folder / first)
         return "sequence-labels" if of_steps and not above else "sequences"
