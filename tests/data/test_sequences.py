@@ -271,6 +271,7 @@ def test_csv(tmp_path, text):
         ("a;b\n3;-4,5e-3\n", "line 2: b must be a number; got '-4,5e-3': write decimal points in place of"),
         (",x,y\n0,1,2\n1,3,4\n", "name each column; column 1 is '', as pandas .*: write it with index=False"),
         ("1 2\n3 4\n", r"a\.csv, line 1: columns must be divided by commas, .*NumPy .*delimiter"),
+        ("time,x\n2024-01-01,1\n", "time must be a number; got '2024-01-01': write seconds"),
         ("x,Unnamed: 0\n0,1\n1,3\n", "name each column; column 2 is 'unnamed: 0', as pandas"),
     ],
 )

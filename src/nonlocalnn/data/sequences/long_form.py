@@ -161,7 +161,7 @@ def read_long(path: Path) -> tuple[Labelled, ...]:
         own.values.append([_number(cells[each], where, names[each]) for each in others])
         own.labels.append(_label(cells[columns[LABEL]]) if LABEL in columns else "")
         if time is not None:
-            now = _number(cells[time], where, names[time])
+            now = _number(cells[time], where, names[time], ": write seconds, or leave the column out")
             # Rows of other orders are no sequence, and nobody would be told.
             if own.time is not None and now <= own.time:
                 raise ValueError(
@@ -208,12 +208,12 @@ def _warn_of_times(
             )
 
 
-def _number(cell: str, where: str, column: str) -> float:
+def _number(cell: str, where: str, column: str, hint: str = "") -> float:
     try:
         return number_in(cell)
     except ValueError:
         raise ValueError(
-            f"{where}: {column} must be a number; got {cell.strip()[:40]!r}{of_commas([cell])}"
+            f"{where}: {column} must be a number; got {cell.strip()[:40]!r}{of_commas([cell]) or hint}"
         ) from None
 
 
