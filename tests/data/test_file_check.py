@@ -70,3 +70,8 @@ def test_single_files_archives_and_what_is_not_there(tmp_path, photos, capsys):
     assert lines[2].startswith(f"cannot read image {archive}/")
     assert lines[3] == "3 images, 2 broken, 1 not found"
     assert files_to_check(Path(photos / "dog/IMG_0.jpg"))[0][0] == "images"
+
+
+def test_a_folder_of_archives(tmp_path, photos, capsys):
+    write_archives(photos, tmp_path / "archives")
+    assert check(capsys, tmp_path / "archives") == (0, ["6 images, 0 broken"])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nonlocalnn.data.archives.index import KINDS, ArchivedFile
-from nonlocalnn.data.folder_files import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, walk
+from nonlocalnn.data.folder_files import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, walk
 from nonlocalnn.data.image_folders import find_images
 from nonlocalnn.data.images import decode_image
 from nonlocalnn.data.video.files import check_video, find_videos
@@ -24,7 +24,7 @@ def files_to_check(path: Path, *, kind: str | None = None) -> list[tuple[str, Pa
     frames: a series of numbers without a gap, of pictures of one size. Otherwise each picture is an image.
 
     Args:
-        path: A video, an image, an archive (.tar) of either, or a folder.
+        path: A video, an image, an archive (.tar) of either, or a folder of these.
         kind: What it holds; ``None`` looks.
 
     Raises:
@@ -35,6 +35,8 @@ def files_to_check(path: Path, *, kind: str | None = None) -> list[tuple[str, Pa
         raise FileNotFoundError(f"there is no file or folder {path}")
     if path.suffix == ".tar" and path.is_file():
         return _archived(path, list(KINDS) if kind is None else [kind])
+    if archives := _archives_alone(path):
+        return [item for archive in archives for item in files_to_check(archive, kind=kind)]
     kind = _kind_of(path) if kind is None else kind
     found = (find_images if kind == "images" else find_videos)([path])
     if found == [path] and path.is_dir() and not any(map(is_frame, path.iterdir())):
@@ -61,6 +63,13 @@ def check_file(item: tuple[str, Path | ArchivedFile], *, backend: str = "pyav") 
     except (ValueError, OSError) as error:
         return str(error)
     return None
+
+
+def _archives_alone(path: Path) -> list[Path]:
+    """Return the archives in a folder that holds no other data, perhaps none."""
+    archives = sorted(path.glob("*.tar")) if path.is_dir() else []
+    suffixes = {entry.suffix.lower() for entry in walk(path)} if archives else set()
+    return archives if suffixes.isdisjoint((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)) else []
 
 
 def _archived(path: Path, kinds: Sequence[str]) -> list[tuple[str, Path | ArchivedFile]]:
