@@ -59,6 +59,12 @@ def test_a_side_without_a_larger_and_a_smaller_size_stays(taken, error):
     assert other_shapes(network, torch.zeros(1, 3, 8, 16)) == ((2, 3, 8, 20), (1, 3, 8, 14))
 
 
+def test_sizes_that_do_not_fit_are_no_news(caplog):
+    network = nn.Sequential(nn.Conv1d(3, 4, 1), nn.Flatten(), nn.Linear(64, 2))
+    assert other_shapes(network, torch.zeros(2, 3, 16)) == ((3, 3, 16), (1, 3, 16))
+    assert caplog.records == []
+
+
 def test_no_side_becomes_empty():
     assert other_shapes(Takes(ANY, ANY), torch.zeros(1, 3, 1, 16)) == ((2, 3, 1, 20), (1, 3, 1, 14))
     assert other_shapes(Takes(ANY, ANY), torch.zeros(1, 3, 2, 16)) == ((2, 3, 3, 20), (1, 3, 1, 14))

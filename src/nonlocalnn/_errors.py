@@ -1,6 +1,7 @@
 """Wording of errors and other lines that several rooms share."""
 
 import difflib
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -167,6 +168,17 @@ def needs(library: str | None, extra: str, purpose: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise missing_extra(library or error.name or extra, extra, purpose) from error
+
+
+@contextmanager
+def silent(logger: str) -> Iterator[None]:
+    """Silence what a library logs under this name of what is an answer, or is said by us."""
+    log = logging.getLogger(logger)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def missing_extra(library: str, extra: str, purpose: str) -> ImportError:

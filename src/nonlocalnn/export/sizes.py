@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nonlocalnn._errors import silent
+
 SIDES = {1: ("length",), 2: ("height", "width"), 3: ("time", "height", "width")}
 # Sizes to try on a side, as parts of the example's; the last side has its own, so that none are mixed up.
 _LARGER, _SMALLER = (1.5, 1.25, 2.0), (0.75, 0.5, 0.875)
@@ -48,5 +50,7 @@ def other_shapes(model: nn.Module, example: Tensor) -> tuple[tuple[int, ...], tu
 
 
 def _run_without_numbers(model: nn.Module, shape: tuple[int, ...], like: Tensor) -> None:
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+    # PyTorch logs a size that does not fit, with a traceback, and that is only an answer here.
+    quiet = silent("torch._subclasses.fake_tensor")
+    with quiet, torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         model(torch.empty(shape, dtype=like.dtype, device=like.device))

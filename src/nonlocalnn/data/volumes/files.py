@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nonlocalnn._errors import needs, one_line
+from nonlocalnn._errors import needs, one_line, silent
 from nonlocalnn._files import atomic_path
 from nonlocalnn.data.folder_files import find_files, is_ignored
 from nonlocalnn.data.volumes.dicom import is_series, read_series
@@ -108,7 +106,8 @@ def _read_nifti(path: Path) -> Volume:
     with needs("nibabel", "volumes", "reading NIfTI"):
         import nibabel
     try:
-        with _silent(logging.getLogger("nibabel.global")):
+        # It logs what is odd of a file without naming it; what matters is checked by us.
+        with silent("nibabel.global"):
             image: Any = nibabel.load(path)
         if volume_suffix(path) == ".nii.gz":
             stored = _read_to_the_end(image.dataobj, path)
@@ -142,16 +141,6 @@ def _read_to_the_end(proxy: Any, path: Path) -> Any:
         while file.read(_PIECE):
             pass
     return stored
-
-
-@contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Silence what a library logs of a file without naming it; what matters is checked by us."""
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _check_spacing(image: Any, path: Path) -> None:
