@@ -115,6 +115,18 @@ def test_a_network_of_ours_keeps_what_it_knows(tmp_path):
     assert read_metadata(tmp_path / "b.safetensors") == facts
 
 
+def test_a_file_of_torch_save_becomes_one_that_commands_take(tmp_path, capsys):
+    network = nl.create_model("nl2_c2d_tiny", num_classes=3)
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    (tmp_path / "classes.txt").write_text("run\nwalk\nswim\n")
+    words = (tmp_path / "a.pth", tmp_path / "a.safetensors")
+    refuses(capsys, *words, says=f"nonlocalnn convert {tmp_path / 'a.pth'} NEW.safetensors --model NAME")
+    assert convert(*words, "--model", "nl2_c2d_tiny", "--classes", tmp_path / "classes.txt") == 0
+    found = nl.load_classifier(tmp_path / "a.safetensors")
+    assert found.classes == ("run", "walk", "swim")
+    assert torch.equal(found.model.fc.weight, network.fc.weight)
+
+
 def test_weights_of_images(tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     network = Official(inflation=None, blocks={})

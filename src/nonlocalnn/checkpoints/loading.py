@@ -273,9 +273,11 @@ def _build(content: _Content, path: Path, instantiation: str | None, *, allow_pa
     config = content.config
     if config is None:
         raise CheckpointError(
-            f"{path} does not say what builds its model: give load_checkpoint the model as well, or train "
-            f"from it, nonlocalnn train FOLDER --model torchvision/NAME --start-from {path} "
-            "(what save_checkpoint writes of networks of create_model, torchvision or timm says it itself)"
+            f"{path} does not say what builds its model: give load_checkpoint the model as well; or write a "
+            f"file that says it, nonlocalnn convert {path} NEW.safetensors --model NAME, as nonlocalnn models "
+            "lists it; or train from it, nonlocalnn train FOLDER --model torchvision/NAME --start-from "
+            f"{path} (what save_checkpoint writes of networks of create_model, torchvision or timm says it "
+            "itself)"
         )
     try:
         description = Description.from_config(config)

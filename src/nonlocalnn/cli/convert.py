@@ -26,7 +26,8 @@ def run(words: Sequence[str]) -> int:
     # Every setting that has no effect is an error.
     if args.to is not None and args.classes is not None:
         raise ValueError("--classes is written into our files only: leave it out with --to")
-    model = None if args.model is None else create_model(args.model)
+    settings = {} if args.classes is None else {"num_classes": len(read_lines(args.classes))}
+    model = None if args.model is None else create_model(args.model, **settings)
     found = import_checkpoint(
         args.source,
         model,

@@ -48,7 +48,10 @@ def parser() -> CommandParser:
         help="the same as --instantiation dot_product",
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="the network that takes the weights, such as one for those of images"
+        "--model",
+        metavar="NAME",
+        help="the network that takes the weights, such as one for those of images, with as many classes as "
+        "--classes names; and what builds the network of a file that torch.save wrote",
     )
     parser.add_argument(
         "--allow-partial",
