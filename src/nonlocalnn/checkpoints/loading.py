@@ -274,8 +274,8 @@ def _build(content: _Content, path: Path, instantiation: str | None, *, allow_pa
     if config is None:
         raise CheckpointError(
             f"{path} does not say what builds its model: give load_checkpoint the model as well; or write a "
-            f"file that says it, nonlocalnn convert {path} NEW.safetensors --model NAME, as nonlocalnn models "
-            "lists it; or train from it, nonlocalnn train FOLDER --model torchvision/NAME --start-from "
+            f"file that says it, nonlocalnn convert {path} NEW.safetensors --model NAME, one of nonlocalnn "
+            "models; or train from it, nonlocalnn train FOLDER --model torchvision/NAME --start-from "
             f"{path} (what save_checkpoint writes of networks of create_model, torchvision or timm says it "
             "itself)"
         )
