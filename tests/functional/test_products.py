@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -352,3 +353,18 @@ def test_the_operator_is_tried_on_numbers_whatever_the_defaults_are():
         assert products._answers() is expected
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated", "ignore::torch.jit.TracerWarning")
+def test_whoever_watches_the_first_call_does_not_see_the_question(monkeypatch):
+    expected = products._answers()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products._answers() is expected
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        assert products._answers() is expected
+    assert counter.get_total_flops() == 0
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(products, "_processor", lambda: ("AuthenticAMD", 26))
+    monkeypatch.setattr(products, "_is_faster", products._is_faster.__wrapped__)
+    block, x = randomize_(NonLocal2d(4)).eval(), torch.randn(2, 4, 5, 6)
+    torch.testing.assert_close(torch.jit.trace(block, x)(x), slow_block(block, x))

@@ -15,6 +15,7 @@ import functools
 import platform
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,13 @@ _is_faster_for_compilers._dynamo_marked_constant = True  # type: ignore[attr-def
 
 def _answers() -> bool:
     """Return whether the operator, which PyTorch does not document, does what it is taken for."""
+    # In a thread of its own: what traces, transforms, watches or narrows the first call of a block would see
+    # the question too, and programs of torch.jit.trace that held it could not be made.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_equals_product).result()
+
+
+def _equals_product() -> bool:
     # Whatever device and type are the defaults when the first block is called.
     left, right, bias = (
         torch.arange(size, dtype=torch.float32, device="cpu").view(shape)
