@@ -118,6 +118,16 @@ def test_pt2_round_trip(tmp_path, instantiation):
         assert_near(program.module()(x), model(x), sums=NETWORK)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("settings", [{"norm": "layer"}, {"sub_sample": "before"}], ids=["after", "before"])
+@pytest.mark.parametrize("instantiation", INSTANTIATIONS)
+def test_pytorchs_older_export_to_onnx(tmp_path, instantiation, settings):
+    model, x = randomize_(SmallNetwork(instantiation, **settings)).eval(), torch.randn(2, 3, 9, 8)
+    torch.onnx.export(model, (x,), tmp_path / "a.onnx", dynamo=False, input_names=["input"])
+    with torch.no_grad():
+        assert_near(run_onnx(tmp_path / "a.onnx", x), model(x), sums=NETWORK)
+
+
 @pytest.mark.parametrize(
     "extent", [pytest.param("space", marks=pytest.mark.slow), pytest.param("time", marks=pytest.mark.slow), 2]
 )

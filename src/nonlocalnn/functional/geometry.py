@@ -170,8 +170,9 @@ class Geometry:
             positions = positions.masked_fill(~mask.flatten(1).unsqueeze(2), -torch.inf)
         batch, _, num_channels = positions.shape
         outer, sides, kernel = self._windows()
-        # A channels-last image is a free view of positions, and the pooled one flattens back for free.
-        images = positions.reshape(batch * outer, *sides, num_channels).movedim(-1, 1)
+        # A channels-last image is a free view of positions, and the pooled one flattens back for free. No axis
+        # of -1: PyTorch's older export to ONNX writes it down as it is.
+        images = positions.reshape(batch * outer, *sides, num_channels).movedim(len(sides) + 1, 1)
         pooled = F.max_pool3d(images, kernel) if len(sides) == 3 else F.max_pool2d(images, kernel)
         num_pooled = outer * math.prod(pooled.shape[2:])
         if len(self.sides) == 1:

@@ -48,7 +48,7 @@ class MapLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised map."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1)).movedim(x.dim() - 1, 1)
 
 
 def make_norm(norm: Norm, num_channels: int, batch_norm: type[BatchNorm], what: str) -> Any:

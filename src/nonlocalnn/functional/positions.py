@@ -45,7 +45,7 @@ def as_turned_map(positions: Tensor, sides: Sequence[int]) -> Tensor:
     """Return positions (B, P, E) as a map (B, E, *sides), a view."""
     # The sides first: turned first, a batch of one would have a stride by which the gradients of PyTorch's
     # batch normalisation came out wrong.
-    return positions.unflatten(1, sides).movedim(-1, 1)
+    return positions.unflatten(1, sides).movedim(len(sides) + 1, 1)
 
 
 def project(x: Tensor, *layers: Layer) -> tuple[Tensor, ...]:
