@@ -464,6 +464,9 @@ def test_a_trace_is_of_plain_operations(instantiation, tmp_path, size):
     x = torch.randn(2, C, 7, 5)
     torch.jit.save(torch.jit.trace(block, x), tmp_path / "block.pt")
     torch.testing.assert_close(torch.jit.load(tmp_path / "block.pt")(x), block(x))
+    # PyTorch checks a program by one that it traces without gradients.
+    large = torch.randn(1, C, 40, 40)
+    torch.testing.assert_close(torch.jit.trace(block, large)(large), block(large), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")

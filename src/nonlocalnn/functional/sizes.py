@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnn.functional.checks import SOFTMAX_INSTANTIATIONS
+from nonlocalnn.functional.modes import is_transformed
 from nonlocalnn.functional.products import has_fast_products, will_be_fast
 
 # Without gradients and of one width PyTorch's kernel for the CPU is faster from here on: 2.7 times at 784
@@ -35,7 +36,9 @@ def materialises(theta: Tensor, phi: Tensor, g: Tensor, instantiation: str) -> b
     if num_weights > most:
         return False
     if is_softmax:
-        is_alone = not (torch.is_grad_enabled() and any(part.requires_grad for part in (theta, phi, g)))
+        is_recorded = torch.is_grad_enabled() and any(part.requires_grad for part in (theta, phi, g))
+        # torch.jit.trace checks a program by another without gradients, which must be the same one.
+        is_alone = not is_recorded and not is_transformed()
         has_kernel = theta.device.type == "cpu" and width == num_values
         least = _LEAST_FOR_TILES if is_fast and width >= 128 else _LEAST_FOR_KERNEL
         return not (is_alone and has_kernel and num_weights >= least)
