@@ -381,6 +381,11 @@ def test_extent_belongs_to_video():
         (torch.zeros(2, C + 1, 4, 4), "made for 6 channels; got 7"),
         (torch.zeros(2, C, 4, 4, dtype=torch.long), "x must be floating point; got torch.int64"),
         (torch.zeros(2, C, 0, 4), "every side of x must be at least 1"),
+        (torch.zeros(2, C, 4, 4).to_sparse(), r"x must be dense; got torch.sparse_coo: give x\.to_dense\(\)"),
+        (
+            torch.nested.nested_tensor([torch.zeros(C, 4, 4)], layout=torch.jagged),
+            "nested tensor: pad its samples to one size",
+        ),
     ],
 )
 def test_wrong_inputs(x, message):

@@ -24,9 +24,9 @@ def geometry_of(
 
     Raises:
         TypeError: It is no tensor.
-        ValueError: The rank, the number of channels or the type does not fit, or a side is 0.
+        ValueError: It is not dense; the rank, the channels or the type do not fit; or a side is 0.
     """
-    check_tensor("x", x)
+    _check_dense("x", x)
     sides = {1: "N", 2: "H, W", 3: "T, H, W"}[num_sides]
     if x.dim() != num_sides + 2:
         raise ValueError(
@@ -40,6 +40,17 @@ def geometry_of(
     if 0 in x.shape[2:]:
         raise ValueError(f"every side of x must be at least 1; got shape {tuple(x.shape)}")
     return Geometry(x.shape[2:], extent, pool_size)
+
+
+def _check_dense(name: str, value: Tensor) -> None:
+    """Check that ``value`` is a tensor that holds each of its numbers, in rows of one length."""
+    check_tensor(name, value)
+    if value.is_nested:
+        raise ValueError(
+            f"{name} is a nested tensor: pad its samples to one size, and say by key_mask what is real"
+        )
+    if value.layout is not torch.strided:
+        raise ValueError(f"{name} must be dense; got {value.layout}: give {name}.to_dense()")
 
 
 def key_geometry(
@@ -58,7 +69,7 @@ def key_geometry(
                 "as block(x, context)"
             )
         return places
-    check_tensor("context", context)
+    _check_dense("context", context)
     num_sides, sides, extent = len(places.sides), tuple(context.shape[2:]), places.extent
     width = x.shape[1] if context_channels is None else context_channels
     if context.dim() != num_sides + 2 or context.shape[0] != x.shape[0] or context.shape[1] != width:
@@ -170,8 +181,8 @@ class Geometry:
             positions = positions.masked_fill(~mask.flatten(1).unsqueeze(2), -torch.inf)
         batch, _, num_channels = positions.shape
         outer, sides, kernel = self._windows()
-        # A channels-last image is a free view of positions, and the pooled one flattens back for free. No axis
-        # of -1: PyTorch's older export to ONNX writes it down as it is.
+        # A channels-last image is a free view of positions, and the pooled one flattens back for free. No -1:
+        # PyTorch's older export to ONNX writes it down as it is.
         images = positions.reshape(batch * outer, *sides, num_channels).movedim(len(sides) + 1, 1)
         pooled = F.max_pool3d(images, kernel) if len(sides) == 3 else F.max_pool2d(images, kernel)
         num_pooled = outer * math.prod(pooled.shape[2:])
