@@ -123,6 +123,14 @@ def test_one_line_where_it_cannot(words, status, says, digits_model, tmp_path, m
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize("name", ["page.png", "pages/"])
+def test_a_page_is_not_called_a_picture_or_a_folder(name, photo, digits_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    says = f"--output must end with .html or be a folder that is there; got {name.rstrip('/')}"
+    fails(capsys, "explain", photo, "--model", digits_model, "-o", name, status=2, says=says)
+    assert not list(tmp_path.glob("page*"))
+
+
 def test_one_missing_input_does_not_cancel_the_others(photo, digits_model, tmp_path, capsys):
     other = tmp_path / "more" / "photo.png"
     other.parent.mkdir()

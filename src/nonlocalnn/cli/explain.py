@@ -44,6 +44,8 @@ def run(words: Sequence[str]) -> int:
     if len(args.inputs) > 1:
         check_folder(args.output or Path())
     elif args.output is not None and not args.output.is_dir():
+        if args.output.suffix.lower() not in (".html", ".htm"):
+            parser().error(f"--output must end with .html or be a folder that is there; got {args.output}")
         check_file(args.output)
     loaded = load_model("explain", args.model, device=args.device)
     if not isinstance(loaded, Classifier):
