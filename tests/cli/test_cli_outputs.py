@@ -144,7 +144,10 @@ def test_a_page_does_not_replace_a_folder_nor_what_is_read(tmp_path, checkpoint,
     (tmp_path / "file").touch()
     words = ("explain", photo, "--model", checkpoint, "-o")
     fails(capsys, *words, tmp_path / "file" / "a.html", status=1, says="is a file, and no folder")
-    fails(capsys, *words, photo, status=1, says=f"would overwrite {photo}, which is read")
+    fails(capsys, *words, photo, status=2, says="--output must end with .html or be a folder")
+    named = photo.rename(photo.with_suffix(".html"))
+    words = ("explain", named, "--model", checkpoint, "-o", named)
+    fails(capsys, *words, status=1, says=f"would overwrite {named}, which is read")
 
 
 def test_the_weights_of_a_run_are_not_overwritten(run_folder, photo, capsys):
