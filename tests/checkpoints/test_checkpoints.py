@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -163,6 +164,8 @@ def test_odd_headers(tmp_path, header, message):
 def test_metadata_must_be_json(tmp_path, model):
     with pytest.raises(ValueError, match="metadata must be JSON-ready"):
         nl.save_checkpoint(model, tmp_path / "m.safetensors", metadata={"a": object()})
+    with pytest.raises(ValueError, match=r"got '0.5', a float32: give Python's own numbers.*\.item\(\)"):
+        nl.save_checkpoint(model, tmp_path / "m.safetensors", metadata={"a": [np.float32(0.5)]})
     assert not list(tmp_path.iterdir())
 
 

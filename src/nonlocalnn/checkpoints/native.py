@@ -106,9 +106,17 @@ def as_json(metadata: dict[str, Any] | None) -> str:
     if not isinstance(metadata, dict | None):
         raise ValueError(f"metadata must be a dictionary of facts; got a {type(metadata).__name__}")
     try:
-        return json.dumps(metadata or {})
+        return json.dumps(metadata or {}, default=_refuse)
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata must be JSON-ready: {error}") from None
+
+
+def _refuse(value: object) -> None:
+    """Say of what JSON does not have how it is given, such as numbers of NumPy."""
+    raise TypeError(
+        f"got {str(value)[:40]!r}, a {type(value).__name__}: give Python's own numbers, texts, lists and "
+        "dictionaries, as by .item() or .tolist()"
+    )
 
 
 def _as_made(config: dict[str, Any], state: State) -> State:
