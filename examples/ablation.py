@@ -56,6 +56,7 @@ STEPS = (
     Step("dense", 18, f"{_SCENES} context"),
     Step("dense", 18, f"{_SCENES} controls"),
     Step("dense", 35, f"{_SCENES} embeddings --seeds 6"),
+    Step("dense", 60, f"{_ABLATION}/legend --config segment-legend --table controls"),
     Step(
         "photographs",
         50,

@@ -298,10 +298,11 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
     def between(values):
         return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
 
-    far, scenes, forms, start, near = (
+    far, scenes, legend, forms, start, near = (
         {row["variant"]: row["test_accuracy"] for row in read(name)["rows"]}
         for name in (
-            "cue/controls.json", "dense/controls.json", "cue/forms.json", "cue/init.json", "digits.json"
+            "cue/controls.json", "dense/controls.json", "dense/legend.json",
+            "cue/forms.json", "cue/init.json", "digits.json",
         )
     )  # fmt: skip
     with_block = sorted(mean(values) for name, values in near.items() if not name.startswith("no block"))
@@ -324,7 +325,10 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
         f"[{percent(far['mean over positions'])} %]",
         f"dot product has {percent(far['dot_product'])};",
         f"[{percent(scenes['mean over positions'])}]",
-        f"where one has {percent(scenes['embedded_gaussian'])} |",
+        f"where an embedded Gaussian has {percent(scenes['embedded_gaussian'])} |",
+        f"[{percent(legend['embedded_gaussian'])} %]",
+        f"a mean {percent(legend['mean over positions'])}, ",
+        f"the dot product {percent(legend['dot_product'])} |",
         f"[{percent(start['gamma 1'])} %]",
         f"gamma 1, {percent(start['gamma 0'])} from gamma 0",
         *(
