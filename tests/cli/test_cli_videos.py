@@ -194,8 +194,8 @@ def test_nothing_that_is_read_is_overwritten(place, tmp_path, capsys):
     for output in (model, video):
         before = output.read_bytes()
         words = [str(video), "--model", str(model), "--output", str(output)]
-        for command in ("predict", "explain"):
-            fails(capsys, command, *words, status=1, says="which is read: choose another")
+        fails(capsys, "predict", *words, status=1, says="which is read: choose another")
+        fails(capsys, "explain", *words, status=2, says="--output must end with .html")
         assert output.read_bytes() == before
 
 
