@@ -66,6 +66,7 @@ def training(report: Mapping[str, Any]) -> Rows:
 PLOTS: dict[str, tuple[Callable[[Mapping[str, Any]], Rows], str, str]] = {
     "digits": (digits, "test accuracy, %", "one seed"),
     "mnist": (digits, "test accuracy, %", "one seed"),
+    "fashion-mnist": (digits, "test accuracy, %", "one seed"),
     "finetune": (finetune, "test accuracy, %", "one seed"),
     "attended-cue": (attended_cue, "weight of the answer's position that lies on the cue, %", "one network"),
     "models": (networks, "time of the other way, in times of ours", "one network"),

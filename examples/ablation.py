@@ -4,7 +4,7 @@ Of the cue task it makes the tables that were never run, too.
 
     python examples/ablation.py --list
     python examples/ablation.py --only cue maps
-    python examples/ablation.py --mnist data --photographs runs/pretrained --sequences UEA --volumes ICBM152
+    python examples/ablation.py --mnist data --fashion data --photographs runs/pretrained --volumes ICBM152
 
 Runs one command after the other, from the root of a clone, each into a folder of ``--output``. Called again
 it goes on: finished trainings and measured cells are not repeated. Whatever needs data that no flag names is
@@ -52,6 +52,7 @@ STEPS = (
     Step("maps", 6, f"examples/attended_cue.py --output {{output}}/maps.json {_FORMS}"),
     Step("digits", 10, f"{_ABLATION}/digits --data digits"),
     Step("digits", 57, f"{_ABLATION}/mnist --config mnist --data-dir {{mnist}}"),
+    Step("digits", 45, f"{_ABLATION}/fashion --config mnist --data fashion-mnist --data-dir {{fashion}}"),
     Step("digits", 2, "examples/finetune.py"),
     Step("dense", 18, f"{_SCENES} context"),
     Step("dense", 18, f"{_SCENES} controls"),
@@ -69,7 +70,7 @@ STEPS = (
     Step("volumes", 35, "-m benchmarks volumes --data-dir {volumes} --output {output}/volumes"),
     Step("ops", 240, "-m benchmarks ops --output {output}/ops"),
 )
-_DATA = ("mnist", "photographs", "sequences", "volumes")
+_DATA = ("mnist", "fashion", "photographs", "sequences", "volumes")
 
 
 def main(words: list[str] | None = None) -> int:

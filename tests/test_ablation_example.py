@@ -11,7 +11,7 @@ from benchmarks.ablation import command
 from benchmarks.ablation.runs import plan
 
 ROOT = Path(__file__).parents[1]
-DATA = ["--mnist", "m", "--photographs", "p", "--sequences", "s", "--volumes", "v"]
+DATA = ["--mnist", "m", "--fashion", "f", "--photographs", "p", "--sequences", "s", "--volumes", "v"]
 
 
 @pytest.fixture

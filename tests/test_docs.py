@@ -268,7 +268,7 @@ def test_the_tables_of_volumes_are_those_of_their_json():
     assert volumes.markdown(report) in (ROOT / "docs/results/volumes.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "fashion-mnist"])
 def test_the_tables_of_digits_are_those_of_their_json(name):
     report = json.loads((ROOT / f"docs/results/{name}.json").read_text())
     rows = [AblationRow(row["variant"], row["test_accuracy"], seconds=[]) for row in report["rows"]]
