@@ -85,13 +85,24 @@ def check_apart(train: Iterable[object], others: Iterable[object], source: Path)
     Raises:
         ValueError: Something is of both.
     """
-    learnt = set(map(_place, train))
-    common = next((each for each in others if _place(each) in learnt), None)
+    folders: dict[Path, Path] = {}
+    learnt = {_place(each, folders) for each in train}
+    common = next((each for each in others if _place(each, folders) in learnt), None)
     if common is not None:
         raise ValueError(
             f"{source} must list nothing that training has; {common} is of both: take it out of one of them"
         )
 
 
-def _place(each: object) -> object:
-    return each.resolve() if isinstance(each, Path) else each
+def _place(each: object, folders: dict[Path, Path]) -> object:
+    """Return where a file lies; what is no path as it is.
+
+    A folder is followed once: of a hundred thousand files each would ask for every folder above it.
+    """
+    if not isinstance(each, Path):
+        return each
+    if each.is_symlink():
+        return each.resolve()
+    if each.parent not in folders:
+        folders[each.parent] = each.parent.resolve()
+    return folders[each.parent] / each.name

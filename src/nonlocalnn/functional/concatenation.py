@@ -96,8 +96,8 @@ def _rectified_average(
     count = b_BM.shape[1] if count_B11 is None else count_B11
     if holds_pairs:
         y_BNE = g_BME.new_empty(*a_BN.shape, g_BME.shape[2])
-        for some in _entries(a_BN, b_BM):
-            y_BNE[some] = matmul(_pairs(a_BN[some], b_BM[some]), g_BME[some])
+        for bundle in _bundles(a_BN, b_BM):
+            y_BNE[bundle] = matmul(_pairs(a_BN[bundle], b_BM[bundle]), g_BME[bundle])
         return y_BNE.div_(count)
     if engine := _gpu_engine(g_BME):
         return engine.average(a_BN, b_BM, g_BME, count)
@@ -133,13 +133,13 @@ def _rectified_average_backward(
     if holds_pairs:
         dy_BNE, da_BN, db_BM = dy_BNE / count, torch.empty_like(a_BN), torch.empty_like(b_BM)
         dg_BME = g_BME.new_empty(g_BME.shape)
-        for some in _entries(a_BN, b_BM):
-            f_BNM, dy = _pairs(a_BN[some], b_BM[some]), dy_BNE[some]
-            df_BNM = matmul(dy, g_BME[some].transpose(1, 2))
+        for bundle in _bundles(a_BN, b_BM):
+            f_BNM, dy = _pairs(a_BN[bundle], b_BM[bundle]), dy_BNE[bundle]
+            df_BNM = matmul(dy, g_BME[bundle].transpose(1, 2))
             # What autograd calls for a ReLU. To multiply by a mask took twice as long.
             torch.ops.aten.threshold_backward.grad_input(df_BNM, f_BNM, 0, grad_input=df_BNM)
-            da_BN[some], db_BM[some] = df_BNM.sum(2), df_BNM.sum(1)
-            dg_BME[some] = matmul(f_BNM.transpose(1, 2), dy)
+            da_BN[bundle], db_BM[bundle] = df_BNM.sum(2), df_BNM.sum(1)
+            dg_BME[bundle] = matmul(f_BNM.transpose(1, 2), dy)
         return da_BN, db_BM, dg_BME
     if engine := _gpu_engine(g_BME):
         return engine.gradients(dy_BNE, a_BN, b_BM, g_BME, count)
@@ -201,7 +201,7 @@ def _pairs(a_BN: Tensor, b_BM: Tensor) -> Tensor:
     return (a_BN.unsqueeze(2) + b_BM.unsqueeze(1)).relu_()
 
 
-def _entries(a_BN: Tensor, b_BM: Tensor) -> Iterator[slice]:
+def _bundles(a_BN: Tensor, b_BM: Tensor) -> Iterator[slice]:
     """Yield which entries are computed together."""
     step = max(1, _PAIRS // (a_BN.shape[1] * b_BM.shape[1]))
     return (slice(first, first + step) for first in range(0, a_BN.shape[0], step))
