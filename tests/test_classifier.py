@@ -385,3 +385,19 @@ def test_a_file_that_says_its_samples_assumes_nothing_that_is_said(tmp_path, cap
     Image.new("L", (40, 30), 90).save(tmp_path / "a.png")
     assert main(["predict", str(tmp_path / "a.png"), "--model", str(tmp_path / "m.safetensors")]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_relative_folder_of_the_training_is_looked_for_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = Classifier(
+        model=nl.create_model("nl_digits"),
+        classes=("a", "b"),
+        sample_shape=(1, 28, 28),
+        recipe={"data": "images", "data_dir": "photos"},
+    )
+    assert loaded.folder("images", "elsewhere") == "elsewhere"
+    assert loaded.folder("archives", None) is None
+    with pytest.raises(FileNotFoundError, match=r"from photos, a relative path, .* say where they are"):
+        loaded.folder("images", None)
+    (tmp_path / "photos").mkdir()
+    assert loaded.folder("images", None) == "photos"

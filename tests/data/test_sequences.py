@@ -126,6 +126,15 @@ def test_names_of_classes_in_arrays_are_stripped(tmp_path):
     assert (table.labels, table.classes) == (["up", "up", "down"], ("down", "up"))
 
 
+def test_names_of_classes_in_arrays_may_be_bytes(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.zeros((2, 1, 4)), y=np.array(["über", "ab"]))
+    np.savez(tmp_path / "b.npz", X=np.zeros((2, 1, 4)), y=np.char.encode(["über", "ab"], "utf-8"))
+    assert read_table(tmp_path / "b.npz").labels == read_table(tmp_path / "a.npz").labels == ["über", "ab"]
+    np.savez(tmp_path / "c.npz", X=np.zeros((2, 1, 4)), y=np.char.encode(["über", "ab"], "latin-1"))
+    with pytest.raises(ValueError, match=r"y of .* has names in another encoding than UTF-8"):
+        read_table(tmp_path / "c.npz")
+
+
 class _Trap:
     def __reduce__(self):
         return (Path.touch, (Path("trapped"),))

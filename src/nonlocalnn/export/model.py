@@ -261,6 +261,11 @@ def _difference(run: Run, model: nn.Module, x: Tensor) -> float:
             f"the exported program gives shape {tuple(found.shape)} where the model gives "
             f"{tuple(expected.shape)}, for an input of shape {tuple(x.shape)}; nothing was written"
         )
+    if not expected.isfinite().all():
+        raise ArithmeticError(
+            f"the model's outputs for an input of shape {tuple(x.shape)} are not all finite numbers, so that "
+            "no file can be compared with it; nothing was written"
+        )
     difference = _part(found, expected)
     # Written so that NaN fails too.
     if not difference <= TOLERANCE:

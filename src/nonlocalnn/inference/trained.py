@@ -57,9 +57,23 @@ class Loaded(ABC):
         return self.kind.find(inputs)
 
     def folder(self, name: str, data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-        """Return where a data set's files are: where it is said, or where those of the training were."""
-        is_own = name == self.recipe.get("data")
-        return self.recipe.get("data_dir") if data_dir is None and is_own else data_dir
+        """Return where a data set's files are: where it is said, or where those of the training were.
+
+        Raises:
+            FileNotFoundError: Those of the training were at a relative path, which leads nowhere from here.
+        """
+        if data_dir is not None or name != self.recipe.get("data"):
+            return data_dir
+        found = self.recipe.get("data_dir")
+        # Those of these two are fetched where they are missing.
+        if found is None or name in ("mnist", "fashion-mnist"):
+            return found
+        if not (Path(found).is_absolute() or Path(found).exists()):
+            raise FileNotFoundError(
+                f"the training read its data from {found}, a relative path, and there is no "
+                f"{Path(found).absolute()}: say where they are, --data-dir DIR"
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -302,6 +302,18 @@ def real_numbers(array: Any, name: str) -> Any:
     return array.astype("f8" if array.itemsize > 8 else array.dtype.newbyteorder("="), copy=False)
 
 
+def label_array(labels: Any, path: Path) -> Any:
+    """Return an array of whole numbers or names, names as text; the error for any other says ``path``."""
+    if labels.dtype.kind == "S":
+        try:
+            labels = np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"y of {path} has names in another encoding than UTF-8: {error}") from None
+    if labels.dtype.kind not in "iuUb":
+        raise ValueError(f"y of {path} must hold whole numbers or names; got {labels.dtype}")
+    return labels
+
+
 def table_of_arrays(arrays: dict[str, Any], path: Path) -> Table:
     """Return the sequences of X (N, C, L), with the classes y and, where they differ, the lengths."""
     if "X" not in arrays:
@@ -332,9 +344,8 @@ def table_of_arrays(arrays: dict[str, Any], path: Path) -> Table:
         return Table(sequences, None, (), fault=fault)
     if "y" not in arrays:
         return Table(sequences, None, ())
-    if arrays["y"].dtype.kind not in "iuUb":
-        raise ValueError(f"y of {path} must hold whole numbers or names; got {arrays['y'].dtype}")
-    values = [each.strip() if isinstance(each, str) else each for each in arrays["y"].tolist()]
+    labels = label_array(arrays["y"], path)
+    values = [each.strip() if isinstance(each, str) else each for each in labels.tolist()]
     if "" in values:
         raise ValueError(f"{path}#{values.index('')} has no class: y is empty there")
     # Numbers in their own order: 10 comes after 9.

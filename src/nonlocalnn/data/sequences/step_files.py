@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nonlocalnn.data.folder_files import is_ignored
-from nonlocalnn.data.sequences.files import read_arrays, table_of_arrays
+from nonlocalnn.data.sequences.files import label_array, read_arrays, table_of_arrays
 from nonlocalnn.data.sequences.long_form import ID, LABEL, Labelled, is_long, read_long
 from nonlocalnn.data.sequences.rows import LONG_SUFFIXES, first_row, is_parquet
 
@@ -76,8 +76,7 @@ def _of_npz(path: Path) -> tuple[Labelled, ...]:
         raise ValueError(
             f"y of {path} must have a class for each step, {wanted} as X has them; got shape {labels.shape}"
         )
-    if labels.dtype.kind not in "iuUb":
-        raise ValueError(f"y of {path} must hold whole numbers or names; got {labels.dtype}")
+    labels = label_array(labels, path)
     return tuple(
         Labelled(
             f"{path}#{number}",
