@@ -64,7 +64,7 @@ def test_embeddings_have_a_part_of_the_rate_of_the_blocks(new_lr, times):
 
 def test_a_rate_that_would_reach_no_weight_is_refused():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nl.NonLocal2d(4, instantiation="gaussian"))
-    with pytest.raises(ValueError, match="embeddings_lr is for theta and phi"):
+    with pytest.raises(ValueError, match=r"theta and phi .* which blocks of the Gaussian form do not have"):
         nl.param_groups(model, 0.1, embeddings_lr=0.2)
     # As a wrapper leaves it that keeps all weights in one of its own.
     for layer in model[1].modules():

@@ -182,6 +182,15 @@ def test_the_report_counts_as_cost_does():
     assert f"{report.flops / 1e6:,.3f}" in lines[-1]
 
 
+def test_the_report_names_blocks_that_see_a_single_key():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=8), nn.Conv2d(8, 8, 1, stride=2))
+    report = insert_nonlocal_(model, ["0", "1"], example_input=torch.randn(1, 3, 32, 32))
+    assert [block.num_keys for block in report.blocks] == [4, 1]
+    single = [line for line in str(report).splitlines() if "single key" in line]
+    assert len(single) == 1
+    assert single[0].startswith(f"{report.blocks[1].name} sees a single key")
+
+
 def test_without_an_example_positions_are_unknown():
     model, _ = small_resnet(after=())
     report = insert_nonlocal_(model, ["layer2.0"])

@@ -24,17 +24,20 @@ def run(words: Sequence[str]) -> int:
     """Train every variant of a table over the seeds; write the table as JSON, Markdown and a picture."""
     parser = RecipeParser(
         program=_PROGRAM,
-        description="Train the networks of a table by one recipe, over several seeds. Called again, it goes "
-        "on where it was stopped; tables in one output folder share the runs they have in common.",
+        description="Train the networks of a table of the data set that is named first, such as cue, by one "
+        "recipe, over several seeds. Called again, it goes on where it was stopped; tables in one output "
+        "folder share the runs they have in common.",
         example=f"{_PROGRAM} cue --table stage --seeds 3 --output runs/ablation",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs a variant, from --seed upwards")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="runs a variant, from --seed upwards; 3 unless given"
+    )
     parser.add_argument(
         "--table",
         default="instantiations",
         help="; ".join(f"for {name} {', '.join(tables(name))}" for name in WITH_TABLES)
         + "; for other data instantiations; where --insert names places, those of the blocks there, and "
-        "controls; or all",
+        "controls; or all. Unless given instantiations",
     )
     # The data set is this command's subject and stands first, without a flag; moved to the end, it also wins
     # over the data set in a file.

@@ -54,8 +54,8 @@ def test_blocks_that_were_never_trained(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count(": never trained") == 2
     # Blocks of one verdict share what to try.
-    assert said.count("give its parameters to the optimiser") == 1
-    assert "layer2.0.nl, layer3.0.nl: it is as it was made" in said
+    assert said.count("see that the optimiser has its parameters") == 1
+    assert "layer2.0.nl, layer3.0.nl: it adds next to nothing yet" in said
 
 
 def test_blocks_with_flat_attention(tmp_path, capsys):

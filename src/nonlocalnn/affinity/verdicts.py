@@ -222,16 +222,17 @@ _CLOSED = (
 _OF_NO_USE = ("even attention", "hurts", "makes no difference", "unclear")
 _ADVICE = {
     "never trained": (
-        "it is as it was made: give its parameters to the optimiser (nl.param_groups does), freeze none, "
-        "train longer, or start from scratch with zero_init=False"
+        "it adds next to nothing yet: see that the optimiser has its parameters (nl.param_groups) and that "
+        "none is frozen; then train longer, or give it a higher rate (nl.param_groups, new_lr); from scratch "
+        "start with zero_init=False"
     ),
     "attends to padding": (
         "say what is real and train again: nl.real_positions around the network or key_mask for the block; "
         "cut constant ends off your files"
     ),
     "even attention": (
-        "a mean over all positions would do: leave the block out or take that; if the answer needs a place "
-        "far away, train longer or try instantiation='dot_product'"
+        "a mean over all positions would do: leave the block out or take that; if each position needs "
+        "another place far away, train longer, or put it at an earlier stage"
     ),
     "hurts": (
         "leave it out (nl.remove_nonlocal_) and train again, or train on with a lower rate for it "

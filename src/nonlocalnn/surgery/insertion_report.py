@@ -76,13 +76,21 @@ class InsertionReport:
         ]
         rows.append(("added", "", "", "", "", "", "", "", _count(self.num_parameters), _millions(self.flops)))
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        return "\n".join(
+        lines = [
             "  ".join(
                 cell.ljust(width) if place < 3 else cell.rjust(width)
                 for place, (cell, width) in enumerate(zip(row, widths, strict=True))
             )
             for row in (head, *rows)
-        )
+        ]
+        # Easily overlooked of a small example, and such a block learns nothing that a layer would not.
+        lines += [
+            f"{block.name} sees a single key, and has nothing to choose from: take an earlier site, a larger "
+            "example or sub_sample=None"
+            for block in self.blocks
+            if block.num_keys == 1
+        ]
+        return "\n".join(lines)
 
 
 def describe(site: str, name: str, block: NonLocalNd, shapes: Sequence[tuple[int, ...]]) -> InsertedBlock:
