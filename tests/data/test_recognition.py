@@ -82,6 +82,27 @@ def test_refusals(tmp_path):
         recognised_data(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "is_too_high"),
+    [
+        (["photos/cat/1.jpg", "photos/dog/2.jpg"], True),
+        (["photos/train/cat/1.jpg", "photos/test/dog/2.jpg"], True),
+        (["clips/wave/1.mp4", "clips/clap/2.mp4", ".hidden/1.mp4"], True),
+        (["Train/cat/1.jpg", "Train/dog/2.jpg"], False),
+        (["clips/wave/1.mp4", "clips/clap/2.mp4", "train.txt"], False),
+    ],
+)
+def test_a_folder_above_that_of_the_classes_is_told(tmp_path, names, is_too_high):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    if is_too_high:
+        with pytest.raises(ValueError, match=r"all that .* holds lies in .*(photos|clips): give that folder"):
+            recognised_data(tmp_path)
+    else:
+        assert recognised_data(tmp_path) in ("images", "videos")
+
+
 def write_stray(folder, kind):
     if kind == "array":
         np.save(folder / "features.npy", np.zeros((3, 4, 5)))

@@ -8,6 +8,7 @@ from nonlocalnn.data.folder_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     counted_endings,
+    is_ignored,
     walk,
 )
 from nonlocalnn.data.masks.pairs import MASK_FOLDERS
@@ -109,6 +110,14 @@ def recognised_data(folder: Path) -> str:
         above = [each for each in first.parts[:-1] if each not in ALL_SPLIT_NAMES]
         of_steps = is_step_file(folder / first) and not has_class_of_sequences(folder / first)
         return "sequence-labels" if of_steps and not above else "sequences"
+    # As archives are unpacked. A list beside it would name the files; one class alone is nothing to learn.
+    beside = [entry for entry in folder.iterdir() if not is_ignored(entry)]
+    is_alone = len(beside) == 1 and beside[0].name.lower() not in _LIKE_SPLITS
+    if is_alone and all(len(path.parts) > 2 for path in (*videos, *images)):
+        raise ValueError(
+            f"all that {folder} holds lies in {beside[0]}: give that folder, if the folders of the classes "
+            "are in it"
+        )
     if len(videos) >= len(images):
         return "videos"
     # class/image, or train/class/image; the folders of frames are one further down. Of Train and training,
