@@ -68,6 +68,7 @@ STEPS = (
     ),
     Step("sequences", 53, "-m benchmarks sequences --data-dir {sequences} --output {output}/sequences"),
     Step("volumes", 35, "-m benchmarks volumes --data-dir {volumes} --output {output}/volumes"),
+    Step("processor", 75, "-m benchmarks processor --output {output}/processor"),
     Step("ops", 240, "-m benchmarks ops --output {output}/ops"),
 )
 _DATA = ("mnist", "fashion", "photographs", "sequences", "volumes")

@@ -177,6 +177,18 @@ def starts_table(report):
     )
 
 
+def convolutions_table(report):
+    """Return the accuracies of each start of 3D convolutions that was tried, with their seeds."""
+    by_start = {}
+    for row in report["convolutions"]:
+        mark = "**" if row["accuracy"] < 0.9 else ""
+        key = tuple(str(row[name]) for name in ("network", "blocks", "kernels", "epochs"))
+        by_start.setdefault(key, []).append(f"{mark}{100 * row['accuracy']:.1f}{mark} ({row['seed']})")
+    head = "| network | blocks | kernels begin with | epochs | test accuracy, % |"
+    lines = [f"| {' | '.join(key)} | {', '.join(cells)} |" for key, cells in by_start.items()]
+    return "\n".join([head, "| --- | ---: | --- | ---: | --- |", *lines])
+
+
 def test_the_tables_of_how_the_recipe_was_chosen_are_those_of_their_json(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import cue_colours
@@ -185,6 +197,7 @@ def test_the_tables_of_how_the_recipe_was_chosen_are_those_of_their_json(monkeyp
     choice = json.loads((ROOT / "docs/results/cue-choice.json").read_text())
     assert choice_table(choice) in page
     assert starts_table(choice) in page
+    assert convolutions_table(choice) in page
     assert cue_colours.table(json.loads((ROOT / "docs/results/cue-colours.json").read_text())["rows"]) in page
 
 
@@ -298,11 +311,11 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
     def between(values):
         return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
 
-    far, scenes, legend, forms, start, near = (
+    far, scenes, legend, forms, start, near, stage, number = (
         {row["variant"]: row["test_accuracy"] for row in read(name)["rows"]}
         for name in (
             "cue/controls.json", "dense/controls.json", "dense/legend.json",
-            "cue/forms.json", "cue/init.json", "digits.json",
+            "cue/forms.json", "cue/init.json", "digits.json", "cue/stage.json", "cue/depth.json",
         )
     )  # fmt: skip
     with_block = sorted(mean(values) for name, values in near.items() if not name.startswith("no block"))
@@ -320,15 +333,18 @@ def test_the_minute_of_the_choice_has_the_figures_of_the_json():
         f"{mean(far['no block'])} % without, {mean(far['mean over positions'])} % with a mean, "
         f"{mean(far['dot_product'])} % with dot product blocks]",
         f"{mean(near['no block'])} % without, {with_block[0]} to {with_block[-1]} % with]",
-        f"[{between(forms['dot_product'])} %]",
-        f"embedded Gaussian has {between(forms['embedded_gaussian'])}. On",
+        f"[clips with {between(forms['embedded_gaussian'])} %]",
+        f"has {between(forms['dot_product'])} there, [{percent(scenes['dot_product'])}]",
+        *(f"{percent(stage[name])} in `{name}`" for name in ("layer2", "layer3", "layer4")),
+        f"has {percent(stage['layer1'])} % in `layer1`",
+        f"have {percent(number['2 blocks'])} %, four {percent(number['4 blocks'])};",
         f"[{percent(far['mean over positions'])} %]",
-        f"dot product has {percent(far['dot_product'])};",
+        f"where the embedded Gaussian has {percent(far['embedded_gaussian'])};",
         f"[{percent(scenes['mean over positions'])}]",
-        f"where an embedded Gaussian has {percent(scenes['embedded_gaussian'])} |",
+        f"on scenes, where it has {percent(scenes['embedded_gaussian'])} |",
         f"[{percent(legend['embedded_gaussian'])} %]",
-        f"a mean {percent(legend['mean over positions'])}, ",
-        f"the dot product {percent(legend['dot_product'])} |",
+        f"with a mean {percent(legend['mean over positions'])} |",
+        f"and {percent(legend['dot_product'])} with a legend |",
         f"[{percent(start['gamma 1'])} %]",
         f"gamma 1, {percent(start['gamma 0'])} from gamma 0",
         *(

@@ -59,13 +59,11 @@ _PLAIN, _NL = "c2d_tiny", "nl2_c2d_tiny"
 _NO_BLOCK = Variant("no block", _PLAIN)
 # Where a recipe has another width than this one of the presets, those below are in proportion to it.
 TINY_WIDTH = 8
-# Controls: no blocks, but at least as many parameters and FLOPs as the network with two blocks has; the third
-# has as many parameters as the one with four, the last as many of both as any of these tables with blocks.
-# The deeper ones come within two percent of the parameters; a width is a coarser step.
+# Controls: no blocks, but at least as many parameters and FLOPs as the network with two blocks has; the last
+# has as many parameters as the one with four. The deeper ones come within two percent; a width is coarser.
 _WIDER = Variant("no block, wider", _PLAIN, {"width": 10})
 _DEEPER = Variant("no block, deeper", _PLAIN, {"depth": [1, 3, 3, 1]})
 _DEEPER_AS_FOUR = Variant("no block, deeper still", _PLAIN, {"depth": [1, 1, 3, 3]})
-_FAR_WIDER = Variant("no block, far wider", _PLAIN, {"width": 20})
 
 
 def _at(name: str, *stages: str) -> Variant:
@@ -109,7 +107,7 @@ _CUE_TABLES: dict[str, Table] = {
         _two_blocks("dot_product", instantiation="dot_product"),
         _two_blocks("embedded_gaussian"),
     ),
-    "stage": (_NO_BLOCK, _WIDER, _FAR_WIDER, *(_at(stage, stage) for stage in STAGES)),
+    "stage": (_NO_BLOCK, _WIDER, *(_at(stage, stage) for stage in STAGES)),
     "depth": (
         _NO_BLOCK,
         _at("1 block", "layer3"),
@@ -117,7 +115,6 @@ _CUE_TABLES: dict[str, Table] = {
         _at("4 blocks", *STAGES),
         _DEEPER,
         _DEEPER_AS_FOUR,
-        _FAR_WIDER,
     ),
     "extent": (
         _NO_BLOCK,

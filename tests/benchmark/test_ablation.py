@@ -70,7 +70,7 @@ def test_widths_are_in_proportion_to_that_of_the_recipe(tmp_path):
     runs = {variant.name: recipe for variant, recipe in plan(base, table="stage", num_seeds=1)}
     widths = {name: recipe.model_overrides["width"] for name, recipe in runs.items()}
     stages = dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), 16)
-    assert widths == {"no block": 16, "no block, wider": 20, "no block, far wider": 40, **stages}
+    assert widths == {"no block": 16, "no block, wider": 20, **stages}
     assert runs["layer2"].model_overrides == {"width": 16, "blocks": {"layer2": [0]}}
     # Controls have as many parameters and FLOPs as the network with blocks, as at the presets' width.
     control, with_blocks = (
