@@ -52,6 +52,26 @@ def check_tensor(name: str, value: object) -> None:
         )
 
 
+def check_module(model: object) -> None:
+    """Check that a model is a module, and not its name, its class or its state dict.
+
+    Raises:
+        TypeError: It is none.
+
+    Example:
+        >>> check_module({})
+        Traceback (most recent call last):
+            ...
+        TypeError: model must be a torch.nn.Module; got a dict: make a network by its name or class, load ...
+    """
+    # Not isinstance: torch takes seconds to import, and this file is imported without it.
+    if isinstance(model, type) or not hasattr(model, "named_modules"):
+        raise TypeError(
+            f"model must be a torch.nn.Module; got a {type(model).__name__}: make a network by its name or "
+            "class, load a state dict into one, or call a function in the forward of one"
+        )
+
+
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Check that ``value`` is one of ``allowed``.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import nonlocalnn.functional as functional
+from nonlocalnn._errors import check_module
 from nonlocalnn.functional import Instantiation, non_local
 from nonlocalnn.functional.calls import Call, check_replicas, operands_of, read_call
 from nonlocalnn.functional.geometry import Extent, Geometry, Sides, geometry_of
@@ -462,5 +463,10 @@ BLOCKS: tuple[type[NonLocalNd], ...] = (NonLocal1d, NonLocal2d, NonLocal3d)
 
 
 def nonlocal_blocks(model: nn.Module) -> dict[str, NonLocalNd]:
-    """Return all non-local blocks of a network by their names, inserted or not, in the network's order."""
+    """Return all non-local blocks of a network by their names, inserted or not, in the network's order.
+
+    Raises:
+        TypeError: ``model`` is no module.
+    """
+    check_module(model)
     return {name: module for name, module in model.named_modules() if isinstance(module, NonLocalNd)}

@@ -37,6 +37,15 @@ def test_every_command_has_help_with_an_example(command, capsys):
     assert f"nonlocalnn {command}" in text
 
 
+def test_the_overview_into_a_pipe_that_nobody_reads():
+    with subprocess.Popen(
+        [sys.executable, "-m", "nonlocalnn", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as done:
+        done.stdout.close()
+        assert done.stderr.read() == b""
+    assert done.returncode == 1
+
+
 def test_unknown_command_and_flag(capsys):
     fails(capsys, "evalute", status=2, says="no command 'evalute' (did you mean 'evaluate'?)")
     fails(capsys, "predict", "--modle", "x", status=2, says="--model")

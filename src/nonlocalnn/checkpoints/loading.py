@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from nonlocalnn._errors import check_choice, one_line
+from nonlocalnn._errors import check_choice, check_module, one_line
 from nonlocalnn.blocks import nonlocal_blocks
 from nonlocalnn.checkpoints.architecture import CLIPS, clip_named, network_config, network_facts
 from nonlocalnn.checkpoints.description import Description
@@ -22,7 +22,7 @@ from nonlocalnn.checkpoints.native import read_native
 from nonlocalnn.checkpoints.sources import alexhex7, caffe2, mmaction2, slowfast
 from nonlocalnn.checkpoints.sources.source import Source
 from nonlocalnn.checkpoints.state import CheckpointError, State, check_numbers, read_weights
-from nonlocalnn.checkpoints.wrapped import check_module, plain_names, unwrapped, variants
+from nonlocalnn.checkpoints.wrapped import plain_names, unwrapped, variants
 from nonlocalnn.functional import INSTANTIATIONS
 
 SOURCES = (caffe2.SOURCE, slowfast.SOURCE, mmaction2.SOURCE)

@@ -19,6 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from nonlocalnn._device import eval_mode
+from nonlocalnn._errors import check_module
 from nonlocalnn.functional.layers import WRAPPER_WORDS
 
 _BY_CLASS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
@@ -28,19 +29,6 @@ _COMPUTING_HOOKS = (SpectralNorm, WeightNorm, BasePruningMethod)
 # How often AveragedModel averaged, and mmengine's models of averages.
 _COUNTERS = ("n_averaged", "steps")
 _MOST_WORDS = 4
-
-
-def check_module(model: object) -> None:
-    """Check that a model is a module, and not its name, its class or its state dict.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module; got a {type(model).__name__}: make a network by its name or "
-            "class, load a state dict into one, or call a function in the forward of one"
-        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

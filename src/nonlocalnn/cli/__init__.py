@@ -46,8 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [_at_home(word) for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return 0 if words else _USAGE_ERROR
+
+        def show(words: Sequence[str]) -> int:
+            # At once, so that a pipe without a reader is met here.
+            print(_overview(), flush=True)
+            return 0 if words else _USAGE_ERROR
+
+        return call("nonlocalnn", show, words, debug=debug)
     if words[0] == "--version":
         print(f"nonlocalnn {nonlocalnn.__version__}")
         return 0

@@ -101,7 +101,8 @@ def write_lines(args: argparse.Namespace, answers: Iterable[dict[str, Any]], *, 
         # Lines on standard output come at once, for whoever reads a pipe; a file comes whole or not at all.
         if args.output is None:
             # A terminal or a pipe may hold less than UTF-8, and a stream of text alone has no encoding.
-            encoding = "utf-8" if sys.stdout.encoding is None else sys.stdout.encoding
+            # Where it is closed there is no stream.
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
             print(json_text(answer, encoding=encoding), flush=True)
         else:
             lines.append(json_text(answer))

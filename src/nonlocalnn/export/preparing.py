@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nonlocalnn.checkpoints.wrapped import check_module, plain_model
+from nonlocalnn._errors import check_module
+from nonlocalnn.checkpoints.wrapped import plain_model
 from nonlocalnn.surgery.conversion.folding import private_copy
 
 # Of torch.export's programs, which are modules too.

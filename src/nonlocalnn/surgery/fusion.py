@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 from torch import nn
 
+from nonlocalnn._errors import check_module
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional.layers import Convolution, does_more, fold_norm, is_batch_norm, is_constant
 from nonlocalnn.models.bottleneck import Bottleneck, FrozenNorm
@@ -26,10 +27,11 @@ def fuse_(model: nn.Module) -> nn.Module:
     .. math:: W' = \operatorname{diag}(\gamma / \sigma)\, W, \quad b' = \gamma (b - \mu) / \sigma + \beta
 
     Known are those of non-local blocks, of :class:`nonlocalnn.models.ResidualNetwork`, and neighbours in an
-    ``nn.Sequential``. The outputs in eval mode stay the same up to rounding, with one pass over each map
-    less. A block's ``norm`` is None afterwards and other norms are ``nn.Identity``; the state dict lacks
-    their keys: save a model that is to be trained on before. All else stays as it is, and so do
-    convolutions that a model uses in several places, or that have hooks or parametrizations.
+    ``nn.Sequential``, which is taken to be called as a whole. The outputs in eval mode stay the same up to
+    rounding, with one pass over each map less. A block's ``norm`` is None afterwards and other norms are
+    ``nn.Identity``; the state dict lacks their keys: save a model that is to be trained on before. All else
+    stays as it is, and so do convolutions that a model uses in several places, or that have hooks or
+    parametrizations.
 
     Args:
         model: In eval mode; what has no norm is left alone.
@@ -40,6 +42,7 @@ def fuse_(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: A norm is in train mode, in which it normalises by each batch's own statistics and not by
             those that are folded. Nothing is changed then.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> from nonlocalnn.models import create_model
@@ -49,6 +52,7 @@ def fuse_(model: nn.Module) -> nn.Module:
         >>> bool(torch.allclose(fuse_(model)(x), before, atol=1e-5)), model.nl_1.norm
         (True, None)
     """
+    check_module(model)
     uses = Counter(id(each) for _, each in model.named_modules(remove_duplicate=False))
     found = []
     for owner_name, owner in model.named_modules():

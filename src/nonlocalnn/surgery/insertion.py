@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nonlocalnn._errors import check_choice
+from nonlocalnn._errors import check_choice, check_module
 from nonlocalnn.blocks import BLOCKS, NonLocalNd, Norm, SubSample, nonlocal_blocks
 from nonlocalnn.functional import Instantiation
 from nonlocalnn.functional.geometry import Extent
@@ -103,6 +103,7 @@ def insert_nonlocal_(
         ValueError: Not exactly one of ``after`` and ``pattern`` is given, or it matches nothing; a module has
             a block already, returns no map, or needs an ``example_input``; or a setting is refused. Nothing
             is changed then.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
@@ -115,6 +116,7 @@ def insert_nonlocal_(
         >>> torch.equal(model(x), before), list(nonlocal_blocks(model))
         (True, ['0.nl'])
     """
+    check_module(model)
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise ValueError(
             "DistributedDataParallel does not synchronise parameters that come later: insert before wrapping"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from nonlocalnn._errors import check_module
 from nonlocalnn.blocks import NonLocalNd
 from nonlocalnn.functional.layers import Convolution
 from nonlocalnn.surgery.conversion.attentions import is_called_attention
@@ -88,6 +89,7 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
     Raises:
         ValueError: The model itself is such a module and has no place in which it could be replaced, or it
             was compiled by TorchScript. Nothing is changed then.
+        TypeError: ``model`` is no module.
 
     Example:
         >>> import torch
@@ -114,6 +116,7 @@ def convert_nonlocal_(model: nn.Module) -> ConversionReport:
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the model's forward pass is fixed: convert before tracing or scripting")
     # A module that is in two places has two names, and becomes one block in both.
+    check_module(model)
     everything = dict(model.named_modules(remove_duplicate=False))
     modules = {
         name: module for name, module in everything.items() if not isinstance(module, torch.jit.ScriptModule)
