@@ -1,7 +1,9 @@
 """What each rank does in the tests of split positions: every case beside one process, and the bytes sent."""
 
+import gc
 import itertools
 import re
+import weakref
 
 import pytest
 import torch
@@ -32,6 +34,18 @@ def run(rank, world_size, store, names):
             dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def outlive_the_group(rank, store):
+    """After the group's end nothing of ours keeps it: gloo's threads would run on, and abort the process."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=1)
+    block, x = nl.NonLocal2d(4, sub_sample=None), torch.randn(1, 4, 3, 2, requires_grad=True)
+    with nl.split_positions(dim="H"):
+        block(x).sum().backward()
+    group = weakref.ref(dist.group.WORLD)
+    dist.destroy_process_group()
+    gc.collect()
+    assert group() is None
 
 
 def operator(rank, world_size):

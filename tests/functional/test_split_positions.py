@@ -6,6 +6,7 @@ import torch.multiprocessing
 from torch import distributed
 
 import nonlocalnn as nl
+from nonlocalnn.functional import splitting
 from nonlocalnn.functional.split import bytes_moved
 
 
@@ -30,6 +31,22 @@ def test_everything_is_equal_to_one_process(world_size, tmp_path):
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused_on_every_rank(tmp_path):
     on_ranks(2, tmp_path, "errors")
+
+
+def test_no_group_is_kept_after_its_end(tmp_path):
+    torch.multiprocessing.spawn(split_ranks.outlive_the_group, (str(tmp_path / "store"),), nprocs=1)
+
+
+def test_a_group_that_is_gone_when_a_block_runs_again_is_told():
+    class Group:
+        pass
+
+    group = Group()
+    split = splitting._EndedSplit(splitting._Split(group, "T"))
+    assert (split.group, split.dim) == (group, "T")
+    del group
+    with pytest.raises(ValueError, match="whose process group is destroyed: destroy it after the backward"):
+        _ = split.group
 
 
 def test_without_processes():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -50,10 +50,11 @@ class Scope(Generic[Value]):
 
     Args:
         name: Who opens them, for errors.
+        ended: Makes of a value what is kept of it after its block.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, *, ended: Callable[[Value], Value] = lambda value: value) -> None:
+        self._name, self._of_ended = name, ended
         self._open = _Open()
         self._ended: deque[_Span[Value]] = deque(maxlen=_MOST_ENDED)
 
@@ -73,6 +74,7 @@ class Scope(Generic[Value]):
             span.last = torch._C._autograd._get_sequence_nr()
             # Without gradients nothing is recorded, and nothing can run again.
             if span.last > span.first:
+                span.value = self._of_ended(span.value)
                 self._ended.append(span)
 
     def current(self) -> Value | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,29 @@ class _Split:
     dim: str
 
 
-KNOWN_SPLIT: Scope[_Split] = Scope("split_positions")
+class _EndedSplit:
+    """A split after its context, which keeps no process group alive.
+
+    One that outlives ``destroy_process_group`` lets gloo's threads run until the interpreter ends, and some
+    processes abort then.
+    """
+
+    def __init__(self, split: _Split | _EndedSplit) -> None:
+        self.dim: str = split.dim
+        self._group = weakref.ref(split.group)
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        found = self._group()
+        if found is None:
+            raise ValueError(
+                "a backward pass runs a block of split_positions again, whose process group is destroyed: "
+                "destroy it after the backward pass"
+            )
+        return found
+
+
+KNOWN_SPLIT: Scope[_Split | _EndedSplit] = Scope("split_positions", ended=_EndedSplit)
 
 
 @contextmanager
@@ -97,7 +120,7 @@ def group_of(places: Geometry, sub_sample: str | None) -> dist.ProcessGroup | No
     return split.group
 
 
-def _check_pooling(split: _Split, places: Geometry, axis: int) -> None:
+def _check_pooling(split: _Split | _EndedSplit, places: Geometry, axis: int) -> None:
     side = places.sides[axis]
     # A rank's own side may be shorter than the window, and would be pooled whole; in the whole map it is not.
     window = places.window[axis]
