@@ -68,8 +68,8 @@ def param_groups(
     if new_lr is not None and not new:
         raise ValueError(f"new_lr is for non-local blocks {lacking}")
     if embeddings_lr != 1 and not _embeddings(model):
-        has_blocks = "which blocks of the Gaussian form do not have: leave it out" if new else lacking
-        raise ValueError(f"embeddings_lr is for theta and phi of non-local blocks, {has_blocks}")
+        why = "which blocks of the Gaussian form do not have: leave it out" if new else lacking
+        raise ValueError(f"embeddings_lr is for theta and phi of non-local blocks, {why}")
     norms = {
         parameter
         for module in model.modules()
